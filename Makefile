@@ -1,0 +1,52 @@
+# One place for every chore; `make` alone lists them. GNU make, POSIX sh.
+# Each target sets up what it needs, so none has to be prepared for by hand.
+
+PYTHON ?= python3#   the interpreter .venv is made from, 3.11 or newer
+EXTRAS ?= dev#       dev,cuda where there are NVIDIA GPUs
+ARGS ?=#             handed on to pytest: make test ARGS='-k schedule'
+
+PY := .venv/bin/python
+STAMP := .venv/.installed-$(EXTRAS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test check gpu demo clean
+
+help: ## list the targets
+	@echo "Duet: the same training in PyTorch and in JAX."
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+	@echo "  PYTHON=python3.12 picks the interpreter, EXTRAS=dev,cuda adds JAX for NVIDIA GPUs,"
+	@echo "  ARGS='-k name' goes to pytest."
+
+setup: $(STAMP) ## make .venv and install Duet; a no-op where nothing changed
+
+# The stamp is written last: an install that was cut short is done again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "make: Duet needs Python 3.11 or newer; '$(PYTHON) --version' says" \
+	      "'$$("$(PYTHON)" --version 2>&1)'; try make setup PYTHON=python3.12" >&2; \
+	    exit 1; }; \
+	  "$(PYTHON)" -m venv --clear .venv; }
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+test: setup ## every test and doctest; those for GPUs are skipped
+	$(PY) -m pytest $(ARGS)
+
+check: setup ## ruff, pyright and the import contracts: what may not be merged broken
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m pyright
+	.venv/bin/lint-imports --no-logo
+
+gpu: setup ## the tests that need a GPU (pytest -m gpu); fails where there is none
+	$(PY) -m pytest -m gpu $(ARGS)
+
+demo: setup ## both frameworks train the same recipe and are compared, minutes on a CPU
+	$(PY) launch/parity.py experiment=digits_cnn 'world_sizes=[1,2]' precision=fp32 \
+	  train.steps=100 run.dir=runs/demo-$$(date -u +%Y%m%dT%H%M%SZ)
+
+clean: ## remove caches and build products; .venv and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find . \( -name .git -o -name .venv -o -name runs \) -prune -o \
+	  -type d -name __pycache__ -exec rm -rf {} +

@@ -1,0 +1,122 @@
+"""A dataset by name: acquired by rank 0, then loaded and verified by every rank."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data import decoded, digits, mnist, synthetic
+from data.arrays import Arrays, check, fingerprint
+from recipe.config import DataConfig
+from recipe.errors import ConfigError, DataError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+LOADERS: dict[str, Callable[[DataConfig], Arrays]] = {
+    "digits": digits.load,
+    "fashion_mnist": mnist.load,
+    "line": synthetic.load_line,
+    "mnist": mnist.load,
+    "synthetic": synthetic.load,
+}
+ON_DISK = ("fashion_mnist", "mnist")
+MADE_TO_ORDER = ("line", "synthetic")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Read-only arrays of one dataset.
+
+    Args:
+      train_images, test_images: uint8 pixels, shape (n, height, width, channels);
+        memory-mapped where they come from disk.
+      train_labels, test_labels: int32 class indices, or float64 targets of a
+        regression, shape (n,).
+      fingerprint: SHA-256 of the content, see `data.arrays.fingerprint`.
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    fingerprint: str
+
+
+def load(data: DataConfig) -> Dataset:
+    """The dataset that a config names, verified against it; acquires nothing.
+
+    Raises:
+      ConfigError: if sizes are missing where they are free, or given where fixed.
+      DataError: if arrays are missing, corrupt, or not what the config says.
+    """
+    _check_sizes(data)
+    arrays = LOADERS[data.name](data)
+    names = [f"{data.name}: {field}" for field in Arrays._fields]
+    check(arrays, data.image_shape, data.classes, names)
+    for array in arrays:
+        array.setflags(write=False)
+    return Dataset(*arrays, fingerprint=fingerprint(arrays))
+
+
+def acquire(data: DataConfig) -> None:
+    """Make sure that `load` finds what it needs; one process of a run calls this.
+
+    Decoding and downloading happen in a process of their own, so that torchvision
+    never enters this one.
+
+    Raises:
+      DataError: with that process's own message, if it fails.
+    """
+    if data.name not in ON_DISK:
+        return
+    try:
+        decoded.verify(data.name, data.root)
+    except DataError:
+        _run_acquire(data.name, data.root)
+
+
+def _run_acquire(name: str, root: str) -> None:
+    # Absolute: the child runs in the repository root, so that `data` there is ours.
+    command = ["-m", "data.acquire", name, "--root", os.path.abspath(root)]
+    message = ""
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=REPOSITORY,
+        # A progress bar's carriage returns would become a thousand lines of log.
+        env={**os.environ, "TQDM_DISABLE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if line.startswith("error: "):  # raised below, so not printed here too
+                message = line.removeprefix("error: ").strip()
+            else:
+                print(line, end="", file=sys.stderr, flush=True)
+    if child.returncode:
+        raise DataError(
+            message
+            or f"`python {' '.join(command)}` failed with exit status "
+            f"{child.returncode}; run it by hand to see why"
+        )
+
+
+def _check_sizes(data: DataConfig) -> None:
+    sizes = {"train_examples": data.train_examples, "test_examples": data.test_examples}
+    if data.name in MADE_TO_ORDER:
+        for key, value in sizes.items():
+            if value is None:
+                raise ConfigError(f"data.{key} must be given with data={data.name}")
+        return
+    for key, value in {**sizes, "noise": data.noise}.items():
+        if value:
+            raise ConfigError(
+                f"data.{key}={value} has no meaning with data={data.name}, whose "
+                f"examples are fixed; use data={' or data='.join(MADE_TO_ORDER)}, or "
+                "leave it out"
+            )

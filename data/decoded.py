@@ -1,0 +1,160 @@
+"""How acquired datasets lie on disk: written whole or not at all, verified when read.
+
+ROOT/NAME/decoded/ holds one .npy for each of the four arrays, and manifest.json:
+
+    schema       version of this layout
+    name         the dataset's
+    source       where the arrays came from
+    fingerprint  of the content, see `data.arrays`
+    files        file name -> sha256 and bytes of the file, shape and dtype of the array
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from data.arrays import Arrays, fingerprint
+from recipe.errors import DataError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+FILES = Arrays(*(f"{field}.npy" for field in Arrays._fields))
+
+
+def decoded_folder(name: str, root: str | Path) -> Path:
+    return Path(root).expanduser() / name / "decoded"
+
+
+def verify(name: str, root: str | Path) -> dict[str, Any]:
+    """The manifest, once every file was found to have its checksum.
+
+    Raises:
+      DataError: naming the file that is missing or changed, and how to mend it.
+    """
+    folder = decoded_folder(name, root)
+    command = f"python -m data.acquire {name} --root {Path(root).expanduser()}"
+    if not os.path.isdir(folder):  # nor where it may not be looked at
+        raise DataError(f"{name} is not in {folder}; run `{command}`")
+    mend = f"run `{command} --again` or delete {folder}"
+    manifest = _manifest(folder, name, mend)
+    for file, entry in manifest["files"].items():
+        path = folder / file
+        try:
+            changed = sha256_of(path) != entry["sha256"]
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read: {error.strerror}; {mend}"
+            ) from error
+        if changed:
+            raise DataError(f"{path} is corrupt: its SHA-256 is not as written; {mend}")
+    return manifest
+
+
+def _manifest(folder: Path, name: str, mend: str) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        schema, files = manifest["schema"], manifest["files"]
+        whole = manifest.keys() >= {"fingerprint", "source"} and all(
+            "sha256" in files[file] for file in FILES
+        )
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; {mend}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not a whole manifest; {mend}") from error
+    if schema != SCHEMA:
+        raise DataError(f"{path} has schema {schema}, not {SCHEMA}; {mend}")
+    if not whole or manifest.get("name") != name:
+        raise DataError(f"{path} does not describe {name} as decoded here; {mend}")
+    return manifest
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(name: str, root: str | Path, arrays: Arrays, source: str) -> None:
+    """Write a whole folder, or none: into a temporary sibling, then a rename.
+
+    Raises:
+      OSError: if the disk does not take it; nothing is left behind then.
+    """
+    folder = decoded_folder(name, root)
+    fresh = folder.with_name(f".decoded-{uuid.uuid4().hex}")
+    fresh.mkdir()  # not tempfile's: this one obeys the umask, so a group can share it
+    try:
+        manifest = {
+            "schema": SCHEMA,
+            "name": name,
+            "source": source,
+            "fingerprint": fingerprint(arrays),
+            "files": {
+                file: _write_array(fresh / file, array)
+                for file, array in zip(FILES, arrays, strict=True)
+            },
+        }
+        with (fresh / MANIFEST).open("wb") as stream:
+            stream.write(json.dumps(manifest, indent=2).encode() + b"\n")
+            _to_disk(stream)
+        _folder_to_disk(fresh)
+        _put_in_place(fresh, name, root)
+        _folder_to_disk(folder.parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _write_array(path: Path, array: np.ndarray) -> dict[str, Any]:
+    with path.open("wb") as stream:
+        np.save(stream, array)
+        _to_disk(stream)
+    return {
+        "sha256": sha256_of(path),
+        "bytes": path.stat().st_size,
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+    }
+
+
+def _put_in_place(fresh: Path, name: str, root: str | Path) -> None:
+    """Rename, unless another acquirer was first; a corrupt folder is moved aside.
+
+    An intact folder stays where it is: it holds the same arrays, and some other run
+    may be about to open its files by name.
+    """
+    folder = decoded_folder(name, root)
+    while True:
+        try:
+            fresh.rename(folder)  # refused by the system over a folder that has files
+            return
+        except OSError:
+            if not folder.exists():
+                raise
+        with contextlib.suppress(DataError):
+            fresh_manifest = json.loads((fresh / MANIFEST).read_bytes())
+            if verify(name, root)["fingerprint"] == fresh_manifest["fingerprint"]:
+                return
+        old = folder.with_name(f".old-{uuid.uuid4().hex}")
+        with contextlib.suppress(FileNotFoundError):  # another acquirer moved it
+            folder.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _to_disk(stream: IO[bytes]) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _folder_to_disk(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""The architectures. They know nothing of devices, ranks or precision's switches.
+
+Shapes: B batch, C channels, H height, W width, K outputs.
+"""
+
+from itertools import pairwise
+
+from flax import nnx
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from jax_impl.layers import flatten, max_pool
+from jax_impl.precision import compute_dtype
+from recipe.config import Config
+from recipe.weights import CNN_KERNEL, dense_widths
+
+
+class MLP(nnx.Module):
+    """Dense layers with ReLU between them; without hidden ones, a linear model.
+
+    Args:
+      widths: from the flattened input to the outputs.
+    """
+
+    def __init__(self, widths: list[int], dtype: DTypeLike, rngs: nnx.Rngs):
+        self.dense = nnx.List(
+            nnx.Linear(before, after, dtype=dtype, param_dtype=dtype, rngs=rngs)
+            for before, after in pairwise(widths)
+        )
+
+    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+        *hidden, last = self.dense
+        x = flatten(x_BHWC)
+        for dense in hidden:
+            x = nnx.relu(dense(x))
+        return last(x)
+
+
+class CNN(nnx.Module):
+    """Rounds of 5x5 convolution, 2x2 max-pooling and ReLU, then dense layers.
+
+    Args:
+      channels: from the image's to the last convolution's.
+      widths: of the dense layers, from the flattened features to the outputs.
+
+    Source: LeCun et al. 1998 (LeNet-5), with ReLU and max-pooling.
+    """
+
+    def __init__(
+        self, channels: list[int], widths: list[int], dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        kernel = (CNN_KERNEL, CNN_KERNEL)
+        types = {"dtype": dtype, "param_dtype": dtype}
+        self.conv = nnx.List(
+            nnx.Conv(before, after, kernel, padding="VALID", rngs=rngs, **types)
+            for before, after in pairwise(channels)
+        )
+        self.dense = nnx.List(
+            nnx.Linear(before, after, rngs=rngs, **types)
+            for before, after in pairwise(widths)
+        )
+
+    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+        x = x_BHWC
+        for conv in self.conv:
+            x = nnx.relu(max_pool(conv(x)))
+        *hidden, last = self.dense
+        x = flatten(x)
+        for dense in hidden:
+            x = nnx.relu(dense(x))
+        return last(x)
+
+
+def build_model(config: Config) -> nnx.Module:
+    """The architecture without numbers: parameters are shapes and types."""
+    dtype = compute_dtype(config)
+
+    def build() -> nnx.Module:
+        rngs = nnx.Rngs(0)  # asked for by the layers; eval_shape draws nothing from it
+        if config.model.name == "cnn":
+            channels = [config.data.image_shape[2], *config.model.channels]
+            return CNN(channels, dense_widths(config), dtype, rngs)
+        return MLP(dense_widths(config), dtype, rngs)
+
+    return nnx.eval_shape(build)

@@ -1,0 +1,116 @@
+"""One training step and one evaluation step, pure functions to be compiled whole.
+
+Shapes: B global batch (under pmap, this device's), H height, W width, C channels,
+K classes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+from jaxtyping import Bool, Float, Int, UInt8
+
+from jax_impl.optim import apply_update
+from recipe.config import Config
+
+
+class DeviceData(NamedTuple):
+    """One split of a dataset, whole, where the model is."""
+
+    images: UInt8[Array, "N H W C"]
+    labels: Int[Array, " N"] | Float[Array, " N"]
+    mean: Float[Array, " C"]
+    scale: Float[Array, " C"]
+
+
+class TrainState(NamedTuple):
+    """What a training step takes and gives back."""
+
+    params: nnx.State
+    optimizer: optax.OptState
+
+
+def gather(
+    data: DeviceData, indices_B: Int[Array, " B"]
+) -> tuple[Float[Array, "B H W C"], Array]:
+    """The batch that the indices name, its pixels normalised."""
+    # The plan's indices are in bounds; the clamp that JAX adds would only cost.
+    pixels_BHWC = data.images.at[indices_B].get(mode="promise_in_bounds")
+    images_BHWC = (pixels_BHWC.astype(data.mean.dtype) - data.mean) * data.scale
+    return images_BHWC, data.labels.at[indices_B].get(mode="promise_in_bounds")
+
+
+def example_losses(
+    config: Config, outputs_BK: Float[Array, "B K"], labels_B: Array
+) -> Float[Array, " B"]:
+    """Cross-entropy in nats, or squared error where there are no classes."""
+    if config.data.classes:
+        return optax.softmax_cross_entropy_with_integer_labels(outputs_BK, labels_B)
+    return jnp.square(outputs_BK[:, 0] - labels_B.astype(outputs_BK.dtype))
+
+
+def loss_fn(
+    config: Config, graphdef: nnx.GraphDef, params: nnx.State, images: Array, labels: Array
+) -> Float[Array, ""]:
+    """The loss: its sum over the rows here over the global batch's size."""
+    losses_B = example_losses(config, nnx.merge(graphdef, params)(images), labels)
+    return losses_B.sum() / config.train.global_batch
+
+
+def train_step(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    axis: str | None,
+    state: TrainState,
+    data: DeviceData,
+    indices_B: Int[Array, " B"],
+    learning_rate: Float[Array, ""],
+) -> tuple[TrainState, tuple[Float[Array, ""], Float[Array, ""]]]:
+    """The updated state.
+
+    Args:
+      axis: the axis to sum over by hand under pmap; jit over a mesh sums by itself.
+
+    Returns:
+      The state, and the loss before the update with the global gradient's 2-norm.
+    """
+    images, labels = gather(data, indices_B)
+    loss, gradients = jax.value_and_grad(loss_fn, argnums=2)(
+        config, graphdef, state.params, images, labels
+    )
+    if axis is not None:
+        loss, gradients = jax.lax.psum((loss, gradients), axis)
+    grad_norm = optax.global_norm(gradients)
+    updates, slots = optimizer.update(gradients, state.optimizer, state.params)
+    params = apply_update(state.params, updates, learning_rate)
+    return TrainState(params, slots), (loss, grad_norm)
+
+
+def eval_step(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    axis: str | None,
+    params: nnx.State,
+    data: DeviceData,
+    indices_B: Int[Array, " B"],
+    mask_B: Bool[Array, " B"],
+) -> tuple[Float[Array, ""], Int[Array, "K K"]]:
+    """Sums over the unmasked rows: the loss, and the confusion matrix.
+
+    The matrix counts rows of true class i predicted as j; without classes it is empty.
+    """
+    images, labels = gather(data, indices_B)
+    outputs = nnx.merge(graphdef, params)(images)
+    losses_B = example_losses(config, outputs, labels)
+    loss_sum = jnp.where(mask_B, losses_B, 0).sum()
+    classes = config.data.classes
+    confusion = jnp.zeros(classes * classes, jnp.int32)
+    if classes:
+        cells_B = labels * classes + outputs.argmax(axis=1)
+        confusion = confusion.at[cells_B].add(mask_B.astype(jnp.int32))
+    sums = loss_sum, confusion.reshape(classes, classes)
+    return sums if axis is None else jax.lax.psum(sums, axis)

@@ -1,0 +1,173 @@
+"""A run from top to bottom. Read it beside `torch_impl/train.py`."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from data.dataset import acquire, load
+from jax_impl.model import build_model
+from jax_impl.optim import build_optimizer
+from jax_impl.parallel import (
+    World,
+    device_names,
+    from_rank_zero,
+    gather_ranks,
+    parallelize,
+    peak_memory_bytes,
+    replicate,
+    shard,
+    start,
+    stop,
+    sum_over_ranks,
+    synchronize,
+    to_host,
+)
+from jax_impl.precision import compute_dtype, configure
+from jax_impl.step import DeviceData, TrainState, eval_step, train_step
+from jax_impl.weights import load_weights, save_weights
+from recipe.batch_plan import BatchPlan, evaluation_batches
+from recipe.config import Config
+from recipe.pixels import pixel_affine
+from recipe.processes import Processes
+from recipe.schedule import learning_rate
+from recipe.weights import initial_weights
+from record.environment import describe_environment, process_age_seconds
+from record.metrics import evaluation_metrics
+from record.run import Facts, Recorder, create_folder
+
+
+def run(config: Config, processes: Processes) -> Path:
+    """Train, evaluate and record one run; every process of it calls this.
+
+    Returns:
+      The run folder.
+
+    Raises:
+      DuetError: what was wrong and how to mend it, on every rank.
+    """
+    world = start(config, processes)
+    configure(config, world.mesh.local_devices[0])
+
+    # The numbers, the same for both frameworks
+    from_rank_zero(lambda: acquire(config.data) or "", world)
+    dataset = load(config.data)
+    plan = BatchPlan.of(config, len(dataset.train_labels))
+    weights = initial_weights(config)
+    pixels = pixel_affine(config)
+
+    # The framework's own: data, model and optimizer on the devices
+    def place(*arrays: np.ndarray) -> DeviceData:
+        return DeviceData(*replicate((*arrays, *pixels), world))
+
+    train_data = place(dataset.train_images, dataset.train_labels)
+    test_data = place(dataset.test_images, dataset.test_labels)
+    graphdef, params = load_weights(build_model(config), weights)
+    optimizer = build_optimizer(config, params)
+    state = replicate(TrainState(params, optimizer.init(params)), world)
+
+    # Both steps compiled whole, before the clock of the first window starts
+    dtype = compute_dtype(config)
+    ready = process_age_seconds()
+    zeros = np.zeros(config.train.global_batch // world.processes, np.int32)
+    indices, mask = shard(zeros, world), shard(zeros.astype(bool), world)
+    rate = replicate(np.zeros((), dtype), world)
+    compiled_train, train_seconds = parallelize(
+        partial(train_step, config, graphdef, optimizer, world.axis),
+        (state, train_data, indices, rate),
+        world,
+        donate=True,
+    )
+    compiled_eval, eval_seconds = parallelize(
+        partial(eval_step, config, graphdef, world.axis),
+        (state.params, test_data, indices, mask),
+        world,
+        donate=False,
+    )
+
+    facts = Facts(
+        framework="jax",
+        rank=world.rank,
+        processes=world.processes,
+        world_size=world.size,
+        parameters=sum(array.size for array in weights.values()),
+        data_fingerprint=dataset.fingerprint,
+        compile_seconds=train_seconds + eval_seconds,
+        startup_seconds=ready,
+        environment=describe_environment("jax", device_names(world)),
+    )
+    folder = Path(from_rank_zero(lambda: str(create_folder(config, "jax")), world))
+    with Recorder(folder, config, plan, facts) as record:
+        for window in plan.windows(
+            config.train.window_steps, config.train.evaluate_every_epochs
+        ):
+            begin = time.perf_counter()
+            rates, losses, norms = [], [], []
+            for step in window.steps:
+                rates.append(learning_rate(config, step, plan.steps))
+                indices = plan.indices(step, world.rank, world.processes)
+                state, (loss, norm) = compiled_train(
+                    state,
+                    train_data,
+                    shard(indices, world),
+                    replicate(np.asarray(rates[-1], dtype), world),
+                )
+                losses.append(loss)
+                norms.append(norm)
+            synchronize(state)
+            seconds = time.perf_counter() - begin
+
+            failed = record.failure is not None
+            slowest, any_failed = gather_ranks([seconds, failed], world).max(axis=0)
+            record.stop_if(any_failed > 0)
+            record.window(
+                window,
+                losses=sum_over_ranks(losses, world),
+                learning_rates=rates,
+                grad_norms=to_host(norms, world),
+                seconds=float(slowest),
+            )
+            if window.evaluates:
+                metrics = evaluate(
+                    config,
+                    compiled_eval,
+                    state.params,
+                    test_data,
+                    len(dataset.test_labels),
+                    world,
+                )
+                record.evaluation(window, metrics)
+
+        peak = gather_ranks([peak_memory_bytes(world)], world).max()
+        record.finish(save_weights(state.params, world), int(peak))
+        failed = record.failure is not None
+        record.stop_if(gather_ranks([failed], world).max() > 0)
+    stop(world)
+    return folder
+
+
+def evaluate(
+    config: Config,
+    compiled_eval: Callable[..., Any],
+    params: nnx.State,
+    data: DeviceData,
+    examples: int,
+    world: World,
+) -> dict[str, Any]:
+    """The metrics over a whole split, each example counted once."""
+    loss_sums, confusions = [], []
+    for indices, mask in evaluation_batches(
+        examples, config.train.global_batch, world.rank, world.processes
+    ):
+        loss_sum, confusion = compiled_eval(
+            params, data, shard(indices, world), shard(mask, world)
+        )
+        loss_sums.append(loss_sum)
+        confusions.append(confusion)
+    return evaluation_metrics(
+        sum_over_ranks(loss_sums, world), sum_over_ranks(confusions, world), examples
+    )

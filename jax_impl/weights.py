@@ -1,0 +1,31 @@
+"""Canonical weights <-> parameters; Flax's layouts are the canonical ones already."""
+
+from typing import Any
+
+from flax import nnx
+
+from jax_impl.parallel import World, to_host
+from recipe.weights import Weights
+
+
+def canonical_name(path: tuple[Any, ...]) -> str:
+    """Flax's path ("dense", 0, "kernel") is the canonical `dense.0.kernel`."""
+    return ".".join(str(part) for part in path)
+
+
+def load_weights(model: nnx.Module, weights: Weights) -> tuple[nnx.GraphDef, nnx.State]:
+    """The model as a static graph and its parameters, holding the canonical numbers."""
+    graphdef, state = nnx.split(model)
+    filled = [
+        (path, variable.replace(weights[canonical_name(path)]))
+        for path, variable in nnx.to_flat_state(state)
+    ]
+    return graphdef, nnx.from_flat_state(filled)
+
+
+def save_weights(params: nnx.State, world: World) -> Weights:
+    """The parameters as canonical NumPy arrays."""
+    return {
+        canonical_name(path): to_host([variable.get_value()], world)[0]
+        for path, variable in nnx.to_flat_state(params)
+    }

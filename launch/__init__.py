@@ -1,0 +1,1 @@
+"""The scripts that users start. One framework in a process."""

@@ -1,0 +1,25 @@
+"""Train with JAX, in one process with several devices or in several processes.
+
+    python launch/jax.py experiment=digits_mlp devices=2
+    torchrun --standalone --nproc-per-node=2 launch/jax.py experiment=digits_mlp
+"""
+
+import sys
+from pathlib import Path
+
+# Python puts this file's folder first, where `jax.py` and `report.py` would hide the
+# packages of those names.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from launch.train import main  # noqa: E402
+
+
+def twin():
+    from jax_impl.parallel import check
+    from jax_impl.train import run
+
+    return check, run
+
+
+if __name__ == "__main__":
+    main(twin)

@@ -1,0 +1,25 @@
+"""Train with PyTorch, one process per device.
+
+    python launch/pytorch.py experiment=digits_mlp
+    torchrun --standalone --nproc-per-node=2 launch/pytorch.py experiment=digits_mlp
+"""
+
+import sys
+from pathlib import Path
+
+# Python puts this file's folder first, where `jax.py` and `report.py` would hide the
+# packages of those names.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from launch.train import main  # noqa: E402
+
+
+def twin():
+    from torch_impl.parallel import check
+    from torch_impl.train import run
+
+    return check, run
+
+
+if __name__ == "__main__":
+    main(twin)

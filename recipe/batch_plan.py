@@ -1,0 +1,130 @@
+"""Which examples each device sees at each step: (seed, epoch, step, rank) -> indices.
+
+One permutation per epoch; global batch t takes its rows [tB, (t+1)B) and rank r the
+r-th contiguous 1/W of them, so the set of examples in a step does not depend on the
+world size. Training drops an epoch's incomplete last batch; evaluation pads it with
+masked rows, so that every test example counts exactly once at every world size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from recipe.config import Config
+from recipe.errors import ConfigError
+from recipe.rng import keyed_generator
+
+
+@lru_cache(maxsize=2)  # a step needs its own epoch only; two spare the boundary
+def epoch_order(seed: int, epoch: int, examples: int) -> Int[np.ndarray, " examples"]:
+    """An epoch's order of examples, a permutation of `range(examples)`, dtype int32."""
+    order = keyed_generator(seed, "order", epoch).permutation(examples).astype(np.int32)
+    order.setflags(write=False)
+    return order
+
+
+def rank_slice(rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+    """The rank's contiguous 1/world_size of a global batch's rows."""
+    share = len(rows) // world_size
+    return rows[rank * share : (rank + 1) * share]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Steps between two synchronisations, all of one epoch.
+
+    Args:
+      steps: optimizer steps, from 0.
+      epoch: from 0.
+      evaluates: whether an evaluation follows.
+    """
+
+    steps: range
+    epoch: int
+    evaluates: bool
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The training batches of a run.
+
+    Args:
+      seed: `train.seed`.
+      examples: training examples in the dataset.
+      global_batch: examples per optimizer step over all devices.
+      steps: optimizer steps of the whole run.
+    """
+
+    seed: int
+    examples: int
+    global_batch: int
+    steps: int
+
+    @classmethod
+    def of(cls, config: Config, examples: int) -> "BatchPlan":
+        """The plan that a config asks for; `train.steps` wins over `train.epochs`.
+
+        Raises:
+          ConfigError: if the dataset does not hold one global batch.
+        """
+        train = config.train
+        if examples < train.global_batch:
+            raise ConfigError(
+                f"train.global_batch={train.global_batch} is larger than the training "
+                f"set of {examples} examples; take at most {examples}"
+            )
+        steps = train.steps
+        if steps is None:
+            assert train.epochs is not None  # TrainConfig refuses neither
+            steps = train.epochs * (examples // train.global_batch)
+        return cls(train.seed, examples, train.global_batch, steps)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.examples // self.global_batch
+
+    def indices(
+        self, step: int, rank: int = 0, world_size: int = 1
+    ) -> Int[np.ndarray, " local_batch"]:
+        """The examples that `rank` trains on at step `step`, both from 0; int32."""
+        order = epoch_order(self.seed, step // self.steps_per_epoch, self.examples)
+        row = step % self.steps_per_epoch * self.global_batch
+        return rank_slice(order[row : row + self.global_batch], rank, world_size)
+
+    def windows(self, window_steps: int, evaluate_every_epochs: int) -> list[Window]:
+        """The run as windows of at most `window_steps`, none across an epoch's end.
+
+        The last window evaluates; so does the last of every `evaluate_every_epochs`-th
+        epoch, unless that is 0.
+        """
+        windows = []
+        for first in range(0, self.steps, self.steps_per_epoch):
+            epoch = first // self.steps_per_epoch
+            end = min(first + self.steps_per_epoch, self.steps)
+            for start in range(first, end, window_steps):
+                stop = min(start + window_steps, end)
+                due = stop == first + self.steps_per_epoch and (
+                    evaluate_every_epochs and (epoch + 1) % evaluate_every_epochs == 0
+                )
+                evaluates = bool(due) or stop == self.steps
+                windows.append(Window(range(start, stop), epoch, evaluates))
+        return windows
+
+
+def evaluation_batches(
+    examples: int, global_batch: int, rank: int = 0, world_size: int = 1
+) -> Iterator[
+    tuple[Int[np.ndarray, " local_batch"], Bool[np.ndarray, " local_batch"]]
+]:
+    """Every example once, in order, as equal batches of (indices, mask).
+
+    Rows whose mask is False are padding: they repeat example 0 and count for nothing.
+    """
+    for start in range(0, examples, global_batch):
+        rows = np.arange(start, start + global_batch, dtype=np.int32)
+        mask = rows < examples
+        indices = np.where(mask, rows, 0).astype(np.int32)
+        yield rank_slice(indices, rank, world_size), rank_slice(mask, rank, world_size)

@@ -1,0 +1,311 @@
+"""The recipe's schema: what a run can be asked for, and what it refuses.
+
+Hydra composes `conf/` into these dataclasses, so a key that is not here, or a value of
+another type, is refused by name before anything starts. Each class checks its own
+fields; what spans several of them is in `Config.__post_init__`, and what also needs the
+number of devices in `check_world`.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from recipe.errors import ConfigError
+from recipe.processes import Processes
+
+DATASETS = ("digits", "fashion_mnist", "line", "mnist", "synthetic")
+MODELS = ("cnn", "linear", "mlp")
+OPTIMIZERS = ("sgd",)
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("fp32", "fp64")
+PARALLEL = ("dp", "pmap")
+TRACKERS = ("none", "tensorboard", "wandb")
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value} is unknown; one of: {', '.join(allowed)}")
+
+
+def _at_least(key: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise ConfigError(f"{key} must be at least {least}, got {value}")
+
+
+def _fraction(key: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{key} must lie in [0, 1], got {value}")
+
+
+@dataclass(kw_only=True)  # none is frozen: Hydra could not override it
+class DataConfig:
+    """A dataset of uint8 NHWC images with labels, or of targets where `classes` is 0."""
+
+    name: str = MISSING
+    root: str = MISSING  # where datasets lie and are acquired to
+    image_shape: list[int] = MISSING  # height, width, channels
+    classes: int = MISSING  # 0: one real target per example (regression)
+    mean: list[float] = MISSING  # per channel, pixels in [0, 1]
+    std: list[float] = MISSING
+    train_examples: int | None = None  # synthetic and line only; files fix the others
+    test_examples: int | None = None
+    noise: float = 0.0  # synthetic and line only: standard deviation, pixels in [0, 1]
+
+    def __post_init__(self) -> None:
+        _one_of("data.name", self.name, DATASETS)
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise ConfigError(
+                "data.image_shape must be [height, width, channels], "
+                f"each at least 1, got {self.image_shape}"
+            )
+        channels = self.image_shape[2]
+        for key, values in ("data.mean", self.mean), ("data.std", self.std):
+            if len(values) != channels:
+                raise ConfigError(
+                    f"{key} needs one number for each of {channels} channels, "
+                    f"got {values}"
+                )
+        if min(self.std) <= 0:
+            raise ConfigError(f"data.std must be > 0, got {self.std}")
+        _at_least("data.classes", self.classes, 0)
+        _at_least("data.train_examples", self.train_examples, 1)
+        _at_least("data.test_examples", self.test_examples, 1)
+        _at_least("data.noise", self.noise, 0)
+        self.root = str(Path(self.root).expanduser())
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """An architecture by name; the outputs are `data.classes`, or one for regression."""
+
+    name: str = MISSING
+    channels: list[int] = field(default_factory=list)  # cnn: of its two convolutions
+    hidden: list[int] = field(default_factory=list)  # mlp and cnn: dense layers' widths
+
+    def __post_init__(self) -> None:
+        _one_of("model.name", self.name, MODELS)
+        convolutions = 2 if self.name == "cnn" else 0
+        if len(self.channels) != convolutions or min(self.channels, default=1) < 1:
+            raise ConfigError(
+                f"model.channels of {self.name} must be {convolutions} positive "
+                f"numbers, got {self.channels}"
+            )
+        if min(self.hidden, default=1) < 1 or (self.hidden and self.name == "linear"):
+            raise ConfigError(
+                f"model.hidden of {self.name} must be "
+                f"{'empty' if self.name == 'linear' else 'positive widths'}, "
+                f"got {self.hidden}"
+            )
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """SGD as torch writes it: decay enters the gradient, then momentum, then Nesterov."""
+
+    name: str = MISSING
+    peak_lr: float = MISSING  # at the global batch; never rescaled silently
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decay: str = "kernels"  # which parameters decay: kernels, or all of them
+
+    def __post_init__(self) -> None:
+        _one_of("optim.name", self.name, OPTIMIZERS)
+        if not self.peak_lr > 0:
+            raise ConfigError(f"optim.peak_lr must be > 0, got {self.peak_lr}")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"optim.momentum must lie in [0, 1), got {self.momentum}")
+        if self.nesterov and self.momentum == 0:
+            raise ConfigError(
+                "optim.nesterov=true needs optim.momentum > 0, got 0; "
+                "set optim.momentum=0.9 or optim.nesterov=false"
+            )
+        _at_least("optim.weight_decay", self.weight_decay, 0)
+        _one_of("optim.decay", self.decay, ("all", "kernels"))
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """How the learning rate moves; the formulas are in `recipe/schedule.py`."""
+
+    name: str = MISSING
+    warmup_steps: int = 0  # optimizer steps
+    end_factor: float = 0.0  # cosine: the last learning rate over the peak
+
+    def __post_init__(self) -> None:
+        _one_of("schedule.name", self.name, SCHEDULES)
+        _at_least("schedule.warmup_steps", self.warmup_steps, 0)
+        _fraction("schedule.end_factor", self.end_factor)
+
+
+@dataclass(kw_only=True)
+class PrecisionConfig:
+    """fp32 is true single precision, TF32 off; fp64 is the proof mode."""
+
+    name: str = MISSING
+
+    def __post_init__(self) -> None:
+        _one_of("precision", self.name, PRECISIONS)
+
+
+@dataclass(kw_only=True)
+class ParallelConfig:
+    """dp: torch DDP, JAX jit over a mesh.  pmap: JAX's older way to the same."""
+
+    name: str = MISSING
+
+    def __post_init__(self) -> None:
+        _one_of("parallel", self.name, PARALLEL)
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Where the record is mirrored to, beside the run folder."""
+
+    name: str = MISSING
+    project: str = "duet"
+    entity: str | None = None
+    group: str | None = None  # default: the experiment's name
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _one_of("tracking", self.name, TRACKERS)
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """How long, in what batches, from which seed."""
+
+    epochs: int | None = None
+    steps: int | None = None  # optimizer steps; wins over epochs where both are given
+    global_batch: int = MISSING  # examples per optimizer step over all devices
+    seed: int = 0
+    window_steps: int = 20  # losses are fetched, and time is taken, once per window
+    evaluate_every_epochs: int = 1  # 0: only at the end
+    # The control of a parity check: 0 leaves the initial weights alone; any other
+    # number moves each of them one unit in the last place, seeded by this number.
+    nudge: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs is None and self.steps is None:
+            raise ConfigError("give train.epochs or train.steps; both are null")
+        _at_least("train.epochs", self.epochs, 1)
+        _at_least("train.steps", self.steps, 1)
+        _at_least("train.global_batch", self.global_batch, 1)
+        _at_least("train.seed", self.seed, 0)
+        _at_least("train.window_steps", self.window_steps, 1)
+        _at_least("train.evaluate_every_epochs", self.evaluate_every_epochs, 0)
+        _at_least("train.nudge", self.nudge, 0)
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Where the record goes."""
+
+    dir: str | None = None  # default: runs/<experiment>-<framework>-<UTC time>
+
+    def __post_init__(self) -> None:
+        if self.dir is not None:
+            self.dir = str(Path(self.dir).expanduser())
+
+
+@dataclass(kw_only=True)
+class Config:
+    """One run, whole."""
+
+    name: str = MISSING  # the experiment's
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    optim: OptimConfig = MISSING
+    schedule: ScheduleConfig = MISSING
+    precision: PrecisionConfig = MISSING
+    parallel: ParallelConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    train: TrainConfig = MISSING
+    run: RunConfig = MISSING
+    devices: int | None = None  # of the whole run; default: one for each process
+    platform: str = "auto"  # auto: a GPU where there is one, else the CPU
+
+    def __post_init__(self) -> None:
+        _at_least("devices", self.devices, 1)
+        _one_of("platform", self.platform, ("auto", "cpu", "gpu"))
+        height, width, _ = self.data.image_shape
+        if self.model.name == "cnn" and min(height, width) < 16:
+            raise ConfigError(
+                f"model=cnn needs images of at least 16x16, got {height}x{width} "
+                "from data.image_shape; use model=mlp or model=linear"
+            )
+
+
+def to_config(composed: DictConfig, schema: type[Config] = Config) -> Any:
+    """The composed config as checked dataclasses.
+
+    Raises:
+      ConfigError: naming the key, what it was given, and what is allowed.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError(
+            f"the config leaves {', '.join(missing)} without a value; "
+            "give it on the command line or choose an experiment that sets it"
+        )
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, schema)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config, as `config.yaml` in the run folder holds it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def from_yaml(text: str) -> Config:
+    """The inverse of `to_yaml`, checked again."""
+    merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+    assert isinstance(merged, DictConfig)
+    return to_config(merged)
+
+
+def recipe_hash(config: Config) -> str:
+    """SHA-256 of what makes two runs the same experiment.
+
+    Where a run happens does not count: devices, platform, parallel strategy, trackers,
+    folders. Nor do the measuring window and the control's nudge.
+    """
+    recipe = asdict(config)
+    for place in ("devices", "platform", "parallel", "tracking", "run"):
+        del recipe[place]
+    del recipe["data"]["root"]
+    del recipe["train"]["window_steps"], recipe["train"]["nudge"]
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def world_size(config: Config, processes: Processes) -> int:
+    """Devices of the whole run: `devices`, else one for each process."""
+    return processes.count if config.devices is None else config.devices
+
+
+def check_world(config: Config, processes: Processes) -> None:
+    """Refuse what cannot be divided, before any process group or file exists.
+
+    Raises:
+      ConfigError: quoting the numbers and the nearest that would do.
+    """
+    devices = world_size(config, processes)
+    if devices % processes.count:
+        raise ConfigError(
+            f"devices={devices} does not divide over {processes.count} processes; "
+            f"use a multiple of {processes.count}"
+        )
+    batch = config.train.global_batch
+    if batch % devices:
+        below, above = batch // devices * devices, -(-batch // devices) * devices
+        nearest = ", ".join(str(b) for b in (below, above) if b > 0)
+        raise ConfigError(
+            f"train.global_batch={batch} does not divide over world_size={devices}; "
+            f"nearest that do: {nearest}"
+        )

@@ -1,0 +1,31 @@
+"""The errors that Duet raises on purpose.
+
+Each says what was given, what is allowed, and how to mend it, in one message; the scripts in
+`launch/` print that message without a traceback and leave with `exit_status`.
+
+    DuetError
+    ├── ConfigError      the recipe, its overrides or the way it was launched
+    ├── DataError        a dataset that is missing, corrupt or out of range
+    ├── RecordError      the run folder: occupied, not writable, disk full
+    └── DivergedError    the loss stopped being finite; the record up to there is kept
+"""
+
+
+class DuetError(Exception):
+    exit_status = 2
+
+
+class ConfigError(DuetError, ValueError):
+    pass
+
+
+class DataError(DuetError):
+    pass
+
+
+class RecordError(DuetError):
+    pass
+
+
+class DivergedError(DuetError, ArithmeticError):
+    exit_status = 1

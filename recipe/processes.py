@@ -1,0 +1,136 @@
+"""Which process of a run this is, as its launcher said: torchrun, srun or Python."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from recipe.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """One process's place among the processes of its run.
+
+    Args:
+      launcher: "python" (one process), "torchrun" or "slurm".
+      rank: this process, from 0, over all nodes.
+      count: processes of the run.
+      local_rank: this process, from 0, on its node.
+      coordinator: "host:port" where rank 0 listens; empty for one process.
+    """
+
+    launcher: str = "python"
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    coordinator: str = ""
+
+    @property
+    def host(self) -> str:
+        return self.coordinator.rpartition(":")[0]
+
+    @property
+    def port(self) -> int:
+        return int(self.coordinator.rpartition(":")[2])
+
+
+def from_environment(environ: Mapping[str, str]) -> Processes:
+    """Torchrun's variables where they are set, else those of a SLURM step, else one process.
+
+    Inside a batch script but outside `srun` SLURM sets `SLURM_NTASKS` too, although one
+    process runs: only a step's own variables (`SLURM_STEP_*`) count. A step of one task
+    is one process like any other.
+
+    Raises:
+      ConfigError: if a launcher set only some of its variables.
+    """
+    if "TORCHELASTIC_RUN_ID" in environ or {"RANK", "WORLD_SIZE"} <= environ.keys():
+        return _from_torchrun(environ)
+    if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return _from_slurm(environ)
+    return Processes()
+
+
+def _from_torchrun(environ: Mapping[str, str]) -> Processes:
+    _require(
+        environ,
+        "torchrun",
+        *("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
+    )
+    one_node = environ.get("LOCAL_WORLD_SIZE") == environ["WORLD_SIZE"]
+    host = "127.0.0.1" if one_node else environ["MASTER_ADDR"]
+    # torchrun's own store may listen on MASTER_PORT, so JAX's coordinator takes another
+    # that every rank can work out, and that a restart does not find still in use.
+    run = [environ.get("TORCHELASTIC_" + k, "") for k in ("RUN_ID", "RESTART_COUNT")]
+    digest = hashlib.sha256(repr([environ["MASTER_PORT"], *run]).encode()).digest()
+    return Processes(
+        launcher="torchrun",
+        rank=int(environ["RANK"]),
+        count=int(environ["WORLD_SIZE"]),
+        local_rank=int(environ["LOCAL_RANK"]),
+        coordinator=f"{host}:{_port(int.from_bytes(digest[:4]))}",
+    )
+
+
+def _from_slurm(environ: Mapping[str, str]) -> Processes:
+    _require(
+        environ,
+        "srun",
+        *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_STEP_ID"),
+        "SLURM_STEP_NODELIST",
+    )
+    one_node = environ.get("SLURM_STEP_NUM_NODES", "1") == "1"
+    host = "127.0.0.1" if one_node else first_host(environ["SLURM_STEP_NODELIST"])
+    # Steps of one job may run at once on one node; each needs a port of its own.
+    step = int(environ["SLURM_JOB_ID"]) * 16 + int(environ["SLURM_STEP_ID"])
+    return Processes(
+        launcher="slurm",
+        rank=int(environ["SLURM_PROCID"]),
+        count=int(environ["SLURM_STEP_NUM_TASKS"]),
+        local_rank=int(environ["SLURM_LOCALID"]),
+        coordinator=f"{host}:{_port(step)}",
+    )
+
+
+def _port(number: int) -> int:
+    """A port below Linux's ephemeral ones (32768 on), which outgoing calls may hold."""
+    return 20000 + number % 12000
+
+
+def _require(environ: Mapping[str, str], launcher: str, *names: str) -> None:
+    missing = [name for name in names if not environ.get(name)]
+    if missing:
+        raise ConfigError(
+            f"started by {launcher}, but {', '.join(missing)} is not set; start every "
+            f"process with {launcher}, or unset its other variables for one process"
+        )
+
+
+def first_host(nodelist: str) -> str:
+    """The first host of a SLURM node list.
+
+    >>> first_host("gpu[007-009,12],login1")
+    'gpu007'
+    >>> first_host("node1,node2")
+    'node1'
+    """
+    head = re.match(r"([^\[,]+)(?:\[([0-9]+)[^\]]*\])?([^,]*)", nodelist)
+    if head is None:
+        raise ConfigError(f"SLURM_STEP_NODELIST={nodelist!r} names no host")
+    return head[1] + (head[2] or "") + head[3]
+
+
+def check_accelerators(wanted: int, present: int, framework: str) -> None:
+    """Refuse more accelerators in a process's node than there are.
+
+    >>> check_accelerators(3, 2, "JAX")
+    Traceback (most recent call last):
+    recipe.errors.ConfigError: 3 accelerators are wanted but JAX sees 2; use at most 2 \
+on this node, or platform=cpu
+    """
+    if wanted > present:
+        raise ConfigError(
+            f"{wanted} accelerators are wanted but {framework} sees {present}; "
+            f"use at most {present} on this node, or platform=cpu"
+        )

@@ -1,0 +1,66 @@
+"""What is computed from a run's raw sums: class metrics and throughput."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def evaluation_metrics(
+    loss_sums: Float[np.ndarray, " batches"],
+    confusions: Int[np.ndarray, "batches K K"],
+    examples: int,
+) -> dict[str, Any]:
+    """The metrics of one evaluation from its batches' sums over all ranks.
+
+    Args:
+      loss_sums: sum of the batch's losses; in nats, or squared units of the target.
+      confusions: counts of true class i predicted as j; K = 0 without classes.
+      examples: in the split; each counted once.
+
+    Returns:
+      loss (mean), accuracy, macro precision, recall and F1, each in [0, 1], and the
+      confusion matrix; all but the loss are None without classes.
+    """
+    loss = float(loss_sums.astype(np.float64).sum() / examples)
+    confusion = confusions.astype(np.int64).sum(axis=0)
+    names = ("accuracy", "precision", "recall", "f1")
+    if confusion.size == 0:
+        return {"loss": loss, **dict.fromkeys(names), "confusion": None}
+    if confusion.sum() != examples:
+        raise AssertionError(f"{confusion.sum()} of {examples} examples were counted")
+    scores = class_scores(confusion)
+    return {"loss": loss, **scores, "confusion": confusion.tolist()}
+
+
+def class_scores(confusion: Int[np.ndarray, "K K"]) -> dict[str, float]:
+    """Accuracy and the unweighted means of precision, recall and F1 over classes.
+
+    A class that was never predicted has precision 0, one without examples recall 0.
+
+    >>> class_scores(np.array([[3, 1], [0, 4]]))["precision"]
+    0.9
+    """
+    # Here, since it takes a second to import and most processes only read records.
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+    truth, predicted = np.indices(confusion.shape).reshape(2, -1)
+    counts = confusion.ravel()
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth, predicted, sample_weight=counts, average="macro", zero_division=0
+    )
+    return {
+        "accuracy": float(accuracy_score(truth, predicted, sample_weight=counts)),
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(f1),
+    }
+
+
+def median_throughput(windows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Images per second: the median over timed windows, and the windows it is of.
+
+    Windows marked as warm-up are left out; with none left the median is None.
+    """
+    rates = [w["images_per_second"] for w in windows if not w["warmup"]]
+    return {"median": float(np.median(rates)) if rates else None, "windows": rates}

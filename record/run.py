@@ -1,0 +1,469 @@
+"""The run folder: written by rank 0 alone as the run goes, read by whoever asks later.
+
+    config.yaml        the resolved config
+    environment.json   versions, devices, host, git commit, command
+    metrics.jsonl      one row per step, timed window and evaluation
+    summary.json       what the run came to; written last
+    final.safetensors  the weights, canonical names and layouts
+    logs/rank*.log     each rank its own
+
+`record/schema.py` has every field. The folder is the truth; trackers and the screen
+repeat what is written here.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from recipe.batch_plan import BatchPlan, Window
+from recipe.config import Config, from_yaml, recipe_hash, to_yaml
+from recipe.errors import DivergedError, DuetError, RecordError
+from recipe.weights import Weights
+from record.metrics import median_throughput
+from record.schema import ROWS, SCHEMA_VERSION, SUMMARY, check_fields
+from record.screen import open_screen
+from record.tracking import open_tracker
+
+LOGGER = logging.getLogger("duet")
+
+
+def check_folder(config: Config) -> None:
+    """Refuse a `run.dir` that is occupied or cannot be written; touches nothing.
+
+    Raises:
+      RecordError: saying what is there, and how to go on.
+    """
+    path = Path(config.run.dir or "runs")
+    if config.run.dir is not None and path.exists():
+        _check_empty(path)
+    ancestor = path.absolute()
+    while not ancestor.exists() and ancestor != ancestor.parent:
+        ancestor = ancestor.parent
+    if not ancestor.is_dir():
+        raise RecordError(
+            f"run.dir={path} cannot be made: {ancestor} is a file; choose another"
+        )
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise RecordError(
+            f"run.dir={path} cannot be written: no write permission in {ancestor}; "
+            "choose another, or change its permissions"
+        )
+
+
+def _check_empty(path: Path) -> None:
+    if not path.is_dir():
+        raise RecordError(f"run.dir={path} is a file; choose another")
+    with _recording(path):
+        if not any(path.iterdir()):
+            return
+    held = "files of something else"
+    if (path / "summary.json").exists():
+        held = f"a {read_summary(path)['status']} run"
+    elif (path / "config.yaml").exists():
+        held = "a run without an end"
+    raise RecordError(
+        f"run.dir={path} already holds {held}; nothing is overwritten: choose another "
+        "run.dir, or move that folder away"
+    )
+
+
+def create_folder(config: Config, framework: str) -> Path:
+    """Make the run folder, `run.dir` or a new one under `runs/`; rank 0 calls this.
+
+    Raises:
+      RecordError: if it is occupied or cannot be made.
+    """
+    check_folder(config)
+    if config.run.dir is not None:
+        path = Path(config.run.dir).absolute()
+        with _recording(path):
+            (path / "logs").mkdir(parents=True, exist_ok=True)
+        return path
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    path = Path("runs", f"{config.name}-{framework}-{now}").absolute()
+    number = 1
+    while True:
+        with _recording(path):
+            try:
+                path.mkdir(parents=True)
+                (path / "logs").mkdir()
+                return path
+            except FileExistsError:  # another run began in this second
+                number += 1
+                path = path.with_name(f"{config.name}-{framework}-{now}-{number}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a run before its first step.
+
+    Args:
+      framework: "torch" or "jax".
+      rank, processes, world_size: this process, of how many, on how many devices.
+      parameters: trained numbers in the model.
+      data_fingerprint: of the dataset.
+      compile_seconds: spent compiling steps, 0 where they run eagerly.
+      startup_seconds: from process start until ready to train, without compiling.
+      environment: see `record/environment.py`.
+    """
+
+    framework: str
+    rank: int
+    processes: int
+    world_size: int
+    parameters: int
+    data_fingerprint: str
+    compile_seconds: float
+    startup_seconds: float
+    environment: dict[str, Any]
+
+
+class Recorder:
+    """One run's record while it runs, a context manager; the same calls on every rank.
+
+    Rank 0 writes. A write that fails (a full disk) does not raise where it happens, as
+    the other ranks would then wait for rank 0 forever: it is kept in `failure`, for the
+    ranks to share at the end of a window and to stop together with `stop_if`.
+    """
+
+    def __init__(self, path: Path, config: Config, plan: BatchPlan, facts: Facts):
+        self.path = path
+        self.config = config
+        self.plan = plan
+        self.facts = facts
+        self.failure: RecordError | None = None
+        self._writes = facts.rank == 0
+        self._windows: list[dict[str, Any]] = []
+        self._summary: dict[str, Any] = {}
+        self._metrics: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        self._log = _open_log(self.path, self.facts.rank)
+        if not self._writes:
+            return self
+        facts = self.facts
+        self._summary = {
+            "schema_version": SCHEMA_VERSION,
+            "status": "failed",
+            "error": None,
+            "framework": facts.framework,
+            "experiment": self.config.name,
+            "parallel": self.config.parallel.name,
+            "precision": self.config.precision.name,
+            "world_size": facts.world_size,
+            "processes": facts.processes,
+            "global_batch": self.config.train.global_batch,
+            "parameters": facts.parameters,
+            "steps": 0,
+            "images_per_second": median_throughput([]),
+            "compile_seconds": facts.compile_seconds,
+            "startup_seconds": facts.startup_seconds,
+            "test": None,
+            "peak_memory_bytes": None,
+            "data_fingerprint": facts.data_fingerprint,
+            "config_hash": recipe_hash(self.config),
+            "run_dir": str(self.path),
+        }
+        with self._deferred():
+            _write(self.path / "config.yaml", to_yaml(self.config).encode())
+            _write(self.path / "environment.json", _json(facts.environment))
+            self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8")
+        self._tracker = open_tracker(
+            self.config,
+            run_dir=self.path,
+            framework=facts.framework,
+            world_size=facts.world_size,
+            resolved=asdict(self.config),
+            environment=facts.environment,
+        )
+        self._screen = open_screen(
+            self.config,
+            framework=facts.framework,
+            world_size=facts.world_size,
+            steps=self.plan.steps,
+        )
+        self._screen.__enter__()
+        return self
+
+    def window(
+        self,
+        window: Window,
+        *,
+        losses: np.ndarray,
+        learning_rates: list[float],
+        grad_norms: np.ndarray,
+        seconds: float,
+    ) -> None:
+        """Record a window's steps and its time.
+
+        Args:
+          losses, grad_norms: one per step, the same on every rank.
+          seconds: of the slowest rank.
+
+        Raises:
+          DivergedError: on every rank, if a loss is not finite, naming the first step.
+        """
+        batch = self.config.train.global_batch
+        rows = [
+            {
+                "kind": "step",
+                "step": step + 1,
+                "epoch": window.epoch + 1,
+                "loss": float(loss),
+                "learning_rate": rate,
+                "grad_norm": float(norm),
+                "examples": (step + 1) * batch,
+            }
+            for step, loss, rate, norm in zip(
+                window.steps, losses, learning_rates, grad_norms, strict=True
+            )
+        ]
+        timed = {
+            "kind": "window",
+            "step": window.steps.stop,
+            "steps": len(window.steps),
+            "seconds": seconds,
+            "images_per_second": len(window.steps) * batch / seconds,
+            "warmup": window.steps.start == 0,
+        }
+        self._windows.append(timed)
+        self._write_rows([*rows, timed])
+        self._summary["steps"] = window.steps.stop
+        for row in rows:
+            if not math.isfinite(row["loss"]):
+                raise DivergedError(
+                    f"the loss is {row['loss']} at step {row['step']}, "
+                    f"learning rate {row['learning_rate']:g}: stopped after the "
+                    f"window; the record is kept in {self.path}. "
+                    "Try a smaller optim.peak_lr or schedule.warmup_steps > 0"
+                )
+
+    def evaluation(self, window: Window, metrics: dict[str, Any]) -> None:
+        """Record the evaluation that follows a window."""
+        scores = {k: v for k, v in metrics.items() if k != "confusion"}
+        place = {"step": window.steps.stop, "epoch": window.epoch + 1}
+        self._write_rows([{"kind": "evaluation", **place, **scores}])
+        self._summary["test"] = metrics
+
+    def finish(self, weights: Weights, peak_memory_bytes: int) -> None:
+        """Record the end: final weights and the summary."""
+        if not self._writes:
+            return
+        with self._deferred():
+            _write(self.path / "final.safetensors", safetensors.numpy.save(weights))
+        self._summary["peak_memory_bytes"] = peak_memory_bytes
+        if self.failure is None:
+            self._summary["status"] = "finished"
+            self._write_summary()
+
+    def stop_if(self, failed: bool) -> None:
+        """Stop every rank together when rank 0's record has failed.
+
+        Raises:
+          RecordError: if `failed`; on rank 0 the failure itself.
+        """
+        if failed:
+            raise self.failure or RecordError(
+                f"rank 0 could not record; see {self.path / 'logs' / 'rank0.log'}"
+            )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            known = isinstance(error, DuetError)
+            LOGGER.info("stopped: %s", error, exc_info=None if known else error)
+            self._summary["error"] = str(error) or type(error).__name__
+            diverged = isinstance(error, DivergedError)
+            self._summary["status"] = "diverged" if diverged else "failed"
+        if self._writes:
+            if error is not None:
+                self._write_summary()
+            if self._metrics is not None:
+                with self._deferred():
+                    self._metrics.close()
+            self._tracker.finish(self._summary)
+            self._screen.__exit__(kind, error, trace)
+            self._screen.close_table(self._summary)
+        _close_log(self._log)
+
+    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+        if not self._writes:
+            return
+        if self._metrics is not None and self.failure is None:
+            with self._deferred():
+                self._metrics.writelines(json.dumps(_finite(r)) + "\n" for r in rows)
+                self._metrics.flush()
+        for row in rows:
+            self._tracker.log(row)
+            self._screen.show(row)
+
+    def _write_summary(self) -> None:
+        self._summary["images_per_second"] = median_throughput(self._windows)
+        with self._deferred():
+            _write(self.path / "summary.json", _json(_finite(self._summary)))
+
+    @contextlib.contextmanager
+    def _deferred(self) -> Iterator[None]:
+        """Keep the first failure to write for `stop_if`."""
+        try:
+            with _recording(self.path):
+                yield
+        except RecordError as failure:
+            self.failure = self.failure or failure
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run's record, as `read_run` returns it."""
+
+    path: Path
+    config: Config
+    environment: dict[str, Any]
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+    weights: Weights
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl` of one kind: step, window or evaluation."""
+        return [row for row in self.rows if row["kind"] == kind]
+
+
+def read_run(path: Path) -> Run:
+    """A run folder, whole and checked against the schema.
+
+    Raises:
+      RecordError: naming the file, line and field that is missing or wrong.
+    """
+    with _recording(path, "read"):
+        config = from_yaml((path / "config.yaml").read_text())
+        environment = json.loads((path / "environment.json").read_text())
+        rows = read_rows(path)
+        summary = read_summary(path)
+        try:
+            weights = safetensors.numpy.load_file(path / "final.safetensors")
+        except SafetensorError as error:
+            raise RecordError(f"{path / 'final.safetensors'}: {error}") from error
+    return Run(path, config, environment, summary, rows, weights)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run folder's `metrics.jsonl`, floats as floats again."""
+    rows = []
+    with _recording(path, "read"):
+        lines = (path / "metrics.jsonl").read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        where = f"{path / 'metrics.jsonl'} line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise RecordError(f"{where} is not JSON: {error}") from error
+        if not isinstance(row, dict) or row.get("kind") not in ROWS:
+            raise RecordError(f"{where} is of no known kind ({', '.join(ROWS)})")
+        check_fields(row, ROWS[row["kind"]], where)
+        rows.append({k: _restored(v) if k != "kind" else v for k, v in row.items()})
+    return rows
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """A run folder's `summary.json`, checked against the schema."""
+    file = path / "summary.json"
+    try:
+        with _recording(path, "read"):
+            summary = json.loads(file.read_text())
+    except ValueError as error:
+        raise RecordError(f"{file} is not JSON: {error}") from error
+    if not isinstance(summary, dict):
+        raise RecordError(f"{file} holds no object")
+    check_fields(summary, SUMMARY, str(file))
+    if summary["schema_version"] != SCHEMA_VERSION:
+        raise RecordError(
+            f"{file} has schema {summary['schema_version']}; "
+            f"this version of Duet reads {SCHEMA_VERSION}"
+        )
+    return summary
+
+
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: floats that are not finite become their names."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _restored(value: Any) -> Any:
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The file appears whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _recording(path: Path, verb: str = "write") -> Iterator[None]:
+    """Turn the system's refusal into one error that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        named = f" ({error.filename})" if error.filename else ""
+        hint = "free some space or choose another run.dir; what was written is kept"
+        if verb == "read":
+            hint = "is it a run folder?"
+        raise RecordError(f"cannot {verb} {path}: {reason}{named}; {hint}") from error
+
+
+def _open_log(path: Path, rank: int) -> list[logging.Handler]:
+    handlers: list[logging.Handler] = []
+    with contextlib.suppress(OSError):  # a log is not worth a run
+        handlers.append(logging.FileHandler(path / "logs" / f"rank{rank}.log"))
+    screen = logging.StreamHandler()
+    screen.setLevel(logging.WARNING)
+    handlers.append(screen)
+    form = logging.Formatter(f"%(asctime)s rank {rank} %(levelname)s %(message)s")
+    for handler in handlers:
+        handler.setFormatter(form)
+        LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    return handlers
+
+
+def _close_log(handlers: list[logging.Handler]) -> None:
+    for handler in handlers:
+        LOGGER.removeHandler(handler)
+        handler.close()

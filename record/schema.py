@@ -1,0 +1,98 @@
+"""What a run folder's files hold: every field, its type, unit and meaning.
+
+`docs/record.md` explains the same fields; a test keeps the two together and holds a
+real run's files against these tables.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from recipe.errors import RecordError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field: the JSON types it may have, and what it means, with its unit."""
+
+    types: tuple[type, ...]
+    meaning: str
+
+
+INT, TEXT, FLAG = (int,), (str,), (bool,)
+# A float that is not finite is written as "NaN", "Infinity" or "-Infinity", since JSON
+# has no such numbers.
+NUMBER = (float, int, str)
+MAYBE_NUMBER = (*NUMBER, type(None))
+
+STEP = {
+    "kind": Field(TEXT, '"step"'),
+    "step": Field(INT, "optimizer steps done, from 1"),
+    "epoch": Field(INT, "passes over the training set begun, from 1"),
+    "loss": Field(NUMBER, "mean over the global batch before the update, nats"),
+    "learning_rate": Field(NUMBER, "of this update"),
+    "grad_norm": Field(NUMBER, "2-norm of the global gradient"),
+    "examples": Field(INT, "training examples seen so far"),
+}
+WINDOW = {
+    "kind": Field(TEXT, '"window"'),
+    "step": Field(INT, "optimizer steps done at its end"),
+    "steps": Field(INT, "optimizer steps in it"),
+    "seconds": Field(NUMBER, "from synchronisation to synchronisation, slowest rank"),
+    "images_per_second": Field(NUMBER, "training throughput over all devices"),
+    "warmup": Field(FLAG, "the first window, left out of the median"),
+}
+EVALUATION = {
+    "kind": Field(TEXT, '"evaluation"'),
+    "step": Field(INT, "optimizer steps done"),
+    "epoch": Field(INT, "passes over the training set begun, from 1"),
+    "loss": Field(NUMBER, "mean over the test set, nats"),
+    "accuracy": Field(MAYBE_NUMBER, "fraction in [0, 1]; null without classes"),
+    "precision": Field(MAYBE_NUMBER, "unweighted mean over classes"),
+    "recall": Field(MAYBE_NUMBER, "unweighted mean over classes"),
+    "f1": Field(MAYBE_NUMBER, "unweighted mean over classes"),
+}
+ROWS = {"step": STEP, "window": WINDOW, "evaluation": EVALUATION}
+
+SUMMARY = {
+    "schema_version": Field(INT, "of every file in the folder"),
+    "status": Field(TEXT, '"finished", "diverged" or "failed"'),
+    "error": Field((str, type(None)), "why it did not finish"),
+    "framework": Field(TEXT, '"torch" or "jax"'),
+    "experiment": Field(TEXT, "the recipe's name"),
+    "parallel": Field(TEXT, '"dp" or "pmap"'),
+    "precision": Field(TEXT, '"fp32" or "fp64"'),
+    "world_size": Field(INT, "devices"),
+    "processes": Field(INT, "operating-system processes"),
+    "global_batch": Field(INT, "examples per optimizer step over all devices"),
+    "parameters": Field(INT, "trained numbers in the model"),
+    "steps": Field(INT, "optimizer steps done"),
+    "images_per_second": Field((dict,), "median, and the timed windows it is of"),
+    "compile_seconds": Field(MAYBE_NUMBER, "compiling the steps; 0 where eager"),
+    "startup_seconds": Field(MAYBE_NUMBER, "process start to ready, without compiling"),
+    "test": Field((dict, type(None)), "the last evaluation, with the confusion matrix"),
+    "peak_memory_bytes": Field((int, type(None)), "largest of any rank"),
+    "data_fingerprint": Field(TEXT, "SHA-256 of the dataset's arrays"),
+    "config_hash": Field(TEXT, "SHA-256 of what makes two runs the same experiment"),
+    "run_dir": Field(TEXT, "where the folder was written"),
+}
+
+
+def check_fields(given: dict[str, Any], table: dict[str, Field], where: str) -> None:
+    """Refuse a row or file with a field missing, unknown or of another type.
+
+    Raises:
+      RecordError: naming the place and the field.
+    """
+    if missing := table.keys() - given.keys():
+        raise RecordError(f"{where} lacks {', '.join(sorted(missing))}")
+    if unknown := given.keys() - table.keys():
+        raise RecordError(f"{where} has unknown {', '.join(sorted(unknown))}")
+    for name, field in table.items():
+        value = given[name]
+        if type(value) not in field.types:
+            raise RecordError(
+                f"{where}: {name} is {value!r}, expected "
+                + " or ".join(t.__name__ for t in field.types)
+            )

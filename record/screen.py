@@ -1,0 +1,170 @@
+"""What rank 0 shows: progress while a run trains, and a table when it is done.
+
+On a terminal a bar that moves; elsewhere, as in a SLURM log, plain lines of at most 80
+columns, one for each window and evaluation.
+"""
+
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from recipe.config import Config
+
+MISSING = "–"
+
+Row = dict[str, Any]
+
+
+def open_screen(
+    config: Config,
+    *,
+    framework: str,
+    world_size: int,
+    steps: int,
+    console: Console | None = None,
+) -> "Screen":
+    """The screen of a run of `steps` optimizer steps; open it on rank 0 alone.
+
+    Args:
+      world_size: devices of the whole run.
+      console: where to write; default: stdout.
+    """
+    title = (
+        f"{config.name} in {framework}: {steps} steps, world size {world_size}, "
+        f"{config.parallel.name}, {config.precision.name}"
+    )
+    return Screen(title, steps, console or Console())
+
+
+class Screen:
+    """A context manager; rows of `metrics.jsonl` go in as they are written."""
+
+    def __init__(self, title: str, steps: int, console: Console):
+        self._title, self._steps, self._console = title, steps, console
+        # Texts, as the bar and the lines show them: the last that was heard of each.
+        self._seen = dict.fromkeys(("loss", "accuracy", "rate", "left"), MISSING)
+        self._progress: Progress | None = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._progress = Progress(
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TextColumn("loss {task.fields[loss]}"),
+                TextColumn("accuracy {task.fields[accuracy]}"),
+                TextColumn("{task.fields[rate]} images/s"),
+                TextColumn("{task.fields[left]} left"),
+                console=console,
+                expand=True,
+                auto_refresh=False,  # no thread of ours beside a window being timed
+            )
+            self._task = self._progress.add_task("", total=steps, **self._seen)
+
+    def __enter__(self) -> Self:
+        self._say(self._title)
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def show(self, row: Row) -> None:
+        """Take note of a row; the screen changes once a window or evaluation."""
+        step, kind = row["step"], row["kind"]
+        if kind == "step":
+            self._seen["loss"] = _number(row["loss"])
+            return
+        if kind == "window":
+            seconds_left = (self._steps - step) * row["seconds"] / row["steps"]
+            self._seen["rate"] = _rate(row["images_per_second"])
+            self._seen["left"] = _clock(seconds_left)
+            news = "loss {loss}  {rate} images/s  {left} left".format(**self._seen)
+        else:
+            self._seen["accuracy"] = _fraction(row["accuracy"])
+            news = f"test loss {_number(row['loss'])}"
+            if row["accuracy"] is not None:
+                news += f"  accuracy {self._seen['accuracy']}"
+        if self._progress:
+            self._progress.update(
+                self._task, completed=step, refresh=True, **self._seen
+            )
+        else:
+            width = len(str(self._steps))
+            self._say(f"step {step:>{width}}/{self._steps}  {news}")
+
+    def close_table(self, summary: dict[str, Any]) -> None:
+        """Show what came of the run: `summary.json` as a table, then the run folder."""
+        if self._progress:
+            self._progress.stop()
+        table = Table("", "", show_header=False)
+        table.columns[1].overflow = "fold"
+        for name, value in _closing_rows(summary, self._seen["loss"]):
+            table.add_row(Text(name), Text(value))
+        self._console.print(table)
+        # Below the table, where a long path stays in one piece to copy.
+        self._say(f"run folder: {summary.get('run_dir') or MISSING}")
+
+    def _say(self, line: str) -> None:
+        # As Text, since a name may hold what rich takes for markup or an emoji.
+        self._console.print(Text(line), soft_wrap=True)
+
+
+def _closing_rows(summary: dict[str, Any], loss: str) -> list[tuple[str, str]]:
+    test = summary.get("test") or {}
+    rate = summary.get("images_per_second") or {}
+    median = _rate(rate.get("median"))
+    if median != MISSING:
+        median += f" (median of {len(rate.get('windows') or [])} windows)"
+    plain = ("framework", "experiment", "world_size", "precision", "parallel", "steps")
+    rows = [(key.replace("_", " "), _text(summary.get(key))) for key in plain]
+    rows += [("final loss", loss), ("test loss", _number(test.get("loss")))]
+    rows += [  # there are none where there are no classes
+        (f"test {key}", _fraction(test[key]))
+        for key in ("accuracy", "precision", "recall", "f1")
+        if test.get(key) is not None
+    ]
+    return [
+        *rows,
+        ("images/s", median),
+        ("compile", _seconds(summary.get("compile_seconds"))),
+        ("startup", _seconds(summary.get("startup_seconds"))),
+        ("peak memory", _memory(summary.get("peak_memory_bytes"))),
+        ("status", _text(summary.get("status"))),
+    ]
+
+
+def _text(value: object) -> str:
+    return MISSING if value is None else str(value)
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.4g}"
+
+
+def _fraction(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.4f}"
+
+
+def _rate(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def _seconds(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f} s"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def _memory(value: int | None) -> str:
+    if value is None:
+        return MISSING
+    gib = value / 2**30
+    return f"{gib:.2f} GiB" if gib >= 1 else f"{value / 2**20:.1f} MiB"

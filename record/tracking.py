@@ -1,0 +1,269 @@
+"""Mirrors of the record: Weights & Biases, TensorBoard, or nothing.
+
+`metrics.jsonl` in the run folder is the truth. A tracker repeats it, row by row, on
+rank 0 only, and whatever happens to a tracker, training and the record go on. Neither
+wandb nor tensorboard is imported before a run asks for it.
+"""
+
+import logging
+import os
+import shlex
+import socket
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from recipe.config import Config
+
+NETWORK_SECONDS = 2.0  # for one connection, before W&B may count on a network
+UPLOAD_SECONDS = 120.0  # an idle allocation costs more than a later `wandb sync`
+
+# What a kind of row is called where its metrics meet those of other runs.
+NAMESPACES = {"step": "train", "window": "window", "evaluation": "test"}
+
+Row = dict[str, Any]
+
+
+class Tracker(Protocol):
+    """A mirror of one run's record."""
+
+    def log(self, row: Row) -> None:
+        """Repeat one row of `metrics.jsonl`."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Repeat `summary.json` and close; `summary["status"]` says how it ended."""
+
+
+def open_tracker(
+    config: Config,
+    *,
+    run_dir: Path,
+    framework: str,
+    world_size: int,
+    resolved: dict[str, Any],
+    environment: dict[str, Any],
+) -> Tracker:
+    """The tracker that `config.tracking` names; call on rank 0 alone.
+
+    Args:
+      run_dir: the run folder, which exists; whatever a tracker writes lies inside.
+      resolved: the whole config as plain values, as `config.yaml` holds it.
+      environment: versions and hardware, as the record holds them.
+
+    Never raises for a tracker's sake: one that fails, here or later, is reported once
+    on the logger "duet" and left behind.
+    """
+    details = {
+        **resolved,
+        "framework": framework,
+        "world_size": world_size,
+        "environment": environment,
+    }
+    return _Guarded(config, run_dir, details)
+
+
+def scalars(row: Row) -> Row:
+    """A row's metrics under the names trackers show.
+
+    >>> scalars({"kind": "evaluation", "step": 20, "accuracy": 0.9})
+    {'test/accuracy': 0.9}
+    """
+    namespace = NAMESPACES[row["kind"]]
+    return {
+        f"{namespace}/{name}": value
+        for name, value in row.items()
+        if name not in ("kind", "step")
+    }
+
+
+class _Guarded:
+    """A tracker whose failure costs a warning, never the run."""
+
+    def __init__(self, config: Config, run_dir: Path, details: dict[str, Any]):
+        self._name, self._run_dir = config.tracking.name, run_dir
+        self._failed = False
+        self._tracker: Tracker = _Nothing()
+        try:
+            self._tracker = TRACKERS[self._name](config, run_dir, details)
+        except Exception as cause:
+            self._warn(cause)
+
+    def log(self, row: Row) -> None:
+        if self._failed:
+            return
+        try:
+            self._tracker.log(row)
+        except Exception as cause:
+            self._warn(cause)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        # After a failure too: what reached the tracker before it is worth closing.
+        try:
+            self._tracker.finish(summary)
+        except Exception as cause:
+            self._warn(cause)
+
+    def _warn(self, cause: Exception) -> None:
+        if not self._failed:
+            logging.getLogger("duet").warning(
+                "tracking=%s failed and is left behind (%s: %s); training goes on, and "
+                "the run folder %s stays complete",
+                self._name,
+                type(cause).__name__,
+                cause,
+                self._run_dir,
+            )
+        self._failed = True
+
+
+class _Nothing:
+    def __init__(self, *_: object):
+        pass
+
+    def log(self, row: Row) -> None:
+        pass
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        pass
+
+
+class _WandB:
+    """Offline where there is no key or no network, unless WANDB_MODE says otherwise."""
+
+    def __init__(self, config: Config, run_dir: Path, details: dict[str, Any]):
+        import wandb
+
+        # Global as well as per run: the login speaks before the run has settings.
+        shared = wandb.setup(wandb.Settings(silent=True, quiet=True)).settings
+        tracking = config.tracking
+        self._run = wandb.init(
+            dir=run_dir,
+            id=_wandb_id(run_dir),
+            resume="allow",
+            reinit="create_new",  # never write into a run that someone else opened
+            mode="offline" if _must_stay_here(shared.mode, shared.base_url) else None,
+            project=tracking.project,
+            entity=tracking.entity,
+            name=run_dir.name,
+            group=tracking.group or config.name,
+            job_type="train",
+            tags=[
+                details["framework"],
+                config.precision.name,
+                config.parallel.name,
+                f"world_size={details['world_size']}",
+                config.name,
+                *tracking.tags,
+            ],
+            config=details,
+            save_code=False,
+            settings=wandb.Settings(
+                console="off",  # the screen belongs to rich
+                disable_code=True,
+                disable_git=True,
+                disable_job_creation=True,
+                x_disable_stats=True,  # a sampler beside a timed step would be timed
+                finish_timeout=UPLOAD_SECONDS,
+                finish_timeout_raises=True,
+            ),
+        )
+        # wandb's own step counts calls to `log`; three rows may share one of ours.
+        self._run.define_metric("step")
+        for namespace in NAMESPACES.values():
+            self._run.define_metric(f"{namespace}/*", step_metric="step")
+
+    def log(self, row: Row) -> None:
+        self._run.log({"step": row["step"], **scalars(row)})
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        from wandb.util import make_safe_for_json
+
+        stays_here = self._run.offline
+        try:
+            # A bare NaN would arrive as null; the server knows these spellings.
+            self._run.summary.update(make_safe_for_json(summary))
+            self._run.finish(exit_code=0 if summary["status"] == "finished" else 1)
+        except Exception:
+            stays_here = True
+            raise
+        finally:
+            if stays_here:
+                print(f"wandb sync {shlex.quote(self._run.sync_dir)}", flush=True)
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """The id under which this folder's run is known, however often it is resumed."""
+    path = run_dir / "wandb_id"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:12] + "\n")
+    return path.read_text().strip()
+
+
+def _must_stay_here(configured_mode: str, base_url: str) -> bool:
+    if os.environ.get("WANDB_MODE") or configured_mode != "online":
+        return False  # the user has decided
+    from wandb.sdk.lib import wbauth
+
+    credentials = wbauth.authenticate_session(
+        host=base_url, source="duet", prompt=False, update_session=False
+    )
+    return credentials is None or not _reachable(base_url)
+
+
+def _reachable(url: str) -> bool:
+    """Whether a connection to the server, or the proxy before it, opens in time."""
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy and not proxy_bypass(parts.hostname or ""):
+        parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parts.hostname, port), NETWORK_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+class _TensorBoard:
+    """Event files under `tensorboard/`, one for each time the run is opened.
+
+    Written record by record: tensorboard's `EventFileWriter` would do, but imports
+    TensorFlow wherever it is installed, and that must not enter a training process.
+    """
+
+    def __init__(self, config: Config, run_dir: Path, details: dict[str, Any]):
+        # Its names are made when it is imported, where pyright does not see them.
+        from tensorboard.compat.proto.event_pb2 import (
+            Event,  # pyright: ignore[reportAttributeAccessIssue]
+        )
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder = run_dir / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+        self._event = Event
+        self._writer = RecordWriter((folder / name).open("xb"))
+        self._write(file_version="brain.Event:2")
+
+    def log(self, row: Row) -> None:
+        values = [
+            {"tag": tag, "simple_value": float(value)}
+            for tag, value in scalars(row).items()
+            if value is not None
+        ]
+        self._write(step=row["step"], summary={"value": values})
+        if row["kind"] != "step":
+            self._writer.flush()  # once a window, so that a running page follows
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        self._writer.close()
+
+    def _write(self, **fields: Any) -> None:
+        event = self._event(wall_time=time.time(), **fields)
+        self._writer.write(event.SerializeToString())
+
+
+TRACKERS = {"none": _Nothing, "tensorboard": _TensorBoard, "wandb": _WandB}

@@ -1,0 +1,140 @@
+"""What the tests share: where the repository is, and how a script is run."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Where Debian's package dataset-fashion-mnist puts its four files.
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+
+# Variables through which a launcher, a scheduler or a user steers a run. A test that
+# means one of them sets it.
+STEERING = (
+    "CUDA_VISIBLE_DEVICES",
+    "DUET_",
+    "GROUP_RANK",
+    "GROUP_WORLD_SIZE",
+    "HYDRA_",
+    "JAX_",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_",
+    "OMPI_",
+    "PET_",
+    "PMI_",
+    "PMIX_",
+    "PYTHONPATH",
+    "RANK",
+    "ROLE_",
+    "SLURM_",
+    "TORCH_",
+    "TORCHELASTIC_",
+    "WANDB_",
+    "WORLD_SIZE",
+    "XLA_",
+)
+NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+GPU = {k: v for k, v in os.environ.items() if k == "CUDA_VISIBLE_DEVICES"}
+
+
+def clean_environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(STEERING)}
+
+
+# This process imports frameworks too, before any fixture could run. GPUs belong to the
+# processes that ask for them; memory held here would be missing there.
+os.environ.update(NO_GPU)
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    if "gpu" in config.option.markexpr:
+        return  # asked for: without a GPU they fail instead of passing unnoticed
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU: make gpu"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist() -> Path:
+    """The folder of Debian's Fashion-MNIST files.
+
+    Elsewhere a test that needs them is skipped, but not where CI runs on Debian: real
+    data left untested should be seen.
+    """
+    if (FASHION / "train-images-idx3-ubyte.gz").exists():
+        return FASHION
+    lacks = f"needs {FASHION}, from Debian's package dataset-fashion-mnist"
+    if os.environ.get("CI") and Path("/etc/debian_version").exists():
+        pytest.fail(f"{lacks}; .ci/run installs it as root", pytrace=False)
+    pytest.skip(lacks)
+
+
+@pytest.fixture(scope="session")
+def run_python(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_python(["launch/jax.py", "train.steps=3"], gpu=False, DUET_DATA=folder)`.
+
+    Runs this interpreter with these arguments, in the repository, with nothing of the
+    surrounding launcher, W&B offline, and data under one folder for the whole session.
+
+    Args:
+      args: what follows `python`: a script, or -c or -m, and its arguments.
+      gpu: whether the process may see GPUs.
+      cwd: another folder to run in.
+      timeout: seconds; then the process and those it started are killed.
+      variables: environment variables by name, set last; None unsets one.
+    """
+    data = tmp_path_factory.mktemp("data")
+
+    def run(
+        args: list[str | Path],
+        *,
+        gpu: bool = False,
+        cwd: Path = ROOT,
+        timeout: float = 600,
+        **variables: str | Path | None,
+    ) -> subprocess.CompletedProcess[str]:
+        environment = clean_environment() | {
+            "DUET_DATA": str(data),
+            "WANDB_MODE": "offline",
+            **(GPU if gpu else NO_GPU),
+        }
+        for name, value in variables.items():
+            environment.pop(name, None)
+            if value is not None:
+                environment[name] = str(value)
+        command = [sys.executable, *map(str, args)]
+        with subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that the ranks of a launcher die with it
+        ) as process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    return run

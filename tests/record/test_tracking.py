@@ -1,0 +1,507 @@
+"""What a tracker shows is what the record holds, and no tracker can stop a run."""
+
+import contextlib
+import http.server
+import io
+import json
+import logging
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from recipe.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    ScheduleConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from record import tracking
+from tests.record.wandb_history import read_history, read_run, read_summary, records
+
+ROOT = Path(__file__).parents[2]
+CANARY = "canary" + "0123456789abcdef" * 3
+FOREIGN = ("torch", "jax", "tensorflow")
+SUMMARY = {
+    "status": "diverged",
+    "steps": 400,
+    "test": {"loss": math.nan, "accuracy": None},
+    "images_per_second": {"median": 3.5, "windows": [3.0, 4.0]},
+}
+
+
+def config(tracker: str, **fields) -> Config:
+    return Config(
+        name="an-experiment",
+        data=DataConfig(
+            name="digits",
+            root="datasets",
+            image_shape=[16, 16, 1],
+            classes=10,
+            mean=[0.0],
+            std=[1.0],
+        ),
+        model=ModelConfig(name="linear"),
+        optim=OptimConfig(name="sgd", peak_lr=0.1),
+        schedule=ScheduleConfig(name="constant"),
+        precision=PrecisionConfig(name="fp32"),
+        parallel=ParallelConfig(name="dp"),
+        tracking=TrackingConfig(name=tracker, **fields),
+        train=TrainConfig(steps=400, global_batch=8),
+    )
+
+
+def metrics() -> list[dict]:
+    """Rows of every kind, some of them such as a diverging run writes."""
+    rows = []
+    for step in range(1, 401):
+        rows.append(
+            {
+                "kind": "step",
+                "step": step,
+                "epoch": step // 100,
+                "loss": 1 / (3 * step),
+                "learning_rate": 1e-300,
+                "grad_norm": math.nan if step > 398 else 0.1 + 0.2,
+                "examples": 8 * step,
+            }
+        )
+    window = {"steps": 200, "seconds": 0.5, "images_per_second": 3200.0}
+    test = {"loss": math.inf, "accuracy": 0.25, "precision": -math.inf, "recall": 1.0}
+    rows.append({"kind": "window", "step": 200, **window, "warmup": True})
+    rows.append({"kind": "window", "step": 400, **window, "warmup": False})
+    rows.append({"kind": "evaluation", "step": 400, "epoch": 3, **test, "f1": None})
+    return rows
+
+
+def as_lines(rows: list[dict]) -> list[str]:
+    """As JSON has numbers: NaN equals NaN and 1 equals 1.0, but True is not 1."""
+
+    def number(value):
+        return float(value) if type(value) is int else value
+
+    plain = [{name: number(value) for name, value in row.items()} for row in rows]
+    return [json.dumps(row, sort_keys=True) for row in plain]
+
+
+def open_tracker(run_dir: Path, tracker: str, **fields) -> tracking.Tracker:
+    run_dir.mkdir(exist_ok=True)
+    return tracking.open_tracker(
+        config(tracker, **fields),
+        run_dir=run_dir,
+        framework="pytorch",
+        world_size=2,
+        resolved={"train": {"epochs": None, "steps": 400}},
+        environment={"torch": "2.14"},
+    )
+
+
+def probe(code: str, *search: Path) -> subprocess.CompletedProcess[str]:
+    """Runs code in a fresh interpreter at the root, `search` ahead on its path."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*search, ROOT)))},
+        capture_output=True,
+        text=True,
+    )
+
+
+@contextlib.contextmanager
+def fresh_wandb(home: Path, **variables: str):
+    """W&B as on a new machine: no key but those given, no server but on loopback."""
+    import wandb
+
+    home.mkdir(exist_ok=True)
+    wandb.teardown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith(("WANDB_", "NETRC"))]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+        patch.setenv("no_proxy", "127.0.0.1")
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        try:
+            yield
+        finally:
+            wandb.teardown()
+
+
+@contextlib.contextmanager
+def server(status: int):
+    """A W&B server on loopback that answers every request with `status`."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_port}", asked
+        listening.shutdown()
+        thread.join()
+
+
+def files_with(text: str, folder: Path) -> list[Path]:
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return [p for p in files if text.encode() in p.read_bytes()]
+
+
+# --- Weights & Biases
+
+
+@pytest.fixture(scope="module")
+def offline_run(tmp_path_factory):
+    """A run folder mirrored offline for want of a key, and what was printed."""
+    folder = tmp_path_factory.mktemp("wandb")
+    printed = io.StringIO()
+    with fresh_wandb(folder / "home"), contextlib.redirect_stdout(printed):
+        tracker = open_tracker(folder / "run-1", "wandb", tags=["mine"])
+        for row in metrics():
+            tracker.log(row)
+        tracker.finish(SUMMARY)
+    return folder / "run-1", printed.getvalue()
+
+
+def test_wandb_history_equals_the_metrics_row_for_row(offline_run):
+    run_dir, _ = offline_run
+    assert as_lines(read_history(run_dir)) == as_lines(metrics())
+
+
+@pytest.mark.parametrize("value", [math.nan, 0.333333333333, True, None])
+def test_a_changed_value_is_seen_in_wandb_history(offline_run, value):
+    run_dir, _ = offline_run
+    changed = [{**metrics()[0], "loss": value}, *metrics()[1:]]
+    assert as_lines(read_history(run_dir)) != as_lines(changed)
+
+
+def test_wandb_draws_every_kind_over_our_own_step(offline_run):
+    run_dir, _ = offline_run
+    (path,) = run_dir.glob("wandb/*run-*/*.wandb")
+    defined = [r.metric for r in records(path) if r.HasField("metric")]
+    over = {m.glob_name: m.step_metric for m in defined if m.glob_name}
+    assert over == {"train/*": "step", "window/*": "step", "test/*": "step"}
+
+
+def test_wandb_run_says_which_run_it_mirrors(offline_run):
+    run_dir, _ = offline_run
+    run, settings = read_run(run_dir)
+    assert run.run_id == (run_dir / "wandb_id").read_text().strip()
+    assert (run.display_name, run.run_group, run.job_type, run.project) == (
+        "run-1",
+        "an-experiment",
+        "train",
+        "duet",
+    )
+    tags = {"pytorch", "fp32", "dp", "world_size=2", "an-experiment", "mine"}
+    assert set(run.tags) == tags
+    del settings["_wandb"]
+    assert settings == {
+        "train": {"epochs": None, "steps": 400},
+        "framework": "pytorch",
+        "world_size": 2,
+        "environment": {"torch": "2.14"},
+    }
+
+
+def test_wandb_summary_holds_the_summary(offline_run):
+    run_dir, _ = offline_run
+    summary = read_summary(run_dir)
+    assert summary["test"] == {"loss": "NaN", "accuracy": None}  # as W&B spells NaN
+    assert {k: v for k, v in summary.items() if k in SUMMARY and k != "test"} == {
+        k: v for k, v in SUMMARY.items() if k != "test"
+    }
+
+
+def test_without_a_key_wandb_stays_offline_and_prints_one_sync_line(offline_run):
+    run_dir, printed = offline_run
+    (folder,) = run_dir.glob("wandb/offline-run-*")
+    assert printed == f"wandb sync {folder}\n"
+
+
+def test_a_run_that_did_not_finish_is_marked_failed(offline_run):
+    run_dir, _ = offline_run
+    (path,) = run_dir.glob("wandb/*run-*/*.wandb")
+    (code,) = [r.exit.exit_code for r in records(path) if r.HasField("exit")]
+    assert code == 1
+
+
+def test_a_folder_opened_again_continues_the_same_wandb_run(tmp_path, capsys):
+    with fresh_wandb(tmp_path / "home"):
+        for _ in range(2):
+            tracker = open_tracker(tmp_path / "run", "wandb")
+            tracker.log(metrics()[0])
+            tracker.finish({"status": "finished"})
+    opened = sorted(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))
+    ids = [r.run.run_id for path in opened for r in records(path) if r.HasField("run")]
+    assert len(opened) == 2
+    assert ids == [(tmp_path / "run" / "wandb_id").read_text().strip()] * 2
+    assert capsys.readouterr().out.count("wandb sync ") == 2
+
+
+def silent_server() -> tuple[str, list[socket.socket]]:
+    """An address that never answers: its queue of connections is full."""
+    listening = socket.create_server(("127.0.0.1", 0), backlog=0)
+    waiting = [listening]
+    for _ in range(2):
+        waiting.append(socket.socket())
+        waiting[-1].setblocking(False)
+        waiting[-1].connect_ex(listening.getsockname())
+    return f"http://127.0.0.1:{listening.getsockname()[1]}", waiting
+
+
+@pytest.mark.parametrize("network", ["refuses", "keeps silent"])
+def test_with_a_key_but_no_network_wandb_is_soon_offline(
+    tmp_path, network, monkeypatch, capsys
+):
+    monkeypatch.setattr(tracking, "NETWORK_SECONDS", 0.2)
+    url, sockets = silent_server() if network == "keeps silent" else ("", [])
+    variables = {"WANDB_BASE_URL": url} if url else {}
+    with fresh_wandb(tmp_path / "home", WANDB_API_KEY=CANARY, **variables):
+        start = time.monotonic()
+        tracker = open_tracker(tmp_path / "run", "wandb")
+        assert time.monotonic() - start < 10
+        tracker.log(metrics()[0])
+        tracker.finish({"status": "finished"})
+    for each in sockets:
+        each.close()
+    assert as_lines(read_history(tmp_path / "run")) == as_lines(metrics()[:1])
+    assert "wandb sync " in capsys.readouterr().out
+    assert files_with(CANARY, tmp_path) == []
+
+
+@pytest.mark.parametrize("where", ["environment", "netrc"])
+def test_with_a_key_and_a_network_wandb_goes_online(tmp_path, where, caplog):
+    # The server turns the key away, which is how it shows that it was asked.
+    netrc = tmp_path / "netrc"
+    variables = {"WANDB_API_KEY": CANARY}
+    with server(401) as (url, asked):
+        if where == "netrc":
+            host = url.removeprefix("http://")
+            netrc.write_text(f"machine {host} login user password {CANARY}\n")
+            variables = {"NETRC": str(netrc)}
+        with fresh_wandb(tmp_path / "home", WANDB_BASE_URL=url, **variables):
+            tracker = open_tracker(tmp_path / "run", "wandb")
+            tracker.log(metrics()[0])
+            tracker.finish({"status": "finished"})
+    assert "/graphql" in asked
+    (warning,) = [r for r in caplog.records if r.name == "duet"]
+    assert "tracking=wandb failed" in warning.getMessage()
+    assert files_with(CANARY, tmp_path / "run") == []
+    assert files_with(CANARY, tmp_path / "home") == []
+    assert CANARY not in caplog.text
+
+
+@pytest.mark.parametrize("mode, folders", [("offline", 1), ("disabled", 0)])
+def test_a_mode_set_by_the_user_wins(tmp_path, mode, folders, caplog):
+    with server(401) as (url, asked):
+        variables = {"WANDB_MODE": mode, "WANDB_API_KEY": CANARY, "WANDB_BASE_URL": url}
+        with fresh_wandb(tmp_path / "home", **variables):
+            tracker = open_tracker(tmp_path / "run", "wandb")
+            tracker.log(metrics()[0])
+            tracker.finish({"status": "finished"})
+    assert asked == []
+    assert len(list(tmp_path.glob("run/wandb/offline-run-*"))) == folders
+    assert not [r for r in caplog.records if r.name == "duet"]
+
+
+def test_a_key_that_was_written_would_be_found(tmp_path):
+    (tmp_path / "leak").write_text(f"key: {CANARY}")
+    assert files_with(CANARY, tmp_path) == [tmp_path / "leak"]
+
+
+# --- TensorBoard
+
+
+def test_tensorboard_shows_the_metrics_by_the_same_names(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker = open_tracker(tmp_path, "tensorboard")
+    for row in metrics():
+        tracker.log(row)
+    tracker.finish(SUMMARY)
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"scalars": 0})
+    events.Reload()
+    seen = {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+    expected: dict[str, list] = {}
+    for row in metrics():
+        for tag, value in tracking.scalars(row).items():
+            if value is not None:  # a regression's accuracy, which has no point
+                expected.setdefault(tag, []).append((row["step"], value))
+    assert seen.keys() == expected.keys()
+    for tag, points in expected.items():
+        assert [step for step, _ in seen[tag]] == [step for step, _ in points]
+        values = [value for _, value in seen[tag]]
+        exact = [float(value) for _, value in points]
+        # Event files hold single precision.
+        assert values == pytest.approx(exact, rel=1e-7, abs=1e-45, nan_ok=True)
+
+
+def test_tensorboard_can_be_followed_while_the_run_goes_on(tmp_path):
+    tracker = open_tracker(tmp_path, "tensorboard")
+    (events,) = tmp_path.glob("tensorboard/events.*")
+    before = events.stat().st_size
+    tracker.log(metrics()[-1])
+    assert events.stat().st_size > before
+    tracker.finish(SUMMARY)
+
+
+# --- what stays out of the process
+
+MIRROR_ONE_ROW = """
+import pathlib
+from tests.record.test_tracking import metrics, open_tracker
+tracker = open_tracker(pathlib.Path({run_dir!r}), "tensorboard")
+tracker.log(metrics()[0])
+tracker.finish({{"status": "finished"}})
+"""
+
+
+def loaded(code: str, names: tuple[str, ...], *search: Path) -> list[str]:
+    """Which of these modules a fresh process has after running code."""
+    report = f"\nimport sys; print(*({set(names)!r} & sys.modules.keys()))"
+    done = probe(code + report, *search)
+    assert done.returncode == 0, done.stderr
+    return sorted(done.stdout.split())
+
+
+@pytest.fixture
+def with_tensorflow(tmp_path):
+    """A folder to search in which TensorFlow is installed, after a fashion."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "tensorflow.py").write_text("io = None")
+    return tmp_path / "site"
+
+
+def test_importing_tracking_loads_no_tracker_and_no_framework():
+    names = (*FOREIGN, "wandb", "tensorboard")
+    assert loaded("import record.tracking", names) == []
+
+
+@pytest.mark.parametrize("name", ["jax", "tensorboard", "torch", "wandb"])
+def test_the_probe_sees_what_is_loaded(name):
+    stub = f"import sys, types; sys.modules[{name!r}] = types.ModuleType({name!r})"
+    assert loaded(stub, (name,)) == [name]
+
+
+def test_tensorboard_brings_no_framework_along(tmp_path, with_tensorflow):
+    mirror = MIRROR_ONE_ROW.format(run_dir=str(tmp_path))
+    names = ("tensorboard", *FOREIGN)
+    assert loaded(mirror, names, with_tensorflow) == ["tensorboard"]
+
+
+def test_tensorboards_own_writer_would_bring_tensorflow(with_tensorflow):
+    code = (
+        "from tensorboard.summary.writer.event_file_writer import EventFileWriter\n"
+        "try: EventFileWriter('nowhere')\n"
+        "except AttributeError: pass"  # the stand-in has no file system
+    )
+    assert loaded(code, FOREIGN, with_tensorflow) == ["tensorflow"]
+
+
+def test_wandb_brings_no_framework_along():
+    assert loaded("import wandb; wandb.setup()", FOREIGN) == []
+
+
+# --- a tracker that fails
+
+
+class Broken:
+    """A tracker that fails at one of its three doors."""
+
+    door = ""
+
+    def __init__(self, *_):
+        self._enter("open")
+
+    def log(self, row):
+        self._enter("log")
+
+    def finish(self, summary):
+        self._enter("finish")
+
+    def _enter(self, door):
+        if door == self.door:
+            raise OSError(f"no space left at {door}")
+
+
+@pytest.mark.parametrize("door", ["open", "log", "finish"])
+def test_a_failing_tracker_warns_once_and_lets_the_run_go_on(
+    tmp_path, monkeypatch, caplog, door
+):
+    monkeypatch.setattr(Broken, "door", door)
+    monkeypatch.setitem(tracking.TRACKERS, "wandb", Broken)
+    tracker = open_tracker(tmp_path, "wandb")
+    for row in metrics()[:3]:
+        tracker.log(row)
+    tracker.finish(SUMMARY)
+    (warning,) = caplog.records
+    assert (warning.name, warning.levelno) == ("duet", logging.WARNING)
+    for part in ("wandb", f"OSError: no space left at {door}", str(tmp_path)):
+        assert part in warning.getMessage()
+
+
+def test_a_tracker_that_works_warns_of_nothing(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(tracking.TRACKERS, "wandb", Broken)
+    tracker = open_tracker(tmp_path, "wandb")
+    tracker.log(metrics()[0])
+    tracker.finish(SUMMARY)
+    assert caplog.records == []
+
+
+def test_the_warning_reaches_stderr_where_nobody_configured_logging(tmp_path):
+    (tmp_path / "tensorboard").write_text("in the way")
+    done = probe(MIRROR_ONE_ROW.format(run_dir=str(tmp_path)))
+    assert done.returncode == 0
+    assert done.stderr.count("tracking=tensorboard failed") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_every_tracker_the_config_knows_can_be_opened():
+    from recipe.config import TRACKERS
+
+    assert sorted(tracking.TRACKERS) == sorted(TRACKERS)
+
+
+def test_no_tracker_leaves_the_run_folder_alone(tmp_path):
+    tracker = open_tracker(tmp_path, "none")
+    tracker.log(metrics()[0])
+    tracker.finish(SUMMARY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_not_marked_failed_and_keeps_the_group_given(tmp_path):
+    with fresh_wandb(tmp_path / "home"):
+        tracker = open_tracker(tmp_path / "run", "wandb", group="ours")
+        tracker.finish({"status": "finished"})
+    run, _ = read_run(tmp_path / "run")
+    assert run.run_group == "ours"
+    (path,) = tmp_path.glob("run/wandb/*run-*/*.wandb")
+    assert [r.exit.exit_code for r in records(path) if r.HasField("exit")] == [0]

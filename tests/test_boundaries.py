@@ -1,0 +1,169 @@
+"""Who may import whom: the contracts in pyproject.toml, and what really gets loaded.
+
+import-linter reads the sources and so knows the project's own imports; the probe
+imports every module in a fresh process and so knows what third parties drag along.
+"""
+
+import ast
+import functools
+import json
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+PYTORCH = {"torch", "torchvision"}
+JAX = {"jax", "jaxlib", "flax", "optax"}
+
+# Imports module after module and notes, for each, what came in with it first.
+PROBE = """
+import importlib, json, sys
+watched, loaded = set(sys.argv[1].split(",")), {}
+for module in sys.argv[2:]:
+    before = watched & sys.modules.keys()
+    importlib.import_module(module)
+    loaded[module] = sorted((watched & sys.modules.keys()) - before)
+print(json.dumps(loaded))
+"""
+
+# One import for each contract that breaks it, as (file, statement).
+PLANTED = {
+    "recipe": ("recipe/schedule.py", "import omegaconf"),
+    "data": ("data/planted.py", "import torch"),
+    "acquire": ("data/planted.py", "import data.acquire"),
+    "record": ("record/planted.py", "import data"),
+    "report": ("report/planted.py", "import data"),
+    "torch": ("torch_impl/planted.py", "import jax"),
+    "jax": ("jax_impl/planted.py", "import torch"),
+    "tracking": ("launch/planted.py", "import wandb"),
+    "hydra": ("record/planted.py", "import hydra"),
+    "launch": ("report/planted.py", "import launch"),
+}
+
+
+def modules(package: Path) -> list[str]:
+    """Every module of a package, the package first."""
+    files = sorted(package.rglob("*.py"))
+    parts = [f.relative_to(package.parent).with_suffix("").parts for f in files]
+    return sorted(".".join(p[:-1] if p[-1] == "__init__" else p) for p in parts)
+
+
+@pytest.fixture(scope="session")
+def loads(root, run_python):
+    """`loads("recipe")`: frameworks that its modules load, each with the first to."""
+
+    @functools.cache
+    def loads(package, folder=root):
+        found = modules(folder / package)
+        assert found, f"{folder / package} holds no module"
+        done = run_python(
+            ["-c", PROBE, ",".join(PYTORCH | JAX), *found], PYTHONPATH=folder
+        )
+        assert done.returncode == 0, done.stderr
+        return {
+            framework: module
+            for module, frameworks in json.loads(done.stdout).items()
+            for framework in frameworks
+        }
+
+    return loads
+
+
+@pytest.fixture(scope="session")
+def lint(run_python):
+    """`lint(tree)`: import-linter on it; exit status and whatever it printed."""
+
+    def lint(tree, *contracts):
+        code = "from importlinter.cli import lint_imports_command as main; main()"
+        limits = [word for contract in contracts for word in ("--contract", contract)]
+        done = run_python(["-c", code, "--no-cache", *limits], cwd=tree)
+        return done.returncode, done.stdout + done.stderr
+
+    return lint
+
+
+@pytest.fixture
+def tree(root, tmp_path):
+    """A copy of the packages and their contracts, to plant imports in."""
+    for package in contracts(root)["root_packages"]:
+        shutil.copytree(
+            root / package,
+            tmp_path / package,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+    shutil.copy(root / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def contracts(root):
+    return tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]
+
+
+@pytest.mark.parametrize("package", ["recipe", "data", "record", "report"])
+def test_shared_packages_load_no_framework(package, loads):
+    assert loads(package) == {}
+
+
+def test_torch_impl_loads_no_jax(loads):
+    assert not loads("torch_impl").keys() & JAX
+
+
+def test_jax_impl_loads_no_torch(loads):
+    assert not loads("jax_impl").keys() & PYTORCH
+
+
+def test_the_probe_sees_each_framework_where_it_belongs(loads):
+    assert "torch" in loads("torch_impl")
+    assert loads("jax_impl").keys() >= {"jax", "flax", "optax"}
+
+
+def test_the_probe_catches_a_planted_import_and_names_its_module(loads, tmp_path):
+    (tmp_path / "torch.py").touch()  # stands in for the real one, which takes seconds
+    (tmp_path / "planted" / "deeper").mkdir(parents=True)
+    (tmp_path / "planted" / "__init__.py").touch()
+    (tmp_path / "planted" / "deeper" / "late.py").write_text("import torch\n")
+    assert loads("planted", tmp_path) == {"torch": "planted.deeper.late"}
+
+
+def test_recipe_names_no_third_party_but_numpy_jaxtyping_and_omegaconf(root):
+    for file in (root / "recipe").rglob("*.py"):
+        third_party = imported(file.read_text()) - sys.stdlib_module_names - {"recipe"}
+        omegaconf = {"omegaconf"} if file.name == "config.py" else set()
+        assert third_party <= {"numpy", "jaxtyping"} | omegaconf, file
+
+
+def test_imported_names_are_found_wherever_they_stand():
+    source = "import os.path as p\ndef f():\n  from pandas.api import types\n"
+    assert imported(source) == {"os", "pandas"}
+
+
+def imported(source: str) -> set[str]:
+    """Top-level names of absolute imports, those inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module).partition(".")[0])
+    return names
+
+
+def test_the_import_contracts_are_kept(root, lint):
+    status, output = lint(root)
+    assert status == 0, output
+
+
+def test_every_contract_has_an_import_that_would_break_it(root):
+    assert [c["id"] for c in contracts(root)["contracts"]] == list(PLANTED)
+
+
+@pytest.mark.parametrize("contract", PLANTED)
+def test_a_planted_import_breaks_its_contract(contract, tree, lint):
+    assert lint(tree, contract)[0] == 0
+    file, statement = PLANTED[contract]
+    with (tree / file).open("a") as module:
+        module.write(f"\n{statement}\n")
+    status, output = lint(tree, contract)
+    assert status == 1 and "1 broken" in output, output

@@ -1,0 +1,1 @@
+"""The PyTorch twin. `jax_impl` holds the same files, functions and order."""

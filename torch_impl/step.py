@@ -1,0 +1,99 @@
+"""One training step and one evaluation step.
+
+Shapes: B this rank's batch, H height, W width, C channels, K classes.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+
+from recipe.config import Config
+from torch_impl.optim import apply_update
+
+
+class DeviceData(NamedTuple):
+    """One split of a dataset, whole, where the model is."""
+
+    images: UInt8[Tensor, "N H W C"]
+    labels: Int[Tensor, " N"] | Float[Tensor, " N"]
+    mean: Float[Tensor, " C"]
+    scale: Float[Tensor, " C"]
+
+
+def gather(
+    data: DeviceData, indices_B: Int[Tensor, " B"]
+) -> tuple[Float[Tensor, "B C H W"], Tensor]:
+    """The batch that the indices name, its pixels normalised."""
+    pixels_BHWC = data.images[indices_B].to(data.mean.dtype)
+    images_BHWC = (pixels_BHWC - data.mean) * data.scale
+    return images_BHWC.permute(0, 3, 1, 2), data.labels[indices_B]
+
+
+def example_losses(
+    config: Config, outputs_BK: Float[Tensor, "B K"], labels_B: Tensor
+) -> Float[Tensor, " B"]:
+    """Cross-entropy in nats, or squared error where there are no classes."""
+    if config.data.classes:
+        return F.cross_entropy(outputs_BK, labels_B.long(), reduction="none")
+    return (outputs_BK[:, 0] - labels_B.to(outputs_BK.dtype)).square()
+
+
+def loss_fn(
+    config: Config, model: nn.Module, images: Tensor, labels: Tensor
+) -> Float[Tensor, ""]:
+    """This rank's share of the loss: its sum over the global batch's size."""
+    losses_B = example_losses(config, model(images), labels)
+    return losses_B.sum() / config.train.global_batch
+
+
+def train_step(
+    config: Config,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: DeviceData,
+    indices_B: Int[Tensor, " B"],
+    learning_rate: float,
+    world_size: int,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Update the parameters in place.
+
+    Returns:
+      This rank's share of the loss before the update, to be summed over ranks, and the
+      2-norm of the global gradient.
+    """
+    images, labels = gather(data, indices_B)
+    optimizer.zero_grad()
+    loss = loss_fn(config, model, images, labels)
+    # DDP averages over ranks; the loss is a share of a sum, so the average is undone.
+    (loss * world_size).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    grad_norm = nn.utils.get_total_norm(gradients)
+    apply_update(optimizer, learning_rate)
+    return loss.detach(), grad_norm
+
+
+@torch.no_grad()
+def eval_step(
+    config: Config,
+    model: nn.Module,
+    data: DeviceData,
+    indices_B: Int[Tensor, " B"],
+    mask_B: Bool[Tensor, " B"],
+) -> tuple[Float[Tensor, ""], Int[Tensor, "K K"]]:
+    """Sums over this rank's unmasked rows: the loss, and the confusion matrix.
+
+    The matrix counts rows of true class i predicted as j; without classes it is empty.
+    """
+    images, labels = gather(data, indices_B)
+    outputs = model(images)
+    losses_B = example_losses(config, outputs, labels)
+    loss_sum = torch.where(mask_B, losses_B, 0).sum()
+    classes = config.data.classes
+    confusion = torch.zeros(classes * classes, dtype=torch.int32, device=outputs.device)
+    if classes:
+        cells_B = labels.long() * classes + outputs.argmax(dim=1)
+        confusion.index_add_(0, cells_B, mask_B.to(torch.int32))
+    return loss_sum, confusion.reshape(classes, classes)

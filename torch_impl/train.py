@@ -1,0 +1,145 @@
+"""A run from top to bottom. Read it beside `jax_impl/train.py`."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from data.dataset import acquire, load
+from recipe.batch_plan import BatchPlan, evaluation_batches
+from recipe.config import Config
+from recipe.pixels import pixel_affine
+from recipe.processes import Processes
+from recipe.schedule import learning_rate
+from recipe.weights import initial_weights
+from record.environment import describe_environment, process_age_seconds
+from record.metrics import evaluation_metrics
+from record.run import Facts, Recorder, create_folder
+from torch_impl.model import build_model
+from torch_impl.optim import build_optimizer
+from torch_impl.parallel import (
+    World,
+    device_names,
+    from_rank_zero,
+    gather_ranks,
+    parallelize,
+    peak_memory_bytes,
+    replicate,
+    shard,
+    start,
+    stop,
+    sum_over_ranks,
+    synchronize,
+    to_host,
+)
+from torch_impl.precision import configure
+from torch_impl.step import DeviceData, eval_step, train_step
+from torch_impl.weights import load_weights, save_weights
+
+
+def run(config: Config, processes: Processes) -> Path:
+    """Train, evaluate and record one run; every process of it calls this.
+
+    Returns:
+      The run folder.
+
+    Raises:
+      DuetError: what was wrong and how to mend it, on every rank.
+    """
+    world = start(config, processes)
+    configure(config, world.device)
+
+    # The numbers, the same for both frameworks
+    from_rank_zero(lambda: acquire(config.data) or "", world)
+    dataset = load(config.data)
+    plan = BatchPlan.of(config, len(dataset.train_labels))
+    weights = initial_weights(config)
+    pixels = pixel_affine(config)
+
+    # The framework's own: data, model and optimizer on the device
+    def place(*arrays: np.ndarray) -> DeviceData:
+        return DeviceData(*(replicate(array, world) for array in (*arrays, *pixels)))
+
+    train_data = place(dataset.train_images, dataset.train_labels)
+    test_data = place(dataset.test_images, dataset.test_labels)
+    model = build_model(config)
+    load_weights(model, weights, world)
+    parallel = parallelize(model, world)
+    optimizer = build_optimizer(config, model)
+
+    facts = Facts(
+        framework="torch",
+        rank=world.rank,
+        processes=world.processes,
+        world_size=world.size,
+        parameters=sum(array.size for array in weights.values()),
+        data_fingerprint=dataset.fingerprint,
+        compile_seconds=0.0,
+        startup_seconds=process_age_seconds(),
+        environment=describe_environment("torch", device_names(world)),
+    )
+    folder = Path(from_rank_zero(lambda: str(create_folder(config, "torch")), world))
+    with Recorder(folder, config, plan, facts) as record:
+        for window in plan.windows(
+            config.train.window_steps, config.train.evaluate_every_epochs
+        ):
+            begin = time.perf_counter()
+            rates, losses, norms = [], [], []
+            for step in window.steps:
+                rates.append(learning_rate(config, step, plan.steps))
+                indices = plan.indices(step, world.rank, world.processes)
+                loss, norm = train_step(
+                    config,
+                    parallel,
+                    optimizer,
+                    train_data,
+                    shard(indices, world),
+                    rates[-1],
+                    world.size,
+                )
+                losses.append(loss)
+                norms.append(norm)
+            synchronize(world)
+            seconds = time.perf_counter() - begin
+
+            failed = record.failure is not None
+            slowest, any_failed = gather_ranks([seconds, failed], world).max(axis=0)
+            record.stop_if(any_failed > 0)
+            record.window(
+                window,
+                losses=sum_over_ranks(losses, world),
+                learning_rates=rates,
+                grad_norms=to_host(norms, world),
+                seconds=float(slowest),
+            )
+            if window.evaluates:
+                metrics = evaluate(config, model, test_data, world)
+                record.evaluation(window, metrics)
+
+        peak = gather_ranks([peak_memory_bytes(world)], world).max()
+        record.finish(save_weights(model), int(peak))
+        failed = record.failure is not None
+        record.stop_if(gather_ranks([failed], world).max() > 0)
+    stop(world)
+    return folder
+
+
+def evaluate(
+    config: Config, model: nn.Module, data: DeviceData, world: World
+) -> dict[str, Any]:
+    """The metrics over a whole split, each example counted once."""
+    examples = len(data.labels)
+    loss_sums, confusions = [], []
+    for indices, mask in evaluation_batches(
+        examples, config.train.global_batch, world.rank, world.processes
+    ):
+        loss_sum, confusion = eval_step(
+            config, model, data, shard(indices, world), shard(mask, world)
+        )
+        loss_sums.append(loss_sum)
+        confusions.append(confusion)
+    return evaluation_metrics(
+        sum_over_ranks(loss_sums, world), sum_over_ranks(confusions, world), examples
+    )

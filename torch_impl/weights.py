@@ -1,0 +1,36 @@
+"""Canonical weights <-> parameters; every transpose of the PyTorch twin lives here."""
+
+import numpy as np
+from torch import nn
+
+from recipe.weights import Weights
+from torch_impl.parallel import World, replicate
+
+# Own inverse for dense kernels; convolutions go HWIO -> OIHW and back.
+_TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
+_FROM_TORCH = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+
+
+def canonical_name(name: str) -> str:
+    """torch's `dense.0.weight` is the canonical `dense.0.kernel`."""
+    return name.removesuffix("weight") + "kernel" if name.endswith("weight") else name
+
+
+def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
+    """Give every parameter its canonical numbers, on the rank's device."""
+    tensors = {}
+    for name, _ in model.named_parameters():
+        array = weights[canonical_name(name)]
+        array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
+        tensors[name] = replicate(array, world)
+    model.load_state_dict(tensors, assign=True)
+
+
+def save_weights(model: nn.Module) -> Weights:
+    """The parameters as canonical NumPy arrays."""
+    weights = {}
+    for name, parameter in model.named_parameters():
+        array = parameter.detach().cpu().numpy()
+        array = np.ascontiguousarray(array.transpose(_FROM_TORCH[array.ndim]))
+        weights[canonical_name(name)] = array
+    return weights
