@@ -29,7 +29,8 @@ from recipe.errors import DataError, DuetError
 # machine without internet can train on real images.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
-IDX_FILES = Arrays(
+# In the order of `Arrays`.
+IDX_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte",

@@ -34,7 +34,7 @@ def fingerprint(arrays: Arrays) -> str:
         digest.update(f"{array.dtype.str} {array.shape}\n".encode())
         content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         for start in range(0, content.size, HASH_CHUNK):
-            digest.update(content[start : start + HASH_CHUNK])
+            digest.update(content[start : start + HASH_CHUNK].data)
     return digest.hexdigest()
 
 
@@ -54,12 +54,9 @@ def check(
     Raises:
       DataError: naming the array, what it holds and what it should.
     """
-    called = Arrays(*names)
-    for split in "train", "test":
-        images = getattr(arrays, f"{split}_images")
-        labels = getattr(arrays, f"{split}_labels")
-        images_name = getattr(called, f"{split}_images")
-        labels_name = getattr(called, f"{split}_labels")
+    for split in 0, 2:  # train, test
+        images, labels = arrays[split : split + 2]
+        images_name, labels_name = names[split : split + 2]
         _check_images(images, image_shape, images_name)
         _check_labels(labels, classes, labels_name)
         if len(images) != len(labels):

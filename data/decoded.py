@@ -25,7 +25,7 @@ from recipe.errors import DataError
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-FILES = Arrays(*(f"{field}.npy" for field in Arrays._fields))
+FILES = tuple(f"{field}.npy" for field in Arrays._fields)
 
 
 def decoded_folder(name: str, root: str | Path) -> Path:

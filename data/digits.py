@@ -19,9 +19,9 @@ def load(data: DataConfig) -> Arrays:
     """1438 training and 359 test examples: every fifth one is for the test."""
     from sklearn.datasets import load_digits  # a second of import, wanted only here
 
-    bunch = load_digits()
-    images = enlarge(bunch.images)
-    labels = bunch.target.astype(np.int32)
+    values, target = load_digits(return_X_y=True)
+    images = enlarge(np.asarray(values).reshape(-1, 8, 8))
+    labels = np.asarray(target).astype(np.int32)
     test = np.arange(len(labels)) % TEST_EVERY == TEST_EVERY - 1
     return Arrays(images[~test], labels[~test], images[test], labels[test])
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from data import acquire, decoded
+from data.arrays import Arrays
 from data.dataset import load
 from recipe.errors import DataError
 
@@ -29,7 +30,7 @@ NO_NETWORK = {
 
 @pytest.fixture(autouse=True)
 def no_system_copy(monkeypatch, tmp_path):
-    """Debian's real Fashion-MNIST is one of the places; a test that means it says so."""
+    """Debian's Fashion-MNIST is found unasked; a test that means it says so."""
     monkeypatch.setattr(acquire, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
 
 
@@ -92,7 +93,7 @@ def test_the_place_named_after_the_dataset_wins(tmp_path, config, write_archive)
 def test_three_files_of_four_are_not_an_archive(tmp_path, write_archive):
     write_archive(tmp_path)
     assert acquire.find("mnist", tmp_path) is not None
-    (tmp_path / acquire.IDX_FILES.test_labels).unlink()
+    (tmp_path / acquire.IDX_FILES[3]).unlink()
     assert acquire.find("mnist", tmp_path) is None
 
 
@@ -139,7 +140,7 @@ def test_a_corrupt_file_is_named_and_leaves_nothing_behind(
     tmp_path, write_archive, capsys
 ):
     write_archive(tmp_path / "mnist")
-    path = tmp_path / "mnist" / acquire.IDX_FILES.train_images
+    path = tmp_path / "mnist" / acquire.IDX_FILES[0]
     path.write_bytes(path.read_bytes()[:-1])
     assert run("mnist", tmp_path) == 2
     error = capsys.readouterr().err
@@ -154,7 +155,7 @@ def test_a_label_out_of_range_is_named_with_file_and_place(
 ):
     labels = write_archive(tmp_path, gz=True).test_labels.copy()
     labels[7] = 10
-    path = tmp_path / f"{acquire.IDX_FILES.test_labels}.gz"
+    path = tmp_path / f"{acquire.IDX_FILES[3]}.gz"
     path.write_bytes(gzip.compress(as_idx(labels)))
     assert run("mnist", tmp_path) == 2
     assert f"{path}[7] = 10 is not in [0, 10)" in capsys.readouterr().err
@@ -162,7 +163,7 @@ def test_a_label_out_of_range_is_named_with_file_and_place(
 
 def test_images_of_another_size_are_refused(tmp_path, write_archive, as_idx, capsys):
     write_archive(tmp_path)
-    path = tmp_path / acquire.IDX_FILES.test_images
+    path = tmp_path / acquire.IDX_FILES[2]
     path.write_bytes(as_idx(np.zeros((10, 32, 32), np.uint8)))
     assert run("mnist", tmp_path) == 2
     assert f"{path} holds images of shape [32, 32, 1]" in capsys.readouterr().err
@@ -236,15 +237,13 @@ def test_torchvision_itself_offline_is_one_clear_error(tmp_path, run_python):
     assert "dataset-fashion-mnist" not in done.stderr
 
 
-def test_two_processes_at_once_both_succeed(
-    tmp_path, config, write_archive, run_python
-):
+def test_processes_at_once_all_succeed(tmp_path, config, write_archive, run_python):
     write_archive(tmp_path, train=20_000)
     command = ["-m", "data.acquire", "mnist", "--root", tmp_path, "--again"]
     with ThreadPoolExecutor(3) as pool:
-        both = list(pool.map(run_python, [command] * 3))
-    assert [process.stderr for process in both] == [""] * 3
-    assert [process.returncode for process in both] == [0] * 3
+        done = list(pool.map(run_python, [command] * 3))
+    assert [process.stderr for process in done] == [""] * 3
+    assert [process.returncode for process in done] == [0] * 3
     assert len(load(config("mnist")).train_images) == 20_000
     assert not leftovers(tmp_path)
 
@@ -317,7 +316,7 @@ for name in "MNIST", "FashionMNIST":
         dataset = load(config(name))
         ours += [
             hashlib.sha256(np.ascontiguousarray(getattr(dataset, field))).hexdigest()
-            for field in decoded.Arrays._fields
+            for field in Arrays._fields
         ]
     assert theirs.stdout.split() == ours
     assert len(set(ours)) == 8

@@ -315,11 +315,22 @@ def test_with_a_key_and_a_network_wandb_goes_online(tmp_path, where, caplog):
     assert CANARY not in caplog.text
 
 
-@pytest.mark.parametrize("mode, folders", [("offline", 1), ("disabled", 0)])
-def test_a_mode_set_by_the_user_wins(tmp_path, mode, folders, caplog):
+@pytest.mark.parametrize(
+    "mode, key, folders",
+    [
+        (None, "", 1),
+        ("offline", CANARY, 1),
+        ("disabled", CANARY, 0),
+        ("disabled", "", 0),
+    ],
+)
+def test_a_mode_set_by_the_user_wins_and_a_key_is_needed(
+    tmp_path, mode, key, folders, caplog
+):
     with server(401) as (url, asked):
-        variables = {"WANDB_MODE": mode, "WANDB_API_KEY": CANARY, "WANDB_BASE_URL": url}
-        with fresh_wandb(tmp_path / "home", **variables):
+        variables = {"WANDB_MODE": mode, "WANDB_API_KEY": key, "WANDB_BASE_URL": url}
+        given = {name: value for name, value in variables.items() if value}
+        with fresh_wandb(tmp_path / "home", **given):
             tracker = open_tracker(tmp_path / "run", "wandb")
             tracker.log(metrics()[0])
             tracker.finish({"status": "finished"})
@@ -439,6 +450,7 @@ class Broken:
     door = ""
 
     def __init__(self, *_):
+        self.entered = []
         self._enter("open")
 
     def log(self, row):
@@ -448,6 +460,7 @@ class Broken:
         self._enter("finish")
 
     def _enter(self, door):
+        self.entered.append(door)
         if door == self.door:
             raise OSError(f"no space left at {door}")
 
@@ -466,6 +479,19 @@ def test_a_failing_tracker_warns_once_and_lets_the_run_go_on(
     assert (warning.name, warning.levelno) == ("duet", logging.WARNING)
     for part in ("wandb", f"OSError: no space left at {door}", str(tmp_path)):
         assert part in warning.getMessage()
+
+
+def test_a_tracker_that_failed_gets_no_more_rows_but_is_closed(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(Broken, "door", "log")
+    monkeypatch.setitem(
+        tracking.TRACKERS, "wandb", lambda *_: made.append(Broken()) or made[0]
+    )
+    tracker = open_tracker(tmp_path, "wandb")
+    for row in metrics()[:3]:
+        tracker.log(row)
+    tracker.finish(SUMMARY)
+    assert made[0].entered == ["open", "log", "finish"]
 
 
 def test_a_tracker_that_works_warns_of_nothing(tmp_path, monkeypatch, caplog):
