@@ -9,11 +9,11 @@ from jaxtyping import Float
 
 
 def max_pool(x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """The maximum of 2x2 pixels, stride 2; of equal ones the first takes the gradient.
+    """The maximum of 2x2 pixels, stride 2; the first of equals has the gradient.
 
-    Written as three comparisons of strided slices: the gradient of `reduce_window` takes
-    twenty times as long on a CPU (117 ms against 6), and `jnp.maximum` would split the
-    gradient of equal pixels, of which a blank background is full.
+    Written as three comparisons of strided slices: on a CPU the gradient of
+    `reduce_window` takes twenty times as long (117 ms against 6), and `jnp.maximum`
+    would split the gradient of equal pixels, of which a blank background is full.
     """
     _, height, width, _ = x_BHWC.shape
     x_BHWC = x_BHWC[:, : height // 2 * 2, : width // 2 * 2]

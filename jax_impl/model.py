@@ -50,14 +50,20 @@ class CNN(nnx.Module):
     def __init__(
         self, channels: list[int], widths: list[int], dtype: DTypeLike, rngs: nnx.Rngs
     ):
-        kernel = (CNN_KERNEL, CNN_KERNEL)
-        types = {"dtype": dtype, "param_dtype": dtype}
         self.conv = nnx.List(
-            nnx.Conv(before, after, kernel, padding="VALID", rngs=rngs, **types)
+            nnx.Conv(
+                before,
+                after,
+                kernel_size=(CNN_KERNEL, CNN_KERNEL),
+                padding="VALID",
+                dtype=dtype,
+                param_dtype=dtype,
+                rngs=rngs,
+            )
             for before, after in pairwise(channels)
         )
         self.dense = nnx.List(
-            nnx.Linear(before, after, rngs=rngs, **types)
+            nnx.Linear(before, after, dtype=dtype, param_dtype=dtype, rngs=rngs)
             for before, after in pairwise(widths)
         )
 

@@ -10,9 +10,7 @@ from recipe.config import Config
 from recipe.weights import decays
 
 
-def build_optimizer(
-    config: Config, params: nnx.State
-) -> optax.GradientTransformation:
+def build_optimizer(config: Config, params: nnx.State) -> optax.GradientTransformation:
     """SGD: g += decay p;  m = momentum m + g;  p -= lr (g + momentum m | m).
 
     Source: Sutskever et al., On the importance of initialization and momentum, ICML
@@ -33,7 +31,7 @@ def build_optimizer(
 
 
 def apply_update(
-    params: nnx.State, updates: nnx.State, learning_rate: Array
+    params: nnx.State, updates: optax.Updates, learning_rate: Array
 ) -> nnx.State:
     """One optimizer step along the transformed gradients."""
     return jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)

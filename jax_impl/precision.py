@@ -1,19 +1,21 @@
 """What a precision means: the dtype of every number, and the switches behind it."""
 
 import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
+import numpy as np
 
 from recipe.config import Config
 from recipe.errors import ConfigError
 
 
-def compute_dtype(config: Config) -> DTypeLike:
+def compute_dtype(config: Config) -> np.dtype:
     """Parameters, activations, gradients and optimizer state are all of this type."""
-    return {"fp32": jnp.float32, "fp64": jnp.float64}[config.precision.name]
+    return np.dtype({"fp32": "float32", "fp64": "float64"}[config.precision.name])
 
 
-def configure(config: Config, device: jax.Device) -> None:
+def configure(
+    config: Config,
+    device: jax.Device,  # pyright: ignore[reportInvalidTypeForm]  no stub for it
+) -> None:
     """Set the process's switches so that the arithmetic is what the precision says.
 
     TF32 is off everywhere: JAX leaves it on for matmuls and convolutions on a GPU.

@@ -53,7 +53,11 @@ def example_losses(
 
 
 def loss_fn(
-    config: Config, graphdef: nnx.GraphDef, params: nnx.State, images: Array, labels: Array
+    config: Config,
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    images: Array,
+    labels: Array,
 ) -> Float[Array, ""]:
     """The loss: its sum over the rows here over the global batch's size."""
     losses_B = example_losses(config, nnx.merge(graphdef, params)(images), labels)

@@ -4,7 +4,6 @@ Exit status: 0 done; 1 the run itself failed (its loss diverged, a bug); 2 it wa
 for something that cannot be done, and the one line on stderr says what to do instead.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -56,15 +55,17 @@ def hydra_main(
         _leave(error, rank)
     except SystemExit as leaving:
         # Hydra has printed what was wrong with the command line, and leaves with 1.
-        raise SystemExit(2 if leaving.code == 1 and not composed else leaving.code)
+        status = 2 if leaving.code == 1 and not composed else leaving.code
+        raise SystemExit(status) from None
 
 
 def _refuse_multirun(asked: bool) -> None:
     if asked:
         raise ConfigError(
-            "-m (--multirun) would run every job in this one process, which holds one "
-            "framework, one set of devices and one process group; start a process per "
-            "job instead: for seed in 0 1 2; do python launch/... train.seed=$seed; done"
+            "-m (--multirun) would run every job in this one process, which holds "
+            "one framework, one set of devices and one process group; start a process "
+            "per job instead: "
+            "for seed in 0 1 2; do python launch/jax.py train.seed=$seed; done"
         )
 
 

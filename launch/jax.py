@@ -1,7 +1,7 @@
 """Train with JAX, in one process with several devices or in several processes.
 
-    python launch/jax.py experiment=digits_mlp devices=2
-    torchrun --standalone --nproc-per-node=2 launch/jax.py experiment=digits_mlp
+python launch/jax.py experiment=digits_mlp devices=2
+torchrun --standalone --nproc-per-node=2 launch/jax.py experiment=digits_mlp
 """
 
 import sys

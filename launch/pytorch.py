@@ -1,7 +1,7 @@
 """Train with PyTorch, one process per device.
 
-    python launch/pytorch.py experiment=digits_mlp
-    torchrun --standalone --nproc-per-node=2 launch/pytorch.py experiment=digits_mlp
+python launch/pytorch.py experiment=digits_mlp
+torchrun --standalone --nproc-per-node=2 launch/pytorch.py experiment=digits_mlp
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""What a run must do: every number and choice that both frameworks share, in NumPy and plain Python."""
+"""What a run must do: every number and choice that both frameworks share."""

@@ -116,9 +116,7 @@ class BatchPlan:
 
 def evaluation_batches(
     examples: int, global_batch: int, rank: int = 0, world_size: int = 1
-) -> Iterator[
-    tuple[Int[np.ndarray, " local_batch"], Bool[np.ndarray, " local_batch"]]
-]:
+) -> Iterator[tuple[Int[np.ndarray, " local_batch"], Bool[np.ndarray, " local_batch"]]]:
     """Every example once, in order, as equal batches of (indices, mask).
 
     Rows whose mask is False are padding: they repeat example 0 and count for nothing.

@@ -43,7 +43,7 @@ def _fraction(key: str, value: float) -> None:
 
 @dataclass(kw_only=True)  # none is frozen: Hydra could not override it
 class DataConfig:
-    """A dataset of uint8 NHWC images with labels, or of targets where `classes` is 0."""
+    """A dataset of uint8 NHWC images with labels; targets where `classes` is 0."""
 
     name: str = MISSING
     root: str = MISSING  # where datasets lie and are acquired to
@@ -80,7 +80,7 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """An architecture by name; the outputs are `data.classes`, or one for regression."""
+    """An architecture by name; its outputs are `data.classes`, or one value."""
 
     name: str = MISSING
     channels: list[int] = field(default_factory=list)  # cnn: of its two convolutions
@@ -104,7 +104,7 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-    """SGD as torch writes it: decay enters the gradient, then momentum, then Nesterov."""
+    """SGD in torch's form: decay enters the gradient, then momentum, then Nesterov."""
 
     name: str = MISSING
     peak_lr: float = MISSING  # at the global batch; never rescaled silently
@@ -239,6 +239,35 @@ class Config:
                 f"model=cnn needs images of at least 16x16, got {height}x{width} "
                 "from data.image_shape; use model=mlp or model=linear"
             )
+
+
+@dataclass(kw_only=True)
+class ParityConfig(Config):
+    """A parity check: the run above, in both frameworks, at each world size."""
+
+    world_sizes: list[int] = field(default_factory=lambda: [1, 2])
+    controls: int = 2  # nudged runs of each framework, where the precision needs them
+    # How JAX takes N devices: one process with N of them, or N processes.
+    jax_layouts: list[str] = field(default_factory=lambda: ["devices", "processes"])
+    timeout_seconds: int = 1800  # of each training
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.world_sizes or min(self.world_sizes) < 1:
+            raise ConfigError(
+                f"world_sizes must be positive numbers, got {self.world_sizes}; "
+                "write world_sizes=[1,2,4]"
+            )
+        for layout in self.jax_layouts:
+            _one_of("jax_layouts", layout, ("devices", "processes"))
+        if not self.jax_layouts:
+            raise ConfigError("jax_layouts is empty; use devices, processes or both")
+        _at_least("controls", self.controls, 1)
+        _at_least("timeout_seconds", self.timeout_seconds, 1)
+        if self.devices is not None:
+            raise ConfigError("parity takes world_sizes=[...] instead of devices")
+        if self.train.nudge:
+            raise ConfigError("parity nudges its own controls; leave train.nudge at 0")
 
 
 def to_config(composed: DictConfig, schema: type[Config] = Config) -> Any:

@@ -1,7 +1,7 @@
 """The errors that Duet raises on purpose.
 
-Each says what was given, what is allowed, and how to mend it, in one message; the scripts in
-`launch/` print that message without a traceback and leave with `exit_status`.
+Each says what was given, what is allowed, and how to mend it, in one message; the
+scripts in `launch/` print it without a traceback and leave with `exit_status`.
 
     DuetError
     ├── ConfigError      the recipe, its overrides or the way it was launched

@@ -1,4 +1,4 @@
-"""How a uint8 pixel becomes a number: (pixel - mean) * scale, the same in both twins."""
+"""How a uint8 pixel becomes a number: (pixel - mean) * scale, in both twins."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from recipe.config import Config
 def pixel_affine(
     config: Config,
 ) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
-    """Per-channel (mean, scale) in pixel units, so that (p - mean) * scale = (p/255-m)/s.
+    """Per-channel (mean, scale) of pixels: (p - mean) * scale = (p / 255 - m) / s.
 
     The scale multiplies: XLA turns a division by a constant into a multiplication, one
     unit in the last place away from torch's division. And it comes after the

@@ -36,7 +36,7 @@ class Processes:
 
 
 def from_environment(environ: Mapping[str, str]) -> Processes:
-    """Torchrun's variables where they are set, else those of a SLURM step, else one process.
+    """Torchrun's variables where they are set, else a SLURM step's, else one process.
 
     Inside a batch script but outside `srun` SLURM sets `SLURM_NTASKS` too, although one
     process runs: only a step's own variables (`SLURM_STEP_*`) count. A step of one task

@@ -1,4 +1,4 @@
-"""Optimizer step -> learning rate, as Python floats that both frameworks receive as data."""
+"""Optimizer step -> learning rate, a Python float that both frameworks receive."""
 
 import math
 
@@ -12,13 +12,14 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
     that the first step already moves and step w-1 is at the peak. Then
 
       constant: peak
-      cosine:   end + (peak - end) (1 + cos(pi (t-w)/(T-w))) / 2, with end = peak x `schedule.end_factor`
+      cosine:   end + (peak - end) (1 + cos(pi (t-w)/(T-w))) / 2,
+                where end = peak x `schedule.end_factor`
 
     Args:
       step: t, from 0.
       steps: T, optimizer steps of the whole run.
 
-    Source: Loshchilov and Hutter, SGDR, ICLR 2017 (cosine); Goyal et al. 2017 (warm-up).
+    Source: Loshchilov and Hutter, SGDR, ICLR 2017; Goyal et al. 2017 for the warm-up.
     """
     peak, schedule = config.optim.peak_lr, config.schedule
     if step < schedule.warmup_steps:

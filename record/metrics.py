@@ -47,7 +47,11 @@ def class_scores(confusion: Int[np.ndarray, "K K"]) -> dict[str, float]:
     truth, predicted = np.indices(confusion.shape).reshape(2, -1)
     counts = confusion.ravel()
     precision, recall, f1, _ = precision_recall_fscore_support(
-        truth, predicted, sample_weight=counts, average="macro", zero_division=0
+        truth,
+        predicted,
+        sample_weight=counts,
+        average="macro",
+        zero_division=0,  # pyright: ignore[reportArgumentType]  its stub says str alone
     )
     return {
         "accuracy": float(accuracy_score(truth, predicted, sample_weight=counts)),

@@ -1,0 +1,1 @@
+"""What runs mean together: read from run folders alone."""

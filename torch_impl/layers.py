@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def max_pool(x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
-    """The maximum of 2x2 pixels, stride 2; of equal ones the first takes the gradient."""
+    """The maximum of 2x2 pixels, stride 2; the first of equals has the gradient."""
     return F.max_pool2d(x_BCHW, kernel_size=2)
 
 

@@ -4,6 +4,7 @@ A process owns one device. Parallelism is applied to a model from outside, by wr
 it in DistributedDataParallel.
 """
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -50,8 +51,8 @@ def check(config: Config, processes: Processes) -> None:
     if devices != processes.count:
         raise ConfigError(
             f"devices={devices} in {processes.count} process(es): PyTorch takes one "
-            f"process per device; start torchrun --standalone --nproc-per-node={devices} "
-            "launch/pytorch.py, without devices="
+            "process per device; without devices=, start torchrun --standalone "
+            f"--nproc-per-node={devices} launch/pytorch.py"
         )
     if config.platform == "gpu":
         check_accelerators(
@@ -186,6 +187,11 @@ def peak_memory_bytes(world: World) -> int:
 
 
 def stop(world: World) -> None:
-    """Leave the process group in good order; the others may still need it otherwise."""
+    """Leave the process group in good order."""
     if world.processes > 1:
+        # The model wrapped by DDP is part of a reference cycle and holds the group; its
+        # gloo threads must not outlive the interpreter, which they would abort with
+        # "terminate called without an active exception" (pytorch#190489).
+        gc.collect()
+        dist.barrier()
         dist.destroy_process_group()

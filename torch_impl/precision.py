@@ -19,7 +19,8 @@ def configure(config: Config, device: torch.device) -> None:
     Raises:
       ConfigError: if the device has no such arithmetic.
     """
-    torch.backends.fp32_precision = "ieee"
+    # Over every backend and operation; pyright does not see the module's property.
+    torch.backends.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
     try:
         torch.ones(1, dtype=compute_dtype(config), device=device).add(1)
     except (RuntimeError, TypeError) as error:

@@ -10,6 +10,7 @@ from torch import nn
 from data.dataset import acquire, load
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
+from recipe.errors import DuetError
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
@@ -49,6 +50,19 @@ def run(config: Config, processes: Processes) -> Path:
       DuetError: what was wrong and how to mend it, on every rank.
     """
     world = start(config, processes)
+    try:
+        folder = train(config, world)
+    except DuetError as error:
+        # Every rank meets it alike, so all can leave in order; without the traceback,
+        # whose frames would keep the model and the group alive.
+        stop(world)
+        raise error.with_traceback(None) from None
+    stop(world)
+    return folder
+
+
+def train(config: Config, world: World) -> Path:
+    """The run itself, among processes that have met."""
     configure(config, world.device)
 
     # The numbers, the same for both frameworks
@@ -122,7 +136,6 @@ def run(config: Config, processes: Processes) -> Path:
         record.finish(save_weights(model), int(peak))
         failed = record.failure is not None
         record.stop_if(gather_ranks([failed], world).max() > 0)
-    stop(world)
     return folder
 
 

@@ -1,0 +1,241 @@
+"""Train one recipe in both frameworks and say whether it was the same run.
+
+    python launch/parity.py experiment=digits_cnn world_sizes=[1,2] precision=fp64
+
+Leaves parity.json, parity.png, index.html and every run in `run.dir`; exits 1 when a
+bound is broken.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+# Python puts this file's folder first, where `jax.py` and `report.py` would hide the
+# packages of those names.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from hydra.core.hydra_config import HydraConfig  # noqa: E402
+from rich.box import SIMPLE_HEAD  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.markup import escape  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from launch.cli import ROOT, hydra_main  # noqa: E402
+from recipe.config import ParityConfig, check_world  # noqa: E402
+from recipe.errors import ConfigError, DuetError  # noqa: E402
+from recipe.processes import Processes  # noqa: E402
+from record.run import Run, check_folder, read_run  # noqa: E402
+from report.page import write_parity_page  # noqa: E402
+from report.parity import (  # noqa: E402
+    BOUNDS,
+    IDENTICAL,
+    Verdict,
+    compare,
+    envelope,
+)
+
+# What parity decides for each training; the rest is handed on as it was typed.
+OWN_KEYS = (
+    *("world_sizes", "controls", "jax_layouts", "timeout_seconds"),
+    *("run.dir", "train.steps", "train.evaluate_every_epochs", "parallel"),
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of the check, a process or several of their own."""
+
+    framework: str
+    world_size: int = 1
+    processes: int = 1
+    nudge: int = 0
+
+    @property
+    def label(self) -> str:
+        """For people: "torch ×2", "jax ×2 (processes)", "jax control 1"."""
+        if self.nudge:
+            return f"{self.framework} control {self.nudge}"
+        layout = (
+            " (processes)" if self.framework == "jax" and self.processes > 1 else ""
+        )
+        return f"{self.framework} ×{self.world_size}{layout}"
+
+    @property
+    def folder(self) -> str:
+        """For files: "jax-2-processes"."""
+        if self.nudge:
+            return f"{self.framework}-control-{self.nudge}"
+        layout = "-processes" if self.framework == "jax" and self.processes > 1 else ""
+        return f"{self.framework}-{self.world_size}{layout}"
+
+    def command(self, config: ParityConfig, run_dir: Path) -> list[str]:
+        """The command line that trains this."""
+        script = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}[self.framework]
+        launcher = [sys.executable]
+        if self.processes > 1:
+            torchrun = ["-m", "torch.distributed.run", "--standalone"]
+            launcher += [*torchrun, f"--nproc-per-node={self.processes}"]
+        typed = [
+            override
+            for override in HydraConfig.get().overrides.task
+            if override.lstrip("+").partition("=")[0] not in OWN_KEYS
+        ]
+        parallel = "dp" if self.framework == "torch" else config.parallel.name
+        every = config.train.evaluate_every_epochs
+        return [
+            *(*launcher, script, *typed),
+            f"train.steps={'null' if (n := config.train.steps) is None else n}",
+            f"train.evaluate_every_epochs={every}",
+            f"train.nudge={self.nudge}",
+            f"parallel={parallel}",
+            f"devices={self.world_size}",
+            f"run.dir={run_dir}",
+        ]
+
+
+def trainings(config: ParityConfig) -> Iterator[Training]:
+    """Every run of the check, those that others are held against first."""
+    for world_size in sorted({1, *config.world_sizes}):
+        yield Training("torch", world_size, world_size)
+        if "devices" in config.jax_layouts or world_size == 1:
+            yield Training("jax", world_size)
+        if "processes" in config.jax_layouts and world_size > 1:
+            yield Training("jax", world_size, world_size)
+    if BOUNDS[config.precision.name].controls:
+        for nudge in range(1, config.controls + 1):
+            yield Training("torch", nudge=nudge)
+            yield Training("jax", nudge=nudge)
+
+
+def check_parity(config: ParityConfig) -> None:
+    """Train, compare, print and write.
+
+    Raises:
+      ConfigError: before anything starts.
+      SystemExit: 1 if a bound is broken.
+    """
+    for world_size in config.world_sizes:
+        config.devices = world_size
+        check_world(config, Processes())
+    config.devices = None
+    check_folder(config)
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = Path(config.run.dir or f"runs/parity-{config.name}-{now}").absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run.dir={folder} cannot be made: {error}") from error
+
+    console = Console(highlight=False)
+    runs: dict[Training, Run] = {}
+    todo = list(trainings(config))
+    for number, training in enumerate(todo, start=1):
+        begin = datetime.now()
+        runs[training] = train(training, config, folder)
+        seconds = (datetime.now() - begin).total_seconds()
+        console.print(f"{number}/{len(todo)}  {training.label}  {seconds:.0f} s")
+
+    verdict = judge(config, runs)
+    page = write_parity_page(
+        folder, verdict, {t.label: run for t, run in runs.items()}, sys.argv
+    )
+    show(verdict, console)
+    console.print(f"page: {page}", soft_wrap=True, markup=False)
+    if verdict.verdict != IDENTICAL:
+        raise SystemExit(1)
+
+
+def train(training: Training, config: ParityConfig, folder: Path) -> Run:
+    """Run one training to its end and read its record.
+
+    Raises:
+      DuetError: if it failed, with the end of what it printed.
+    """
+    run_dir, log = folder / training.folder, folder / f"{training.folder}.log"
+    # Loopback alone: these processes are all on this machine.
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    with log.open("w") as output:
+        try:
+            done = subprocess.run(
+                training.command(config, run_dir),
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=config.timeout_seconds,
+            )
+        except subprocess.TimeoutExpired:
+            raise DuetError(
+                f"{training.label} took more than {config.timeout_seconds} s; see "
+                f"{log}, or raise timeout_seconds"
+            ) from None
+    if done.returncode:
+        lines = log.read_text(errors="replace").splitlines()
+        said = [line for line in lines if line.startswith("error: ")] or lines[-12:]
+        text = "\n  ".join(said)
+        raise DuetError(f"{training.label} failed, see {log}:\n  {text}")
+    return read_run(run_dir)
+
+
+def judge(config: ParityConfig, runs: dict[Training, Run]) -> Verdict:
+    """Frameworks against each other at every world size, worlds against their own 1."""
+    ones = {name: runs[Training(name)] for name in ("torch", "jax")}
+    pairs = [(run, ones[t.framework]) for t, run in runs.items() if t.nudge]
+    control = envelope(pairs) if pairs else None
+    comparisons = []
+    for training, run in runs.items():
+        mine = training.label, run
+        if training.framework == "jax" and not training.nudge:
+            size = training.world_size
+            other = Training("torch", size, size)
+            comparisons.append(
+                compare(mine, (other.label, runs[other]), "frameworks", control)
+            )
+        if training.world_size > 1:
+            one = Training(training.framework)
+            comparisons.append(
+                compare(mine, (one.label, runs[one]), "world sizes", control)
+            )
+    any_run = ones["torch"]
+    return Verdict(
+        experiment=config.name,
+        precision=config.precision.name,
+        config_hash=any_run.summary["config_hash"],
+        data_fingerprint=any_run.summary["data_fingerprint"],
+        comparisons=comparisons,
+        control=control,
+    )
+
+
+def show(verdict: Verdict, console: Console) -> None:
+    """The verdict as a table."""
+    title = escape(f"{verdict.experiment} in {verdict.precision}, relative differences")
+    table = Table(title=title, box=SIMPLE_HEAD)
+    for column in ("run", "against"):
+        table.add_column(column, no_wrap=True)
+    for column in ("step 1", "worst step", "weights"):
+        table.add_column(column, no_wrap=True, justify="right")
+    table.add_column("verdict", no_wrap=True)
+    for c in verdict.comparisons:
+        table.add_row(
+            c.a,
+            c.b,
+            f"{c.differences[0]:.1e}",
+            f"{max(c.differences):.1e}",
+            f"{c.leaves[c.worst_leaf]:.1e}",
+            c.verdict,
+        )
+    console.print(table)
+    for c in verdict.comparisons:
+        for reason in c.broken:
+            console.print(f"{c.a} against {c.b}: {reason}", markup=False)
+    console.print(f"verdict: {verdict.verdict}, by {verdict.decided_by}")
+
+
+if __name__ == "__main__":
+    hydra_main(check_parity, config_name="parity", schema=ParityConfig, rank=0)

@@ -1,0 +1,301 @@
+"""Two records -> where they part, and whether that is allowed.
+
+Training amplifies rounding, so in fp32 a fixed tolerance is either blind or wrong. The
+question asked here is whether two runs are further apart than a framework is from
+itself after its initial weights were moved by one unit in the last place: the controls.
+In fp64 there is room enough to do without: a difference there is a bug, not rounding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from recipe.errors import RecordError
+from recipe.weights import Weights
+from record.run import Run
+
+IDENTICAL, DIFFERENT = "identical", "different"
+
+# A run may be this many times further from another than the controls are from their
+# originals: a control's first difference is one ulp of the weights, a framework's is
+# the order in which every sum of the forward pass is taken.
+ENVELOPE = 10.0
+HUNDRED = 100  # the steps over which the fixed bounds hold
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Largest relative differences allowed in one precision.
+
+    Args:
+      first: of the first step's loss.
+      hundred: of any of the first 100 steps' losses, and of the final weights.
+      controls: whether the controls' envelope also bounds every step.
+    """
+
+    first: float
+    hundred: float
+    controls: bool
+
+
+# 1e-10 is a million fp64 roundings, 2e-6 seventeen fp32 ones.
+BOUNDS = {
+    "fp64": Bounds(first=1e-12, hundred=1e-10, controls=False),
+    "fp32": Bounds(first=2e-6, hundred=1e-3, controls=True),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One run held against another.
+
+    Args:
+      a, b: labels of the runs.
+      kind: "frameworks" or "world sizes".
+      differences: |loss_a - loss_b| / max of both, per step, shape (steps,).
+      allowed: what each difference may be, shape (steps,).
+      leaves: parameter name -> largest difference over largest value, at the end.
+      leaves_allowed: what each of those may be.
+      test_difference: relative difference of the test losses.
+      broken: what is not allowed, in words; empty if the runs are identical.
+    """
+
+    a: str
+    b: str
+    kind: str
+    differences: list[float]
+    allowed: list[float]
+    leaves: dict[str, float]
+    leaves_allowed: dict[str, float]
+    test_difference: float
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        return DIFFERENT if self.broken else IDENTICAL
+
+    @property
+    def worst_step(self) -> int:
+        """The step, from 1, whose loss differs most."""
+        return int(np.argmax(self.differences)) + 1
+
+    @property
+    def worst_leaf(self) -> str:
+        return max(self.leaves, key=lambda name: self.leaves[name])
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """How far one-ulp controls are from their originals.
+
+    Args:
+      losses: largest relative difference of any control up to each step.
+      leaves: parameter name -> largest relative difference at the end.
+    """
+
+    losses: Float[np.ndarray, " steps"]
+    leaves: dict[str, float]
+
+
+def relative_difference(
+    a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
+    """|a - b| / max(|a|, |b|), elementwise; 0 where both are the same, NaN included.
+
+    >>> relative_difference(np.array([1.0, 0.0]), np.array([1.5, 0.0])).round(3)
+    array([0.333, 0.   ])
+    """
+    scale = np.maximum(np.abs(a), np.abs(b))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        difference = np.abs(a - b) / scale
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    # A number against NaN or infinity is as different as can be.
+    return np.where(same, 0.0, np.nan_to_num(difference, nan=np.inf))
+
+
+def leaf_differences(a: Weights, b: Weights) -> dict[str, float]:
+    """Each parameter's largest absolute difference over its largest absolute value.
+
+    Raises:
+      RecordError: if the runs do not have the same parameters, naming the first.
+    """
+    for name in sorted(a.keys() | b.keys()):
+        shapes = [w[name].shape if name in w else "absent" for w in (a, b)]
+        if shapes[0] != shapes[1]:
+            raise RecordError(f"parameter {name} is {shapes[0]} in one, {shapes[1]}")
+    return {
+        name: float(
+            relative_difference(
+                np.abs(a[name] - b[name]).max(initial=0.0)
+                + (peak := max(np.abs(a[name]).max(), np.abs(b[name]).max())),
+                peak,
+            )
+        )
+        for name in a
+    }
+
+
+def losses(run: Run) -> Float[np.ndarray, " steps"]:
+    """The training loss of every step."""
+    return np.array([row["loss"] for row in run.of_kind("step")], np.float64)
+
+
+def envelope(pairs: Sequence[tuple[Run, Run]]) -> Envelope:
+    """The envelope of controls, each paired with the run it was nudged from."""
+    curves = [relative_difference(losses(a), losses(b)) for a, b in pairs]
+    leaves = [leaf_differences(a.weights, b.weights) for a, b in pairs]
+    return Envelope(
+        np.maximum.accumulate(np.max(curves, axis=0)),
+        {name: max(leaf[name] for leaf in leaves) for name in leaves[0]},
+    )
+
+
+def compare(
+    a: tuple[str, Run], b: tuple[str, Run], kind: str, control: Envelope | None
+) -> Comparison:
+    """Hold a labelled run against another.
+
+    Args:
+      control: the envelope of the controls; needed where the precision's bounds say so.
+
+    Raises:
+      RecordError: if the runs are not of one recipe, or not equally long.
+    """
+    (label_a, run_a), (label_b, run_b) = a, b
+    _same_recipe(a, b)
+    bounds = BOUNDS[run_a.config.precision.name]
+    curve_a, curve_b = losses(run_a), losses(run_b)
+    if len(curve_a) != len(curve_b):
+        raise RecordError(
+            f"{label_a} has {len(curve_a)} steps, {label_b} has {len(curve_b)}"
+        )
+    differences = relative_difference(curve_a, curve_b)
+    leaves = leaf_differences(run_a.weights, run_b.weights)
+    allowed = np.full(len(differences), np.inf if bounds.controls else bounds.hundred)
+    allowed[:HUNDRED] = bounds.hundred
+    leaf_bound = float(allowed[-1])
+    leaves_allowed = dict.fromkeys(leaves, leaf_bound)
+    if bounds.controls:
+        if control is None:
+            raise ValueError("this precision is judged by controls, none were given")
+        # Where the controls have not parted yet, one step's own rounding is allowed.
+        allowed = np.minimum(
+            allowed, np.maximum(ENVELOPE * control.losses, bounds.first)
+        )
+        leaves_allowed = {
+            name: min(leaf_bound, max(ENVELOPE * control.leaves[name], bounds.first))
+            for name in leaves
+        }
+    allowed[0] = min(allowed[0], bounds.first)
+    test_a, test_b = (run.summary["test"]["loss"] for run in (run_a, run_b))
+    comparison = Comparison(
+        label_a,
+        label_b,
+        kind,
+        differences.tolist(),
+        allowed.tolist(),
+        leaves,
+        leaves_allowed,
+        float(relative_difference(np.array(test_a), np.array(test_b))),
+    )
+    comparison.broken.extend(_broken(comparison))
+    return comparison
+
+
+def _same_recipe(a: tuple[str, Run], b: tuple[str, Run]) -> None:
+    for key in ("config_hash", "data_fingerprint"):
+        values = [run.summary[key] for _, run in (a, b)]
+        if values[0] != values[1]:
+            raise RecordError(
+                f"{a[0]} and {b[0]} are not the same experiment: {key} is "
+                f"{values[0][:12]} and {values[1][:12]}"
+            )
+
+
+def _broken(comparison: Comparison) -> list[str]:
+    """Every bound that is broken, the first step and the largest leaf by name."""
+    broken = []
+    above = np.greater(comparison.differences, comparison.allowed)
+    if above.any():
+        step = int(np.argmax(above))
+        broken.append(
+            f"the loss parts at step {step + 1}: "
+            f"{comparison.differences[step]:.2e} relative, "
+            f"{comparison.allowed[step]:.2e} allowed"
+        )
+    excess = {
+        name: value / comparison.leaves_allowed[name]
+        for name, value in comparison.leaves.items()
+    }
+    largest = max(excess, key=lambda name: excess[name])
+    if excess[largest] > 1:
+        broken.append(
+            f"the final weights part, most at {largest}: "
+            f"{comparison.leaves[largest]:.2e} relative, "
+            f"{comparison.leaves_allowed[largest]:.2e} allowed"
+        )
+    if comparison.test_difference > comparison.allowed[-1]:
+        broken.append(
+            f"the test loss parts: {comparison.test_difference:.2e} relative, "
+            f"{comparison.allowed[-1]:.2e} allowed"
+        )
+    return broken
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a parity check came to; `parity.json` holds it.
+
+    Args:
+      comparisons: every pair that was held against each other.
+      control: the envelope that judged them, where there is one.
+    """
+
+    experiment: str
+    precision: str
+    config_hash: str
+    data_fingerprint: str
+    comparisons: list[Comparison]
+    control: Envelope | None
+
+    @property
+    def verdict(self) -> str:
+        broken = any(c.broken for c in self.comparisons)
+        return DIFFERENT if broken else IDENTICAL
+
+    @property
+    def decided_by(self) -> str:
+        if self.control is None:
+            return "fixed bounds"
+        return f"fixed bounds and {ENVELOPE:g} x the envelope of one-ulp controls"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; infinities, which JSON lacks, as None."""
+        return {
+            "schema_version": 1,
+            "verdict": self.verdict,
+            "decided_by": self.decided_by,
+            "experiment": self.experiment,
+            "precision": self.precision,
+            "config_hash": self.config_hash,
+            "data_fingerprint": self.data_fingerprint,
+            "control_losses": None
+            if self.control is None
+            else self.control.losses.tolist(),
+            "comparisons": [
+                _plain({**asdict(c), "verdict": c.verdict}) for c in self.comparisons
+            ],
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
