@@ -88,7 +88,7 @@ def train_step(
     )
     if axis is not None:
         loss, gradients = jax.lax.psum((loss, gradients), axis)
-    grad_norm = optax.global_norm(gradients)
+    grad_norm = optax.tree.norm(gradients)
     updates, slots = optimizer.update(gradients, state.optimizer, state.params)
     params = apply_update(state.params, updates, learning_rate)
     return TrainState(params, slots), (loss, grad_norm)

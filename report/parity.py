@@ -126,16 +126,16 @@ def leaf_differences(a: Weights, b: Weights) -> dict[str, float]:
         shapes = [w[name].shape if name in w else "absent" for w in (a, b)]
         if shapes[0] != shapes[1]:
             raise RecordError(f"parameter {name} is {shapes[0]} in one, {shapes[1]}")
-    return {
-        name: float(
-            relative_difference(
-                np.abs(a[name] - b[name]).max(initial=0.0)
-                + (peak := max(np.abs(a[name]).max(), np.abs(b[name]).max())),
-                peak,
-            )
-        )
-        for name in a
-    }
+    return {name: _leaf_difference(a[name], b[name]) for name in a}
+
+
+def _leaf_difference(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> float:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    difference = np.abs(a - b).max(initial=0.0)
+    if difference == 0:
+        return 0.0
+    relative = difference / max(np.abs(a).max(), np.abs(b).max())
+    return float(np.nan_to_num(relative, nan=np.inf))
 
 
 def losses(run: Run) -> Float[np.ndarray, " steps"]:

@@ -1,0 +1,38 @@
+"""Real runs, each trained once for all the tests that look at it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
+
+
+@pytest.fixture(params=["torch", "jax"], scope="session")
+def framework(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def script(framework) -> str:
+    return SCRIPTS[framework]
+
+
+def torchrun(processes: int, script: str) -> list[str]:
+    standalone = ["-m", "torch.distributed.run", "--standalone"]
+    return [*standalone, f"--nproc-per-node={processes}", script]
+
+
+@pytest.fixture(scope="session")
+def train(run_python, tmp_path_factory) -> Callable[..., Path]:
+    """`train("jax", "train.steps=9", processes=2)`: the folder of a good run."""
+
+    def train(framework: str, *overrides: str, processes: int = 1, **variables) -> Path:
+        folder = tmp_path_factory.mktemp("run") / "run"
+        script = SCRIPTS[framework]
+        launcher = torchrun(processes, script) if processes > 1 else [script]
+        done = run_python([*launcher, f"run.dir={folder}", *overrides], **variables)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder
+
+    return train

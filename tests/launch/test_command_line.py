@@ -1,0 +1,248 @@
+"""What the scripts do before any training: Hydra's own features, and refusals."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.conftest import FASHION
+from tests.launch.conftest import SCRIPTS, torchrun
+
+PARITY = "launch/parity.py"
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """One clear error on stderr, exit status 2."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS.values(), PARITY])
+def test_cfg_job_prints_the_composed_config(run_python, name):
+    done = run_python([name, "experiment=fashion_cnn", "--cfg", "job"])
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load(done.stdout)
+    assert (config["name"], config["model"]["name"]) == ("fashion_cnn", "cnn")
+
+
+def test_help_lists_the_groups(run_python, script):
+    done = run_python([script, "--help"])
+    assert done.returncode == 0
+    for word in "digits_cnn", "fashion_mlp", "fp64", "pmap", "wandb", "torchrun":
+        assert word in done.stdout
+
+
+def test_tab_completion_names_the_experiments(run_python, script):
+    line = f"python {script} experiment=fash"
+    done = run_python(
+        [script, "-sc", "query=bash"],
+        COMP_LINE=line,
+        COMP_POINT=str(len(line)),
+        COMP_CWORD="2",
+    )
+    assert done.stdout.split() == ["experiment=fashion_cnn", "experiment=fashion_mlp"]
+
+
+def test_the_scripts_work_from_any_directory(run_python, root, script, tmp_path):
+    (tmp_path / "jax.py").write_text("raise SystemExit('the wrong jax')")
+    done = run_python([root / script, "train.steps=2"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [p.parent.name for p in tmp_path.rglob("summary.json")] != []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["jax.py", "runs"]
+
+
+BAD_OVERRIDES = {
+    "experiment=digit_mlp": ("digit_mlp", "digits_mlp"),
+    "train.global_bach=64": ("global_bach",),
+    "train.global_batch=many": ("many", "global_batch"),
+    "optim.peak_lr=-0.1": ("optim.peak_lr must be > 0, got -0.1",),
+    "devices=3": ("64", "world_size=3", "63, 66"),
+    "train.epochs=0": ("train.epochs must be at least 1, got 0",),
+    "train.epochs=null": ("train.epochs", "train.steps"),
+    "precision=fp12": ("fp12", "fp64"),
+    "parallel=ddp": ("ddp", "pmap"),
+    "model.channels=[3]": ("model.channels of mlp",),
+    "train.global_batch=99999": ("99999", "1438"),
+    "--multirun": ("start a process per job", "train.seed=$seed"),
+    "platform=gpu": ("platform=cpu",),
+}
+
+
+@pytest.mark.parametrize("override", BAD_OVERRIDES)
+def test_a_bad_override_is_refused_in_one_error(run_python, override, tmp_path):
+    done = run_python(["launch/jax.py", override, f"run.dir={tmp_path / 'run'}"])
+    refused(done, *BAD_OVERRIDES[override])
+    assert not (tmp_path / "run").exists()
+
+
+def test_torch_points_to_torchrun_for_several_devices(run_python, tmp_path):
+    done = run_python(["launch/pytorch.py", "devices=2", f"run.dir={tmp_path / 'r'}"])
+    refused(done, "torchrun --standalone --nproc-per-node=2")
+
+
+def test_torch_refuses_pmap(run_python, tmp_path):
+    done = run_python(["launch/pytorch.py", "parallel=pmap", f"run.dir={tmp_path}/r"])
+    refused(done, "JAX's alone")
+
+
+def test_a_batch_that_two_ranks_cannot_share_is_refused_once(run_python, tmp_path):
+    done = run_python(
+        [
+            *torchrun(2, "launch/jax.py"),
+            *("train.global_batch=33", f"run.dir={tmp_path / 'run'}"),
+        ]
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("error: train.global_batch=33") == 1
+    assert "nearest that do: 32, 34" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["world_sizes=[3]"], ("world_size=3", "63, 66")),
+        (["world_sizes=[]"], ("world_sizes",)),
+        (["devices=2"], ("world_sizes",)),
+        (["jax_layouts=[threads]"], ("threads", "processes")),
+    ],
+)
+def test_parity_refuses_before_anything_starts(run_python, overrides, words, tmp_path):
+    done = run_python([PARITY, *overrides, f"run.dir={tmp_path / 'check'}"])
+    refused(done, *words)
+    assert not (tmp_path / "check").exists()
+
+
+def idx_files(folder: Path) -> None:
+    """Sixteen images of either split in MNIST's own format."""
+    folder.mkdir(parents=True)
+    for split in "train", "t10k":
+        images = np.zeros((16, 28, 28), np.uint8)
+        header = np.array([0x803, 16, 28, 28], ">u4").tobytes()
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        labels = np.arange(16, dtype=np.uint8) % 10
+        header = np.array([0x801, 16], ">u4").tobytes()
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+
+
+def corrupt_header(folder):
+    file = folder / "train-images-idx3-ubyte"
+    file.write_bytes(b"\xff" + file.read_bytes()[1:])
+    return file.name
+
+
+def truncate(folder):
+    file = folder / "t10k-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:-1])
+    return file.name
+
+
+def label_out_of_range(folder):
+    file = folder / "train-labels-idx1-ubyte"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x0a")
+    return file.name
+
+
+@pytest.mark.parametrize("harm", [corrupt_header, truncate, label_out_of_range])
+def test_harmed_data_is_refused_by_its_file_name(run_python, script, harm, tmp_path):
+    idx_files(tmp_path / "data" / "mnist")
+    name = harm(tmp_path / "data" / "mnist")
+    arguments = ["experiment=mnist_mlp", "train.global_batch=8"]
+    done = run_python(
+        [script, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
+    )
+    refused(done, name)
+    assert not (tmp_path / "run").exists()
+
+
+def test_sound_data_in_the_same_place_is_trained_on(run_python, script, tmp_path):
+    idx_files(tmp_path / "data" / "mnist")
+    arguments = ["experiment=mnist_mlp", "train.global_batch=8", "train.steps=2"]
+    done = run_python(
+        [script, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_missing_data_offline_says_which_files_to_put_where(run_python, tmp_path):
+    nowhere = "http://127.0.0.1:9"  # a proxy that answers no one
+    done = run_python(
+        [
+            *("launch/jax.py", "experiment=mnist_mlp"),
+            *(f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"),
+        ],
+        http_proxy=nowhere,
+        https_proxy=nowhere,
+    )
+    refused(done, "train-images-idx3-ubyte", str(tmp_path / "data"))
+    assert done.stderr.count("error: ") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_a_finished_run_is_left_alone(run_python, script, tmp_path):
+    command = [script, "train.steps=2", f"run.dir={tmp_path / 'run'}"]
+    assert run_python(command).returncode == 0
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    refused(run_python(command), "already holds a finished run")
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_folder_without_write_permission_is_refused(run_python, script, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    done = run_python([script, f"run.dir={file / 'run'}"])
+    refused(done, "cannot be made")
+    if os.geteuid() == 0:  # root may write anywhere but to what is mounted read-only
+        done = run_python([script, "run.dir=/proc/duet"])
+        refused(done, "/proc/duet")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_stops_the_run_and_keeps_what_was_written(
+    run_python, script, processes, tmp_path
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = ["-o", "size=128k", "tmpfs"]
+    subprocess.run(["mount", "-t", "tmpfs", *size, disk], check=True)
+    try:
+        launcher = torchrun(processes, script) if processes > 1 else [script]
+        done = run_python([*launcher, "train.epochs=200", f"run.dir={disk / 'run'}"])
+        assert done.returncode == (2 if processes == 1 else 1), done.stderr
+        assert done.stderr.count("error: cannot write") == 1, done.stderr
+        assert "No space left on device" in done.stderr
+        rows = (disk / "run" / "metrics.jsonl").read_text().splitlines()
+        assert len(rows) > 100
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_loss_that_is_not_finite_stops_every_rank_and_keeps_the_record(
+    run_python, script, processes, tmp_path
+):
+    launcher = torchrun(processes, script) if processes > 1 else [script]
+    done = run_python([*launcher, "optim.peak_lr=1e30", f"run.dir={tmp_path / 'run'}"])
+    assert done.returncode == 1
+    assert done.stderr.count("error: the loss is") == 1, done.stderr
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 21  # the first window's 20 steps, and the window itself
+    summary = yaml.safe_load((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "diverged"
+    assert "step" in summary["error"]
+    for rank in range(processes):
+        log = (tmp_path / "run" / "logs" / f"rank{rank}.log").read_text()
+        assert "the loss is" in log
+
+
+@pytest.mark.skipif(not FASHION.exists(), reason=f"needs {FASHION}")
+def test_acquiring_by_hand_says_where_the_arrays_are(run_python, tmp_path):
+    done = run_python(["-m", "data.acquire", "fashion_mnist", "--root", tmp_path])
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path) in done.stdout

@@ -1,0 +1,107 @@
+"""The parity check as its users start it."""
+
+import json
+import shutil
+import struct
+
+import pytest
+
+PARITY = "launch/parity.py"
+
+
+def test_fp64_proves_both_frameworks_identical_at_world_sizes_one_and_two(
+    run_python, tmp_path
+):
+    done = run_python(
+        [
+            *(PARITY, "experiment=digits_cnn", "world_sizes=[1,2]", "precision=fp64"),
+            *("train.steps=40", f"run.dir={tmp_path / 'check'}"),
+        ]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "verdict: identical" in done.stdout
+    verdict = json.loads((tmp_path / "check" / "parity.json").read_text())
+    assert verdict["verdict"] == "identical"
+    assert len(verdict["comparisons"]) == 6
+    png = (tmp_path / "check" / "parity.png").read_bytes()
+    assert png.startswith(b"\x89PNG") and struct.unpack(">I", png[16:20])[0] > 600
+    page = (tmp_path / "check" / "index.html").read_text()
+    assert "identical" in page and "http://" not in page and "https://" not in page
+
+
+def test_fp32_is_judged_by_one_ulp_controls_on_real_images(
+    run_python, fashion_mnist, tmp_path
+):
+    done = run_python(
+        [
+            *(PARITY, "experiment=fashion_cnn", "world_sizes=[1]", "controls=1"),
+            f"run.dir={tmp_path / 'check'}",
+        ]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    verdict = json.loads((tmp_path / "check" / "parity.json").read_text())
+    assert 0 < max(verdict["control_losses"]) < 1e-3
+    assert len(verdict["control_losses"]) == 100
+
+
+def test_a_training_that_fails_is_named_with_its_own_error(run_python, tmp_path):
+    done = run_python(
+        [
+            *(PARITY, "experiment=mnist_mlp", f"data.root={tmp_path / 'data'}"),
+            f"run.dir={tmp_path / 'check'}",
+        ],
+        http_proxy="http://127.0.0.1:9",
+        https_proxy="http://127.0.0.1:9",
+    )
+    assert done.returncode == 2
+    assert "torch ×1 failed" in done.stderr
+    assert "train-images-idx3-ubyte" in done.stderr
+
+
+@pytest.fixture
+def planted(root, tmp_path):
+    """A copy of the project whose JAX twin can be made wrong."""
+    copy = tmp_path / "copy"
+    ignore = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", "tests")
+    shutil.copytree(root, copy, ignore=ignore)
+    return copy
+
+
+# What is planted in the JAX twin: the file, its line, and what stands there instead.
+WRONG = {
+    "one step's examples out of order": (
+        "train.py",
+        "indices = plan.indices(step, world.rank, world.processes)",
+        "indices = plan.indices(step + (step == 3), world.rank, world.processes)",
+        "parts at step 4",
+    ),
+    "decay after momentum": (
+        "optim.py",
+        """        optax.add_decayed_weights(optim.weight_decay, mask=decayed),
+        momentum if optim.momentum else optax.identity(),""",
+        """        momentum if optim.momentum else optax.identity(),
+        optax.add_decayed_weights(optim.weight_decay, mask=decayed),""",
+        "parts at step 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("difference", WRONG)
+def test_a_planted_difference_is_caught_and_its_step_named(
+    run_python, planted, tmp_path, difference
+):
+    file, right, wrong, words = WRONG[difference]
+    source = (planted / "jax_impl" / file).read_text()
+    assert source.count(right) == 1
+    (planted / "jax_impl" / file).write_text(source.replace(right, wrong))
+    done = run_python(
+        [
+            *(planted / PARITY, "experiment=digits_mlp", "world_sizes=[1]"),
+            *("precision=fp64", "train.steps=10", f"run.dir={tmp_path / 'check'}"),
+        ],
+        cwd=planted,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "verdict: different" in done.stdout
+    assert words in done.stdout
+    assert "most at dense." in done.stdout

@@ -1,0 +1,107 @@
+"""Real runs from the command line, on real data, in one process and several."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from record.run import read_run
+from record.schema import SUMMARY, check_fields
+from report.parity import leaf_differences, losses, relative_difference
+from tests.record.wandb_history import read_history, wandb_file
+
+
+@pytest.fixture(scope="session")
+def tracked(framework, train):
+    """Two processes, mirrored to an offline W&B."""
+    return train(
+        framework,
+        *("experiment=digits_mlp", "tracking=wandb", "train.epochs=2"),
+        processes=2,
+    )
+
+
+def test_two_processes_leave_one_run_folder_that_reads_back_whole(tracked, framework):
+    run = read_run(tracked)
+    assert run.summary["framework"] == framework
+    assert (run.summary["processes"], run.summary["world_size"]) == (2, 2)
+    assert [row["step"] for row in run.of_kind("step")] == list(range(1, 45))
+    assert sorted(p.name for p in (tracked / "logs").iterdir()) == [
+        "rank0.log",
+        "rank1.log",
+    ]
+
+
+def test_summary_is_what_the_schema_says(tracked):
+    summary = json.loads((tracked / "summary.json").read_text())
+    check_fields(summary, SUMMARY, "summary.json")
+    assert summary["status"] == "finished"
+    assert summary["parameters"] == 50_890
+    assert summary["startup_seconds"] > 0
+    assert summary["peak_memory_bytes"] > 1e8
+
+
+def test_every_test_example_counts_exactly_once_at_world_size_two(tracked):
+    test = read_run(tracked).summary["test"]
+    assert np.sum(test["confusion"]) == 359  # 1,797 // 5, no multiple of the batch
+
+
+def test_wandb_history_read_back_from_its_file_equals_the_record(tracked):
+    assert wandb_file(tracked).exists()  # and is the only one
+    assert read_history(tracked) == read_run(tracked).rows
+
+
+def test_final_weights_load_without_a_framework(tracked):
+    weights = load_file(tracked / "final.safetensors")
+    assert weights["dense.0.kernel"].shape == (784, 64)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"overrides": ["devices=4"]},
+        {"overrides": ["parallel=pmap"]},
+        {"overrides": ["devices=2", "parallel=pmap"]},
+        {"overrides": ["devices=4", "parallel=pmap"], "processes": 2},
+    ],
+    ids=["four devices", "pmap", "pmap of two", "pmap of two processes of two"],
+)
+def test_every_layout_of_jax_trains_the_same_run(train, layout):
+    recipe = ["experiment=digits_cnn", "precision=fp64", "train.steps=10"]
+    one = read_run(train("jax", *recipe))
+    other = read_run(
+        train(
+            "jax", *recipe, *layout["overrides"], processes=layout.get("processes", 1)
+        )
+    )
+    assert relative_difference(losses(one), losses(other)).max() <= 1e-12
+    assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
+
+
+def test_digits_cnn_reaches_its_accuracy(framework, train):
+    run = read_run(train(framework, "experiment=digits_cnn"))
+    assert run.summary["test"]["accuracy"] >= 0.96
+
+
+def test_fashion_mlp_reaches_its_accuracy_on_sixty_thousand_images(
+    train, fashion_mnist
+):
+    accuracies = []
+    for framework in "torch", "jax":
+        run = read_run(train(framework, "experiment=fashion_mlp"))
+        assert run.rows[-1]["step"] == 5 * (60_000 // 128)
+        accuracies.append(run.summary["test"]["accuracy"])
+    assert min(accuracies) >= 0.86
+    assert abs(accuracies[0] - accuracies[1]) <= 0.002
+
+
+def test_synthetic_data_takes_the_place_of_any_other(framework, train):
+    run = read_run(train(framework, "experiment=mnist_cnn", "data=synthetic"))
+    assert run.config.data.name == "synthetic"
+    assert run.summary["test"]["accuracy"] > 0.8
+
+
+def test_tensorboard_mirrors_a_jax_run(train):
+    folder = train("jax", "tracking=tensorboard", "train.steps=5")
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))

@@ -1,0 +1,139 @@
+"""A process learns its place from its launcher's variables, whole or not at all."""
+
+import pytest
+
+from recipe.errors import ConfigError
+from recipe.processes import Processes, first_host, from_environment
+
+TORCHRUN = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "node3",
+    "MASTER_PORT": "29500",
+    "TORCHELASTIC_RUN_ID": "none",
+    "TORCHELASTIC_RESTART_COUNT": "0",
+}
+BATCH = {  # what a batch script sees: the job asked for four tasks, one runs here
+    "SLURM_JOB_ID": "77",
+    "SLURM_NTASKS": "4",
+    "SLURM_NPROCS": "4",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_JOB_NODELIST": "gpu[07-08]",
+}
+STEP = {
+    **BATCH,
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_ID": "2",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NODELIST": "gpu[07-08]",
+}
+
+
+def port(environ, **changes):
+    return from_environment({**environ, **changes}).port
+
+
+def test_without_a_launcher_there_is_one_process():
+    assert from_environment({}) == Processes("python", 0, 1, 0, "")
+
+
+def test_torchrun_says_which_process_this_is():
+    found = from_environment(TORCHRUN)
+    assert (found.launcher, found.rank, found.count) == ("torchrun", 5, 8)
+    assert (found.local_rank, found.host) == (1, "node3")
+
+
+def test_torchrun_on_one_node_meets_on_loopback():
+    assert from_environment({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"]
+)
+def test_torchrun_without_one_of_its_variables_is_refused_by_name(name):
+    partial = {k: v for k, v in TORCHRUN.items() if k != name}
+    with pytest.raises(ConfigError, match=rf"torchrun, but {name} is not set; start"):
+        from_environment(partial)
+
+
+def test_a_slurm_step_says_which_process_this_is():
+    found = from_environment(STEP)
+    assert (found.launcher, found.rank, found.count) == ("slurm", 3, 4)
+    assert (found.local_rank, found.host) == (1, "gpu07")
+
+
+def test_a_slurm_step_on_one_node_meets_on_loopback():
+    assert from_environment({**STEP, "SLURM_STEP_NUM_NODES": "1"}).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+        "SLURM_JOB_ID",
+        "SLURM_STEP_ID",
+        "SLURM_STEP_NODELIST",
+    ],
+)
+def test_a_slurm_step_without_one_of_its_variables_is_refused_by_name(name):
+    partial = {k: v for k, v in STEP.items() if k != name}
+    with pytest.raises(ConfigError, match=rf"srun, but {name} is not set; start"):
+        from_environment(partial)
+
+
+def test_a_batch_script_and_a_step_of_one_task_are_one_process():
+    assert from_environment(BATCH) == Processes()
+    assert from_environment({**STEP, "SLURM_STEP_NUM_TASKS": "1"}) == Processes()
+
+
+def test_torchrun_inside_srun_wins():
+    assert from_environment({**STEP, **TORCHRUN}) == from_environment(TORCHRUN)
+
+
+def test_every_rank_works_out_the_same_coordinator():
+    ranks = [{"RANK": str(r), "LOCAL_RANK": str(r % 4)} for r in range(8)]
+    assert len({from_environment(TORCHRUN | r).coordinator for r in ranks}) == 1
+    tasks = [{"SLURM_PROCID": str(r), "SLURM_LOCALID": str(r % 2)} for r in range(4)]
+    assert len({from_environment(STEP | task).coordinator for task in tasks}) == 1
+
+
+def test_ports_differ_between_steps_jobs_runs_and_restarts():
+    steps = {port(STEP, SLURM_STEP_ID=str(n)) for n in range(16)}
+    assert len(steps | {port(STEP, SLURM_JOB_ID=str(n)) for n in range(78, 94)}) == 32
+    runs = {port(TORCHRUN, MASTER_PORT=str(n)) for n in range(29500, 29508)}
+    runs |= {port(TORCHRUN, TORCHELASTIC_RESTART_COUNT=str(n)) for n in range(1, 8)}
+    runs |= {port(TORCHRUN, TORCHELASTIC_RUN_ID=name) for name in ("a", "b")}
+    assert len(runs) == 8 + 7 + 2
+
+
+def test_ports_lie_below_those_that_linux_hands_out():
+    ports = {port(STEP, SLURM_JOB_ID=str(n)) for n in range(1000)}
+    ports |= {port(TORCHRUN, MASTER_PORT=str(n)) for n in range(29000, 30000)}
+    assert min(ports) > 1023  # below, only root may listen
+    assert max(ports) < 32768
+
+
+@pytest.mark.parametrize(
+    "nodelist, host",
+    [
+        ("node1", "node1"),
+        ("node1,node2", "node1"),
+        ("gpu[007-009,12],login1", "gpu007"),
+        ("gpu[12,14-16]", "gpu12"),
+        ("gpu[1-2]-ib,other", "gpu1-ib"),
+        ("a.cluster.org,b", "a.cluster.org"),
+    ],
+)
+def test_the_first_host_of_a_node_list_is_rank_zeros(nodelist, host):
+    assert first_host(nodelist) == host
+
+
+def test_a_node_list_without_a_host_is_refused():
+    with pytest.raises(ConfigError, match="SLURM_STEP_NODELIST='' names no host"):
+        first_host("")

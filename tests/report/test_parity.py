@@ -1,0 +1,198 @@
+"""The verdict on records made by hand, where every difference is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from recipe.errors import RecordError
+from record.run import Run
+from report.parity import (
+    BOUNDS,
+    DIFFERENT,
+    ENVELOPE,
+    IDENTICAL,
+    Envelope,
+    Verdict,
+    compare,
+    envelope,
+    leaf_differences,
+    relative_difference,
+)
+
+STEPS = 120
+
+
+class Precision:
+    def __init__(self, name):
+        self.precision = self
+        self.name = name
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(precision="fp64", *, losses=None, weights=None, test=1.0, **summary):
+        curve = np.linspace(2.0, 1.0, STEPS) if losses is None else losses
+        rows = [{"kind": "step", "loss": float(loss)} for loss in curve]
+        end = {"a.kernel": np.ones((2, 3)), "b.bias": np.full(3, 0.5)}
+        return Run(
+            path=tmp_path,
+            config=Precision(precision),
+            environment={},
+            summary={
+                "config_hash": "recipe",
+                "data_fingerprint": "data",
+                "test": {"loss": test},
+                **summary,
+            },
+            rows=rows,
+            weights={**end, **(weights or {})},
+        )
+
+    return make
+
+
+@pytest.fixture
+def control():
+    """Controls that part a little at step 11, and by 1e-5 from step 51 on."""
+    curve = np.zeros(STEPS)
+    curve[10:50], curve[50:] = 1e-7, 1e-5
+    return Envelope(curve, {"a.kernel": 1e-6, "b.bias": 0.0})
+
+
+def held(a, b, control=None):
+    return compare(("a", a), ("b", b), "frameworks", control)
+
+
+def bent(step, by):
+    """A curve that differs at one step, from 1."""
+    curve = np.linspace(2.0, 1.0, STEPS)
+    curve[step - 1] *= 1 + by
+    return curve
+
+
+def test_a_run_is_identical_to_itself(make_run, control):
+    assert held(make_run(), make_run()).verdict == IDENTICAL
+    assert held(make_run("fp32"), make_run("fp32"), control).verdict == IDENTICAL
+
+
+@pytest.mark.parametrize(
+    ("step", "by", "verdict"),
+    [
+        (1, 0.9e-12, IDENTICAL),
+        (1, 1.1e-12, DIFFERENT),
+        (2, 0.9e-10, IDENTICAL),
+        (2, 1.1e-10, DIFFERENT),
+        (STEPS, 1.1e-10, DIFFERENT),
+    ],
+)
+def test_fp64_bounds_are_those_of_the_contract(make_run, step, by, verdict):
+    result = held(make_run(), make_run(losses=bent(step, by)))
+    assert result.verdict == verdict
+    if result.broken:
+        assert f"the loss parts at step {step}:" in result.broken[0]
+
+
+@pytest.mark.parametrize(
+    ("step", "by", "verdict"),
+    [
+        (1, 1.9e-6, IDENTICAL),
+        (1, 2.1e-6, DIFFERENT),
+        (20, 1.9e-6, IDENTICAL),  # ten times the controls' 1e-7 is less than rounding
+        (20, 2.1e-6, DIFFERENT),
+        (60, 0.9e-4, IDENTICAL),
+        (60, 1.1e-4, DIFFERENT),
+    ],
+)
+def test_fp32_is_bound_by_ten_times_its_controls(make_run, control, step, by, verdict):
+    a, b = make_run("fp32"), make_run("fp32", losses=bent(step, by))
+    assert held(a, b, control).verdict == verdict
+
+
+def test_wild_controls_do_not_excuse_a_hundredth_step_beyond_a_thousandth(make_run):
+    wild = Envelope(np.full(STEPS, 0.5), {"a.kernel": 0.5, "b.bias": 0.5})
+    assert held(
+        make_run("fp32"), make_run("fp32", losses=bent(100, 1.1e-3)), wild
+    ).broken
+    assert not held(
+        make_run("fp32"), make_run("fp32", losses=bent(101, 1.1e-3)), wild
+    ).broken
+
+
+def test_fp32_without_controls_is_refused(make_run):
+    with pytest.raises(ValueError, match="controls"):
+        held(make_run("fp32"), make_run("fp32"))
+
+
+def test_the_largest_leaf_is_named(make_run):
+    other = make_run(weights={"b.bias": np.array([0.5, 0.5, 0.5 + 1e-8])})
+    (broken,) = held(make_run(), other).broken
+    assert "b.bias" in broken and "2.00e-08" in broken
+
+
+def test_a_test_loss_that_parts_breaks_the_verdict(make_run):
+    (broken,) = held(make_run(), make_run(test=1 + 1e-9)).broken
+    assert "test loss" in broken
+
+
+def test_nan_is_different_from_any_number_and_the_same_as_itself(make_run):
+    curve = np.full(STEPS, np.nan)
+    assert held(make_run(), make_run(losses=curve)).verdict == DIFFERENT
+    a, b = make_run(losses=curve), make_run(losses=curve)
+    assert held(a, b).verdict == IDENTICAL
+
+
+@pytest.mark.parametrize("key", ["config_hash", "data_fingerprint"])
+def test_runs_of_different_recipes_or_data_are_not_compared(make_run, key):
+    with pytest.raises(RecordError, match=key):
+        held(make_run(), make_run(**{key: "another"}))
+
+
+def test_runs_of_different_length_are_not_compared(make_run):
+    with pytest.raises(RecordError, match="119"):
+        held(make_run(), make_run(losses=np.ones(STEPS - 1)))
+
+
+def test_weights_of_another_shape_are_named(make_run):
+    other = make_run(weights={"a.kernel": np.ones((3, 2))})
+    with pytest.raises(RecordError, match=r"a\.kernel"):
+        held(make_run(), other)
+
+
+def test_the_envelope_is_the_largest_control_so_far(make_run):
+    original = make_run()
+    pairs = [(make_run(losses=bent(s, by)), original) for s, by in ((3, 0.1), (9, 0.2))]
+    curve = envelope(pairs).losses
+    assert curve[:2].max() == 0
+    np.testing.assert_allclose(curve[2:8], 0.1 / 1.1)
+    np.testing.assert_allclose(curve[8:], 0.2 / 1.2)
+
+
+def test_relative_difference_is_symmetric_and_has_no_holes():
+    a = np.array([0.0, 0.0, 1.0, -1.0, np.inf, np.nan])
+    b = np.array([0.0, 1.0, 1.5, 1.0, np.inf, 1.0])
+    expected = [0.0, 1.0, 1 / 3, 2.0, 0.0, np.inf]
+    np.testing.assert_allclose(relative_difference(a, b), expected)
+    np.testing.assert_allclose(relative_difference(b, a), expected)
+
+
+def test_leaf_differences_are_of_the_largest_value():
+    a = {"w": np.array([1e-9, 4.0])}
+    b = {"w": np.array([2e-9, 4.0])}
+    assert leaf_differences(a, b)["w"] == pytest.approx(0.25e-9, rel=1e-6)
+
+
+def test_the_verdict_is_strict_json_whatever_the_numbers(make_run):
+    broken = held(make_run(), make_run(losses=np.full(STEPS, np.nan)))
+    verdict = Verdict("line", "fp64", "recipe", "data", [broken], None)
+    text = json.dumps(verdict.to_json(), allow_nan=False)
+    assert json.loads(text)["verdict"] == DIFFERENT
+
+
+def test_the_bounds_are_those_documented(root):
+    contract = (root / "docs" / "identity.md").read_text()
+    for bounds in BOUNDS.values():
+        for bound in (bounds.first, bounds.hundred):
+            mantissa, exponent = f"{bound:.0e}".split("e")
+            assert f"{mantissa}e{int(exponent)}" in contract
+    assert f"{ENVELOPE:.0f} ×" in contract

@@ -1,0 +1,291 @@
+"""One step of either twin, from the same numbers, in fp64."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from jax_impl import layers as jax_layers
+from jax_impl import model as jax_model
+from jax_impl import optim as jax_optim
+from jax_impl import step as jax_step
+from jax_impl import weights as jax_weights
+from jax_impl.parallel import replicate as jax_place
+from recipe.pixels import pixel_affine
+from report.parity import leaf_differences
+from tests.twins.conftest import TORCH, random_weights
+from torch_impl import layers as torch_layers
+from torch_impl import model as torch_model
+from torch_impl import optim as torch_optim
+from torch_impl import step as torch_step
+from torch_impl import weights as torch_weights
+from torch_impl.parallel import replicate as torch_place
+
+EXPERIMENTS = ["linear_line", "digits_mlp", "digits_cnn"]
+EXAMPLES = 24
+
+
+@pytest.fixture
+def arrays():
+    """Random images with labels for classes or for regression."""
+
+    def make(config):
+        generator = np.random.default_rng(1)
+        shape = (EXAMPLES, *config.data.image_shape)
+        images = generator.integers(256, size=shape, dtype=np.uint8)
+        if config.data.classes:
+            return images, generator.integers(10, size=EXAMPLES, dtype=np.int32)
+        return images, generator.normal(size=EXAMPLES)
+
+    return make
+
+
+@pytest.fixture
+def twins(arrays, worlds):
+    """Either twin as a function: indices, steps -> losses, norms, weights."""
+
+    def make(config, weights):
+        data = (*arrays(config), *pixel_affine(config))
+
+        def in_torch(batches, rate=0.1):
+            placed = torch_step.DeviceData(*(torch_place(a, TORCH) for a in data))
+            model = torch_model.build_model(config)
+            torch_weights.load_weights(model, weights, TORCH)
+            optimizer = torch_optim.build_optimizer(config, model)
+            seen = [
+                torch_step.train_step(
+                    config, model, optimizer, placed, torch.tensor(batch), rate, 1
+                )
+                for batch in batches
+            ]
+            return np.array(seen), torch_weights.save_weights(model)
+
+        def in_jax(batches, rate=0.1):
+            placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
+            graphdef, params = jax_weights.load_weights(
+                jax_model.build_model(config), weights
+            )
+            optimizer = jax_optim.build_optimizer(config, params)
+            params = jax_place(params, worlds[1])
+            state = jax_step.TrainState(params, optimizer.init(params))
+            step = jax.jit(
+                partial(jax_step.train_step, config, graphdef, optimizer, None)
+            )
+            seen = []
+            for batch in batches:
+                state, metrics = step(state, placed, batch, rate)
+                seen.append(metrics)
+            return np.array(seen), jax_weights.save_weights(state.params, worlds[1])
+
+        return in_torch, in_jax
+
+    return make
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_five_steps_from_random_weights_agree_to_fp64_rounding(
+    experiment, make_config, twins
+):
+    config = make_config(f"experiment={experiment}", "precision=fp64")
+    batches = np.random.default_rng(2).integers(EXAMPLES, size=(5, 8), dtype=np.int32)
+    (torch_seen, torch_end), (jax_seen, jax_end) = (
+        twin(batches) for twin in twins(config, random_weights(config))
+    )
+    np.testing.assert_allclose(torch_seen, jax_seen, rtol=1e-12)
+    assert max(leaf_differences(torch_end, jax_end).values()) <= 1e-12
+
+
+def test_one_wrong_example_is_a_thousand_times_the_bound(make_config, twins):
+    config = make_config("experiment=digits_cnn", "precision=fp64")
+    in_torch, in_jax = twins(config, random_weights(config))
+    batches = np.arange(8, dtype=np.int32)[None]
+    other = batches.copy()
+    other[0, 3] = 20
+    difference = abs(in_torch(batches)[0] - in_jax(other)[0]) / in_torch(batches)[0]
+    assert difference[0, 0] > 1e-9
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        ["optim.momentum=0", "optim.nesterov=false", "optim.weight_decay=0"],
+        ["optim.momentum=0.9", "optim.nesterov=false", "optim.weight_decay=0.1"],
+        ["optim.momentum=0.9", "optim.nesterov=true", "optim.weight_decay=0.1"],
+        ["optim.momentum=0", "optim.nesterov=false", "optim.decay=all"],
+    ],
+)
+def test_sgd_is_its_formula_in_both(optim, make_config, worlds):
+    config = make_config("model=linear", "precision=fp64", *optim)
+    weights = random_weights(config)
+    gradients = [random_weights(config, seed) for seed in (1, 2, 3)]
+    rates = [0.1, 0.2, 0.05]
+
+    expected = {name: array.copy() for name, array in weights.items()}
+    momenta = {name: 0.0 for name in weights}
+    o = config.optim
+    for gradient, rate in zip(gradients, rates, strict=True):
+        for name in expected:
+            decays = o.decay == "all" or "kernel" in name
+            g = gradient[name] + decays * o.weight_decay * expected[name]
+            momenta[name] = o.momentum * momenta[name] + g
+            update = g + o.momentum * momenta[name] if o.nesterov else momenta[name]
+            expected[name] = expected[name] - rate * update
+
+    model = torch_model.build_model(config)
+    torch_weights.load_weights(model, weights, TORCH)
+    optimizer = torch_optim.build_optimizer(config, model)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        holder = torch_model.build_model(config)
+        torch_weights.load_weights(holder, gradient, TORCH)
+        for p, g in zip(model.parameters(), holder.parameters(), strict=True):
+            p.grad = g.detach()
+        torch_optim.apply_update(optimizer, rate)
+    assert (
+        max(leaf_differences(torch_weights.save_weights(model), expected).values())
+        < 1e-14
+    )
+
+    graph = jax_model.build_model(config)
+    _, params = jax_weights.load_weights(graph, weights)
+    transform = jax_optim.build_optimizer(config, params)
+    slots = transform.init(params)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        _, g = jax_weights.load_weights(graph, gradient)
+        updates, slots = transform.update(g, slots, params)
+        params = jax_optim.apply_update(params, updates, rate)
+    saved = jax_weights.save_weights(jax_place(params, worlds[1]), worlds[1])
+    assert max(leaf_differences(saved, expected).values()) < 1e-14
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_weights_survive_the_way_into_a_framework_and_back(
+    experiment, make_config, worlds
+):
+    config = make_config(f"experiment={experiment}", "precision=fp64")
+    weights = random_weights(config)
+    model = torch_model.build_model(config)
+    torch_weights.load_weights(model, weights, TORCH)
+    _, params = jax_weights.load_weights(jax_model.build_model(config), weights)
+    for back in (
+        torch_weights.save_weights(model),
+        jax_weights.save_weights(jax_place(params, worlds[1]), worlds[1]),
+    ):
+        assert back.keys() == weights.keys()
+        for name in weights:
+            np.testing.assert_array_equal(back[name], weights[name])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_normalised_pixels_are_the_same_bit_for_bit(
+    precision, make_config, arrays, worlds
+):
+    config = make_config("experiment=fashion_cnn", f"precision={precision}")
+    data = (*arrays(config), *pixel_affine(config))
+    batch = np.array([5, 0, 23, 5], np.int32)
+    in_torch, _ = torch_step.gather(
+        torch_step.DeviceData(*(torch_place(a, TORCH) for a in data)),
+        torch.tensor(batch),
+    )
+    placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
+    in_jax, _ = jax.jit(jax_step.gather)(placed, batch)
+    in_jax = np.asarray(in_jax)
+    assert in_jax.dtype == {"fp32": np.float32, "fp64": np.float64}[precision]
+    np.testing.assert_array_equal(in_torch.permute(0, 2, 3, 1).numpy(), in_jax)
+    m, s = config.data.mean[0], config.data.std[0]
+    pixels = data[0][batch] / 255
+    np.testing.assert_allclose(in_jax, (pixels - m) / s, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_max_pool_gives_the_gradient_to_the_first_of_equal_pixels(size):
+    x = np.random.default_rng(0).integers(3, size=(2, size, size, 3)) * 1.0
+    weight = np.random.default_rng(1).normal(size=(2, size // 2, size // 2, 3))
+
+    tensor = torch.tensor(x).permute(0, 3, 1, 2).requires_grad_()
+    pooled = torch_layers.max_pool(tensor).permute(0, 2, 3, 1)
+    (pooled * torch.tensor(weight)).sum().backward()
+
+    value, gradient = jax.value_and_grad(
+        lambda x: (jax_layers.max_pool(x) * weight).sum()
+    )(x)
+    np.testing.assert_allclose(value, (pooled.detach().numpy() * weight).sum())
+    np.testing.assert_array_equal(gradient, tensor.grad.permute(0, 2, 3, 1).numpy())
+
+
+def test_max_pool_hands_on_a_nan():
+    x = np.zeros((1, 2, 2, 1))
+    for position in np.ndindex(2, 2):
+        x[:] = 0
+        x[0, position[0], position[1], 0] = np.nan
+        assert np.isnan(jax_layers.max_pool(x)).all()
+        assert torch_layers.max_pool(torch.tensor(x).permute(0, 3, 1, 2)).isnan().all()
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_evaluation_counts_masked_rows_for_nothing(
+    experiment, make_config, arrays, worlds
+):
+    config = make_config(f"experiment={experiment}", "precision=fp64")
+    weights = random_weights(config)
+    data = (*arrays(config), *pixel_affine(config))
+    indices = np.array([3, 4, 0, 0], np.int32)
+    mask = np.array([True, True, False, False])
+
+    model = torch_model.build_model(config)
+    torch_weights.load_weights(model, weights, TORCH)
+    placed = torch_step.DeviceData(*(torch_place(a, TORCH) for a in data))
+
+    def in_torch(indices, mask):
+        return torch_step.eval_step(
+            config, model, placed, torch.tensor(indices), torch.tensor(mask)
+        )
+
+    graphdef, params = jax_weights.load_weights(jax_model.build_model(config), weights)
+    in_jax = jax.jit(partial(jax_step.eval_step, config, graphdef, None))
+    jax_placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
+
+    whole = in_torch(indices[:2], mask[:2])
+    for loss, confusion in (
+        in_torch(indices, mask),
+        in_jax(params, jax_placed, indices, mask),
+    ):
+        np.testing.assert_allclose(float(loss), float(whole[0]), rtol=1e-12)
+        np.testing.assert_array_equal(np.asarray(confusion), whole[1].numpy())
+    assert whole[1].sum() == (2 if config.data.classes else 0)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_gradients_are_those_of_finite_differences(
+    experiment, make_config, arrays, worlds
+):
+    config = make_config(f"experiment={experiment}", "precision=fp64")
+    weights = random_weights(config)
+    graphdef, params = jax_weights.load_weights(jax_model.build_model(config), weights)
+    data = jax_step.DeviceData(
+        *jax_place((*arrays(config), *pixel_affine(config)), worlds[1])
+    )
+    images, labels = jax_step.gather(data, np.arange(8, dtype=np.int32))
+
+    @jax.jit
+    def loss(params):
+        return jax_step.loss_fn(config, graphdef, params, images, labels)
+
+    gradient = jax.grad(loss)(params)
+    _, direction = jax_weights.load_weights(
+        jax_model.build_model(config), random_weights(config, 5)
+    )
+    slope = sum(
+        float((g * d).sum())
+        for g, d in zip(
+            jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True
+        )
+    )
+    h = 1e-6
+    ahead, behind = (
+        jax.tree.map(lambda p, d: p + sign * h * d, params, direction)  # noqa: B023
+        for sign in (1, -1)
+    )
+    measured = float(loss(ahead) - loss(behind)) / (2 * h)
+    assert measured == pytest.approx(slope, rel=1e-6)
