@@ -9,7 +9,9 @@ bound is broken.
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,8 +74,10 @@ class Training:
         layout = "-processes" if self.framework == "jax" and self.processes > 1 else ""
         return f"{self.framework}-{self.world_size}{layout}"
 
-    def command(self, config: ParityConfig, run_dir: Path) -> list[str]:
-        """The command line that trains this."""
+    def command(
+        self, config: ParityConfig, typed: list[str], run_dir: Path
+    ) -> list[str]:
+        """The command line that trains this, with what was typed for parity itself."""
         script = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}[self.framework]
         launcher = [sys.executable]
         if self.processes > 1:
@@ -81,7 +85,7 @@ class Training:
             launcher += [*torchrun, f"--nproc-per-node={self.processes}"]
         typed = [
             override
-            for override in HydraConfig.get().overrides.task
+            for override in typed
             if override.lstrip("+").partition("=")[0] not in OWN_KEYS
         ]
         parallel = "dp" if self.framework == "torch" else config.parallel.name
@@ -131,13 +135,23 @@ def check_parity(config: ParityConfig) -> None:
         raise ConfigError(f"run.dir={folder} cannot be made: {error}") from error
 
     console = Console(highlight=False)
-    runs: dict[Training, Run] = {}
+    typed = list(HydraConfig.get().overrides.task)
     todo = list(trainings(config))
-    for number, training in enumerate(todo, start=1):
-        begin = datetime.now()
-        runs[training] = train(training, config, folder)
-        seconds = (datetime.now() - begin).total_seconds()
-        console.print(f"{number}/{len(todo)}  {training.label}  {seconds:.0f} s")
+
+    def trained(training: Training) -> Run:
+        begin = time.perf_counter()
+        run = train(training, config, typed, folder)
+        seconds = time.perf_counter() - begin
+        console.print(f"{training.label}  {seconds:.0f} s")
+        return run
+
+    console.print(f"{config.name}, {len(todo)} trainings:")
+    runs = {t: trained(t) for t in todo if not t.nudge}
+    # Nothing is timed here, and controls are many: two at once fill the cores that a
+    # small model leaves idle.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        controls = [t for t in todo if t.nudge]
+        runs |= zip(controls, pool.map(trained, controls), strict=True)
 
     verdict = judge(config, runs)
     page = write_parity_page(
@@ -149,19 +163,23 @@ def check_parity(config: ParityConfig) -> None:
         raise SystemExit(1)
 
 
-def train(training: Training, config: ParityConfig, folder: Path) -> Run:
+def train(
+    training: Training, config: ParityConfig, typed: list[str], folder: Path
+) -> Run:
     """Run one training to its end and read its record.
 
     Raises:
       DuetError: if it failed, with the end of what it printed.
     """
     run_dir, log = folder / training.folder, folder / f"{training.folder}.log"
-    # Loopback alone: these processes are all on this machine.
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    # Loopback alone: these processes are all on this machine. And JAX is not to claim
+    # a GPU's memory whole, since another control may be on it.
+    loopback = {"GLOO_SOCKET_IFNAME": "lo", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment = {**os.environ, **loopback}
     with log.open("w") as output:
         try:
             done = subprocess.run(
-                training.command(config, run_dir),
+                training.command(config, typed, run_dir),
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,

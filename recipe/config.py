@@ -246,7 +246,7 @@ class ParityConfig(Config):
     """A parity check: the run above, in both frameworks, at each world size."""
 
     world_sizes: list[int] = field(default_factory=lambda: [1, 2])
-    controls: int = 2  # nudged runs of each framework, where the precision needs them
+    controls: int = 4  # nudged runs of each framework, where the precision needs them
     # How JAX takes N devices: one process with N of them, or N processes.
     jax_layouts: list[str] = field(default_factory=lambda: ["devices", "processes"])
     timeout_seconds: int = 1800  # of each training

@@ -150,10 +150,18 @@ class Recorder:
         self._metrics: TextIO | None = None
 
     def __enter__(self) -> Self:
-        self._log = _open_log(self.path, self.facts.rank)
+        facts = self.facts
+        self._log = _open_log(self.path, facts.rank)
+        LOGGER.info(
+            "%s, rank %d of %d, process %d, on %s",
+            facts.framework,
+            facts.rank,
+            facts.processes,
+            os.getpid(),
+            ", ".join(facts.environment["devices"]),
+        )
         if not self._writes:
             return self
-        facts = self.facts
         self._summary = {
             "schema_version": SCHEMA_VERSION,
             "status": "failed",
@@ -259,6 +267,7 @@ class Recorder:
 
     def finish(self, weights: Weights, peak_memory_bytes: int) -> None:
         """Record the end: final weights and the summary."""
+        LOGGER.info("finished after %d steps", self.plan.steps)
         if not self._writes:
             return
         with self._deferred():

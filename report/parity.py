@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from recipe.errors import RecordError
 from recipe.weights import Weights
@@ -33,7 +33,10 @@ class Bounds:
     Args:
       first: of the first step's loss.
       hundred: of any of the first 100 steps' losses, and of the final weights.
-      controls: whether the controls' envelope also bounds every step.
+      controls: whether the controls' envelope also bounds every step. The bound for a
+        hundred steps then ends where the controls themselves are beyond it: a network
+        whose ReLUs and poolings decide a million times a step meets one near-tie in
+        1e-7 every few steps, and falls to another side than its own nudged double.
     """
 
     first: float
@@ -174,19 +177,23 @@ def compare(
         )
     differences = relative_difference(curve_a, curve_b)
     leaves = leaf_differences(run_a.weights, run_b.weights)
-    allowed = np.full(len(differences), np.inf if bounds.controls else bounds.hundred)
-    allowed[:HUNDRED] = bounds.hundred
-    leaf_bound = float(allowed[-1])
-    leaves_allowed = dict.fromkeys(leaves, leaf_bound)
-    if bounds.controls:
-        if control is None:
-            raise ValueError("this precision is judged by controls, none were given")
-        # Where the controls have not parted yet, one step's own rounding is allowed.
+    if not bounds.controls:
+        allowed = np.full(len(differences), bounds.hundred)
+        leaves_allowed = dict.fromkeys(leaves, bounds.hundred)
+    elif control is None:
+        raise ValueError("this precision is judged by controls, none were given")
+    else:
+        held = fixed_bound_holds(control.losses, bounds)
         allowed = np.minimum(
-            allowed, np.maximum(ENVELOPE * control.losses, bounds.first)
+            # Where the controls have not parted yet, one step's own rounding.
+            np.maximum(ENVELOPE * control.losses, bounds.first),
+            np.where(held, bounds.hundred, np.inf),
         )
         leaves_allowed = {
-            name: min(leaf_bound, max(ENVELOPE * control.leaves[name], bounds.first))
+            name: min(
+                max(ENVELOPE * control.leaves[name], bounds.first),
+                bounds.hundred if held[-1] else np.inf,
+            )
             for name in leaves
         }
     allowed[0] = min(allowed[0], bounds.first)
@@ -203,6 +210,17 @@ def compare(
     )
     comparison.broken.extend(_broken(comparison))
     return comparison
+
+
+def fixed_bound_holds(
+    control: Float[np.ndarray, " steps"], bounds: Bounds
+) -> Bool[np.ndarray, " steps"]:
+    """Where the bound for a hundred steps applies beside the controls' envelope.
+
+    >>> fixed_bound_holds(np.array([0, 9e-4, 2e-3, 2e-3]), BOUNDS["fp32"])
+    array([ True,  True, False, False])
+    """
+    return (control <= bounds.hundred) & (np.arange(len(control)) < HUNDRED)
 
 
 def _same_recipe(a: tuple[str, Run], b: tuple[str, Run]) -> None:
@@ -268,9 +286,21 @@ class Verdict:
 
     @property
     def decided_by(self) -> str:
+        bounds = BOUNDS[self.precision]
         if self.control is None:
-            return "fixed bounds"
-        return f"fixed bounds and {ENVELOPE:g} x the envelope of one-ulp controls"
+            return f"fixed bounds ({bounds.hundred:.0e})"
+        envelope = f"{ENVELOPE:g} x the envelope of one-ulp controls"
+        held = fixed_bound_holds(self.control.losses, bounds)
+        if held.all():
+            return f"fixed bounds ({bounds.hundred:.0e}) and {envelope}"
+        last = int(np.argmin(held))
+        why = "the controls themselves are beyond it"
+        if last == HUNDRED:
+            why = "it holds for a hundred steps"
+        return (
+            f"fixed bounds ({bounds.hundred:.0e}) and {envelope} up to step {last}, "
+            f"by the envelope alone from there, since {why}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; infinities, which JSON lacks, as None."""

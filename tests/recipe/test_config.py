@@ -103,9 +103,16 @@ ON_THE_BOUND = (
 )
 
 
-def refusal(compose, overrides: str, schema: type[Config] = Config) -> str:
+PYTHON = Processes()
+
+
+def answered(bad: list[tuple[str, ...]]) -> list:
+    return [pytest.param(given, parts, id=given) for given, *parts in bad]
+
+
+def refusal(config, overrides: str, schema: type[Config] = Config) -> str:
     with pytest.raises(ConfigError) as refused:
-        to_config(compose(*overrides.split(), schema=schema), schema)
+        config(*overrides.split(), schema=schema)
     return str(refused.value)
 
 
@@ -126,22 +133,156 @@ def test_a_group_offers_what_the_schema_allows(group, names):
 @pytest.mark.parametrize("group, names", GROUPS.items())
 def test_an_option_of_a_group_is_of_its_name(config, group, names):
     for name in names:
-        nested = {"model": "data.mean=[0]", "data": "model=linear"}.get(group, "")
-        recipe = config(f"{group}={name}", *filter(None, [nested]))
-        assert getattr(recipe, group).name == name
+        assert getattr(config(f"{group}={name}"), group).name == name
 
 
-@pytest.mark.parametrize("overrides, *parts", BAD, ids=[bad[0] for bad in BAD])
+def test_a_value_that_is_typed_and_one_that_is_merged_are_the_same(compose, config):
+    typed = *ON_THE_BOUND, "data.std=[1e-5]", "train.steps=null", "run.dir=a/b"
+    assert to_config(compose(*typed)) == config(*typed)
+    assert to_config(compose(*typed)) != config()
+
+
+@pytest.mark.parametrize("overrides, parts", answered(BAD))
 def test_a_bad_value_is_answered_with_key_value_and_what_is_allowed(
-    compose, overrides, parts
+    config, overrides, parts
 ):
-    message = refusal(compose, overrides)
+    message = refusal(config, overrides)
+    assert [part for part in parts if part not in message] == [], message
+
+
+@pytest.mark.parametrize("overrides, parts", answered(BAD_PARITY))
+def test_so_is_a_bad_value_of_a_parity_check(config, overrides, parts):
+    message = refusal(config, overrides, ParityConfig)
+    assert [part for part in parts if part not in message] == [], message
+
+
+def test_what_lies_on_the_bound_is_accepted(config):
+    recipe = config(*ON_THE_BOUND)
+    assert (recipe.optim.momentum, recipe.schedule.end_factor) == (0, 1)
+
+
+@pytest.mark.xfail(reason="optim.peak_lr=inf, data.mean and data.std=[nan] pass")
+@pytest.mark.parametrize(
+    "overrides",
+    ["optim.peak_lr=inf", "data.mean=[nan]", "data.std=[nan]", "data.noise=inf"],
+)
+def test_a_number_that_is_not_finite_is_refused(config, overrides):
+    assert overrides.partition("=")[0] in refusal(config, overrides)
+
+
+@pytest.mark.parametrize(
+    "override, parts",
+    [
+        ("train.batch=8", ["train.batch", "'batch' not in 'TrainConfig'"]),
+        ("train.global_batch=many", ["train.global_batch", "many", "Integer"]),
+        ("train.global_batch=64.5", ["train.global_batch", "64.5", "Integer"]),
+        ("train.seed=true", ["train.seed", "True", "Integer"]),
+        ("optim.peak_lr=high", ["optim.peak_lr", "high", "Float"]),
+        ("optim.nesterov=maybe", ["optim.nesterov", "maybe", "bool"]),
+        ("data.image_shape=[a,b,c]", ["data.image_shape", "a", "Integer"]),
+        ("model=transformer", ["model/transformer", "cnn\n\tlinear\n\tmlp"]),
+    ],
+)
+def test_hydra_refuses_keys_types_and_options_that_are_not_there(
+    compose, override, parts
+):
+    with pytest.raises(HydraException) as refused:
+        compose(override)
+    message = f"{refused.value} {refused.value.__cause__}"
     assert [part for part in parts if part not in message] == [], message
 
 
 @pytest.mark.parametrize(
-    "overrides, *parts", BAD_PARITY, ids=[bad[0] for bad in BAD_PARITY]
+    "batch, devices, processes, message",
+    [
+        (100, 8, 1, "train.global_batch=100 .* world_size=8; .* 96, 104$"),
+        (5, 8, 8, "train.global_batch=5 .* world_size=8; nearest that do: 8$"),
+        (64, 3, 2, "devices=3 does not divide over 2 processes; .* multiple of 2$"),
+        (64, 1, 2, "devices=1 does not divide over 2 processes; .* multiple of 2$"),
+        (64, None, 3, "train.global_batch=64 .* world_size=3; .* 63, 66$"),
+    ],
 )
-def test_so_is_one_of_a_parity_check(compose, overrides, parts):
-    message = refusal(compose, overrides, ParityConfig)
-    assert [part for part in parts if part not in message] == [], message
+def test_what_cannot_be_divided_is_refused_with_the_nearest_that_can(
+    config, batch, devices, processes, message
+):
+    recipe = replace(config(f"train.global_batch={batch}"), devices=devices)
+    with pytest.raises(ConfigError, match=message):
+        check_world(recipe, Processes(count=processes))
+
+
+@pytest.mark.parametrize("batch, devices", [(96, 8), (104, 8), (8, 8), (63, 3)])
+def test_the_nearest_that_can_is_accepted(config, batch, devices):
+    check_world(config(f"train.global_batch={batch}", f"devices={devices}"), PYTHON)
+
+
+def test_the_world_is_devices_or_one_for_each_process(config):
+    assert world_size(config(), Processes(count=4)) == 4
+    assert world_size(config("devices=8"), Processes(count=4)) == 8
+
+
+@pytest.mark.parametrize("text", ["null", "yes", "1e3", "é: #1", "a b", "- [x]"])
+def test_any_text_survives_yaml(config, text):
+    recipe = replace(config(), name=text, run=RunConfig(dir=text))
+    assert from_yaml(to_yaml(recipe)) == recipe
+
+
+@pytest.mark.parametrize("number", [1e-5, 5e-324, 0.1 + 0.2, 1e22, 3.0])
+def test_any_number_survives_yaml_to_the_last_bit(config, number):
+    recipe = config()
+    recipe.optim = replace(recipe.optim, peak_lr=number)
+    assert from_yaml(to_yaml(recipe)).optim.peak_lr == number
+
+
+def test_yaml_is_checked_again_when_read(config):
+    text = to_yaml(config()).replace("seed: 0", "seed: -1")
+    with pytest.raises(ConfigError, match="train.seed must be at least 0, got -1"):
+        from_yaml(text)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "devices=2",
+        "platform=cpu",
+        "parallel=pmap",
+        "tracking=wandb",
+        "run.dir=elsewhere",
+        "data.root=elsewhere",
+        "train.nudge=1",
+        "train.window_steps=5",
+    ],
+)
+def test_where_a_run_happens_is_no_part_of_the_recipe(config, override):
+    assert recipe_hash(config(override)) == recipe_hash(config())
+    assert asdict(config(override)) != asdict(config())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=other",
+        "data=mnist",
+        "data.std=[0.5]",
+        "model.hidden=[65]",
+        "optim.peak_lr=0.051",
+        "optim.nesterov=false",
+        "schedule=constant",
+        "schedule.warmup_steps=1",
+        "precision=fp64",
+        "train.seed=1",
+        "train.global_batch=128",
+        "train.epochs=21",
+        "train.steps=5",
+    ],
+)
+def test_what_a_run_computes_is_part_of_the_recipe(config, override):
+    assert recipe_hash(config(override)) != recipe_hash(config())
+
+
+@pytest.mark.parametrize("data", DATASETS)
+def test_datasets_lie_where_duet_data_says(config, monkeypatch, tmp_path, data):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("DUET_DATA", raising=False)
+    assert config(f"data={data}").data.root == str(tmp_path / ".cache" / "duet")
+    monkeypatch.setenv("DUET_DATA", "~/else where")
+    assert config(f"data={data}").data.root == str(tmp_path / "else where")

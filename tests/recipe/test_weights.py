@@ -1,5 +1,4 @@
-"""The initial weights follow from the seed and the architecture, and from nothing else.
-"""
+"""Initial weights follow from the seed and the architecture, and from nothing else."""
 
 import math
 
