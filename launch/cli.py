@@ -7,7 +7,7 @@ for something that cannot be done, and the one line on stderr says what to do in
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -44,7 +44,7 @@ def hydra_main(
             _refuse_multirun(HydraConfig.get().mode == RunMode.MULTIRUN)
             task(to_config(config, schema))
         except DuetError as error:
-            _leave(error, rank)
+            leave(error, rank)
 
     try:
         _refuse_multirun(bool({"-m", "--multirun"} & set(sys.argv[1:])))
@@ -52,7 +52,7 @@ def hydra_main(
             version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name
         )(checked_task)()
     except DuetError as error:
-        _leave(error, rank)
+        leave(error, rank)
     except SystemExit as leaving:
         # Hydra has printed what was wrong with the command line, and leaves with 1.
         status = 2 if leaving.code == 1 and not composed else leaving.code
@@ -69,7 +69,8 @@ def _refuse_multirun(asked: bool) -> None:
         )
 
 
-def _leave(error: DuetError, rank: int) -> None:
+def leave(error: DuetError, rank: int) -> NoReturn:
+    """Say what was wrong, once for all ranks, and exit with its status."""
     if rank == 0:
         print(f"error: {error}", file=sys.stderr)
     raise SystemExit(error.exit_status)

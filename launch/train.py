@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 
-from launch.cli import hydra_main
+from launch.cli import hydra_main, leave
 from recipe.config import Config, check_world
 from recipe.errors import DuetError
 from recipe.processes import Processes, from_environment
@@ -23,7 +23,7 @@ def main(twin: Callable[[], tuple[Check, Run]]) -> None:
     try:
         processes = from_environment(os.environ)
     except DuetError as error:
-        raise SystemExit(f"error: {error}") from None
+        leave(error, rank=0)  # which rank this is, is what is not known
 
     def train(config: Config) -> None:
         check_world(config, processes)

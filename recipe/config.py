@@ -8,11 +8,14 @@ number of devices in `check_world`.
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from recipe.errors import ConfigError
 from recipe.processes import Processes
@@ -32,8 +35,8 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _at_least(key: str, value: float | None, least: float) -> None:
-    if value is not None and not value >= least:
-        raise ConfigError(f"{key} must be at least {least}, got {value}")
+    if value is not None and not least <= value < math.inf:
+        raise ConfigError(f"{key} must be finite and at least {least}, got {value}")
 
 
 def _fraction(key: str, value: float) -> None:
@@ -69,8 +72,12 @@ class DataConfig:
                     f"{key} needs one number for each of {channels} channels, "
                     f"got {values}"
                 )
-        if min(self.std) <= 0:
-            raise ConfigError(f"data.std must be > 0, got {self.std}")
+        if not all(map(math.isfinite, self.mean)):
+            raise ConfigError(f"data.mean must be finite, got {self.mean}")
+        if not all(0 < std < math.inf for std in self.std):
+            raise ConfigError(f"data.std must be finite and > 0, got {self.std}")
+        if not self.root:
+            raise ConfigError("data.root is empty; give a folder, or unset DUET_DATA")
         _at_least("data.classes", self.classes, 0)
         _at_least("data.train_examples", self.train_examples, 1)
         _at_least("data.test_examples", self.test_examples, 1)
@@ -115,8 +122,10 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _one_of("optim.name", self.name, OPTIMIZERS)
-        if not self.peak_lr > 0:
-            raise ConfigError(f"optim.peak_lr must be > 0, got {self.peak_lr}")
+        if not 0 < self.peak_lr < math.inf:
+            raise ConfigError(
+                f"optim.peak_lr must be finite and > 0, got {self.peak_lr}"
+            )
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"optim.momentum must lie in [0, 1), got {self.momentum}")
         if self.nesterov and self.momentum == 0:
@@ -293,8 +302,15 @@ def to_yaml(config: Config) -> str:
 
 
 def from_yaml(text: str) -> Config:
-    """The inverse of `to_yaml`, checked again."""
-    merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+    """The inverse of `to_yaml`, checked again.
+
+    Raises:
+      ConfigError: if the text is no YAML, or no config of this schema.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(str(error)) from error
     assert isinstance(merged, DictConfig)
     return to_config(merged)
 

@@ -45,9 +45,9 @@ def from_environment(environ: Mapping[str, str]) -> Processes:
     Raises:
       ConfigError: if a launcher set only some of its variables.
     """
-    if "TORCHELASTIC_RUN_ID" in environ or {"RANK", "WORLD_SIZE"} <= environ.keys():
+    if {"TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE"} & environ.keys():
         return _from_torchrun(environ)
-    if int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+    if environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
         return _from_slurm(environ)
     return Processes()
 
@@ -66,9 +66,9 @@ def _from_torchrun(environ: Mapping[str, str]) -> Processes:
     digest = hashlib.sha256(repr([environ["MASTER_PORT"], *run]).encode()).digest()
     return Processes(
         launcher="torchrun",
-        rank=int(environ["RANK"]),
-        count=int(environ["WORLD_SIZE"]),
-        local_rank=int(environ["LOCAL_RANK"]),
+        rank=_number(environ, "RANK"),
+        count=_number(environ, "WORLD_SIZE"),
+        local_rank=_number(environ, "LOCAL_RANK"),
         coordinator=f"{host}:{_port(int.from_bytes(digest[:4]))}",
     )
 
@@ -78,17 +78,17 @@ def _from_slurm(environ: Mapping[str, str]) -> Processes:
         environ,
         "srun",
         *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID", "SLURM_STEP_ID"),
-        "SLURM_STEP_NODELIST",
+        *("SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST"),
     )
-    one_node = environ.get("SLURM_STEP_NUM_NODES", "1") == "1"
+    one_node = _number(environ, "SLURM_STEP_NUM_NODES") == 1
     host = "127.0.0.1" if one_node else first_host(environ["SLURM_STEP_NODELIST"])
     # Steps of one job may run at once on one node; each needs a port of its own.
-    step = int(environ["SLURM_JOB_ID"]) * 16 + int(environ["SLURM_STEP_ID"])
+    step = _number(environ, "SLURM_JOB_ID") * 16 + _number(environ, "SLURM_STEP_ID")
     return Processes(
         launcher="slurm",
-        rank=int(environ["SLURM_PROCID"]),
-        count=int(environ["SLURM_STEP_NUM_TASKS"]),
-        local_rank=int(environ["SLURM_LOCALID"]),
+        rank=_number(environ, "SLURM_PROCID"),
+        count=_number(environ, "SLURM_STEP_NUM_TASKS"),
+        local_rank=_number(environ, "SLURM_LOCALID"),
         coordinator=f"{host}:{_port(step)}",
     )
 
@@ -96,6 +96,13 @@ def _from_slurm(environ: Mapping[str, str]) -> Processes:
 def _port(number: int) -> int:
     """A port below Linux's ephemeral ones (32768 on), which outgoing calls may hold."""
     return 20000 + number % 12000
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environ[name])
+    except ValueError:
+        raise ConfigError(f"{name}={environ[name]} is not a whole number") from None
 
 
 def _require(environ: Mapping[str, str], launcher: str, *names: str) -> None:
@@ -115,10 +122,10 @@ def first_host(nodelist: str) -> str:
     >>> first_host("node1,node2")
     'node1'
     """
-    head = re.match(r"([^\[,]+)(?:\[([0-9]+)[^\]]*\])?([^,]*)", nodelist)
+    head = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodelist)  # to a comma outside brackets
     if head is None:
         raise ConfigError(f"SLURM_STEP_NODELIST={nodelist!r} names no host")
-    return head[1] + (head[2] or "") + head[3]
+    return re.sub(r"\[([0-9]+)[^\]]*\]", r"\1", head[0])
 
 
 def check_accelerators(wanted: int, present: int, framework: str) -> None:

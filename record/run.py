@@ -12,6 +12,7 @@ repeat what is written here.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -29,10 +30,18 @@ from safetensors import SafetensorError
 
 from recipe.batch_plan import BatchPlan, Window
 from recipe.config import Config, from_yaml, recipe_hash, to_yaml
-from recipe.errors import DivergedError, DuetError, RecordError
+from recipe.errors import ConfigError, DivergedError, DuetError, RecordError
 from recipe.weights import Weights
 from record.metrics import median_throughput
-from record.schema import ROWS, SCHEMA_VERSION, SUMMARY, check_fields
+from record.schema import (
+    ENVIRONMENT,
+    NOT_FINITE,
+    ROWS,
+    SCHEMA_VERSION,
+    SUMMARY,
+    Field,
+    check_fields,
+)
 from record.screen import open_screen
 from record.tracking import open_tracker
 
@@ -46,11 +55,12 @@ def check_folder(config: Config) -> None:
       RecordError: saying what is there, and how to go on.
     """
     path = Path(config.run.dir or "runs")
-    if config.run.dir is not None and path.exists():
-        _check_empty(path)
-    ancestor = path.absolute()
-    while not ancestor.exists() and ancestor != ancestor.parent:
-        ancestor = ancestor.parent
+    with _recording(path):
+        if config.run.dir is not None and path.exists():
+            _check_empty(path)
+        ancestor = path.absolute()
+        while not ancestor.exists() and ancestor != ancestor.parent:
+            ancestor = ancestor.parent
     if not ancestor.is_dir():
         raise RecordError(
             f"run.dir={path} cannot be made: {ancestor} is a file; choose another"
@@ -65,9 +75,8 @@ def check_folder(config: Config) -> None:
 def _check_empty(path: Path) -> None:
     if not path.is_dir():
         raise RecordError(f"run.dir={path} is a file; choose another")
-    with _recording(path):
-        if not any(path.iterdir()):
-            return
+    if not any(path.iterdir()):
+        return
     held = "files of something else"
     if (path / "summary.json").exists():
         held = f"a {read_summary(path)['status']} run"
@@ -89,7 +98,7 @@ def create_folder(config: Config, framework: str) -> Path:
     if config.run.dir is not None:
         path = Path(config.run.dir).absolute()
         with _recording(path):
-            (path / "logs").mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
         return path
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     path = Path("runs", f"{config.name}-{framework}-{now}").absolute()
@@ -98,7 +107,6 @@ def create_folder(config: Config, framework: str) -> Path:
         with _recording(path):
             try:
                 path.mkdir(parents=True)
-                (path / "logs").mkdir()
                 return path
             except FileExistsError:  # another run began in this second
                 number += 1
@@ -266,13 +274,25 @@ class Recorder:
         self._summary["test"] = metrics
 
     def finish(self, weights: Weights, peak_memory_bytes: int) -> None:
-        """Record the end: final weights and the summary."""
-        LOGGER.info("finished after %d steps", self.plan.steps)
+        """Record the end: final weights and the summary.
+
+        Raises:
+          DivergedError: on every rank, if a weight is not finite.
+        """
+        self._summary["peak_memory_bytes"] = peak_memory_bytes
+        if self._writes:
+            content = safetensors.numpy.save(weights)
+            with self._deferred():
+                _write(self.path / "final.safetensors", content)
+        for name, array in weights.items():
+            if not np.isfinite(array).all():
+                raise DivergedError(
+                    f"{name} is not finite after the last step, {self.plan.steps}; the "
+                    f"record is kept in {self.path}. Try a smaller optim.peak_lr"
+                )
+        LOGGER.info("trained %d steps", self.plan.steps)
         if not self._writes:
             return
-        with self._deferred():
-            _write(self.path / "final.safetensors", safetensors.numpy.save(weights))
-        self._summary["peak_memory_bytes"] = peak_memory_bytes
         if self.failure is None:
             self._summary["status"] = "finished"
             self._write_summary()
@@ -359,23 +379,27 @@ def read_run(path: Path) -> Run:
     Raises:
       RecordError: naming the file, line and field that is missing or wrong.
     """
-    with _recording(path, "read"):
-        config = from_yaml((path / "config.yaml").read_text())
-        environment = json.loads((path / "environment.json").read_text())
-        rows = read_rows(path)
-        summary = read_summary(path)
-        try:
-            weights = safetensors.numpy.load_file(path / "final.safetensors")
-        except SafetensorError as error:
-            raise RecordError(f"{path / 'final.safetensors'}: {error}") from error
-    return Run(path, config, environment, summary, rows, weights)
+    summary = read_summary(path)
+    if summary["status"] != "finished":
+        raise RecordError(
+            f"{path} holds a run that {summary['status']}: {summary['error']}"
+        )
+    try:
+        config = from_yaml(_read(path / "config.yaml"))
+    except ConfigError as error:
+        raise RecordError(f"{path / 'config.yaml'}: {error}") from error
+    environment = _read_json(path / "environment.json", ENVIRONMENT)
+    try:
+        weights = safetensors.numpy.load_file(path / "final.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise RecordError(f"{path / 'final.safetensors'}: {error}") from error
+    return Run(path, config, environment, summary, read_rows(path), weights)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a run folder's `metrics.jsonl`, floats as floats again."""
     rows = []
-    with _recording(path, "read"):
-        lines = (path / "metrics.jsonl").read_text().splitlines()
+    lines = _read(path / "metrics.jsonl").splitlines()
     for number, line in enumerate(lines, start=1):
         where = f"{path / 'metrics.jsonl'} line {number}"
         try:
@@ -385,30 +409,39 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or row.get("kind") not in ROWS:
             raise RecordError(f"{where} is of no known kind ({', '.join(ROWS)})")
         check_fields(row, ROWS[row["kind"]], where)
-        rows.append({k: _restored(v) if k != "kind" else v for k, v in row.items()})
+        rows.append(_restored(row))
     return rows
 
 
 def read_summary(path: Path) -> dict[str, Any]:
     """A run folder's `summary.json`, checked against the schema."""
-    file = path / "summary.json"
-    try:
-        with _recording(path, "read"):
-            summary = json.loads(file.read_text())
-    except ValueError as error:
-        raise RecordError(f"{file} is not JSON: {error}") from error
-    if not isinstance(summary, dict):
-        raise RecordError(f"{file} holds no object")
-    check_fields(summary, SUMMARY, str(file))
+    summary = _read_json(path / "summary.json", SUMMARY)
     if summary["schema_version"] != SCHEMA_VERSION:
         raise RecordError(
-            f"{file} has schema {summary['schema_version']}; "
+            f"{path / 'summary.json'} has schema {summary['schema_version']}; "
             f"this version of Duet reads {SCHEMA_VERSION}"
         )
     return summary
 
 
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+def _read(file: Path) -> str:
+    try:
+        with _recording(file, "read"):
+            return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{file} is not UTF-8: {error}") from error
+
+
+def _read_json(file: Path, table: dict[str, Field]) -> dict[str, Any]:
+    """A JSON object, checked against the schema, floats as floats again."""
+    try:
+        value = json.loads(_read(file))
+    except ValueError as error:
+        raise RecordError(f"{file} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RecordError(f"{file} holds no object")
+    check_fields(value, table, str(file))
+    return _restored(value)
 
 
 def _finite(value: Any) -> Any:
@@ -423,7 +456,12 @@ def _finite(value: Any) -> Any:
 
 
 def _restored(value: Any) -> Any:
-    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+    """The inverse of `_finite`; no text in a record is one of those names."""
+    if isinstance(value, dict):
+        return {key: _restored(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _json(value: Any) -> bytes:
@@ -451,15 +489,18 @@ def _recording(path: Path, verb: str = "write") -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         named = f" ({error.filename})" if error.filename else ""
-        hint = "free some space or choose another run.dir; what was written is kept"
+        hint = "choose another run.dir, or change its permissions"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            hint = "free some space or choose another run.dir; what is written is kept"
         if verb == "read":
-            hint = "is it a run folder?"
+            hint = "is it in a run folder?"
         raise RecordError(f"cannot {verb} {path}: {reason}{named}; {hint}") from error
 
 
 def _open_log(path: Path, rank: int) -> list[logging.Handler]:
     handlers: list[logging.Handler] = []
     with contextlib.suppress(OSError):  # a log is not worth a run
+        (path / "logs").mkdir(exist_ok=True)
         handlers.append(logging.FileHandler(path / "logs" / f"rank{rank}.log"))
     screen = logging.StreamHandler()
     screen.setLevel(logging.WARNING)

@@ -4,6 +4,7 @@
 real run's files against these tables.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +22,17 @@ class Field:
 
 
 INT, TEXT, FLAG = (int,), (str,), (bool,)
-# A float that is not finite is written as "NaN", "Infinity" or "-Infinity", since JSON
-# has no such numbers.
-NUMBER = (float, int, str)
+NUMBER = (float, int)
+# JSON has no such numbers: they are written by name wherever a float may stand.
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 MAYBE_NUMBER = (*NUMBER, type(None))
 
+# Losses are in nats, or in squared units of the target where there are no classes.
 STEP = {
     "kind": Field(TEXT, '"step"'),
     "step": Field(INT, "optimizer steps done, from 1"),
     "epoch": Field(INT, "passes over the training set begun, from 1"),
-    "loss": Field(NUMBER, "mean over the global batch before the update, nats"),
+    "loss": Field(NUMBER, "mean over the global batch before the update"),
     "learning_rate": Field(NUMBER, "of this update"),
     "grad_norm": Field(NUMBER, "2-norm of the global gradient"),
     "examples": Field(INT, "training examples seen so far"),
@@ -47,7 +49,7 @@ EVALUATION = {
     "kind": Field(TEXT, '"evaluation"'),
     "step": Field(INT, "optimizer steps done"),
     "epoch": Field(INT, "passes over the training set begun, from 1"),
-    "loss": Field(NUMBER, "mean over the test set, nats"),
+    "loss": Field(NUMBER, "mean over the test set"),
     "accuracy": Field(MAYBE_NUMBER, "fraction in [0, 1]; null without classes"),
     "precision": Field(MAYBE_NUMBER, "unweighted mean over classes"),
     "recall": Field(MAYBE_NUMBER, "unweighted mean over classes"),
@@ -55,6 +57,20 @@ EVALUATION = {
 }
 ROWS = {"step": STEP, "window": WINDOW, "evaluation": EVALUATION}
 
+ENVIRONMENT = {
+    "framework": Field(TEXT, '"torch" or "jax"'),
+    "devices": Field((list,), "names of rank 0's devices"),
+    "python": Field(TEXT, "version"),
+    "packages": Field((dict,), "name to version, null where not installed"),
+    "platform": Field(TEXT, "operating system"),
+    "processor": Field(TEXT, "the CPU's name"),
+    "cpu_count": Field((int, type(None)), "logical cores"),
+    "memory_bytes": Field(INT, "of the machine"),
+    "host": Field(TEXT, "its name"),
+    "git_commit": Field((str, type(None)), "of the checkout, null outside git"),
+    "git_dirty": Field((bool, type(None)), "whether tracked files had changes"),
+    "command": Field((list,), "rank 0's command line"),
+}
 SUMMARY = {
     "schema_version": Field(INT, "of every file in the folder"),
     "status": Field(TEXT, '"finished", "diverged" or "failed"'),
@@ -91,7 +107,8 @@ def check_fields(given: dict[str, Any], table: dict[str, Field], where: str) -> 
         raise RecordError(f"{where} has unknown {', '.join(sorted(unknown))}")
     for name, field in table.items():
         value = given[name]
-        if type(value) not in field.types:
+        named = float in field.types and isinstance(value, str) and value in NOT_FINITE
+        if type(value) not in field.types and not named:
             raise RecordError(
                 f"{where}: {name} is {value!r}, expected "
                 + " or ".join(t.__name__ for t in field.types)

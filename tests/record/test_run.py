@@ -313,42 +313,46 @@ def test_what_was_foreseen_leaves_no_traceback(folder):
     assert "Traceback" not in (folder / "logs" / "rank0.log").read_text()
 
 
-needs_full = pytest.mark.skipif(
-    not Path("/dev/full").is_char_device(), reason="needs /dev/full, a disk always full"
-)
-
-
-@needs_full
-def test_a_full_disk_waits_for_stop_if_and_then_stops_rank_0(folder):
+@pytest.fixture
+def full_disk(folder) -> Path:
+    """A run folder with no space for `metrics.jsonl`."""
+    if not Path("/dev/full").is_char_device():
+        pytest.skip("needs /dev/full, a disk that is always full")
     (folder / "metrics.jsonl").symlink_to("/dev/full")
-    run = recipe(folder)
+    return folder
+
+
+def test_a_full_disk_does_not_raise_where_the_other_ranks_would_go_on(full_disk):
+    run = recipe(full_disk)
     plan = BatchPlan.of(run, examples=16)
-    first, _ = plan.windows(2, 1)
-    numbers = {"losses": np.ones(2), "learning_rates": [0.1] * 2, "seconds": 1.0}
-    with (
-        pytest.raises(RecordError, match=r"cannot write .*/run: No space left"),
-        Recorder(folder, run, plan, FACTS) as recorder,
-    ):
+    with Recorder(full_disk, run, plan, FACTS) as recorder:
         assert recorder.failure is None
-        recorder.stop_if(False)
-        recorder.window(first, **numbers, grad_norms=np.ones(2))  # does not raise
-        recorder.evaluation(first, SCORES)
-        assert recorder.failure is not None
-        recorder.stop_if(True)
-    summary = read_summary(folder)
-    assert summary["status"] == "failed"
-    assert "No space left" in summary["error"]
+        recorder.window(
+            plan.windows(2, 1)[0],
+            losses=np.ones(2),
+            learning_rates=[0.1, 0.1],
+            grad_norms=np.ones(2),
+            seconds=1.0,
+        )
+        recorder.evaluation(plan.windows(2, 1)[0], SCORES)
+        assert "No space left" in str(recorder.failure)
+
+
+def test_a_full_disk_stops_rank_0_when_the_ranks_have_agreed(full_disk):
+    with pytest.raises(RecordError, match=r"cannot write .*/run: No space left") as e:
+        write_run(full_disk)
+    summary = read_summary(full_disk)
+    assert (summary["status"], summary["error"]) == ("failed", str(e.value))
+    assert summary["steps"] == 2  # the window that could not be written is the last
 
 
 def test_a_full_disk_at_rank_0_stops_the_others_with_a_hint_where_to_look(folder):
     plan = BatchPlan.of(recipe(folder), examples=16)
     facts = replace(FACTS, rank=1)
-    with (
-        pytest.raises(RecordError, match=r"rank 0 could not record; .*rank0\.log"),
-        Recorder(folder, recipe(folder), plan, facts) as recorder,
-    ):
-        assert recorder.failure is None
-        recorder.stop_if(True)
+    with Recorder(folder, recipe(folder), plan, facts) as recorder:
+        recorder.stop_if(False)
+        with pytest.raises(RecordError, match=r"rank 0 could not record; .*rank0\.log"):
+            recorder.stop_if(True)
 
 
 @contextlib.contextmanager
@@ -371,6 +375,15 @@ def test_weights_that_do_not_fit_fail_the_run_and_leave_no_part_of_themselves(fo
     assert files(folder) == FILES - {"final.safetensors"}
     assert read_summary(folder)["status"] == "failed"
     assert len(read_rows(folder)) == 8
+
+
+def test_a_run_whose_weights_do_not_fit_never_says_it_finished(folder):
+    plan = BatchPlan.of(recipe(folder), examples=16)
+    with Recorder(folder, recipe(folder), plan, FACTS) as recorder:
+        with files_no_larger_than(8192):
+            recorder.finish(WEIGHTS, peak_memory_bytes=0)
+        assert "File too large" in str(recorder.failure)
+        assert "summary.json" not in files(folder)
 
 
 def test_a_folder_that_vanished_is_a_failure_too(tmp_path):
