@@ -34,7 +34,7 @@ def test_fp32_is_judged_by_one_ulp_controls_on_real_images(
 ):
     done = run_python(
         [
-            *(PARITY, "experiment=fashion_cnn", "world_sizes=[1]", "controls=1"),
+            *(PARITY, "experiment=fashion_mlp", "world_sizes=[1]", "controls=1"),
             f"run.dir={tmp_path / 'check'}",
         ]
     )

@@ -1,5 +1,7 @@
 """A process learns its place from its launcher's variables, whole or not at all."""
 
+import re
+
 import pytest
 
 from recipe.errors import ConfigError
@@ -61,6 +63,15 @@ def test_torchrun_without_one_of_its_variables_is_refused_by_name(name):
         from_environment(partial)
 
 
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"])
+@pytest.mark.parametrize("around", [{}, BATCH, STEP])
+def test_one_variable_of_torchrun_alone_is_refused(name, around):
+    required = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"]
+    missing = ", ".join(other for other in required if other != name)
+    with pytest.raises(ConfigError, match=f"by torchrun, but {missing} is not set"):
+        from_environment({**around, name: TORCHRUN[name]})
+
+
 def test_a_slurm_step_says_which_process_this_is():
     found = from_environment(STEP)
     assert (found.launcher, found.rank, found.count) == ("slurm", 3, 4)
@@ -78,6 +89,7 @@ def test_a_slurm_step_on_one_node_meets_on_loopback():
         "SLURM_LOCALID",
         "SLURM_JOB_ID",
         "SLURM_STEP_ID",
+        "SLURM_STEP_NUM_NODES",
         "SLURM_STEP_NODELIST",
     ],
 )
@@ -85,6 +97,21 @@ def test_a_slurm_step_without_one_of_its_variables_is_refused_by_name(name):
     partial = {k: v for k, v in STEP.items() if k != name}
     with pytest.raises(ConfigError, match=rf"srun, but {name} is not set; start"):
         from_environment(partial)
+
+
+@pytest.mark.parametrize(
+    "environ, name",
+    [
+        *[(TORCHRUN, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")],
+        *[(STEP, name) for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID")],
+        *[(STEP, f"SLURM_STEP_{of}") for of in ("ID", "NUM_TASKS", "NUM_NODES")],
+    ],
+)
+@pytest.mark.parametrize("value", ["2(x3)", "1.0", "one"])
+def test_a_variable_that_is_no_whole_number_is_refused_by_name(environ, name, value):
+    said = f"{name}={value} is not a whole number"
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"):
+        from_environment({**environ, name: value})
 
 
 def test_a_batch_script_and_a_step_of_one_task_are_one_process():
@@ -127,6 +154,8 @@ def test_ports_lie_below_those_that_linux_hands_out():
         ("gpu[007-009,12],login1", "gpu007"),
         ("gpu[12,14-16]", "gpu12"),
         ("gpu[1-2]-ib,other", "gpu1-ib"),
+        ("rack[2-3,5]gpu[07,09],login1", "rack2gpu07"),
+        ("r[1,3]-c[2-4]-n[05],login[1-2]", "r1-c2-n05"),
         ("a.cluster.org,b", "a.cluster.org"),
     ],
 )
@@ -134,6 +163,8 @@ def test_the_first_host_of_a_node_list_is_rank_zeros(nodelist, host):
     assert first_host(nodelist) == host
 
 
-def test_a_node_list_without_a_host_is_refused():
-    with pytest.raises(ConfigError, match="SLURM_STEP_NODELIST='' names no host"):
-        first_host("")
+@pytest.mark.parametrize("nodelist", ["", ",node1"])
+def test_a_node_list_without_a_host_is_refused(nodelist):
+    said = f"SLURM_STEP_NODELIST='{nodelist}' names no host"
+    with pytest.raises(ConfigError, match=said):
+        first_host(nodelist)

@@ -8,19 +8,41 @@ import pytest
 from recipe.errors import RecordError
 from record.environment import describe_environment
 from record.run import create_folder, read_run
-from record.schema import EVALUATION, ROWS, STEP, SUMMARY, WINDOW, check_fields
+from record.schema import (
+    ENVIRONMENT,
+    EVALUATION,
+    FLAG,
+    INT,
+    NOT_FINITE,
+    NUMBER,
+    ROWS,
+    STEP,
+    SUMMARY,
+    TEXT,
+    WINDOW,
+    check_fields,
+)
 from tests.record.test_run import recipe, write_run
 
-TABLES = {**ROWS, "summary": SUMMARY}
+TABLES = {**ROWS, "summary": SUMMARY, "environment": ENVIRONMENT}
 FIELDS = [(table, field) for table in TABLES for field in TABLES[table]]
 
-# Headings of docs/record.md, and the fields in the table that follows each.
+# Headings of docs/record.md, and what the table that follows each is held against.
 DOCUMENTED = {
-    "### Step rows": list(STEP),
-    "### Window rows": list(WINDOW),
-    "### Evaluation rows": list(EVALUATION),
-    "## summary.json": list(SUMMARY),
-    "## environment.json": list(describe_environment("jax", [])),
+    "### Step rows": STEP,
+    "### Window rows": WINDOW,
+    "### Evaluation rows": EVALUATION,
+    "## summary.json": SUMMARY,
+    "## environment.json": ENVIRONMENT,
+}
+# How the docs write a field's types, ", or null" apart.
+TYPES = {
+    "text": TEXT,
+    "count": INT,
+    "number": NUMBER,
+    "true or false": FLAG,
+    "object": (dict,),
+    "list of text": (list,),
 }
 
 
@@ -37,13 +59,26 @@ def written(folder):
     """A summary and a row of each kind, as they lie in a run folder."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     rows = {row["kind"]: row for row in map(json.loads, lines)}
-    return {**rows, "summary": json.loads((folder / "summary.json").read_text())}
+    for name in "summary", "environment":
+        rows[name] = json.loads((folder / f"{name}.json").read_text())
+    return rows
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_what_a_run_writes_is_what_the_schema_says(written, table):
     check_fields(written[table], TABLES[table], "here")
     assert list(written[table]) == list(TABLES[table])  # in its order, too
+
+
+@pytest.mark.parametrize("path", [None, ""], ids=["git", "no git"])
+def test_an_environment_is_described_as_the_schema_says(monkeypatch, path):
+    if path is not None:
+        monkeypatch.setenv("PATH", path)
+    described = describe_environment("jax", ["cpu"])
+    check_fields(described, ENVIRONMENT, "here")
+    assert list(described) == list(ENVIRONMENT)
+    if path is not None:
+        assert (described["git_commit"], described["git_dirty"]) == (None, None)
 
 
 @pytest.mark.parametrize("table, field", FIELDS)
@@ -62,28 +97,43 @@ def test_an_unknown_field_is_refused_by_name(written, table):
 @pytest.mark.parametrize("table, field", FIELDS)
 def test_a_field_of_another_type_is_refused_by_name(written, table, field):
     types = TABLES[table][field].types
-    for wrong in [1.5, 1, "1", True, None, {}, []]:
+    for wrong in [1.5, 1, "1", "NaN", True, None, {}, []]:
         given = {**written[table], field: wrong}
-        if type(wrong) in types:
+        if type(wrong) in types or (wrong == "NaN" and float in types):
             check_fields(given, TABLES[table], "here")
             continue
         with pytest.raises(RecordError, match=f"^here: {field} is .*, expected "):
             check_fields(given, TABLES[table], "here")
 
 
-@pytest.mark.xfail(reason="a number may be any str, not only NaN and the infinities")
-def test_a_text_that_names_no_number_is_no_number(written):
-    with pytest.raises(RecordError, match="loss"):
-        check_fields({**written["step"], "loss": "low"}, STEP, "here")
+@pytest.mark.parametrize("text", ["low", "", "0.5", "nan", "inf", "+Infinity"])
+def test_a_text_that_names_no_number_is_no_number(written, text):
+    with pytest.raises(RecordError, match=f"^here: loss is '{re.escape(text)}', expe"):
+        check_fields({**written["step"], "loss": text}, STEP, "here")
+
+
+@pytest.mark.parametrize("text", NOT_FINITE)
+def test_the_names_of_what_json_cannot_write_are_numbers(written, text):
+    check_fields({**written["step"], "loss": text}, STEP, "here")
 
 
 def documented(text):
-    """Heading -> the fields named in the first column of its table."""
+    """Heading -> field -> type: the first two columns of its table."""
     sections = re.split(r"^(?=##)", text, flags=re.MULTILINE)
+    row = re.compile(r"^\| `(\w+)` \| ([^|]+) \|", re.MULTILINE)
     return {
-        section.partition("\n")[0]: re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-        for section in sections
+        section.partition("\n")[0]: dict(row.findall(section)) for section in sections
     }
+
+
+def types_of(written):
+    """The types that the docs' words for them stand for.
+
+    >>> types_of("text, or null if finished") == (str, type(None))
+    True
+    """
+    name, null, _ = written.partition(", or null")
+    return TYPES[name] + ((type(None),) if null else ())
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +141,27 @@ def text(root):
     return (root / "docs" / "record.md").read_text()
 
 
-@pytest.mark.parametrize("heading, fields", DOCUMENTED.items())
-def test_the_docs_name_every_field_of_the_record(text, heading, fields):
-    assert documented(text)[heading] == fields
+@pytest.mark.parametrize("heading, table", DOCUMENTED.items())
+def test_the_docs_name_every_field_of_the_record(text, heading, table):
+    assert list(documented(text)[heading]) == list(table)
 
 
-@pytest.mark.parametrize("heading, fields", DOCUMENTED.items())
-def test_a_field_the_docs_had_forgotten_would_be_told(text, heading, fields):
-    without = re.sub(rf"^\| `{fields[-1]}` \|.*\n", "", text, flags=re.MULTILINE)
-    assert documented(without)[heading] == fields[:-1]
+@pytest.mark.parametrize("heading, table", DOCUMENTED.items())
+def test_a_field_the_docs_had_forgotten_would_be_told(text, heading, table):
+    *others, last = table
+    without = re.sub(rf"^\| `{last}` \|.*\n", "", text, flags=re.MULTILINE)
+    assert list(documented(without)[heading]) == others
+
+
+@pytest.mark.parametrize("heading, table", DOCUMENTED.items())
+def test_the_docs_give_every_field_the_types_it_may_have(text, heading, table):
+    types = {field: types_of(told) for field, told in documented(text)[heading].items()}
+    assert types == {field: table[field].types for field in table}
+
+
+def test_a_null_the_docs_had_forgotten_would_be_told(text):
+    without = documented(text.replace(", or null", ""))["## environment.json"]
+    assert types_of(without["cpu_count"]) != ENVIRONMENT["cpu_count"].types
 
 
 def test_the_docs_examples_read_a_run(text, folder, tmp_path, monkeypatch):

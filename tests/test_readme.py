@@ -1,0 +1,56 @@
+"""Every command that the README shows is one that works."""
+
+import re
+import shlex
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.partition("  #")[0].strip()
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+SCRIPTS = [command for command in COMMANDS if not command.startswith("make ")]
+
+
+def test_the_first_two_commands_are_on_the_first_screen():
+    assert README.index("make demo") < README.index("make test") < 1500
+
+
+def test_make_has_every_target_that_is_shown(root):
+    targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(), re.MULTILINE)
+    shown = {c.split()[1] for c in COMMANDS if c.startswith("make ")}
+    assert shown and shown <= set(targets)
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_the_command_runs(run_python, fashion_mnist, command, tmp_path):
+    program, *arguments = shlex.split(command)
+    if program == "torchrun":
+        arguments = ["-m", "torch.distributed.run", *arguments]
+    if "launch/parity.py" in command:
+        arguments += ["--cfg", "job"]  # tests/launch/test_parity_check.py runs it
+    elif "launch/" in command:
+        arguments += ["train.steps=3", f"run.dir={tmp_path / 'run'}"]
+    done = run_python(arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in (ROOT / "docs").glob("*.md")))
+def test_every_page_is_linked_or_named(page):
+    assert f"docs/{page}" in README
+
+
+def test_every_test_that_the_contract_names_is_there(root):
+    contract = (root / "docs" / "identity.md").read_text()
+    sources = "".join(p.read_text() for p in (root / "tests").rglob("test_*.py"))
+    names = set(re.findall(r"\btest_\w+(?!\w*\.py)\b", contract))
+    files = set(re.findall(r"tests/[\w/]+\.py", contract))
+    assert names and files
+    for file in files:
+        assert (root / file).exists(), file
+    for name in names:
+        assert f"def {name}(" in sources or any(f"{name}.py" in f for f in files), name
