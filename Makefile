@@ -44,7 +44,7 @@ gpu: setup ## the tests that need a GPU (pytest -m gpu); fails where there is no
 
 demo: setup ## both frameworks train the same recipe and are compared, minutes on a CPU
 	$(PY) launch/parity.py experiment=digits_cnn 'world_sizes=[1,2]' precision=fp32 \
-	  train.steps=100 run.dir=runs/demo-$$(date -u +%Y%m%dT%H%M%SZ)
+	  controls=3 run.dir=runs/demo-$$(date -u +%Y%m%dT%H%M%SZ)
 
 clean: ## remove caches and build products; .venv and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

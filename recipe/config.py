@@ -309,10 +309,19 @@ def from_yaml(text: str) -> Config:
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(str(error)) from error
-    assert isinstance(merged, DictConfig)
-    return to_config(merged)
+        assert isinstance(merged, DictConfig)  # of a dataclass and whatever merged
+        return to_config(merged)
+    except ConfigError:
+        raise
+    # What YAML's constructors raise for a text made to break them is not one family.
+    except (
+        OmegaConfBaseException,
+        YAMLError,
+        AssertionError,
+        RecursionError,
+        ValueError,
+    ) as error:
+        raise ConfigError(str(error) or "no mapping of keys to values") from error
 
 
 def recipe_hash(config: Config) -> str:

@@ -7,7 +7,7 @@ scripts in `launch/` print it without a traceback and leave with `exit_status`.
     ├── ConfigError      the recipe, its overrides or the way it was launched
     ├── DataError        a dataset that is missing, corrupt or out of range
     ├── RecordError      the run folder: occupied, not writable, disk full
-    └── DivergedError    the loss stopped being finite; the record up to there is kept
+    └── DivergedError    the loss or a weight is not finite; the record is kept
 """
 
 

@@ -26,13 +26,12 @@ class Processes:
     local_rank: int = 0
     coordinator: str = ""
 
-    @property
-    def host(self) -> str:
-        return self.coordinator.rpartition(":")[0]
-
-    @property
-    def port(self) -> int:
-        return int(self.coordinator.rpartition(":")[2])
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.count:
+            raise ConfigError(
+                f"rank {self.rank} of {self.count} processes as {self.launcher} says; "
+                f"ranks go from 0 to {self.count - 1}"
+            )
 
 
 def from_environment(environ: Mapping[str, str]) -> Processes:

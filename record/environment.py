@@ -30,7 +30,7 @@ def describe_environment(framework: str, devices: list[str]) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "host": socket.gethostname(),
         "git_commit": commit,
-        "git_dirty": None if commit is None else bool(_git("status", "--porcelain")),
+        "git_dirty": None if commit is None else _git_dirty(),
         "command": psutil.Process().cmdline(),
     }
 
@@ -62,6 +62,10 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _git_dirty() -> bool:
+    return bool(_git("status", "--porcelain", "--untracked-files=no"))
 
 
 def _processor() -> str:

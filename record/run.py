@@ -409,7 +409,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict) or row.get("kind") not in ROWS:
             raise RecordError(f"{where} is of no known kind ({', '.join(ROWS)})")
         check_fields(row, ROWS[row["kind"]], where)
-        rows.append(_restored(row))
+        rows.append(_restored_fields(row, ROWS[row["kind"]]))
     return rows
 
 
@@ -441,7 +441,7 @@ def _read_json(file: Path, table: dict[str, Field]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RecordError(f"{file} holds no object")
     check_fields(value, table, str(file))
-    return _restored(value)
+    return _restored_fields(value, table)
 
 
 def _finite(value: Any) -> Any:
@@ -455,8 +455,15 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def _restored_fields(given: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
+    """The inverse of `_finite`, for numbers alone: a run may be named NaN."""
+    return {
+        name: _restored(value) if {float, dict} & {*table[name].types} else value
+        for name, value in given.items()
+    }
+
+
 def _restored(value: Any) -> Any:
-    """The inverse of `_finite`; no text in a record is one of those names."""
     if isinstance(value, dict):
         return {key: _restored(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -255,7 +255,7 @@ def test_yaml_is_checked_again_when_read(config):
         ("train: {steps: many}", "train.steps"),
         ("data: null", "'data' is not Optional"),
         ("- data", "merge"),
-        ("5", ""),
+        ("5", "mapping"),
         ("name: ${nowhere}", "nowhere"),
         ("", "leaves data, model, name, optim"),
     ],

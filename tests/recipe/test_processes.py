@@ -37,7 +37,7 @@ STEP = {
 
 
 def port(environ, **changes):
-    return from_environment({**environ, **changes}).port
+    return int(from_environment({**environ, **changes}).coordinator.split(":")[1])
 
 
 def test_without_a_launcher_there_is_one_process():
@@ -47,11 +47,16 @@ def test_without_a_launcher_there_is_one_process():
 def test_torchrun_says_which_process_this_is():
     found = from_environment(TORCHRUN)
     assert (found.launcher, found.rank, found.count) == ("torchrun", 5, 8)
-    assert (found.local_rank, found.host) == (1, "node3")
+    assert (found.local_rank, found.coordinator.split(":")[0]) == (1, "node3")
 
 
 def test_torchrun_on_one_node_meets_on_loopback():
-    assert from_environment({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}).host == "127.0.0.1"
+    assert (
+        from_environment({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}).coordinator.split(":")[
+            0
+        ]
+        == "127.0.0.1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,11 +80,16 @@ def test_one_variable_of_torchrun_alone_is_refused(name, around):
 def test_a_slurm_step_says_which_process_this_is():
     found = from_environment(STEP)
     assert (found.launcher, found.rank, found.count) == ("slurm", 3, 4)
-    assert (found.local_rank, found.host) == (1, "gpu07")
+    assert (found.local_rank, found.coordinator.split(":")[0]) == (1, "gpu07")
 
 
 def test_a_slurm_step_on_one_node_meets_on_loopback():
-    assert from_environment({**STEP, "SLURM_STEP_NUM_NODES": "1"}).host == "127.0.0.1"
+    assert (
+        from_environment({**STEP, "SLURM_STEP_NUM_NODES": "1"}).coordinator.split(":")[
+            0
+        ]
+        == "127.0.0.1"
+    )
 
 
 @pytest.mark.parametrize(

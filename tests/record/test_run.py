@@ -229,6 +229,14 @@ def test_those_of_the_summary_too(folder):
     assert math.isnan(read_summary(folder)["test"]["loss"])
 
 
+def test_those_in_a_list_too(written):
+    speed = {"median": "Infinity", "windows": ["Infinity", 1.5]}
+    summary = read_summary(written) | {"images_per_second": speed}
+    (written / "summary.json").write_text(json.dumps(summary))
+    read = read_summary(written)["images_per_second"]
+    assert read == {"median": math.inf, "windows": [math.inf, 1.5]}
+
+
 def test_rows_can_be_read_while_the_run_goes_on(folder, monkeypatch):
     seen = []
     evaluation = Recorder.evaluation

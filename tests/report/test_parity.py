@@ -109,14 +109,25 @@ def test_fp32_is_bound_by_ten_times_its_controls(make_run, control, step, by, ve
     assert held(a, b, control).verdict == verdict
 
 
-def test_wild_controls_do_not_excuse_a_hundredth_step_beyond_a_thousandth(make_run):
-    wild = Envelope(np.full(STEPS, 0.5), {"a.kernel": 0.5, "b.bias": 0.5})
-    assert held(
-        make_run("fp32"), make_run("fp32", losses=bent(100, 1.1e-3)), wild
-    ).broken
-    assert not held(
-        make_run("fp32"), make_run("fp32", losses=bent(101, 1.1e-3)), wild
-    ).broken
+def test_a_thousandth_is_too_much_while_the_controls_keep_to_it(make_run):
+    tame = Envelope(np.full(STEPS, 9e-4), {"a.kernel": 9e-4, "b.bias": 9e-4})
+    for step, broken in ((100, True), (101, False)):  # it holds for a hundred steps
+        a, b = make_run("fp32"), make_run("fp32", losses=bent(step, 1.1e-3))
+        assert bool(held(a, b, tame).broken) == broken
+
+
+def test_beyond_it_themselves_the_controls_alone_bound_a_step(make_run):
+    curve = np.where(np.arange(1, STEPS + 1) < 50, 1e-4, 2e-3)
+    wild = Envelope(curve, {"a.kernel": 2e-3, "b.bias": 2e-3})
+    for step, by, broken in (
+        (49, 1.1e-3, True),
+        (50, 1.1e-3, False),
+        (50, 2.1e-2, True),
+    ):
+        a, b = make_run("fp32"), make_run("fp32", losses=bent(step, by))
+        assert bool(held(a, b, wild).broken) == broken
+    verdict = Verdict("line", "fp32", "r", "d", [held(a, b, wild)], wild)
+    assert "up to step 49" in verdict.decided_by
 
 
 def test_fp32_without_controls_is_refused(make_run):
