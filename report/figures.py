@@ -27,7 +27,7 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
 
     drawn: dict[str, int] = {}
     for label, run in runs.items():
-        if "control" in label:
+        if run.config.train.nudge:
             continue
         framework = run.summary["framework"]
         style = STYLES[drawn.setdefault(framework, 0) % len(STYLES)]

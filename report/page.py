@@ -19,7 +19,8 @@ h1 { line-height: 1.2; } .identical { color: var(--good); }
 .different { color: var(--bad); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left;
+         white-space: nowrap; }
 td.number, th.number { text-align: right; }
 img { max-width: 100%; height: auto; background: white; }
 code { overflow-wrap: anywhere; }
@@ -68,6 +69,8 @@ def _parity_html(
     ]
     trained = []
     for label, run in runs.items():
+        if run.config.train.nudge:
+            continue  # trained two at once: their speed says nothing
         test, rate = run.summary["test"], run.summary["images_per_second"]["median"]
         accuracy = "–" if test["accuracy"] is None else f"{test['accuracy']:.4f}"
         trained.append(

@@ -40,6 +40,9 @@ PLANTED = {
     "tracking": ("launch/planted.py", "import wandb"),
     "hydra": ("record/planted.py", "import hydra"),
     "launch": ("report/planted.py", "import launch"),
+    "launch-torch": ("launch/pytorch.py", "import jax_impl.optim"),
+    "launch-jax": ("launch/jax.py", "import torch_impl.optim"),
+    "launch-parity": ("launch/parity.py", "import torch_impl.optim"),
 }
 
 
@@ -130,8 +133,8 @@ def test_the_probe_catches_a_planted_import_and_names_its_module(loads, tmp_path
 def test_recipe_names_no_third_party_but_numpy_jaxtyping_and_omegaconf(root):
     for file in (root / "recipe").rglob("*.py"):
         third_party = imported(file.read_text()) - sys.stdlib_module_names - {"recipe"}
-        omegaconf = {"omegaconf"} if file.name == "config.py" else set()
-        assert third_party <= {"numpy", "jaxtyping"} | omegaconf, file
+        config = {"omegaconf", "yaml"} if file.name == "config.py" else set()
+        assert third_party <= {"numpy", "jaxtyping"} | config, file
 
 
 def test_imported_names_are_found_wherever_they_stand():

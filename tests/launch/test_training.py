@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 from record.run import read_run
 from record.schema import SUMMARY, check_fields
 from report.parity import leaf_differences, losses, relative_difference
+from tests.launch.conftest import SCRIPTS
 from tests.record.wandb_history import read_history, wandb_file
 
 
@@ -77,6 +78,22 @@ def test_every_layout_of_jax_trains_the_same_run(train, layout):
     )
     assert relative_difference(losses(one), losses(other)).max() <= 1e-12
     assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
+
+
+LOADED = """
+import runpy, sys
+script = sys.argv[1]
+sys.argv = sys.argv[1:]
+sys.path[0] = "launch"
+runpy.run_path(script, run_name="__main__")
+print("loaded:", sorted({"torch", "jax"} & sys.modules.keys()))
+"""
+
+
+def test_a_whole_run_loads_its_own_framework_alone(framework, run_python, tmp_path):
+    overrides = ["tracking=wandb", "train.steps=3", f"run.dir={tmp_path / 'run'}"]
+    done = run_python(["-c", LOADED, SCRIPTS[framework], *overrides])
+    assert f"loaded: ['{framework}']" in done.stdout, done.stdout + done.stderr
 
 
 def test_digits_cnn_reaches_its_accuracy(framework, train):
