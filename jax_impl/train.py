@@ -179,6 +179,10 @@ def evaluate(
         loss_sum, confusion = compiled_eval(
             params, data, shard(indices, world), shard(mask, world)
         )
+        # One at a time, unlike training steps, which wait for each other's state: CPU
+        # devices share a pool of threads, and collectives of several steps in flight
+        # can each hold some of it while waiting for the rest (a deadlock XLA aborts).
+        synchronize(loss_sum)
         loss_sums.append(loss_sum)
         confusions.append(confusion)
     return evaluation_metrics(
