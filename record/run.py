@@ -251,6 +251,7 @@ class Recorder:
             "step": window.steps.stop,
             "steps": len(window.steps),
             "seconds": seconds,
+            "step_seconds": seconds / len(window.steps),
             "images_per_second": len(window.steps) * batch / seconds,
             "warmup": window.steps.start == 0,
         }

@@ -42,6 +42,7 @@ WINDOW = {
     "step": Field(INT, "optimizer steps done at its end"),
     "steps": Field(INT, "optimizer steps in it"),
     "seconds": Field(NUMBER, "from synchronisation to synchronisation, slowest rank"),
+    "step_seconds": Field(NUMBER, "mean of its steps on the slowest rank"),
     "images_per_second": Field(NUMBER, "training throughput over all devices"),
     "warmup": Field(FLAG, "the first window, left out of the median"),
 }

@@ -170,7 +170,7 @@ def test_rows_say_what_happened_from_step_1_and_epoch_1(written):
     assert [row["learning_rate"] for row in steps] == [0.1, 0.05] * 2
     assert windows[1] == {
         **{"kind": "window", "step": 4, "steps": 2, "seconds": 0.5},
-        **{"images_per_second": 32.0, "warmup": False},
+        **{"step_seconds": 0.25, "images_per_second": 32.0, "warmup": False},
     }
     assert [row["warmup"] for row in windows] == [True, False]
     scores = {k: v for k, v in SCORES.items() if k != "confusion"}
