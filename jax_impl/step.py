@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, UInt8
 
-from jax_impl.optim import apply_update
+from jax_impl.optim import apply_update, clip_gradients
 from recipe.config import Config
 
 
@@ -44,10 +44,23 @@ def gather(
 
 
 def example_losses(
-    config: Config, outputs_BK: Float[Array, "B K"], labels_B: Array
+    config: Config,
+    outputs_BK: Float[Array, "B K"],
+    labels_B: Array,
+    smoothing: float = 0.0,
 ) -> Float[Array, " B"]:
-    """Cross-entropy in nats, or squared error where there are no classes."""
-    if config.data.classes:
+    """Cross-entropy in nats, or squared error where there are no classes.
+
+    Args:
+      smoothing: the share s of the target that all K classes get evenly: 1 - s + s/K
+        for the label's, s/K for the others (Szegedy et al., CVPR 2016).
+    """
+    classes = config.data.classes
+    if classes and smoothing:
+        one_hot_BK = jax.nn.one_hot(labels_B, classes, dtype=outputs_BK.dtype)
+        targets_BK = optax.smooth_labels(one_hot_BK, smoothing)
+        return optax.softmax_cross_entropy(outputs_BK, targets_BK)
+    if classes:
         return optax.softmax_cross_entropy_with_integer_labels(outputs_BK, labels_B)
     return jnp.square(outputs_BK[:, 0] - labels_B.astype(outputs_BK.dtype))
 
@@ -60,7 +73,9 @@ def loss_fn(
     labels: Array,
 ) -> Float[Array, ""]:
     """The loss: its sum over the rows here over the global batch's size."""
-    losses_B = example_losses(config, nnx.merge(graphdef, params)(images), labels)
+    smoothing = config.train.label_smoothing  # of training alone: tests are of labels
+    outputs = nnx.merge(graphdef, params)(images)
+    losses_B = example_losses(config, outputs, labels, smoothing)
     return losses_B.sum() / config.train.global_batch
 
 
@@ -89,6 +104,7 @@ def train_step(
     if axis is not None:
         loss, gradients = jax.lax.psum((loss, gradients), axis)
     grad_norm = optax.tree.norm(gradients)
+    gradients = clip_gradients(config, gradients, grad_norm)
     updates, slots = optimizer.update(gradients, state.optimizer, state.params)
     params = apply_update(state.params, updates, learning_rate)
     return TrainState(params, slots), (loss, grad_norm)

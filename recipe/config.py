@@ -22,8 +22,8 @@ from recipe.processes import Processes
 
 DATASETS = ("digits", "fashion_mnist", "line", "mnist", "synthetic")
 MODELS = ("cnn", "linear", "mlp")
-OPTIMIZERS = ("sgd",)
-SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "one_cycle", "step")
 PRECISIONS = ("fp32", "fp64")
 PARALLEL = ("dp", "pmap")
 TRACKERS = ("none", "tensorboard", "wandb")
@@ -111,14 +111,22 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-    """SGD in torch's form: decay enters the gradient, then momentum, then Nesterov."""
+    """SGD or AdamW, both as torch writes them; `optim.py` of either twin has them.
+
+    SGD's decay enters the gradient before momentum (coupled), AdamW's is multiplied by
+    the learning rate alone (decoupled).
+    """
 
     name: str = MISSING
     peak_lr: float = MISSING  # at the global batch; never rescaled silently
-    momentum: float = 0.0
-    nesterov: bool = False
+    momentum: float = 0.0  # sgd
+    nesterov: bool = False  # sgd
+    beta1: float = 0.9  # adamw
+    beta2: float = 0.999  # adamw
+    eps: float = 1e-8  # adamw; added to the root of the corrected second moment
     weight_decay: float = 0.0
     decay: str = "kernels"  # which parameters decay: kernels, or all of them
+    clip_norm: float | None = None  # 2-norm that the global gradient is scaled down to
 
     def __post_init__(self) -> None:
         _one_of("optim.name", self.name, OPTIMIZERS)
@@ -133,6 +141,16 @@ class OptimConfig:
                 "optim.nesterov=true needs optim.momentum > 0, got 0; "
                 "set optim.momentum=0.9 or optim.nesterov=false"
             )
+        for key, beta in ("beta1", self.beta1), ("beta2", self.beta2):
+            if not 0 <= beta < 1:
+                raise ConfigError(f"optim.{key} must lie in [0, 1), got {beta}")
+        if not 0 < self.eps < math.inf:
+            raise ConfigError(f"optim.eps must be finite and > 0, got {self.eps}")
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise ConfigError(
+                f"optim.clip_norm must be finite and > 0, got {self.clip_norm}; "
+                "null does not clip"
+            )
         _at_least("optim.weight_decay", self.weight_decay, 0)
         _one_of("optim.decay", self.decay, ("all", "kernels"))
 
@@ -142,13 +160,32 @@ class ScheduleConfig:
     """How the learning rate moves; the formulas are in `recipe/schedule.py`."""
 
     name: str = MISSING
-    warmup_steps: int = 0  # optimizer steps
-    end_factor: float = 0.0  # cosine: the last learning rate over the peak
+    warmup_steps: int = 0  # optimizer steps; one_cycle rises by rise_fraction instead
+    end_factor: float = 0.0  # cosine, one_cycle: the last learning rate over the peak
+    start_factor: float = 0.04  # one_cycle: the first learning rate over the peak
+    rise_fraction: float = 0.3  # one_cycle: of the run, until the peak
+    milestones: list[float] = field(default_factory=list)  # step: fractions of the run
+    drop_factor: float = 0.1  # step: what each milestone multiplies by
 
     def __post_init__(self) -> None:
         _one_of("schedule.name", self.name, SCHEDULES)
         _at_least("schedule.warmup_steps", self.warmup_steps, 0)
         _fraction("schedule.end_factor", self.end_factor)
+        _fraction("schedule.start_factor", self.start_factor)
+        _fraction("schedule.rise_fraction", self.rise_fraction)
+        _fraction("schedule.drop_factor", self.drop_factor)
+        for milestone in self.milestones:
+            _fraction("schedule.milestones", milestone)
+        if self.name == "one_cycle" and self.warmup_steps:
+            raise ConfigError(
+                "schedule=one_cycle rises over schedule.rise_fraction of the run; "
+                f"set schedule.warmup_steps=0, got {self.warmup_steps}"
+            )
+        if (self.name == "step") != bool(self.milestones):
+            raise ConfigError(
+                "schedule.milestones belong to schedule=step and only there, got "
+                f"{self.milestones} with schedule={self.name}"
+            )
 
 
 @dataclass(kw_only=True)
@@ -186,12 +223,26 @@ class TrackingConfig:
 
 
 @dataclass(kw_only=True)
+class TunedConfig:
+    """What suits an experiment, for the optim and schedule groups to take their own of.
+
+    So `optim=adamw` finds its learning rate and `schedule=one_cycle` no warm-up,
+    whichever the experiment uses itself.
+    """
+
+    sgd: float = MISSING  # peak learning rates
+    adamw: float = MISSING
+    warmup_steps: int = 0
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """How long, in what batches, from which seed."""
 
     epochs: int | None = None
     steps: int | None = None  # optimizer steps; wins over epochs where both are given
     global_batch: int = MISSING  # examples per optimizer step over all devices
+    label_smoothing: float = 0.0  # share of the target spread evenly over all classes
     seed: int = 0
     window_steps: int = 20  # losses are fetched, and time is taken, once per window
     evaluate_every_epochs: int = 1  # 0: only at the end
@@ -206,6 +257,10 @@ class TrainConfig:
         _at_least("train.steps", self.steps, 1)
         _at_least("train.global_batch", self.global_batch, 1)
         _at_least("train.seed", self.seed, 0)
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                f"train.label_smoothing must lie in [0, 1), got {self.label_smoothing}"
+            )
         _at_least("train.window_steps", self.window_steps, 1)
         _at_least("train.evaluate_every_epochs", self.evaluate_every_epochs, 0)
         _at_least("train.nudge", self.nudge, 0)
@@ -234,6 +289,7 @@ class Config:
     precision: PrecisionConfig = MISSING
     parallel: ParallelConfig = MISSING
     tracking: TrackingConfig = MISSING
+    tuned: TunedConfig = MISSING
     train: TrainConfig = MISSING
     run: RunConfig = MISSING
     devices: int | None = None  # of the whole run; default: one for each process
@@ -242,6 +298,11 @@ class Config:
     def __post_init__(self) -> None:
         _at_least("devices", self.devices, 1)
         _one_of("platform", self.platform, ("auto", "cpu", "gpu"))
+        if self.train.label_smoothing and not self.data.classes:
+            raise ConfigError(
+                f"train.label_smoothing={self.train.label_smoothing} needs classes, "
+                f"data={self.data.name} has none; set it to 0"
+            )
         height, width, _ = self.data.image_shape
         if self.model.name == "cnn" and min(height, width) < 16:
             raise ConfigError(
@@ -285,7 +346,8 @@ def to_config(composed: DictConfig, schema: type[Config] = Config) -> Any:
     Raises:
       ConfigError: naming the key, what it was given, and what is allowed.
     """
-    missing = sorted(OmegaConf.missing_keys(composed))
+    # Unresolved, since OmegaConf stops at the first reference to a missing value.
+    missing = sorted(_missing(OmegaConf.to_container(composed)))
     if missing:
         raise ConfigError(
             f"the config leaves {', '.join(missing)} without a value; "
@@ -294,6 +356,13 @@ def to_config(composed: DictConfig, schema: type[Config] = Config) -> Any:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, schema)
     return config
+
+
+def _missing(node: Any, key: str = "") -> list[str]:
+    """Keys below a plain node that have no value."""
+    if isinstance(node, dict):
+        return [m for k, v in node.items() for m in _missing(v, f"{key}.{k}")]
+    return [key.removeprefix(".")] if node == MISSING else []
 
 
 def to_yaml(config: Config) -> str:
@@ -331,6 +400,7 @@ def recipe_hash(config: Config) -> str:
     folders. Nor do the measuring window and the control's nudge.
     """
     recipe = asdict(config)
+    del recipe["tuned"]  # what was taken of it is in optim and schedule
     for place in ("devices", "platform", "parallel", "tracking", "run"):
         del recipe[place]
     del recipe["data"]["root"]

@@ -14,18 +14,37 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
       constant: peak
       cosine:   end + (peak - end) (1 + cos(pi (t-w)/(T-w))) / 2,
                 where end = peak x `schedule.end_factor`
+      step:     peak x `schedule.drop_factor` for each of `schedule.milestones`
+                that t/T has reached
+
+    One-cycle has no warm-up of its own: cosines rise from peak x `start_factor` to the
+    peak at step `rise_fraction` T - 1, and fall to peak x `end_factor` at step T - 1.
 
     Args:
       step: t, from 0.
       steps: T, optimizer steps of the whole run.
 
-    Source: Loshchilov and Hutter, SGDR, ICLR 2017; Goyal et al. 2017 for the warm-up.
+    Source: Loshchilov and Hutter, SGDR, ICLR 2017; Goyal et al. 2017 for the warm-up;
+    Smith and Topin, Super-Convergence, 2018, in the form of torch's OneCycleLR.
     """
     peak, schedule = config.optim.peak_lr, config.schedule
+    end = peak * schedule.end_factor
     if step < schedule.warmup_steps:
         return peak * (step + 1) / schedule.warmup_steps
     if schedule.name == "constant":
         return peak
-    end = peak * schedule.end_factor
+    if schedule.name == "step":
+        reached = sum(step >= share * steps for share in schedule.milestones)
+        return peak * schedule.drop_factor**reached
+    if schedule.name == "one_cycle":
+        top, last = schedule.rise_fraction * steps - 1, steps - 1
+        if step <= top:
+            return _cosine(peak * schedule.start_factor, peak, step / max(top, 1))
+        return _cosine(peak, end, (step - top) / (last - top))
     progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
-    return end + (peak - end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    return _cosine(peak, end, min(1.0, progress))
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    """Half a cosine from start (progress 0) to end (progress 1)."""
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

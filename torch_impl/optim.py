@@ -1,7 +1,8 @@
 """The optimizer, every constant explicit; the learning rate arrives with each step."""
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from recipe.config import Config
 from recipe.weights import decays
@@ -9,10 +10,14 @@ from torch_impl.weights import canonical_name
 
 
 def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD: g += decay p;  m = momentum m + g;  p -= lr (g + momentum m | m).
+    """SGD or AdamW, with decay on the parameters that `optim.decay` names.
+
+    SGD:   g += decay p;  m = momentum m + g;  p -= lr (g + momentum m | m)
+    AdamW: m, v = the moments of g, corrected;  p -= lr (m / (sqrt(v) + eps) + decay p)
 
     Source: Sutskever et al., On the importance of initialization and momentum, ICML
-    2013, in torch's form: the learning rate multiplies after momentum, no dampening.
+    2013, in torch's form: the learning rate multiplies after momentum, no dampening;
+    Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
     """
     optim = config.optim
     decayed, rest = [], []
@@ -23,13 +28,29 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
         {"params": decayed, "weight_decay": optim.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
+    groups = [group for group in groups if group["params"]]
+    if optim.name == "adamw":
+        return torch.optim.AdamW(
+            groups, lr=optim.peak_lr, betas=(optim.beta1, optim.beta2), eps=optim.eps
+        )
     return torch.optim.SGD(
-        [group for group in groups if group["params"]],
+        groups,
         lr=optim.peak_lr,
         momentum=optim.momentum,
         dampening=0.0,
         nesterov=optim.nesterov,
     )
+
+
+def clip_gradients(config: Config, model: nn.Module, norm: Float[Tensor, ""]) -> None:
+    """Scale the gradients by min(1, clip_norm / (norm + 1e-6)), where it is asked for.
+
+    Source: Pascanu et al., On the difficulty of training recurrent networks, ICML 2013;
+    1e-6 is torch's.
+    """
+    if config.optim.clip_norm is not None:
+        parameters = model.parameters()
+        nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, norm)
 
 
 def apply_update(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from recipe.config import Config
-from torch_impl.optim import apply_update
+from torch_impl.optim import apply_update, clip_gradients
 
 
 class DeviceData(NamedTuple):
@@ -33,11 +33,21 @@ def gather(
 
 
 def example_losses(
-    config: Config, outputs_BK: Float[Tensor, "B K"], labels_B: Tensor
+    config: Config,
+    outputs_BK: Float[Tensor, "B K"],
+    labels_B: Tensor,
+    smoothing: float = 0.0,
 ) -> Float[Tensor, " B"]:
-    """Cross-entropy in nats, or squared error where there are no classes."""
+    """Cross-entropy in nats, or squared error where there are no classes.
+
+    Args:
+      smoothing: the share s of the target that all K classes get evenly: 1 - s + s/K
+        for the label's, s/K for the others (Szegedy et al., CVPR 2016).
+    """
     if config.data.classes:
-        return F.cross_entropy(outputs_BK, labels_B.long(), reduction="none")
+        return F.cross_entropy(
+            outputs_BK, labels_B.long(), reduction="none", label_smoothing=smoothing
+        )
     return (outputs_BK[:, 0] - labels_B.to(outputs_BK.dtype)).square()
 
 
@@ -45,7 +55,8 @@ def loss_fn(
     config: Config, model: nn.Module, images: Tensor, labels: Tensor
 ) -> Float[Tensor, ""]:
     """This rank's share of the loss: its sum over the global batch's size."""
-    losses_B = example_losses(config, model(images), labels)
+    smoothing = config.train.label_smoothing  # of training alone: tests are of labels
+    losses_B = example_losses(config, model(images), labels, smoothing)
     return losses_B.sum() / config.train.global_batch
 
 
@@ -71,6 +82,7 @@ def train_step(
     (loss * world_size).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     grad_norm = nn.utils.get_total_norm(gradients)
+    clip_gradients(config, model, grad_norm)
     apply_update(optimizer, learning_rate)
     return loss.detach(), grad_norm
 

@@ -83,7 +83,11 @@ BAD = [
     ("train.nudge=-1", "train.nudge", "-1", "at least 0"),
     ("devices=0", "devices", "got 0", "at least 1"),
     ("platform=tpu", "platform=tpu", "auto, cpu, gpu"),
-    ("~experiment", "name, train.global_batch", "choose an experiment"),
+    (
+        "~experiment",
+        "name, train.global_batch, tuned.adamw, tuned.sgd",
+        "choose an experiment",
+    ),
 ]
 BAD_PARITY = [
     ("world_sizes=[]", "world_sizes", "[]", "[1,2,4]"),
@@ -256,7 +260,7 @@ def test_yaml_is_checked_again_when_read(config):
         ("data: null", "'data' is not Optional"),
         ("- data", "merge"),
         ("5", "mapping"),
-        ("name: ${nowhere}", "nowhere"),
+        ("name: ${nowhere}", "leaves data, model, optim"),
         ("", "leaves data, model, name, optim"),
     ],
 )

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from recipe.errors import ConfigError
 from recipe.schedule import learning_rate
 
 PEAK, STEPS, WARMUP = 0.4, 50, 5
@@ -69,3 +70,54 @@ def test_a_schedule_one_step_late_would_be_told_apart(rates):
 
 def test_a_run_that_is_all_warm_up_ends_at_the_peak(rates):
     assert rates("cosine", warmup=STEPS)[STEPS - 1 :].tolist() == [PEAK, PEAK]
+
+
+@pytest.mark.parametrize("steps", [10, 97])
+def test_one_cycle_is_torchs(config, steps):
+    import torch
+    from torch.optim.lr_scheduler import OneCycleLR
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    start, end = 1 / 25, 1e-3
+    schedule = OneCycleLR(
+        optimizer,
+        PEAK,
+        total_steps=steps,
+        div_factor=1 / start,
+        final_div_factor=start / end,
+    )
+    expected = [schedule.get_last_lr()[0]]
+    for _ in range(steps - 1):
+        optimizer.step()
+        schedule.step()
+        expected.append(schedule.get_last_lr()[0])
+    recipe = config(
+        *("schedule=one_cycle", f"optim.peak_lr={PEAK}"),
+        *(f"schedule.start_factor={start}", f"schedule.end_factor={end}"),
+    )
+    found = [learning_rate(recipe, t, steps) for t in range(steps)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_step_drops_at_its_milestones(config):
+    recipe = config(
+        *("schedule=step", f"optim.peak_lr={PEAK}", "schedule.warmup_steps=0"),
+        "schedule.milestones=[0.5,0.76]",
+    )
+    found = [learning_rate(recipe, t, STEPS) for t in range(STEPS)]
+    expected = np.repeat([PEAK, PEAK / 10, PEAK / 100], [25, 13, 12])
+    np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["schedule=one_cycle", "schedule.warmup_steps=5"], "warmup_steps=0, got 5"),
+        (["schedule=step", "schedule.milestones=[]"], "milestones"),
+        (["schedule.milestones=[0.5]"], "only there"),
+        (["schedule=step", "schedule.milestones=[1.5]"], "milestones"),
+    ],
+)
+def test_a_schedule_refuses_what_belongs_to_another(config, overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        config(*overrides)

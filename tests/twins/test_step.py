@@ -84,11 +84,20 @@ def twins(arrays, worlds):
     return make
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+RECIPES = [
+    *([f"experiment={name}"] for name in EXPERIMENTS),
+    ["experiment=digits_cnn", "optim=adamw", "optim.weight_decay=0.1"],
+    ["experiment=digits_mlp", "optim=adamw", "optim.decay=all", "optim.eps=1e-3"],
+    ["experiment=digits_mlp", "optim.clip_norm=0.5"],
+    ["experiment=digits_mlp", "train.label_smoothing=0.2"],
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=" ".join)
 def test_five_steps_from_random_weights_agree_to_fp64_rounding(
-    experiment, make_config, twins
+    recipe, make_config, twins
 ):
-    config = make_config(f"experiment={experiment}", "precision=fp64")
+    config = make_config(*recipe, "precision=fp64")
     batches = np.random.default_rng(2).integers(EXAMPLES, size=(5, 8), dtype=np.int32)
     (torch_seen, torch_end), (jax_seen, jax_end) = (
         twin(batches) for twin in twins(config, random_weights(config))
@@ -157,6 +166,68 @@ def test_sgd_is_its_formula_in_both(optim, make_config, worlds):
         params = jax_optim.apply_update(params, updates, rate)
     saved = jax_weights.save_weights(jax_place(params, worlds[1]), worlds[1])
     assert max(leaf_differences(saved, expected).values()) < 1e-14
+
+
+def after_one_step(in_torch, in_jax):
+    """The weights that either twin has after one batch."""
+    batch = np.arange(8, dtype=np.int32)[None]
+    return [twin(batch)[1] for twin in (in_torch, in_jax)]
+
+
+@pytest.mark.parametrize("norm", [1e-3, 0.5, 1e6])
+def test_clipping_scales_the_update_by_the_global_norm_and_a_millionth(
+    norm, make_config, twins
+):
+    plain = ["experiment=linear_line", "model=mlp", "precision=fp64"]
+    config = make_config(*plain)
+    weights = random_weights(config)
+    clipped = make_config(*plain, f"optim.clip_norm={norm}")
+    measured = twins(config, weights)[0](np.arange(8, dtype=np.int32)[None])[0][0, 1]
+    scale = min(1.0, norm / (measured + 1e-6))
+    for free, held in zip(
+        after_one_step(*twins(config, weights)),
+        after_one_step(*twins(clipped, weights)),
+        strict=True,
+    ):
+        expected = {n: w + scale * (free[n] - w) for n, w in weights.items()}
+        assert max(leaf_differences(held, expected).values()) < 1e-13
+
+
+def test_adamw_is_its_formula_in_both(make_config, twins):
+    config = make_config("model=linear", "precision=fp64", "optim=adamw")
+    weights = random_weights(config)
+    plain = make_config(
+        "model=linear",
+        "precision=fp64",
+        "optim.momentum=0",
+        "optim.nesterov=false",
+        "optim.weight_decay=0",
+    )
+    rate, o = 0.1, config.optim
+    ends = after_one_step(*twins(config, weights))
+    for end, moved in zip(ends, after_one_step(*twins(plain, weights)), strict=True):
+        for name, w in weights.items():
+            g = (w - moved[name]) / rate
+            decay = o.weight_decay * ("kernel" in name)
+            # At the first step the corrected moments are g and g squared.
+            expected = w - rate * (g / (abs(g) + o.eps) + decay * w)
+            # g was read back from a difference of weights, and so is rounded.
+            np.testing.assert_allclose(end[name], expected, atol=1e-7)
+
+
+def test_smoothed_labels_are_cross_entropy_against_their_mixture(make_config):
+    config = make_config("experiment=digits_mlp", "precision=fp64")
+    logits = np.random.default_rng(0).normal(size=(6, 10))
+    labels = np.arange(6, dtype=np.int32)
+    targets = 0.7 * np.eye(10)[labels] + 0.3 / 10
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    expected = -(targets * log_p).sum(axis=1)
+    in_torch = torch_step.example_losses(
+        config, torch.tensor(logits), torch.tensor(labels), 0.3
+    )
+    np.testing.assert_allclose(in_torch, expected, rtol=1e-13)
+    in_jax = jax_step.example_losses(config, logits, labels, 0.3)
+    np.testing.assert_allclose(in_jax, expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
