@@ -126,6 +126,11 @@ def shard(rows: np.ndarray, world: World) -> jax.Array:
     return jax.make_array_from_process_local_data(world.split, rows)
 
 
+def shard_all(columns: Any, world: World) -> Any:
+    """Columns of a batch as `shard` places each; None where there are none."""
+    return jax.tree.map(lambda column: shard(column, world), columns)
+
+
 def parallelize(
     step: Callable[..., Any], example: tuple[Any, ...], world: World, donate: bool
 ) -> tuple[Callable[..., Any], float]:

@@ -4,7 +4,7 @@ Shapes: B global batch (under pmap, this device's), H height, W width, C channel
 K classes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, UInt8
 
+from jax_impl.augment import crop_and_flip, cut_out
 from jax_impl.optim import apply_update, clip_gradients
 from recipe.config import Config
 
@@ -34,12 +35,18 @@ class TrainState(NamedTuple):
 
 
 def gather(
-    data: DeviceData, indices_B: Int[Array, " B"]
+    config: Config, data: DeviceData, indices_B: Int[Array, " B"], draws: Any = None
 ) -> tuple[Float[Array, "B H W C"], Array]:
-    """The batch that the indices name, its pixels normalised."""
+    """The batch that the indices name, augmented as drawn, its pixels normalised."""
+    augment = config.data.augment
     # The plan's indices are in bounds; the clamp that JAX adds would only cost.
-    pixels_BHWC = data.images.at[indices_B].get(mode="promise_in_bounds")
+    if draws is None:
+        pixels_BHWC = data.images.at[indices_B].get(mode="promise_in_bounds")
+    else:
+        pixels_BHWC = crop_and_flip(augment, data.images, indices_B, draws)
     images_BHWC = (pixels_BHWC.astype(data.mean.dtype) - data.mean) * data.scale
+    if draws is not None:
+        images_BHWC = cut_out(augment, images_BHWC, draws)
     return images_BHWC, data.labels.at[indices_B].get(mode="promise_in_bounds")
 
 
@@ -87,17 +94,19 @@ def train_step(
     state: TrainState,
     data: DeviceData,
     indices_B: Int[Array, " B"],
+    draws: Any,
     learning_rate: Float[Array, ""],
 ) -> tuple[TrainState, tuple[Float[Array, ""], Float[Array, ""]]]:
     """The updated state.
 
     Args:
+      draws: the examples' augmentation, or None.
       axis: the axis to sum over by hand under pmap; jit over a mesh sums by itself.
 
     Returns:
       The state, and the loss before the update with the global gradient's 2-norm.
     """
-    images, labels = gather(data, indices_B)
+    images, labels = gather(config, data, indices_B, draws)
     loss, gradients = jax.value_and_grad(loss_fn, argnums=2)(
         config, graphdef, state.params, images, labels
     )
@@ -123,7 +132,7 @@ def eval_step(
 
     The matrix counts rows of true class i predicted as j; without classes it is empty.
     """
-    images, labels = gather(data, indices_B)
+    images, labels = gather(config, data, indices_B)
     outputs = nnx.merge(graphdef, params)(images)
     losses_B = example_losses(config, outputs, labels)
     loss_sum = jnp.where(mask_B, losses_B, 0).sum()

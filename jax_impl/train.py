@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from data.augment import batch_draws
 from data.dataset import acquire, load
 from jax_impl.model import build_model
 from jax_impl.optim import build_optimizer
@@ -21,6 +22,7 @@ from jax_impl.parallel import (
     peak_memory_bytes,
     replicate,
     shard,
+    shard_all,
     start,
     stop,
     sum_over_ranks,
@@ -89,10 +91,11 @@ def train(config: Config, world: World) -> Path:
     ready = process_age_seconds()
     zeros = np.zeros(config.train.global_batch // world.processes, np.int32)
     indices, mask = shard(zeros, world), shard(zeros.astype(bool), world)
+    draws = shard_all(batch_draws(config, plan, 0, zeros), world)
     rate = replicate(np.zeros((), dtype), world)
     compiled_train, train_seconds = parallelize(
         partial(train_step, config, graphdef, optimizer, world.axis),
-        (state, train_data, indices, rate),
+        (state, train_data, indices, draws, rate),
         world,
         donate=True,
     )
@@ -128,6 +131,7 @@ def train(config: Config, world: World) -> Path:
                     state,
                     train_data,
                     shard(indices, world),
+                    shard_all(batch_draws(config, plan, step, indices), world),
                     replicate(np.asarray(rates[-1], dtype), world),
                 )
                 losses.append(loss)

@@ -44,6 +44,23 @@ def _fraction(key: str, value: float) -> None:
         raise ConfigError(f"{key} must lie in [0, 1], got {value}")
 
 
+@dataclass(kw_only=True)
+class AugmentConfig:
+    """What happens to training images; `data/augment.py` draws, the twins apply."""
+
+    pad_crop: int = 0  # pixels of black added on each side before a crop of full size
+    flip: bool = False  # left to right, half of the time
+    cutout: int = 0  # side in pixels of a square set to the mean
+
+    def __post_init__(self) -> None:
+        _at_least("data.augment.pad_crop", self.pad_crop, 0)
+        _at_least("data.augment.cutout", self.cutout, 0)
+
+    @property
+    def any(self) -> bool:
+        return bool(self.pad_crop or self.flip or self.cutout)
+
+
 @dataclass(kw_only=True)  # none is frozen: Hydra could not override it
 class DataConfig:
     """A dataset of uint8 NHWC images with labels; targets where `classes` is 0."""
@@ -57,6 +74,7 @@ class DataConfig:
     train_examples: int | None = None  # synthetic and line only; files fix the others
     test_examples: int | None = None
     noise: float = 0.0  # synthetic and line only: standard deviation, pixels in [0, 1]
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         _one_of("data.name", self.name, DATASETS)

@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+from recipe.config import Config, to_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -138,3 +142,13 @@ def run_python(
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture
+def make_config() -> Callable[..., Config]:
+    def make(*overrides: str) -> Config:
+        ConfigStore.instance().store("schema", node=Config)
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return to_config(compose("config", list(overrides)))
+
+    return make

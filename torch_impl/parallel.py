@@ -8,6 +8,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,6 +112,13 @@ def replicate(array: np.ndarray, world: World) -> Tensor:
 def shard(rows: np.ndarray, world: World) -> Tensor:
     """This rank's rows of a batch, on its device."""
     return torch.from_numpy(rows.copy()).to(world.device, non_blocking=True)
+
+
+def shard_all(columns: Any, world: World) -> Any:
+    """Columns of a batch as `shard` places each; None where there are none."""
+    if columns is None:
+        return None
+    return type(columns)(*(shard(column, world) for column in columns))
 
 
 def parallelize(model: nn.Module, world: World) -> nn.Module:

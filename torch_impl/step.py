@@ -3,7 +3,7 @@
 Shapes: B this rank's batch, H height, W width, C channels, K classes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from recipe.config import Config
+from torch_impl.augment import crop_and_flip, cut_out
 from torch_impl.optim import apply_update, clip_gradients
 
 
@@ -24,11 +25,17 @@ class DeviceData(NamedTuple):
 
 
 def gather(
-    data: DeviceData, indices_B: Int[Tensor, " B"]
+    config: Config, data: DeviceData, indices_B: Int[Tensor, " B"], draws: Any = None
 ) -> tuple[Float[Tensor, "B C H W"], Tensor]:
-    """The batch that the indices name, its pixels normalised."""
-    pixels_BHWC = data.images[indices_B].to(data.mean.dtype)
-    images_BHWC = (pixels_BHWC - data.mean) * data.scale
+    """The batch that the indices name, augmented as drawn, its pixels normalised."""
+    augment = config.data.augment
+    if draws is None:
+        pixels_BHWC = data.images[indices_B]
+    else:
+        pixels_BHWC = crop_and_flip(augment, data.images, indices_B, draws)
+    images_BHWC = (pixels_BHWC.to(data.mean.dtype) - data.mean) * data.scale
+    if draws is not None:
+        images_BHWC = cut_out(augment, images_BHWC, draws)
     return images_BHWC.permute(0, 3, 1, 2), data.labels[indices_B]
 
 
@@ -66,16 +73,20 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     data: DeviceData,
     indices_B: Int[Tensor, " B"],
+    draws: Any,
     learning_rate: float,
     world_size: int,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Update the parameters in place.
 
+    Args:
+      draws: the examples' augmentation, or None.
+
     Returns:
       This rank's share of the loss before the update, to be summed over ranks, and the
       2-norm of the global gradient.
     """
-    images, labels = gather(data, indices_B)
+    images, labels = gather(config, data, indices_B, draws)
     optimizer.zero_grad()
     loss = loss_fn(config, model, images, labels)
     # DDP averages over ranks; the loss is a share of a sum, so the average is undone.
@@ -99,7 +110,7 @@ def eval_step(
 
     The matrix counts rows of true class i predicted as j; without classes it is empty.
     """
-    images, labels = gather(data, indices_B)
+    images, labels = gather(config, data, indices_B)
     outputs = model(images)
     losses_B = example_losses(config, outputs, labels)
     loss_sum = torch.where(mask_B, losses_B, 0).sum()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from data.augment import batch_draws
 from data.dataset import acquire, load
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
@@ -29,6 +30,7 @@ from torch_impl.parallel import (
     peak_memory_bytes,
     replicate,
     shard,
+    shard_all,
     start,
     stop,
     sum_over_ranks,
@@ -110,6 +112,7 @@ def train(config: Config, world: World) -> Path:
                     optimizer,
                     train_data,
                     shard(indices, world),
+                    shard_all(batch_draws(config, plan, step, indices), world),
                     rates[-1],
                     world.size,
                 )

@@ -1,19 +1,16 @@
 """Both twins in one process: on a CPU they do not get in each other's way."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from jax.sharding import Mesh
 
 from jax_impl.parallel import World as JaxWorld
-from recipe.config import Config, to_config
+from recipe.config import Config
 from recipe.weights import Weights, parameter_shapes
-from tests.conftest import ROOT
 from torch_impl.parallel import World as TorchWorld
 
 TORCH = TorchWorld(0, 1, 1, torch.device("cpu"))
@@ -24,16 +21,6 @@ def proof_mode() -> Iterator[None]:
     """JAX has no fp64 unless asked."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def make_config() -> Callable[..., Config]:
-    def make(*overrides: str) -> Config:
-        ConfigStore.instance().store("schema", node=Config)
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return to_config(compose("config", list(overrides)))
-
-    return make
 
 
 @pytest.fixture

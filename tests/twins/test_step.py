@@ -56,7 +56,7 @@ def twins(arrays, worlds):
             optimizer = torch_optim.build_optimizer(config, model)
             seen = [
                 torch_step.train_step(
-                    config, model, optimizer, placed, torch.tensor(batch), rate, 1
+                    config, model, optimizer, placed, torch.tensor(batch), None, rate, 1
                 )
                 for batch in batches
             ]
@@ -75,7 +75,7 @@ def twins(arrays, worlds):
             )
             seen = []
             for batch in batches:
-                state, metrics = step(state, placed, batch, rate)
+                state, metrics = step(state, placed, batch, None, rate)
                 seen.append(metrics)
             return np.array(seen), jax_weights.save_weights(state.params, worlds[1])
 
@@ -256,11 +256,12 @@ def test_normalised_pixels_are_the_same_bit_for_bit(
     data = (*arrays(config), *pixel_affine(config))
     batch = np.array([5, 0, 23, 5], np.int32)
     in_torch, _ = torch_step.gather(
+        config,
         torch_step.DeviceData(*(torch_place(a, TORCH) for a in data)),
         torch.tensor(batch),
     )
     placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
-    in_jax, _ = jax.jit(jax_step.gather)(placed, batch)
+    in_jax, _ = jax.jit(partial(jax_step.gather, config))(placed, batch)
     in_jax = np.asarray(in_jax)
     assert in_jax.dtype == {"fp32": np.float32, "fp64": np.float64}[precision]
     np.testing.assert_array_equal(in_torch.permute(0, 2, 3, 1).numpy(), in_jax)
@@ -337,7 +338,7 @@ def test_gradients_are_those_of_finite_differences(
     data = jax_step.DeviceData(
         *jax_place((*arrays(config), *pixel_affine(config)), worlds[1])
     )
-    images, labels = jax_step.gather(data, np.arange(8, dtype=np.int32))
+    images, labels = jax_step.gather(config, data, np.arange(8, dtype=np.int32))
 
     @jax.jit
     def loss(params):

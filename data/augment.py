@@ -1,0 +1,66 @@
+"""The augmentation of every example in every epoch: (seed, epoch, index) -> draws.
+
+Drawn here in NumPy and applied on the device by each framework, so that an example is
+cropped and flipped the same way in both, at every batch and world size.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from recipe.batch_plan import BatchPlan
+from recipe.config import Config
+from recipe.rng import keyed_generator
+
+
+class Draws(NamedTuple):
+    """What chance decides for each example of a batch.
+
+    Args:
+      top, left: of the crop in the image padded by `pad` on each side, 0 to 2 pad.
+      flip: whether the crop is mirrored left to right.
+      cut_top, cut_left: centre of the cut-out square, a pixel of the image.
+    """
+
+    top: Int[np.ndarray, " B"]
+    left: Int[np.ndarray, " B"]
+    flip: Bool[np.ndarray, " B"]
+    cut_top: Int[np.ndarray, " B"]
+    cut_left: Int[np.ndarray, " B"]
+
+
+@lru_cache(maxsize=2)  # a step needs its own epoch only; two spare the boundary
+def epoch_draws(
+    seed: int, epoch: int, examples: int, pad: int, height: int, width: int
+) -> Draws:
+    """The draws of a whole epoch, row i for example i; integers are int32."""
+
+    def draw(what: str, stop: int) -> np.ndarray:
+        # Keyed apart, so that asking for one augmentation moves no other's draws.
+        generator = keyed_generator(seed, "augment", what, epoch)
+        return generator.integers(stop, size=examples, dtype=np.int32)
+
+    return Draws(
+        draw("top", 2 * pad + 1),
+        draw("left", 2 * pad + 1),
+        draw("flip", 2) == 1,
+        draw("cut_top", height),
+        draw("cut_left", width),
+    )
+
+
+def batch_draws(
+    config: Config, plan: BatchPlan, step: int, indices: Int[np.ndarray, " B"]
+) -> Draws | None:
+    """The draws of a batch's examples at a step; None where nothing is augmented."""
+    augment = config.data.augment
+    if not augment.any:
+        return None
+    height, width, _ = config.data.image_shape
+    epoch = step // plan.steps_per_epoch
+    whole = epoch_draws(
+        plan.seed, epoch, plan.examples, augment.pad_crop, height, width
+    )
+    return Draws(*(column[indices] for column in whole))
