@@ -1,14 +1,16 @@
 """What the scripts do before any training: Hydra's own features, and refusals."""
 
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import FASHION
+from tests.conftest import FASHION, NO_GPU, clean_environment
 from tests.launch.conftest import SCRIPTS, torchrun
 
 PARITY = "launch/parity.py"
@@ -60,9 +62,9 @@ BAD_OVERRIDES = {
     "experiment=digit_mlp": ("digit_mlp", "digits_mlp"),
     "train.global_bach=64": ("global_bach",),
     "train.global_batch=many": ("many", "global_batch"),
-    "optim.peak_lr=-0.1": ("optim.peak_lr must be > 0, got -0.1",),
+    "optim.peak_lr=-0.1": ("optim.peak_lr must be finite and > 0, got -0.1",),
     "devices=3": ("64", "world_size=3", "63, 66"),
-    "train.epochs=0": ("train.epochs must be at least 1, got 0",),
+    "train.epochs=0": ("train.epochs must be finite and at least 1, got 0",),
     "train.epochs=null": ("train.epochs", "train.steps"),
     "precision=fp12": ("fp12", "fp64"),
     "parallel=ddp": ("ddp", "pmap"),
@@ -246,3 +248,66 @@ def test_acquiring_by_hand_says_where_the_arrays_are(run_python, tmp_path):
     done = run_python(["-m", "data.acquire", "fashion_mnist", "--root", tmp_path])
     assert done.returncode == 0, done.stderr
     assert str(tmp_path) in done.stdout
+
+
+def test_an_error_that_one_rank_alone_meets_ends_all_and_is_said(
+    run_python, script, fashion_mnist, tmp_path
+):
+    # As if each node had a disk of its own, and only rank 0's had been filled.
+    shell = f'DUET_DATA={tmp_path}/$RANK exec "$@"'
+    train = [sys.executable, script, "experiment=fashion_mlp", "train.steps=2"]
+    done = run_python(
+        [
+            *(*torchrun(2, "--no-python"), "bash", "-c", shell, "bash"),
+            *(*train, f"run.dir={tmp_path / 'run'}"),
+        ],
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "error: rank 1: " in done.stderr
+    assert str(tmp_path / "1") in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_other_ranks_wait_for_an_acquisition_that_takes_its_time(
+    run_python, root, script, fashion_mnist, tmp_path
+):
+    shutil.copytree(
+        root,
+        tmp_path / "copy",
+        ignore=shutil.ignore_patterns(".git", ".venv", "runs", "tests", "__pycache__"),
+    )
+    acquire = tmp_path / "copy" / "data" / "acquire.py"
+    # Longer than the 30 s that gloo gives JAX's processes to find each other.
+    acquire.write_text("import time\ntime.sleep(35)\n" + acquire.read_text())
+    done = run_python(
+        [
+            *torchrun(2, str(tmp_path / "copy" / script)),
+            *("experiment=fashion_mlp", "train.steps=2", f"run.dir={tmp_path / 'run'}"),
+        ],
+        cwd=tmp_path / "copy",
+        DUET_DATA=tmp_path / "data",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_who_leaves_does_not_end_the_run(root, script, tmp_path):
+    command = f"{sys.executable} {script} train.steps=100 run.dir={tmp_path}/run"
+    subprocess.run(
+        ["bash", "-c", f"{command} | head -1"],
+        cwd=root,
+        env=clean_environment() | NO_GPU,
+        stdout=subprocess.DEVNULL,
+        check=True,
+        timeout=300,
+    )
+    assert "finished" in (tmp_path / "run" / "summary.json").read_text()
+
+
+def test_a_terminal_without_our_letters_shows_others(run_python, tmp_path):
+    done = run_python(
+        ["launch/jax.py", "train.steps=2", f"run.dir={tmp_path / 'run'}"],
+        PYTHONIOENCODING="ascii",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "run folder" in done.stdout
