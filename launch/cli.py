@@ -5,10 +5,9 @@ for something that cannot be done, and the one line on stderr says what to do in
 """
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -57,8 +56,7 @@ def hydra_main(
     try:
         _refuse_multirun(bool({"-m", "--multirun"} & set(sys.argv[1:])))
         if rank != 0:
-            nowhere = silence.enter_context(Path(os.devnull).open("w"))
-            silence.enter_context(contextlib.redirect_stderr(nowhere))
+            silence.enter_context(contextlib.redirect_stderr(StringIO()))
         hydra.main(
             version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name
         )(checked_task)()
