@@ -13,6 +13,7 @@ import yaml
 from tests.conftest import FASHION, NO_GPU, clean_environment
 from tests.launch.conftest import SCRIPTS, torchrun
 
+JAX = "launch/jax.py"
 PARITY = "launch/parity.py"
 
 
@@ -32,17 +33,17 @@ def test_cfg_job_prints_the_composed_config(run_python, name):
     assert (config["name"], config["model"]["name"]) == ("fashion_cnn", "cnn")
 
 
-def test_help_lists_the_groups(run_python, script):
-    done = run_python([script, "--help"])
+def test_help_lists_the_groups(run_python):
+    done = run_python([JAX, "--help"])
     assert done.returncode == 0
     for word in "digits_cnn", "fashion_mlp", "fp64", "pmap", "wandb", "torchrun":
         assert word in done.stdout
 
 
-def test_tab_completion_names_the_experiments(run_python, script):
-    line = f"python {script} experiment=fash"
+def test_tab_completion_names_the_experiments(run_python):
+    line = f"python {JAX} experiment=fash"
     done = run_python(
-        [script, "-sc", "query=bash"],
+        [JAX, "-sc", "query=bash"],
         COMP_LINE=line,
         COMP_POINT=str(len(line)),
         COMP_CWORD="2",
@@ -50,9 +51,9 @@ def test_tab_completion_names_the_experiments(run_python, script):
     assert done.stdout.split() == ["experiment=fashion_cnn", "experiment=fashion_mlp"]
 
 
-def test_the_scripts_work_from_any_directory(run_python, root, script, tmp_path):
+def test_the_scripts_work_from_any_directory(run_python, root, tmp_path):
     (tmp_path / "jax.py").write_text("raise SystemExit('the wrong jax')")
-    done = run_python([root / script, "train.steps=2"], cwd=tmp_path)
+    done = run_python([root / JAX, "train.steps=2"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [p.parent.name for p in tmp_path.rglob("summary.json")] != []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["jax.py", "runs"]
@@ -151,22 +152,22 @@ def label_out_of_range(folder):
 
 
 @pytest.mark.parametrize("harm", [corrupt_header, truncate, label_out_of_range])
-def test_harmed_data_is_refused_by_its_file_name(run_python, script, harm, tmp_path):
+def test_harmed_data_is_refused_by_its_file_name(run_python, harm, tmp_path):
     idx_files(tmp_path / "data" / "mnist")
     name = harm(tmp_path / "data" / "mnist")
     arguments = ["experiment=mnist_mlp", "train.global_batch=8"]
     done = run_python(
-        [script, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
+        [JAX, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
     )
     refused(done, name)
     assert not (tmp_path / "run").exists()
 
 
-def test_sound_data_in_the_same_place_is_trained_on(run_python, script, tmp_path):
+def test_sound_data_in_the_same_place_is_trained_on(run_python, tmp_path):
     idx_files(tmp_path / "data" / "mnist")
     arguments = ["experiment=mnist_mlp", "train.global_batch=8", "train.steps=2"]
     done = run_python(
-        [script, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
+        [JAX, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
     )
     assert done.returncode == 0, done.stderr
 
@@ -186,21 +187,21 @@ def test_missing_data_offline_says_which_files_to_put_where(run_python, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_holds_a_finished_run_is_left_alone(run_python, script, tmp_path):
-    command = [script, "train.steps=2", f"run.dir={tmp_path / 'run'}"]
+def test_a_folder_that_holds_a_finished_run_is_left_alone(run_python, tmp_path):
+    command = [JAX, "train.steps=2", f"run.dir={tmp_path / 'run'}"]
     assert run_python(command).returncode == 0
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     refused(run_python(command), "already holds a finished run")
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
-def test_a_folder_without_write_permission_is_refused(run_python, script, tmp_path):
+def test_a_folder_without_write_permission_is_refused(run_python, tmp_path):
     file = tmp_path / "file"
     file.write_text("in the way")
-    done = run_python([script, f"run.dir={file / 'run'}"])
+    done = run_python([JAX, f"run.dir={file / 'run'}"])
     refused(done, "cannot be made")
     if os.geteuid() == 0:  # root may write anywhere but to what is mounted read-only
-        done = run_python([script, "run.dir=/proc/duet"])
+        done = run_python([JAX, "run.dir=/proc/duet"])
         refused(done, "/proc/duet")
 
 
@@ -270,7 +271,7 @@ def test_an_error_that_one_rank_alone_meets_ends_all_and_is_said(
 
 
 def test_the_other_ranks_wait_for_an_acquisition_that_takes_its_time(
-    run_python, root, script, fashion_mnist, tmp_path
+    run_python, root, fashion_mnist, tmp_path
 ):
     shutil.copytree(
         root,
@@ -282,7 +283,7 @@ def test_the_other_ranks_wait_for_an_acquisition_that_takes_its_time(
     acquire.write_text("import time\ntime.sleep(35)\n" + acquire.read_text())
     done = run_python(
         [
-            *torchrun(2, str(tmp_path / "copy" / script)),
+            *torchrun(2, str(tmp_path / "copy" / JAX)),
             *("experiment=fashion_mlp", "train.steps=2", f"run.dir={tmp_path / 'run'}"),
         ],
         cwd=tmp_path / "copy",
@@ -291,8 +292,8 @@ def test_the_other_ranks_wait_for_an_acquisition_that_takes_its_time(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_reader_who_leaves_does_not_end_the_run(root, script, tmp_path):
-    command = f"{sys.executable} {script} train.steps=100 run.dir={tmp_path}/run"
+def test_a_reader_who_leaves_does_not_end_the_run(root, tmp_path):
+    command = f"{sys.executable} {JAX} train.steps=100 run.dir={tmp_path}/run"
     subprocess.run(
         ["bash", "-c", f"{command} | head -1"],
         cwd=root,
