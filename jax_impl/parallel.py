@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from recipe.config import Config, world_size
 from recipe.errors import ConfigError, DuetError
 from recipe.processes import Processes, check_accelerators
 from record.environment import peak_resident_bytes
+
+T = TypeVar("T")
 
 AXIS = "data"  # the batch's axis of the mesh
 TEXT_BYTES = 4096  # of a message from rank 0: a path, or one error
@@ -78,6 +80,8 @@ def start(config: Config, processes: Processes) -> World:
         # Said in full: what JAX finds by itself is one device per process, and it fails
         # on SLURM environments that lack some variables.
         first = processes.local_rank * local
+        # Its preemption service would take SIGTERM away from whoever handles it here.
+        jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
             processes.coordinator,
             processes.count,
@@ -87,9 +91,10 @@ def start(config: Config, processes: Processes) -> World:
         )
     try:
         present = jax.local_devices()
-    except RuntimeError as error:
+    except (AssertionError, RuntimeError) as error:
         raise ConfigError(
-            f"platform={config.platform} is not there: {error}; use platform=cpu"
+            f"platform={config.platform} finds no device: {error or 'none at all'}; "
+            "use platform=cpu, and look at JAX_PLATFORMS"
         ) from error
     check_accelerators(local, len(present), "JAX")
     devices = [
@@ -99,6 +104,10 @@ def start(config: Config, processes: Processes) -> World:
     ]
     # Mesh itself, since make_mesh may reorder devices and with them the batch's rows.
     mesh = Mesh(np.array(devices), (AXIS,))
+    if processes.count > 1:
+        # Its gloo context is made by the first collective, and waits 30 s for everyone:
+        # now they are all here, later rank 0 may be downloading.
+        multihost_utils.process_allgather(np.zeros(1))
     pmap = config.parallel.name == "pmap"
     return World(processes.rank, processes.count, len(devices), mesh, pmap)
 
@@ -199,6 +208,26 @@ def from_rank_zero(answer: Callable[[], str], world: World) -> str:
     if text.startswith("-"):
         raise DuetError(text[1:])
     return text[1:]
+
+
+def on_every_rank(make: Callable[[], T], world: World) -> T:
+    """Each rank's own result; or, if any rank meets an error, an error on all.
+
+    Raises:
+      DuetError: a rank's own, or which ranks have one.
+    """
+    result, own = None, None
+    try:
+        result = make()
+    except DuetError as error:
+        own = error
+    failed = gather_ranks([own is not None], world)[:, 0].nonzero()[0].tolist()
+    if own is not None:
+        own.of_one_rank = len(failed) < world.processes
+        raise own
+    if failed:
+        raise DuetError(f"stopped, since ranks {failed} could not go on")
+    return cast(T, result)
 
 
 def synchronize(tree: Any) -> None:

@@ -18,6 +18,7 @@ from jax_impl.parallel import (
     device_names,
     from_rank_zero,
     gather_ranks,
+    on_every_rank,
     parallelize,
     peak_memory_bytes,
     replicate,
@@ -71,7 +72,7 @@ def train(config: Config, world: World) -> Path:
 
     # The numbers, the same for both frameworks
     from_rank_zero(lambda: acquire(config.data) or "", world)
-    dataset = load(config.data)
+    dataset = on_every_rank(lambda: load(config.data), world)
     plan = BatchPlan.of(config, len(dataset.train_labels))
     weights = initial_weights(config)
     pixels = pixel_affine(config)

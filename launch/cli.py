@@ -4,8 +4,10 @@ Exit status: 0 done; 1 the run itself failed (its loss diverged, a bug); 2 it wa
 for something that cannot be done, and the one line on stderr says what to do instead.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,11 +37,16 @@ def hydra_main(
       SystemExit: as the module's docstring says.
     """
     ConfigStore.instance().store("schema", node=schema)
+    for stream in sys.stdout, sys.stderr:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may lack × or –
     composed = False
+    silence = contextlib.ExitStack()  # while Hydra would say the same on every rank
 
     def checked_task(config: DictConfig) -> None:
         nonlocal composed
         composed = True
+        silence.close()
         try:
             _refuse_multirun(HydraConfig.get().mode == RunMode.MULTIRUN)
             task(to_config(config, schema))
@@ -48,6 +55,8 @@ def hydra_main(
 
     try:
         _refuse_multirun(bool({"-m", "--multirun"} & set(sys.argv[1:])))
+        if rank != 0:
+            silence.enter_context(contextlib.redirect_stderr(StringIO()))
         hydra.main(
             version_base="1.3", config_path=str(ROOT / "conf"), config_name=config_name
         )(checked_task)()
@@ -71,6 +80,7 @@ def _refuse_multirun(asked: bool) -> None:
 
 def leave(error: DuetError, rank: int) -> NoReturn:
     """Say what was wrong, once for all ranks, and exit with its status."""
-    if rank == 0:
-        print(f"error: {error}", file=sys.stderr)
+    if rank == 0 or error.of_one_rank:
+        place = f"rank {rank}: " if error.of_one_rank else ""
+        print(f"error: {place}{error}", file=sys.stderr)
     raise SystemExit(error.exit_status)

@@ -7,9 +7,9 @@ torchrun --standalone --nproc-per-node=2 launch/jax.py experiment=digits_mlp
 import sys
 from pathlib import Path
 
-# Python puts this file's folder first, where `jax.py` and `report.py` would hide the
-# packages of those names.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+# Python puts this file's folder first, where `jax.py` would hide the package JAX.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(path for path in sys.path if path != str(HERE))]
 
 from launch.train import main  # noqa: E402
 

@@ -6,7 +6,9 @@ Leaves parity.json, parity.png, index.html and every run in `run.dir`; exits 1 w
 bound is broken.
 """
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,9 +18,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-# Python puts this file's folder first, where `jax.py` and `report.py` would hide the
-# packages of those names.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+# Python puts this file's folder first, where `jax.py` would hide the package JAX.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(path for path in sys.path if path != str(HERE))]
 
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from rich.box import SIMPLE_HEAD  # noqa: E402
@@ -44,6 +46,7 @@ from report.parity import (  # noqa: E402
 OWN_KEYS = (
     *("world_sizes", "controls", "jax_layouts", "timeout_seconds"),
     *("run.dir", "train.steps", "train.evaluate_every_epochs", "parallel"),
+    "data.root",
 )
 
 
@@ -97,8 +100,15 @@ class Training:
             f"train.nudge={self.nudge}",
             f"parallel={parallel}",
             f"devices={self.world_size}",
-            f"run.dir={run_dir}",
+            # Relative to where parity was started, which is not where this will be.
+            f"data.root={_quoted(Path(config.data.root).absolute())}",
+            f"run.dir={_quoted(run_dir)}",
         ]
+
+
+def _quoted(path: Path) -> str:
+    """A path as Hydra's grammar takes any text."""
+    return "'" + str(path).replace("'", "\\'") + "'"
 
 
 def trainings(config: ParityConfig) -> Iterator[Training]:
@@ -151,7 +161,12 @@ def check_parity(config: ParityConfig) -> None:
     # small model leaves idle.
     with ThreadPoolExecutor(max_workers=2) as pool:
         controls = [t for t in todo if t.nudge]
-        runs |= zip(controls, pool.map(trained, controls), strict=True)
+        try:
+            runs |= zip(controls, pool.map(trained, controls), strict=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_trainings()
+            raise
 
     verdict = judge(config, runs)
     page = write_parity_page(
@@ -177,27 +192,48 @@ def train(
     loopback = {"GLOO_SOCKET_IFNAME": "lo", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     environment = {**os.environ, **loopback}
     with log.open("w") as output:
+        process = subprocess.Popen(
+            training.command(config, typed, run_dir),
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that ranks end with what launched them
+        )
+        RUNNING.add(process)
         try:
-            done = subprocess.run(
-                training.command(config, typed, run_dir),
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=config.timeout_seconds,
-            )
+            status = process.wait(config.timeout_seconds)
         except subprocess.TimeoutExpired:
             raise DuetError(
                 f"{training.label} took more than {config.timeout_seconds} s; see "
                 f"{log}, or raise timeout_seconds"
             ) from None
-    if done.returncode:
+        finally:
+            RUNNING.discard(process)
+            end(process)
+    if status:
         lines = log.read_text(errors="replace").splitlines()
         said = [line for line in lines if line.startswith("error: ")] or lines[-12:]
         text = "\n  ".join(said)
         raise DuetError(f"{training.label} failed, see {log}:\n  {text}")
     return read_run(run_dir)
+
+
+RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a training and the ranks it launched; nothing where it is over."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def end_trainings() -> None:
+    """End whatever is running, when parity itself is to end."""
+    for process in list(RUNNING):
+        end(process)
 
 
 def judge(config: ParityConfig, runs: dict[Training, Run]) -> Verdict:
@@ -256,4 +292,6 @@ def show(verdict: Verdict, console: Console) -> None:
 
 
 if __name__ == "__main__":
+    # As an exception, so that trainings are ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     hydra_main(check_parity, config_name="parity", schema=ParityConfig, rank=0)

@@ -9,6 +9,7 @@ number of devices in `check_world`.
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
 def _at_least(key: str, value: float | None, least: float) -> None:
     if value is not None and not least <= value < math.inf:
         raise ConfigError(f"{key} must be finite and at least {least}, got {value}")
+
+
+def _expanded(key: str, path: str) -> str:
+    """The path with ~ for a home replaced."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise ConfigError(f"{key}={path}: {error}; write the path in full") from None
 
 
 def _fraction(key: str, value: float) -> None:
@@ -100,7 +109,7 @@ class DataConfig:
         _at_least("data.train_examples", self.train_examples, 1)
         _at_least("data.test_examples", self.test_examples, 1)
         _at_least("data.noise", self.noise, 0)
-        self.root = str(Path(self.root).expanduser())
+        self.root = _expanded("data.root", self.root)
 
 
 @dataclass(kw_only=True)
@@ -292,7 +301,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.dir is not None:
-            self.dir = str(Path(self.dir).expanduser())
+            self.dir = _expanded("run.dir", self.dir)
 
 
 @dataclass(kw_only=True)
@@ -314,6 +323,11 @@ class Config:
     platform: str = "auto"  # auto: a GPU where there is one, else the CPU
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]{1,60}", self.name) or self.name.startswith("."):
+            raise ConfigError(
+                f"name={self.name} must be 1 to 60 letters, digits, and _ . - "
+                "since folders and trackers are named by it"
+            )
         _at_least("devices", self.devices, 1)
         _one_of("platform", self.platform, ("auto", "cpu", "gpu"))
         if self.train.label_smoothing and not self.data.classes:

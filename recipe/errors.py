@@ -13,6 +13,7 @@ scripts in `launch/` print it without a traceback and leave with `exit_status`.
 
 class DuetError(Exception):
     exit_status = 2
+    of_one_rank = False  # others do not meet it, so its own rank has to say it
 
 
 class ConfigError(DuetError, ValueError):

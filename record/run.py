@@ -39,6 +39,7 @@ from record.schema import (
     ROWS,
     SCHEMA_VERSION,
     SUMMARY,
+    TEST,
     Field,
     check_fields,
 )
@@ -99,6 +100,7 @@ def create_folder(config: Config, framework: str) -> Path:
         path = Path(config.run.dir).absolute()
         with _recording(path):
             path.mkdir(parents=True, exist_ok=True)
+        _claim(path, config)
         return path
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     path = Path("runs", f"{config.name}-{framework}-{now}").absolute()
@@ -107,10 +109,24 @@ def create_folder(config: Config, framework: str) -> Path:
         with _recording(path):
             try:
                 path.mkdir(parents=True)
+                _claim(path, config)
                 return path
             except FileExistsError:  # another run began in this second
                 number += 1
                 path = path.with_name(f"{config.name}-{framework}-{now}-{number}")
+
+
+def _claim(path: Path, config: Config) -> None:
+    """Write the config where none is: of two runs given one folder, one has it."""
+    try:
+        with _recording(path), (path / "config.yaml").open("x") as file:
+            file.write(to_yaml(config))
+    except RecordError as error:
+        if isinstance(error.__cause__, FileExistsError):
+            raise RecordError(
+                f"run.dir={path} was taken by another run just now; choose another"
+            ) from None
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +209,6 @@ class Recorder:
             "run_dir": str(self.path),
         }
         with self._deferred():
-            _write(self.path / "config.yaml", to_yaml(self.config).encode())
             _write(self.path / "environment.json", _json(facts.environment))
             self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8")
         self._tracker = open_tracker(
@@ -389,12 +404,24 @@ def read_run(path: Path) -> Run:
         config = from_yaml(_read(path / "config.yaml"))
     except ConfigError as error:
         raise RecordError(f"{path / 'config.yaml'}: {error}") from error
+    if recipe_hash(config) != summary["config_hash"]:
+        raise RecordError(
+            f"{path / 'config.yaml'} is not the config that summary.json was written "
+            "for: their hashes differ"
+        )
     environment = _read_json(path / "environment.json", ENVIRONMENT)
     try:
         weights = safetensors.numpy.load_file(path / "final.safetensors")
     except (SafetensorError, OSError) as error:
         raise RecordError(f"{path / 'final.safetensors'}: {error}") from error
-    return Run(path, config, environment, summary, read_rows(path), weights)
+    rows = read_rows(path)
+    steps = [row["step"] for row in rows if row["kind"] == "step"]
+    if steps != list(range(1, summary["steps"] + 1)):
+        raise RecordError(
+            f"{path / 'metrics.jsonl'} does not hold steps 1 to {summary['steps']} "
+            f"once each and in order; it has {len(steps)}"
+        )
+    return Run(path, config, environment, summary, rows, weights)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -417,6 +444,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def read_summary(path: Path) -> dict[str, Any]:
     """A run folder's `summary.json`, checked against the schema."""
     summary = _read_json(path / "summary.json", SUMMARY)
+    if summary["test"] is not None:
+        check_fields(summary["test"], TEST, f"{path / 'summary.json'}, test")
     if summary["schema_version"] != SCHEMA_VERSION:
         raise RecordError(
             f"{path / 'summary.json'} has schema {summary['schema_version']}; "

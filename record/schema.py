@@ -56,6 +56,11 @@ EVALUATION = {
     "recall": Field(MAYBE_NUMBER, "unweighted mean over classes"),
     "f1": Field(MAYBE_NUMBER, "unweighted mean over classes"),
 }
+TEST = {
+    **{name: EVALUATION[name] for name in ("loss", "accuracy", "precision", "recall")},
+    "f1": EVALUATION["f1"],
+    "confusion": Field((list, type(None)), "counts of true class i predicted as j"),
+}
 ROWS = {"step": STEP, "window": WINDOW, "evaluation": EVALUATION}
 
 ENVIRONMENT = {

@@ -4,6 +4,8 @@ On a terminal a bar that moves; elsewhere, as in a SLURM log, plain lines of at 
 columns, one for each window and evaluation.
 """
 
+import os
+import sys
 from typing import Any, Self
 
 from rich.console import Console
@@ -36,7 +38,15 @@ def open_screen(
         f"{config.name} in {framework}: {steps} steps, world size {world_size}, "
         f"{config.parallel.name}, {config.precision.name}"
     )
-    return Screen(title, steps, console or Console())
+    return Screen(title, steps, console or _Console())
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Fall silent: rich would end the run when nobody reads on (`| head -1`)."""
+        self.quiet = True
+        # What Python flushes at its exit has to go somewhere, too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Screen:

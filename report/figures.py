@@ -40,7 +40,9 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
         upper.plot(steps, curve, style, color=colour, linewidth=width, label=label)
     upper.set_ylabel("training loss")
     upper.set_title(
-        f"{verdict.experiment}, {verdict.precision}: {verdict.verdict}", loc="left"
+        f"{verdict.experiment}, {verdict.precision}: {verdict.verdict}",
+        loc="left",
+        parse_math=False,
     )
     upper.legend(fontsize="small", ncols=2)
 

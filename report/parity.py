@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Bool, Float
 
 from recipe.errors import RecordError
@@ -24,6 +25,10 @@ IDENTICAL, DIFFERENT = "identical", "different"
 # the order in which every sum of the forward pass is taken.
 ENVELOPE = 10.0
 HUNDRED = 100  # the steps over which the fixed bounds hold
+# Controls this far from their originals have lost the trajectory: ten times as much
+# would allow a tenth, and says little. Final accuracy is compared instead.
+LOST = 1e-2
+CONFIDENCE = 0.99  # of the interval that an accuracy must then lie in
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Comparison:
       leaves: parameter name -> largest difference over largest value, at the end.
       leaves_allowed: what each of those may be.
       test_difference: relative difference of the test losses.
+      scores: test accuracies of both, without classes the negated test losses.
       broken: what is not allowed, in words; empty if the runs are identical.
     """
 
@@ -74,6 +80,7 @@ class Comparison:
     leaves: dict[str, float]
     leaves_allowed: dict[str, float]
     test_difference: float
+    scores: tuple[float, float]
     broken: list[str] = field(default_factory=list)
 
     @property
@@ -97,10 +104,33 @@ class Envelope:
     Args:
       losses: largest relative difference of any control up to each step.
       leaves: parameter name -> largest relative difference at the end.
+      scores: test accuracies of controls and originals, without classes negated test
+        losses, shape (runs,).
+      examples: in the test set.
     """
 
     losses: Float[np.ndarray, " steps"]
     leaves: dict[str, float]
+    scores: Float[np.ndarray, " runs"]
+    examples: int
+
+    @property
+    def lost(self) -> int | None:
+        """The first step, from 1, at which a control has lost the trajectory."""
+        above = self.losses > LOST
+        return int(np.argmax(above)) + 1 if above.any() else None
+
+    def score_interval(self) -> tuple[float, float]:
+        """Where one more run's score lies with 99 % confidence.
+
+        Student's prediction interval over the controls, and never narrower than one
+        test example on either side, which is accuracy's own resolution.
+        """
+        n, mean = len(self.scores), float(self.scores.mean())
+        spread = float(self.scores.std(ddof=1)) if n > 1 else 0.0
+        quantile = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, max(n - 1, 1)))
+        half = max(quantile * spread * np.sqrt(1 + 1 / n), 1 / self.examples)
+        return mean - half, mean + half
 
 
 def relative_difference(
@@ -150,10 +180,20 @@ def envelope(pairs: Sequence[tuple[Run, Run]]) -> Envelope:
     """The envelope of controls, each paired with the run it was nudged from."""
     curves = [relative_difference(losses(a), losses(b)) for a, b in pairs]
     leaves = [leaf_differences(a.weights, b.weights) for a, b in pairs]
+    every = {id(run): run for pair in pairs for run in pair}.values()
+    confusion = pairs[0][0].summary["test"]["confusion"]
     return Envelope(
         np.maximum.accumulate(np.max(curves, axis=0)),
         {name: max(leaf[name] for leaf in leaves) for name in leaves[0]},
+        np.array([score(run) for run in every]),
+        int(np.sum(confusion)) if confusion else 1_000_000,
     )
+
+
+def score(run: Run) -> float:
+    """Test accuracy, or the negated test loss where there are no classes."""
+    test = run.summary["test"]
+    return -test["loss"] if test["accuracy"] is None else test["accuracy"]
 
 
 def compare(
@@ -197,6 +237,10 @@ def compare(
             for name in leaves
         }
     allowed[0] = min(allowed[0], bounds.first)
+    lost = control.lost if bounds.controls and control else None
+    if lost is not None:
+        allowed[lost - 1 :] = np.inf
+        leaves_allowed = dict.fromkeys(leaves, np.inf)
     test_a, test_b = (run.summary["test"]["loss"] for run in (run_a, run_b))
     comparison = Comparison(
         label_a,
@@ -207,8 +251,11 @@ def compare(
         leaves,
         leaves_allowed,
         float(relative_difference(np.array(test_a), np.array(test_b))),
+        (score(run_a), score(run_b)),
     )
     comparison.broken.extend(_broken(comparison))
+    if lost is not None and control is not None:
+        comparison.broken.extend(_out_of_interval(comparison, control))
     return comparison
 
 
@@ -263,6 +310,19 @@ def _broken(comparison: Comparison) -> list[str]:
     return broken
 
 
+def _out_of_interval(comparison: Comparison, control: Envelope) -> list[str]:
+    """Scores that one more control would not have had."""
+    low, high = control.score_interval()
+    return [
+        f"the test score of {label} is {value:.4f}, outside of the controls' "
+        f"{low:.4f} to {high:.4f}"
+        for label, value in zip(
+            (comparison.a, comparison.b), comparison.scores, strict=True
+        )
+        if not low <= value <= high
+    ]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a parity check came to; `parity.json` holds it.
@@ -293,13 +353,21 @@ class Verdict:
         held = fixed_bound_holds(self.control.losses, bounds)
         if held.all():
             return f"fixed bounds ({bounds.hundred:.0e}) and {envelope}"
+        lost = ""
+        if self.control.lost is not None:
+            low, high = self.control.score_interval()
+            lost = (
+                f"; from step {self.control.lost} on, where they are beyond {LOST:g} "
+                "and have lost the trajectory, by the test score lying in their "
+                f"{CONFIDENCE:.0%} interval, {low:.4f} to {high:.4f}"
+            )
         last = int(np.argmin(held))
         why = "the controls themselves are beyond it"
         if last == HUNDRED:
             why = "it holds for a hundred steps"
         return (
             f"fixed bounds ({bounds.hundred:.0e}) and {envelope} up to step {last}, "
-            f"by the envelope alone from there, since {why}"
+            f"by the envelope alone from there, since {why}{lost}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from recipe.config import Config, world_size
 from recipe.errors import ConfigError, DuetError
 from recipe.processes import Processes, check_accelerators
 from record.environment import peak_resident_bytes
+
+T = TypeVar("T")
 
 # Rank 0 may be downloading a dataset while the others wait for it.
 FIRST_TIMEOUT = timedelta(minutes=60)
@@ -179,6 +181,26 @@ def from_rank_zero(answer: Callable[[], str], world: World) -> str:
     if text.startswith("-"):
         raise DuetError(text[1:])
     return text[1:]
+
+
+def on_every_rank(make: Callable[[], T], world: World) -> T:
+    """Each rank's own result; or, if any rank meets an error, an error on all.
+
+    Raises:
+      DuetError: a rank's own, or which ranks have one.
+    """
+    result, own = None, None
+    try:
+        result = make()
+    except DuetError as error:
+        own = error
+    failed = gather_ranks([own is not None], world)[:, 0].nonzero()[0].tolist()
+    if own is not None:
+        own.of_one_rank = len(failed) < world.processes
+        raise own
+    if failed:
+        raise DuetError(f"stopped, since ranks {failed} could not go on")
+    return cast(T, result)
 
 
 def synchronize(world: World) -> None:

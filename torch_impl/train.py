@@ -26,6 +26,7 @@ from torch_impl.parallel import (
     device_names,
     from_rank_zero,
     gather_ranks,
+    on_every_rank,
     parallelize,
     peak_memory_bytes,
     replicate,
@@ -69,7 +70,7 @@ def train(config: Config, world: World) -> Path:
 
     # The numbers, the same for both frameworks
     from_rank_zero(lambda: acquire(config.data) or "", world)
-    dataset = load(config.data)
+    dataset = on_every_rank(lambda: load(config.data), world)
     plan = BatchPlan.of(config, len(dataset.train_labels))
     weights = initial_weights(config)
     pixels = pixel_affine(config)
@@ -132,7 +133,9 @@ def train(config: Config, world: World) -> Path:
                 seconds=float(slowest),
             )
             if window.evaluates:
-                metrics = evaluate(config, model, test_data, world)
+                metrics = evaluate(
+                    config, model, test_data, len(dataset.test_labels), world
+                )
                 record.evaluation(window, metrics)
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
@@ -143,10 +146,9 @@ def train(config: Config, world: World) -> Path:
 
 
 def evaluate(
-    config: Config, model: nn.Module, data: DeviceData, world: World
+    config: Config, model: nn.Module, data: DeviceData, examples: int, world: World
 ) -> dict[str, Any]:
     """The metrics over a whole split, each example counted once."""
-    examples = len(data.labels)
     loss_sums, confusions = [], []
     for indices, mask in evaluation_batches(
         examples, config.train.global_batch, world.rank, world.processes

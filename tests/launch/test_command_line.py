@@ -1,16 +1,19 @@
 """What the scripts do before any training: Hydra's own features, and refusals."""
 
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import FASHION
+from tests.conftest import FASHION, NO_GPU, clean_environment
 from tests.launch.conftest import SCRIPTS, torchrun
 
+JAX = "launch/jax.py"
 PARITY = "launch/parity.py"
 
 
@@ -30,17 +33,17 @@ def test_cfg_job_prints_the_composed_config(run_python, name):
     assert (config["name"], config["model"]["name"]) == ("fashion_cnn", "cnn")
 
 
-def test_help_lists_the_groups(run_python, script):
-    done = run_python([script, "--help"])
+def test_help_lists_the_groups(run_python):
+    done = run_python([JAX, "--help"])
     assert done.returncode == 0
     for word in "digits_cnn", "fashion_mlp", "fp64", "pmap", "wandb", "torchrun":
         assert word in done.stdout
 
 
-def test_tab_completion_names_the_experiments(run_python, script):
-    line = f"python {script} experiment=fash"
+def test_tab_completion_names_the_experiments(run_python):
+    line = f"python {JAX} experiment=fash"
     done = run_python(
-        [script, "-sc", "query=bash"],
+        [JAX, "-sc", "query=bash"],
         COMP_LINE=line,
         COMP_POINT=str(len(line)),
         COMP_CWORD="2",
@@ -48,9 +51,9 @@ def test_tab_completion_names_the_experiments(run_python, script):
     assert done.stdout.split() == ["experiment=fashion_cnn", "experiment=fashion_mlp"]
 
 
-def test_the_scripts_work_from_any_directory(run_python, root, script, tmp_path):
+def test_the_scripts_work_from_any_directory(run_python, root, tmp_path):
     (tmp_path / "jax.py").write_text("raise SystemExit('the wrong jax')")
-    done = run_python([root / script, "train.steps=2"], cwd=tmp_path)
+    done = run_python([root / JAX, "train.steps=2"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [p.parent.name for p in tmp_path.rglob("summary.json")] != []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["jax.py", "runs"]
@@ -60,9 +63,9 @@ BAD_OVERRIDES = {
     "experiment=digit_mlp": ("digit_mlp", "digits_mlp"),
     "train.global_bach=64": ("global_bach",),
     "train.global_batch=many": ("many", "global_batch"),
-    "optim.peak_lr=-0.1": ("optim.peak_lr must be > 0, got -0.1",),
+    "optim.peak_lr=-0.1": ("optim.peak_lr must be finite and > 0, got -0.1",),
     "devices=3": ("64", "world_size=3", "63, 66"),
-    "train.epochs=0": ("train.epochs must be at least 1, got 0",),
+    "train.epochs=0": ("train.epochs must be finite and at least 1, got 0",),
     "train.epochs=null": ("train.epochs", "train.steps"),
     "precision=fp12": ("fp12", "fp64"),
     "parallel=ddp": ("ddp", "pmap"),
@@ -149,22 +152,22 @@ def label_out_of_range(folder):
 
 
 @pytest.mark.parametrize("harm", [corrupt_header, truncate, label_out_of_range])
-def test_harmed_data_is_refused_by_its_file_name(run_python, script, harm, tmp_path):
+def test_harmed_data_is_refused_by_its_file_name(run_python, harm, tmp_path):
     idx_files(tmp_path / "data" / "mnist")
     name = harm(tmp_path / "data" / "mnist")
     arguments = ["experiment=mnist_mlp", "train.global_batch=8"]
     done = run_python(
-        [script, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
+        [JAX, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
     )
     refused(done, name)
     assert not (tmp_path / "run").exists()
 
 
-def test_sound_data_in_the_same_place_is_trained_on(run_python, script, tmp_path):
+def test_sound_data_in_the_same_place_is_trained_on(run_python, tmp_path):
     idx_files(tmp_path / "data" / "mnist")
     arguments = ["experiment=mnist_mlp", "train.global_batch=8", "train.steps=2"]
     done = run_python(
-        [script, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
+        [JAX, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
     )
     assert done.returncode == 0, done.stderr
 
@@ -184,21 +187,21 @@ def test_missing_data_offline_says_which_files_to_put_where(run_python, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_holds_a_finished_run_is_left_alone(run_python, script, tmp_path):
-    command = [script, "train.steps=2", f"run.dir={tmp_path / 'run'}"]
+def test_a_folder_that_holds_a_finished_run_is_left_alone(run_python, tmp_path):
+    command = [JAX, "train.steps=2", f"run.dir={tmp_path / 'run'}"]
     assert run_python(command).returncode == 0
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     refused(run_python(command), "already holds a finished run")
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
-def test_a_folder_without_write_permission_is_refused(run_python, script, tmp_path):
+def test_a_folder_without_write_permission_is_refused(run_python, tmp_path):
     file = tmp_path / "file"
     file.write_text("in the way")
-    done = run_python([script, f"run.dir={file / 'run'}"])
+    done = run_python([JAX, f"run.dir={file / 'run'}"])
     refused(done, "cannot be made")
     if os.geteuid() == 0:  # root may write anywhere but to what is mounted read-only
-        done = run_python([script, "run.dir=/proc/duet"])
+        done = run_python([JAX, "run.dir=/proc/duet"])
         refused(done, "/proc/duet")
 
 
@@ -246,3 +249,66 @@ def test_acquiring_by_hand_says_where_the_arrays_are(run_python, tmp_path):
     done = run_python(["-m", "data.acquire", "fashion_mnist", "--root", tmp_path])
     assert done.returncode == 0, done.stderr
     assert str(tmp_path) in done.stdout
+
+
+def test_an_error_that_one_rank_alone_meets_ends_all_and_is_said(
+    run_python, script, fashion_mnist, tmp_path
+):
+    # As if each node had a disk of its own, and only rank 0's had been filled.
+    shell = f'DUET_DATA={tmp_path}/$RANK exec "$@"'
+    train = [sys.executable, script, "experiment=fashion_mlp", "train.steps=2"]
+    done = run_python(
+        [
+            *(*torchrun(2, "--no-python"), "bash", "-c", shell, "bash"),
+            *(*train, f"run.dir={tmp_path / 'run'}"),
+        ],
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "error: rank 1: " in done.stderr
+    assert str(tmp_path / "1") in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_other_ranks_wait_for_an_acquisition_that_takes_its_time(
+    run_python, root, fashion_mnist, tmp_path
+):
+    shutil.copytree(
+        root,
+        tmp_path / "copy",
+        ignore=shutil.ignore_patterns(".git", ".venv", "runs", "tests", "__pycache__"),
+    )
+    acquire = tmp_path / "copy" / "data" / "acquire.py"
+    # Longer than the 30 s that gloo gives JAX's processes to find each other.
+    acquire.write_text("import time\ntime.sleep(35)\n" + acquire.read_text())
+    done = run_python(
+        [
+            *torchrun(2, str(tmp_path / "copy" / JAX)),
+            *("experiment=fashion_mlp", "train.steps=2", f"run.dir={tmp_path / 'run'}"),
+        ],
+        cwd=tmp_path / "copy",
+        DUET_DATA=tmp_path / "data",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_who_leaves_does_not_end_the_run(root, tmp_path):
+    command = f"{sys.executable} {JAX} train.steps=100 run.dir={tmp_path}/run"
+    subprocess.run(
+        ["bash", "-c", f"{command} | head -1"],
+        cwd=root,
+        env=clean_environment() | NO_GPU,
+        stdout=subprocess.DEVNULL,
+        check=True,
+        timeout=300,
+    )
+    assert "finished" in (tmp_path / "run" / "summary.json").read_text()
+
+
+def test_a_terminal_without_our_letters_shows_others(run_python, tmp_path):
+    done = run_python(
+        ["launch/jax.py", "train.steps=2", f"run.dir={tmp_path / 'run'}"],
+        PYTHONIOENCODING="ascii",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "run folder" in done.stdout

@@ -3,8 +3,13 @@
 import json
 import shutil
 import struct
+import subprocess
+import sys
+import time
 
 import pytest
+
+from tests.conftest import NO_GPU, clean_environment
 
 PARITY = "launch/parity.py"
 
@@ -58,6 +63,42 @@ def test_a_training_that_fails_is_named_with_its_own_error(run_python, tmp_path)
     assert "train-images-idx3-ubyte" in done.stderr
 
 
+def test_folders_are_the_users_whatever_their_names(
+    run_python, root, fashion_mnist, tmp_path
+):
+    folder = tmp_path / "it's (a, b)"
+    done = run_python(
+        [
+            *(root / PARITY, "experiment=fashion_mlp", "world_sizes=[1]"),
+            *("precision=fp64", "train.steps=2", "data.root=mine"),
+            "run.dir='" + str(folder).replace("'", "\\'") + "'",
+        ],
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "index.html").exists()
+    assert (tmp_path / "mine" / "fashion_mnist").is_dir()
+
+
+def test_parity_that_is_ended_ends_its_trainings(root, tmp_path):
+    command = [
+        *(sys.executable, root / PARITY, "experiment=digits_mlp", "world_sizes=[2]"),
+        *("train.steps=1000000", f"run.dir={tmp_path / 'check'}"),
+    ]
+    parity = subprocess.Popen(
+        command, cwd=root, env=clean_environment() | NO_GPU, stderr=subprocess.DEVNULL
+    )
+    rows = tmp_path / "check" / "torch-1" / "metrics.jsonl"
+    while not rows.exists() or not rows.stat().st_size:
+        assert parity.poll() is None
+        time.sleep(0.2)
+    parity.terminate()
+    assert parity.wait(60) == 143
+    size = rows.stat().st_size
+    time.sleep(1)
+    assert rows.stat().st_size == size
+
+
 @pytest.fixture
 def planted(root, tmp_path):
     """A copy of the project whose JAX twin can be made wrong."""
@@ -75,6 +116,12 @@ WRONG = {
         "indices = plan.indices(step + (step == 3), world.rank, world.processes)",
         "parts at step 4",
     ),
+    "half the learning rate": (
+        "train.py",
+        "rates.append(learning_rate(config, step, plan.steps))",
+        "rates.append(learning_rate(config, step, plan.steps) / 2)",
+        "parts at step 2",
+    ),
     "decay after momentum": (
         "optim.py",
         """        optax.add_decayed_weights(optim.weight_decay, mask=decayed),
@@ -86,9 +133,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("difference", WRONG)
+@pytest.mark.parametrize(
+    ("difference", "precision"),
+    [*((name, "fp64") for name in WRONG), ("half the learning rate", "fp32")],
+)
 def test_a_planted_difference_is_caught_and_its_step_named(
-    run_python, planted, tmp_path, difference
+    run_python, planted, tmp_path, difference, precision
 ):
     file, right, wrong, words = WRONG[difference]
     source = (planted / "jax_impl" / file).read_text()
@@ -97,7 +147,8 @@ def test_a_planted_difference_is_caught_and_its_step_named(
     done = run_python(
         [
             *(planted / PARITY, "experiment=digits_mlp", "world_sizes=[1]"),
-            *("precision=fp64", "train.steps=10", f"run.dir={tmp_path / 'check'}"),
+            *(f"precision={precision}", "controls=1", "train.steps=10"),
+            f"run.dir={tmp_path / 'check'}",
         ],
         cwd=planted,
     )

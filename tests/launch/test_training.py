@@ -113,8 +113,8 @@ def test_fashion_mlp_reaches_its_accuracy_on_sixty_thousand_images(
     assert abs(accuracies[0] - accuracies[1]) <= 0.002
 
 
-def test_synthetic_data_takes_the_place_of_any_other(framework, train):
-    run = read_run(train(framework, "experiment=mnist_cnn", "data=synthetic"))
+def test_synthetic_data_takes_the_place_of_any_other(train):
+    run = read_run(train("jax", "experiment=mnist_cnn", "data=synthetic"))
     assert run.config.data.name == "synthetic"
     assert run.summary["test"]["accuracy"] > 0.8
 

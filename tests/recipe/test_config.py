@@ -233,8 +233,14 @@ def test_the_world_is_devices_or_one_for_each_process(config):
 
 @pytest.mark.parametrize("text", ["null", "yes", "1e3", "é: #1", "a b", "- [x]"])
 def test_any_text_survives_yaml(config, text):
-    recipe = replace(config(), name=text, run=RunConfig(dir=text))
+    recipe = replace(config(), run=RunConfig(dir=text))
     assert from_yaml(to_yaml(recipe)) == recipe
+
+
+@pytest.mark.parametrize("name", ["../up", "a b", "", ".hidden", "x" * 61, "<b>"])
+def test_a_name_that_no_folder_or_tracker_could_bear_is_refused(config, name):
+    with pytest.raises(ConfigError, match="1 to 60 letters"):
+        replace(config(), name=name)
 
 
 @pytest.mark.parametrize("number", [1e-5, 5e-324, 0.1 + 0.2, 1e22, 3.0])

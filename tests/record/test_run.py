@@ -251,8 +251,10 @@ def test_rows_can_be_read_while_the_run_goes_on(folder, monkeypatch):
 
 
 def test_other_ranks_write_nothing_but_their_log(folder, capsys):
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
     write_run(folder, rank=1)
-    assert files(folder) == {"logs/rank1.log"}
+    assert files(folder) == {"logs/rank1.log", *before}
+    assert {name: (folder / name).read_bytes() for name in before} == before
     assert capsys.readouterr().out == ""
 
 
@@ -508,9 +510,15 @@ def test_a_run_dir_that_is_empty_or_not_there_is_taken(tmp_path, there):
     assert path.is_dir()
 
 
-def test_a_folder_is_made_empty_and_is_taken_until_a_recorder_opens_it(folder):
-    assert list(folder.iterdir()) == []
-    assert create_folder(recipe(folder), "jax") == folder
+def test_a_folder_is_claimed_by_its_config_and_given_once(folder, monkeypatch):
+    assert [p.name for p in folder.iterdir()] == ["config.yaml"]
+    with pytest.raises(RecordError, match="already holds a run without an end"):
+        create_folder(recipe(folder), "jax")
+    # Both of two runs may have found it empty.
+    monkeypatch.setattr("record.run.check_folder", lambda _: None)
+    with pytest.raises(RecordError, match="taken by another run just now"):
+        create_folder(recipe(folder), "jax")
+    monkeypatch.undo()
     write_run(folder)
     with pytest.raises(RecordError, match="already holds a finished run"):
         create_folder(recipe(folder), "jax")
@@ -564,15 +572,30 @@ def test_a_run_dir_whose_check_was_wrong_is_refused_by_the_system(
 
 
 @pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs setresuid")
-def test_a_folder_that_is_there_and_cannot_be_written_fails_the_run(
+def test_a_folder_that_is_there_and_cannot_be_written_is_refused_by_the_system(
     unprivileged, monkeypatch
 ):
     monkeypatch.setattr(os, "access", lambda *_: True)
     unprivileged.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    folder = create_folder(recipe(unprivileged), "jax")
     with pytest.raises(RecordError, match=DENIED):
-        write_run(folder)
-    assert list(folder.iterdir()) == []
+        create_folder(recipe(unprivileged), "jax")
+    assert list(unprivileged.iterdir()) == []
+
+
+def test_a_record_that_was_changed_afterwards_is_not_read(folder):
+    write_run(folder)
+    for name, old, new, words in (
+        ("config.yaml", "seed: 0", "seed: 1", "their hashes differ"),
+        ("metrics.jsonl", '"step": 2,', '"step": 3,', "does not hold steps 1 to 4"),
+        ("summary.json", '"accuracy"', '"acuracy"', "test lacks accuracy"),
+    ):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+        with pytest.raises(RecordError, match=words):
+            read_run(folder)
+        (folder / name).write_text(text)
+    read_run(folder)
 
 
 @pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs setresuid")

@@ -21,6 +21,7 @@ from report.parity import (
 )
 
 STEPS = 120
+SCORES = np.array([0.90, 0.91, 0.92])  # of controls
 
 
 class Precision:
@@ -31,7 +32,15 @@ class Precision:
 
 @pytest.fixture
 def make_run(tmp_path):
-    def make(precision="fp64", *, losses=None, weights=None, test=1.0, **summary):
+    def make(
+        precision="fp64",
+        *,
+        losses=None,
+        weights=None,
+        test=1.0,
+        accuracy=0.91,
+        **summary,
+    ):
         curve = np.linspace(2.0, 1.0, STEPS) if losses is None else losses
         rows = [{"kind": "step", "loss": float(loss)} for loss in curve]
         end = {"a.kernel": np.ones((2, 3)), "b.bias": np.full(3, 0.5)}
@@ -42,7 +51,7 @@ def make_run(tmp_path):
             summary={
                 "config_hash": "recipe",
                 "data_fingerprint": "data",
-                "test": {"loss": test},
+                "test": {"loss": test, "accuracy": accuracy, "confusion": [[10]]},
                 **summary,
             },
             rows=rows,
@@ -57,7 +66,7 @@ def control():
     """Controls that part a little at step 11, and by 1e-5 from step 51 on."""
     curve = np.zeros(STEPS)
     curve[10:50], curve[50:] = 1e-7, 1e-5
-    return Envelope(curve, {"a.kernel": 1e-6, "b.bias": 0.0})
+    return Envelope(curve, {"a.kernel": 1e-6, "b.bias": 0.0}, SCORES, 1000)
 
 
 def held(a, b, control=None):
@@ -110,7 +119,7 @@ def test_fp32_is_bound_by_ten_times_its_controls(make_run, control, step, by, ve
 
 
 def test_a_thousandth_is_too_much_while_the_controls_keep_to_it(make_run):
-    tame = Envelope(np.full(STEPS, 9e-4), {"a.kernel": 9e-4, "b.bias": 9e-4})
+    tame = Envelope(np.full(STEPS, 9e-4), {"a.kernel": 9e-4, "b.bias": 9e-4}, SCORES, 9)
     for step, broken in ((100, True), (101, False)):  # it holds for a hundred steps
         a, b = make_run("fp32"), make_run("fp32", losses=bent(step, 1.1e-3))
         assert bool(held(a, b, tame).broken) == broken
@@ -118,7 +127,7 @@ def test_a_thousandth_is_too_much_while_the_controls_keep_to_it(make_run):
 
 def test_beyond_it_themselves_the_controls_alone_bound_a_step(make_run):
     curve = np.where(np.arange(1, STEPS + 1) < 50, 1e-4, 2e-3)
-    wild = Envelope(curve, {"a.kernel": 2e-3, "b.bias": 2e-3})
+    wild = Envelope(curve, {"a.kernel": 2e-3, "b.bias": 2e-3}, SCORES, 9)
     for step, by, broken in (
         (49, 1.1e-3, True),
         (50, 1.1e-3, False),
@@ -128,6 +137,29 @@ def test_beyond_it_themselves_the_controls_alone_bound_a_step(make_run):
         assert bool(held(a, b, wild).broken) == broken
     verdict = Verdict("line", "fp32", "r", "d", [held(a, b, wild)], wild)
     assert "up to step 49" in verdict.decided_by
+
+
+def test_lost_controls_leave_the_judgement_to_accuracy(make_run):
+    curve = np.where(np.arange(1, STEPS + 1) < 60, 1e-4, 0.2)
+    lost = Envelope(curve, {"a.kernel": 0.2, "b.bias": 0.2}, SCORES, 1000)
+    low, high = lost.score_interval()
+    # Student's t for two degrees of freedom, 9.925, times .01, times sqrt(4/3).
+    assert (low, high) == pytest.approx((0.91 - 0.1146, 0.91 + 0.1146), abs=1e-4)
+    wild = bent(60, 0.5)
+    apart = {"a.kernel": np.full((2, 3), 9.0)}
+    for accuracy, broken in ((0.80, False), (0.79, True), (0.1, True)):
+        other = make_run("fp32", losses=wild, weights=apart, accuracy=accuracy)
+        result = held(make_run("fp32"), other, lost)
+        assert bool(result.broken) == broken, result.broken
+    verdict = Verdict("line", "fp32", "r", "d", [result], lost)
+    assert "from step 60 on" in verdict.decided_by
+    before = make_run("fp32", losses=bent(59, 0.5))
+    assert "at step 59" in held(make_run("fp32"), before, lost).broken[0]
+
+
+def test_equal_controls_still_allow_one_example():
+    control = Envelope(np.zeros(1), {}, np.full(5, 0.5), 100)
+    assert control.score_interval() == pytest.approx((0.49, 0.51))
 
 
 def test_fp32_without_controls_is_refused(make_run):
