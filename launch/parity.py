@@ -20,7 +20,7 @@ from pathlib import Path
 
 # Python puts this file's folder first, where `jax.py` would hide the package JAX.
 HERE = Path(__file__).resolve().parent
-sys.path[:] = [str(HERE.parent), *(path for path in sys.path if path != str(HERE))]
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from rich.box import SIMPLE_HEAD  # noqa: E402
