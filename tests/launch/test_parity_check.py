@@ -124,10 +124,8 @@ WRONG = {
     ),
     "decay after momentum": (
         "optim.py",
-        """        optax.add_decayed_weights(optim.weight_decay, mask=decayed),
-        momentum if optim.momentum else optax.identity(),""",
-        """        momentum if optim.momentum else optax.identity(),
-        optax.add_decayed_weights(optim.weight_decay, mask=decayed),""",
+        "optax.chain(decay, momentum if optim.momentum else optax.identity())",
+        "optax.chain(momentum if optim.momentum else optax.identity(), decay)",
         "parts at step 2",
     ),
 }
