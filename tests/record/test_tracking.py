@@ -26,6 +26,7 @@ from recipe.config import (
     ScheduleConfig,
     TrackingConfig,
     TrainConfig,
+    TunedConfig,
 )
 from record import tracking
 from tests.record.wandb_history import read_history, read_run, read_summary, records
@@ -58,6 +59,7 @@ def config(tracker: str, **fields) -> Config:
         precision=PrecisionConfig(name="fp32"),
         parallel=ParallelConfig(name="dp"),
         tracking=TrackingConfig(name=tracker, **fields),
+        tuned=TunedConfig(sgd=0.1, adamw=0.001),
         train=TrainConfig(steps=400, global_batch=8),
     )
 
