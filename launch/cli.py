@@ -6,6 +6,7 @@ for something that cannot be done, and the one line on stderr says what to do in
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable
 from io import StringIO, TextIOWrapper
 from pathlib import Path
@@ -83,4 +84,7 @@ def leave(error: DuetError, rank: int) -> NoReturn:
     if rank == 0 or error.of_one_rank:
         place = f"rank {rank}: " if error.of_one_rank else ""
         print(f"error: {place}{error}", file=sys.stderr)
+    else:
+        # torchrun ends every rank when one leaves, and rank 0 is to speak first.
+        time.sleep(3)
     raise SystemExit(error.exit_status)
