@@ -44,8 +44,7 @@ gpu: setup ## the tests that need a GPU (pytest -m gpu); fails where there is no
 	$(PY) -m pytest -m gpu $(ARGS)
 
 demo: setup ## both frameworks train the same recipe and are compared, minutes on a CPU
-	$(PY) launch/parity.py experiment=digits_cnn 'world_sizes=[1,2]' precision=fp32 \
-	  controls=3 run.dir=runs/demo-$$(date -u +%Y%m%dT%H%M%SZ)
+	$(PY) launch/parity.py experiment=digits_cnn 'world_sizes=[1,2]' controls=3
 
 clean: ## remove caches and build products; .venv and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

@@ -93,8 +93,9 @@ def start(config: Config, processes: Processes) -> World:
         present = jax.local_devices()
     except (AssertionError, RuntimeError) as error:
         raise ConfigError(
-            f"platform={config.platform} finds no device: {error or 'none at all'}; "
-            "use platform=cpu, and look at JAX_PLATFORMS"
+            f"platform={config.platform}: JAX finds no such device; use platform=cpu, "
+            "or install JAX for it (make setup EXTRAS=dev,cuda) and look at "
+            f"JAX_PLATFORMS. It says: {error or 'nothing'}"
         ) from error
     check_accelerators(local, len(present), "JAX")
     devices = [

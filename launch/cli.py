@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from launch.overrides import checked, refusal, refuse_multirun, unknown_key
 from recipe.config import Config, to_config, unknown_keys
 from recipe.errors import DuetError
+from recipe.processes import Processes, from_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,6 +77,14 @@ def hydra_main(
         if rank == 0:
             print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def this_process() -> Processes:
+    """This process's place in the run, or out with what its launcher left unsaid."""
+    try:
+        return from_environment(os.environ)
+    except DuetError as error:
+        leave(error, rank=0)  # which rank this is, is what is not known
 
 
 def leave(error: DuetError, rank: int) -> NoReturn:

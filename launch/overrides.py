@@ -70,7 +70,10 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
     if "override_grammar" in text:
         text = text.partition("\nSee ")[0]
         text += "; write key=value, and quote what is no plain word: \"key='a b'\""
-    lines = [text, *([str(cause).partition("\n")[0]] if cause else [])]
+    reason = str(cause).partition("\n")[0] if cause else ""
+    if "is not a ListConfig" in reason:
+        reason = "a list is wanted, such as [1,2]"
+    lines = [text, *([reason] if reason else [])]
     return ConfigError(": ".join(" ".join(line.split()) for line in lines))
 
 

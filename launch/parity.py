@@ -28,7 +28,7 @@ from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from launch.cli import ROOT, hydra_main  # noqa: E402
+from launch.cli import ROOT, hydra_main, this_process  # noqa: E402
 from recipe.config import ParityConfig, check_world  # noqa: E402
 from recipe.errors import ConfigError, DuetError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
@@ -169,8 +169,9 @@ def check_parity(config: ParityConfig) -> None:
             raise
 
     verdict = judge(config, runs)
+    command = [typed for typed in sys.argv if not typed.startswith("run.dir=")]
     page = write_parity_page(
-        folder, verdict, {t.label: run for t, run in runs.items()}, sys.argv
+        folder, verdict, {t.label: run for t, run in runs.items()}, command
     )
     show(verdict, console)
     console.print(f"page: {page}", soft_wrap=True, markup=False)
@@ -284,14 +285,32 @@ def show(verdict: Verdict, console: Console) -> None:
             f"{c.leaves[c.worst_leaf]:.1e}",
             c.verdict,
         )
-    console.print(table)
+    # Figures are never cut: a narrower terminal folds the lines itself.
+    whole = max(console.width, console.measure(table).maximum)
+    console.print(table, width=whole, crop=False)
     for c in verdict.comparisons:
         for reason in c.broken:
             console.print(f"{c.a} against {c.b}: {reason}", markup=False)
     console.print(f"verdict: {verdict.verdict}, by {verdict.decided_by}")
 
 
+def main() -> None:
+    """Check what the command line asks for, in this one process."""
+    processes = this_process()
+
+    def alone(config: ParityConfig) -> None:
+        if processes.launcher != "python":
+            raise ConfigError(
+                "parity starts its own processes; run it as python launch/parity.py, "
+                "without torchrun or srun"
+            )
+        check_parity(config)
+
+    rank = processes.rank
+    hydra_main(alone, config_name="parity", schema=ParityConfig, rank=rank)
+
+
 if __name__ == "__main__":
     # As an exception, so that trainings are ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    hydra_main(check_parity, config_name="parity", schema=ParityConfig, rank=0)
+    main()

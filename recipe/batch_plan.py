@@ -97,6 +97,7 @@ class BatchPlan:
     def windows(self, window_steps: int, evaluate_every_epochs: int) -> list[Window]:
         """The run as windows of at most `window_steps`, none across an epoch's end.
 
+        An epoch's windows are as equal as they can be: their rates are compared.
         The last window evaluates; so does the last of every `evaluate_every_epochs`-th
         epoch, unless that is 0.
         """
@@ -104,8 +105,10 @@ class BatchPlan:
         for first in range(0, self.steps, self.steps_per_epoch):
             epoch = first // self.steps_per_epoch
             end = min(first + self.steps_per_epoch, self.steps)
-            for start in range(first, end, window_steps):
-                stop = min(start + window_steps, end)
+            count = -(-(end - first) // window_steps)
+            for number in range(count):
+                start = first + (end - first) * number // count
+                stop = first + (end - first) * (number + 1) // count
                 due = stop == first + self.steps_per_epoch and (
                     evaluate_every_epochs and (epoch + 1) % evaluate_every_epochs == 0
                 )

@@ -126,8 +126,9 @@ class ModelConfig:
         convolutions = 2 if self.name == "cnn" else 0
         if len(self.channels) != convolutions or min(self.channels, default=1) < 1:
             raise ConfigError(
-                f"model.channels of {self.name} must be {convolutions} positive "
-                f"numbers, got {self.channels}"
+                f"model.channels of {self.name} must be "
+                f"{'two positive numbers' if convolutions else 'empty'}, "
+                f"got {self.channels}"
             )
         if min(self.hidden, default=1) < 1 or (self.hidden and self.name == "linear"):
             raise ConfigError(
@@ -483,8 +484,8 @@ def check_world(config: Config, processes: Processes) -> None:
     batch = config.train.global_batch
     if batch % devices:
         below, above = batch // devices * devices, -(-batch // devices) * devices
-        nearest = ", ".join(str(b) for b in (below, above) if b > 0)
+        nearest = f"nearest that do: {below}, {above}" if below else f"use {above}"
         raise ConfigError(
             f"train.global_batch={batch} does not divide over world_size={devices}; "
-            f"nearest that do: {nearest}"
+            f"{nearest}"
         )

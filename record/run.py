@@ -192,6 +192,8 @@ class Recorder:
             "error": None,
             "framework": facts.framework,
             "experiment": self.config.name,
+            "data": self.config.data.name,
+            "model": self.config.model.name,
             "parallel": self.config.parallel.name,
             "precision": self.config.precision.name,
             "world_size": facts.world_size,

@@ -83,6 +83,8 @@ SUMMARY = {
     "error": Field((str, type(None)), "why it did not finish"),
     "framework": Field(TEXT, '"torch" or "jax"'),
     "experiment": Field(TEXT, "the recipe's name"),
+    "data": Field(TEXT, "the dataset's name"),
+    "model": Field(TEXT, "the architecture's name"),
     "parallel": Field(TEXT, '"dp" or "pmap"'),
     "precision": Field(TEXT, '"fp32" or "fp64"'),
     "world_size": Field(INT, "devices"),
