@@ -140,6 +140,8 @@ def train(config: Config, world: World) -> Path:
             synchronize(state)
             seconds = time.perf_counter() - begin
 
+            # Rank 0 alone records; what it could not write stops all ranks here, since
+            # leaving on its own would keep the others waiting for it.
             failed = record.failure is not None
             slowest, any_failed = gather_ranks([seconds, failed], world).max(axis=0)
             record.stop_if(any_failed > 0)
