@@ -103,6 +103,17 @@ SUMMARY = {
 }
 
 
+def strict_json(value: Any) -> Any:
+    """JSON has no NaN: floats that are not finite become their names."""
+    if isinstance(value, dict):
+        return {key: strict_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [strict_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
 def check_fields(given: dict[str, Any], table: dict[str, Field], where: str) -> None:
     """Refuse a row or file with a field missing, unknown or of another type.
 
