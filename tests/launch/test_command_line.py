@@ -154,12 +154,17 @@ def test_ctrl_c_leaves_a_line_and_the_record(run_python, root, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # What a shell runs in the background has it ignored, and Python keeps that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
-        while not process.stdout.readline().startswith("step "):
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            while not process.stdout.readline().startswith("step "):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, err) == (130, "interrupted\n")
     assert read_summary(tmp_path / "run")["error"] == "interrupted"
 
