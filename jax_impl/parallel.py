@@ -4,6 +4,7 @@ A process owns one or several devices. Parallelism is applied to a step from out
 compiling it for a mesh of all devices, or by pmap.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,6 +81,12 @@ def start(config: Config, processes: Processes) -> World:
         # Said in full: what JAX finds by itself is one device per process, and it fails
         # on SLURM environments that lack some variables.
         first = processes.local_rank * local
+        # gRPC would ask a proxy for the coordinator, and wait forever.
+        host = processes.coordinator.rpartition(":")[0]
+        key = "no_grpc_proxy"
+        direct = os.environ.get(key) or os.environ.get("no_proxy", "")
+        os.environ[key] = f"{direct},{host}".removeprefix(",")
+        jax.config.update("jax_check_proxy_envs", False)
         # Its preemption service would take SIGTERM away from whoever handles it here.
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(

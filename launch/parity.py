@@ -286,8 +286,7 @@ def show(verdict: Verdict, console: Console) -> None:
             c.verdict,
         )
     # Figures are never cut: a narrower terminal folds the lines itself.
-    whole = max(console.width, console.measure(table).maximum)
-    console.print(table, width=whole, crop=False)
+    console.print(table, width=1000, crop=False, no_wrap=True, soft_wrap=True)
     for c in verdict.comparisons:
         for reason in c.broken:
             console.print(f"{c.a} against {c.b}: {reason}", markup=False)

@@ -25,6 +25,10 @@ from recipe.processes import Processes
 DATASETS = ("digits", "fashion_mnist", "line", "mnist", "synthetic")
 MODELS = ("cnn", "linear", "mlp")
 OPTIMIZERS = ("adamw", "sgd")
+OPTIMIZER_KEYS = {
+    "adamw": ("beta1", "beta2", "eps"),
+    "sgd": ("momentum", "nesterov"),
+}
 SCHEDULES = ("constant", "cosine", "one_cycle", "step")
 PRECISIONS = ("fp32", "fp64")
 PARALLEL = ("dp", "pmap")
@@ -38,7 +42,8 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def _at_least(key: str, value: float | None, least: float) -> None:
     if value is not None and not least <= value < math.inf:
-        raise ConfigError(f"{key} must be finite and at least {least}, got {value}")
+        finite = "finite and " if isinstance(value, float) else ""
+        raise ConfigError(f"{key} must be {finite}at least {least}, got {value}")
 
 
 def _expanded(key: str, path: str) -> str:
@@ -180,6 +185,14 @@ class OptimConfig:
                 f"optim.clip_norm must be finite and > 0, got {self.clip_norm}; "
                 "null does not clip"
             )
+        for of, keys in OPTIMIZER_KEYS.items():
+            for key in keys:
+                given, default = getattr(self, key), getattr(OptimConfig, key)
+                if of != self.name and given != default:
+                    raise ConfigError(
+                        f"optim.{key}={given} has no meaning with optim={self.name}; "
+                        f"leave it out, or use optim={of}"
+                    )
         _at_least("optim.weight_decay", self.weight_decay, 0)
         _one_of("optim.decay", self.decay, ("all", "kernels"))
 
@@ -302,6 +315,8 @@ class RunConfig:
     dir: str | None = None  # default: runs/<experiment>-<framework>-<UTC time>
 
     def __post_init__(self) -> None:
+        if self.dir == "":
+            raise ConfigError("run.dir is empty; give a folder, or leave it out")
         if self.dir is not None:
             self.dir = _expanded("run.dir", self.dir)
 
@@ -338,6 +353,11 @@ class Config:
                 f"data={self.data.name} has none; set it to 0"
             )
         height, width, _ = self.data.image_shape
+        if self.data.augment.cutout >= min(height, width):
+            raise ConfigError(
+                f"data.augment.cutout={self.data.augment.cutout} leaves nothing of "
+                f"images of {height}x{width}; take less than {min(height, width)}"
+            )
         if self.model.name == "cnn" and min(height, width) < 16:
             raise ConfigError(
                 f"model=cnn needs images of at least 16x16, got {height}x{width} "
@@ -387,7 +407,12 @@ def to_config(composed: DictConfig, schema: type[Config] = Config) -> Any:
             f"the config leaves {', '.join(missing)} without a value; "
             "give it on the command line or choose an experiment that sets it"
         )
-    config = OmegaConf.to_object(composed)
+    try:
+        config = OmegaConf.to_object(composed)
+    except ConfigError:
+        raise
+    except OmegaConfBaseException as error:  # such as a reference to nothing
+        raise ConfigError(str(error).partition("\n")[0]) from error
     assert isinstance(config, schema)
     return config
 

@@ -127,6 +127,10 @@ def _claim(path: Path, config: Config) -> None:
             raise RecordError(
                 f"run.dir={path} was taken by another run just now; choose another"
             ) from None
+        # A full disk: half a config would occupy the folder of a run that never was.
+        with contextlib.suppress(OSError):
+            (path / "config.yaml").unlink(missing_ok=True)
+            path.rmdir()
         raise
 
 
