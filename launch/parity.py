@@ -286,7 +286,9 @@ def show(verdict: Verdict, console: Console) -> None:
             c.verdict,
         )
     # Figures are never cut: a narrower terminal folds the lines itself.
-    console.print(table, width=1000, crop=False, no_wrap=True, soft_wrap=True)
+    wide = console.options.update(width=1000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)
     for c in verdict.comparisons:
         for reason in c.broken:
             console.print(f"{c.a} against {c.b}: {reason}", markup=False)
