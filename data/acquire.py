@@ -175,11 +175,14 @@ def from_tfds(name: str, root: Path, places: Sequence[Path], private: Path) -> A
     folder = tfds.prepared(name, root)
     if folder is None:
         # It knows one form of each dataset: gzipped IDX, or CIFAR's binary version.
-        files = (f"{f.removesuffix('.gz')}.gz" for f in PUBLISHED[name].archives[-1])
-        found = find(places, [tuple(files)])
+        files = [f"{f.removesuffix('.gz')}.gz" for f in PUBLISHED[name].archives[-1]]
+        found = find(places, [files])
         where = found[0].parent if found else None
+        mend = (
+            "fetch it again" if where else f"put {', '.join(files)} into {root / name}"
+        )
         print(f"TFDS builds {name} from {where or 'a download'}", flush=True)
-        folder = tfds.build(name, where, private)
+        folder = tfds.build(name, where, private, mend)
     else:
         label = f"{label}, prepared in {folder}"
     names = [f"{folder}: {field}" for field in Arrays._fields]

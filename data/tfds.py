@@ -39,12 +39,13 @@ def prepared(name: str, root: Path) -> Path | None:
     return None
 
 
-def build(name: str, archives: Path | None, private: Path) -> Path:
+def build(name: str, archives: Path | None, private: Path, mend: str) -> Path:
     """Let TFDS prepare a dataset.
 
     Args:
       archives: a folder that holds the published files; None downloads them.
       private: a folder for everything that TFDS writes.
+      mend: what a message advises to do.
 
     Returns:
       The folder of the prepared dataset.
@@ -54,6 +55,10 @@ def build(name: str, archives: Path | None, private: Path) -> Path:
     """
     tfds = _tfds()
     _require_tensorflow(f"to build {name}, TFDS")
+    from tensorflow_datasets.core.download import downloader
+
+    downloader.MAX_RETRIES = 3  # ten take minutes where there is no network
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # of threads that go on trying
     settings = tfds.download.DownloadConfig(
         manual_dir=archives or private / "none", try_download_gcs=False
     )
@@ -64,7 +69,7 @@ def build(name: str, archives: Path | None, private: Path) -> Path:
                 download_dir=private / "downloads", download_config=settings
             )
     except Exception as error:  # what TFDS and its downloader raise is no one family
-        raise DataError(f"TFDS cannot build {name}: {_line(error)}") from error
+        raise DataError(f"TFDS cannot build {name}: {_line(error)}; {mend}") from error
     return Path(builder.data_dir)
 
 
@@ -139,7 +144,8 @@ def _tfds() -> ModuleType:
 
 
 def _require_tensorflow(who: str) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for key, value in ("TF_CPP_MIN_LOG_LEVEL", "3"), ("TF_ENABLE_ONEDNN_OPTS", "0"):
+        os.environ.setdefault(key, value)  # both for its silence
     try:
         importlib.import_module("tensorflow")
     except ImportError as error:

@@ -98,7 +98,7 @@ def prepared(tmp_path, archives, tensorflow):
 
     def prepare(name):
         arrays = archives(name)
-        folder = tfds.build(name, tmp_path, tmp_path / "tfds")
+        folder = tfds.build(name, tmp_path, tmp_path / "tfds", mend="")
         shutil.rmtree(tmp_path / "tfds" / "downloads")
         return folder, arrays
 
@@ -216,6 +216,20 @@ def test_an_archive_that_is_not_the_published_is_named(
     assert run("cifar10", tmp_path) == 2
     error = one_error(capsys)
     assert f"downloaded to {path}, has wrong checksum" in error
+
+
+def test_a_download_that_fails_says_what_to_put_where(
+    tmp_path, tensorflow, monkeypatch, capsys
+):
+    def get(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("requests.Session.get", get)
+    assert run("cifar100", tmp_path) == 2
+    error = one_error(capsys)
+    assert "no network; put cifar-100-binary.tar.gz into" in error
+    assert str(tmp_path / "cifar100") in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_prepared_dataset_cut_short_is_named(tmp_path, prepared, capsys):
