@@ -440,7 +440,8 @@ def recipe_hash(config: Config) -> str:
     """SHA-256 of what makes two runs the same experiment.
 
     Where a run happens does not count: devices, platform, parallel strategy, trackers,
-    folders; nor who brought the data, of which the record has the fingerprint. Nor do the measuring window and the control's nudge.
+    folders, who brought the data (its fingerprint is recorded). Nor do the measuring
+    window and the control's nudge.
     """
     recipe = asdict(config)
     del recipe["tuned"]  # what was taken of it is in optim and schedule
