@@ -81,14 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
         help="where datasets lie; default $DUET_DATA, else ~/.cache/duet",
     )
     parser.add_argument(
-        "--archives", help="another folder to look for archives in, before the root"
+        "--archives", help="another root, which is only read, to look in first"
     )
     parser.add_argument(
         "--again", action="store_true", help="decode even if an intact copy exists"
     )
     options = parser.parse_args(arguments)
     root = Path(options.root).expanduser()
-    archives = [Path(options.archives).expanduser()] if options.archives else []
+    archives = Path(options.archives).expanduser() if options.archives else None
     try:
         acquire(options.name, root, options.source, archives, options.again)
     except DuetError as error:
@@ -101,10 +101,13 @@ def acquire(
     name: str,
     root: Path,
     source: str = "torchvision",
-    archives: Sequence[Path] = (),
+    archives: Path | None = None,
     again: bool = False,
 ) -> None:
     """Leave intact decoded arrays in ROOT/NAME/decoded.
+
+    Args:
+      archives: another root, which is only read, to look in first.
 
     Raises:
       DataError: if the files are nowhere and cannot be downloaded, are corrupt or not
@@ -119,7 +122,8 @@ def acquire(
         except DataError as error:
             print(f"decoding {name} again, because {error}")
     made: list[Path] = []
-    places = [*archives, *_places(name, root)]
+    roots = [archives, root] if archives else [root]
+    places = [place for other in roots for place in _places(name, other)]
     try:
         made += [p for p in (folder.parent, *folder.parent.parents) if not p.exists()]
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -172,20 +176,19 @@ def from_tfds(name: str, root: Path, places: Sequence[Path], private: Path) -> A
       DataError: if TFDS or TensorFlow is missing, or naming what is corrupt.
     """
     label = f"TFDS {tfds.version()}"
-    folder = tfds.prepared(name, root)
-    if folder is None:
+    folder = tfds.prepared(name, places)
+    if folder:
+        label += f", prepared in {folder}"
+    else:
         # It knows one form of each dataset: gzipped IDX, or CIFAR's binary version.
         files = [f"{f.removesuffix('.gz')}.gz" for f in PUBLISHED[name].archives[-1]]
         found = find(places, [files])
         where = found[0].parent if found else None
-        mend = (
-            "fetch it again" if where else f"put {', '.join(files)} into {root / name}"
-        )
-        print(f"TFDS builds {name} from {where or 'a download'}", flush=True)
-        folder = tfds.build(name, where, private, mend)
-    else:
-        label = f"{label}, prepared in {folder}"
-    names = [f"{folder}: {field}" for field in Arrays._fields]
+        label += f", built from {where or 'a download'}"
+        print(f"{name} is not prepared; {label}", flush=True)
+        mend = f"put {', '.join(files)} into {root / name}"
+        folder = tfds.build(name, where, private, "fetch it again" if where else mend)
+    names = [f"{label}: {field}" for field in Arrays._fields]
     return Acquired(tfds.read(folder), names, label)
 
 

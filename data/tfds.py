@@ -14,7 +14,7 @@ import importlib
 import io
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,11 +28,12 @@ INSTEAD = "or use data.source=torchvision, which gives the same arrays"
 FOLDERS = "TFDS_DATA_DIR", "~/tensorflow_datasets"  # where TFDS itself prepares them
 
 
-def prepared(name: str, root: Path) -> Path | None:
-    """The newest prepared version in ROOT/tfds, $TFDS_DATA_DIR or TFDS's own folder."""
+def prepared(name: str, places: Sequence[Path]) -> Path | None:
+    """The newest version in the folder tfds of a place, or where TFDS keeps its own."""
     variable, default = FOLDERS
-    for place in root / "tfds", Path(os.environ.get(variable) or default):
-        found = (place.expanduser() / name).glob("*.*.*/dataset_info.json")
+    own = Path(os.environ.get(variable) or default).expanduser()
+    for folder in *(place / "tfds" for place in places), own:
+        found = (folder / name).glob("*.*.*/dataset_info.json")
         folders = [path.parent for path in found]
         if folders:
             return max(folders, key=lambda folder: _version(folder.name))

@@ -301,7 +301,7 @@ def test_a_root_that_is_only_read_is_decoded_into_another(
     tmp_path, config, write_archive, monkeypatch, capsys
 ):
     archives = tmp_path / "archives"
-    write_archive(archives)
+    write_archive(archives / "MNIST" / "raw")
 
     def read_only(path, *mode, **options):
         raise PermissionError(13, "Permission denied")

@@ -163,13 +163,13 @@ def test_a_prepared_dataset_needs_no_tensorflow(
 
 def test_the_newest_prepared_version_is_taken(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
-    assert tfds.prepared("mnist", tmp_path) is None
+    assert tfds.prepared("mnist", [tmp_path]) is None
     for folder in "elsewhere/mnist/9.0.0", "tfds/mnist/3.0.9", "tfds/mnist/3.0.10":
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "dataset_info.json").touch()
-    assert tfds.prepared("mnist", tmp_path) == tmp_path / "tfds/mnist/3.0.10"
+    assert tfds.prepared("mnist", [tmp_path]) == tmp_path / "tfds/mnist/3.0.10"
     shutil.rmtree(tmp_path / "tfds")
-    assert tfds.prepared("mnist", tmp_path) == tmp_path / "elsewhere/mnist/9.0.0"
+    assert tfds.prepared("mnist", [tmp_path]) == tmp_path / "elsewhere/mnist/9.0.0"
 
 
 def one_error(capsys) -> str:
