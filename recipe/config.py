@@ -440,13 +440,13 @@ def recipe_hash(config: Config) -> str:
     """SHA-256 of what makes two runs the same experiment.
 
     Where a run happens does not count: devices, platform, parallel strategy, trackers,
-    folders, who brought the data (its fingerprint is recorded). Nor do the measuring
-    window and the control's nudge.
+    folders. Nor do the measuring window and the control's nudge.
     """
     recipe = asdict(config)
     del recipe["tuned"]  # what was taken of it is in optim and schedule
     for place in ("devices", "platform", "parallel", "tracking", "run"):
         del recipe[place]
+    # Nor who brought the data: the record has its fingerprint.
     del recipe["data"]["root"], recipe["data"]["source"]
     del recipe["train"]["window_steps"], recipe["train"]["nudge"]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
