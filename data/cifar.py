@@ -109,8 +109,7 @@ class _ArraysOnly(pickle.Unpickler):
         allowed = {
             "_reconstruct": np.empty(0).__reduce__()[0],
             "ndarray": np.ndarray,
-            # As pickled, it passes numbers for flags, against which NumPy warns.
-            "dtype": lambda code, *flags: np.dtype(code),
+            "dtype": np.dtype,
         }
         if module.partition(".")[0] != "numpy" or name not in allowed:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")

@@ -15,23 +15,24 @@ CLASSES = {"cifar10": 10, "cifar100": 100}
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes bytes as Python 2 wrote its strings, which is what the archives hold."""
+    """Writes text and bytes alike as strings of Python 2, which the archives hold."""
 
     dispatch = pickle._Pickler.dispatch.copy()
 
-    def save_bytes(self, content):
+    def save_string(self, text):
+        content = text.encode() if isinstance(text, str) else text
         self.write(pickle.BINSTRING + len(content).to_bytes(4, "little") + content)
-        self.memoize(content)
+        self.memoize(text)
 
-    dispatch[bytes] = save_bytes
+    dispatch[bytes] = dispatch[str] = save_string
 
 
 def as_python2(batch: dict) -> bytes:
     stream = io.BytesIO()
     Python2Pickler(stream, protocol=2).dump(batch)
+    # Where NumPy lay then, and the two flags of a dtype, which were numbers.
     content = stream.getvalue().replace(b"numpy._core.", b"numpy.core.")
-    # Flags of a dtype were numbers: False, True -> 0, 1.
-    return content.replace(b"\x89\x88\x87R", b"K\x00K\x01\x87R")
+    return content.replace(b"\x89\x88\x87", b"K\x00K\x01\x87")
 
 
 def cifar_arrays(name: str, train: int = 10, test: int = 4) -> Arrays:
