@@ -86,11 +86,15 @@ class BatchPlan:
     def steps_per_epoch(self) -> int:
         return self.examples // self.global_batch
 
+    def epoch(self, step: int) -> int:
+        """The epoch that `step` belongs to, both from 0."""
+        return step // self.steps_per_epoch
+
     def indices(
         self, step: int, rank: int = 0, world_size: int = 1
     ) -> Int[np.ndarray, " local_batch"]:
         """The examples that `rank` trains on at step `step`, both from 0; int32."""
-        order = epoch_order(self.seed, step // self.steps_per_epoch, self.examples)
+        order = epoch_order(self.seed, self.epoch(step), self.examples)
         row = step % self.steps_per_epoch * self.global_batch
         return rank_slice(order[row : row + self.global_batch], rank, world_size)
 
@@ -103,7 +107,7 @@ class BatchPlan:
         """
         windows = []
         for first in range(0, self.steps, self.steps_per_epoch):
-            epoch = first // self.steps_per_epoch
+            epoch = self.epoch(first)
             end = min(first + self.steps_per_epoch, self.steps)
             count = -(-(end - first) // window_steps)
             for number in range(count):

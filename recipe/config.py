@@ -22,7 +22,16 @@ from yaml import YAMLError
 from recipe.errors import ConfigError
 from recipe.processes import Processes
 
-DATASETS = ("digits", "fashion_mnist", "line", "mnist", "synthetic")
+DATASETS = (
+    "cifar10",
+    "cifar100",
+    "digits",
+    "fashion_mnist",
+    "line",
+    "mnist",
+    "synthetic",
+)
+SOURCES = ("tfds", "torchvision")
 MODELS = ("cnn", "linear", "mlp")
 OPTIMIZERS = ("adamw", "sgd")
 OPTIMIZER_KEYS = {
@@ -82,6 +91,7 @@ class DataConfig:
 
     name: str = MISSING
     root: str = MISSING  # where datasets lie and are acquired to
+    source: str = "torchvision"  # or tfds: who brings a published dataset here
     image_shape: list[int] = MISSING  # height, width, channels
     classes: int = MISSING  # 0: one real target per example (regression)
     mean: list[float] = MISSING  # per channel, pixels in [0, 1]
@@ -93,6 +103,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_of("data.name", self.name, DATASETS)
+        _one_of("data.source", self.source, SOURCES)
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ConfigError(
                 "data.image_shape must be [height, width, channels], "
@@ -484,7 +495,8 @@ def recipe_hash(config: Config) -> str:
     del recipe["tuned"]  # what was taken of it is in optim and schedule
     for place in ("devices", "platform", "parallel", "tracking", "run"):
         del recipe[place]
-    del recipe["data"]["root"]
+    # Nor who brought the data: the record has its fingerprint.
+    del recipe["data"]["root"], recipe["data"]["source"]
     del recipe["train"]["window_steps"], recipe["train"]["nudge"]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 

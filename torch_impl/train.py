@@ -69,7 +69,7 @@ def train(config: Config, world: World) -> Path:
     configure(config, world.device)
 
     # The numbers, the same for both frameworks
-    from_rank_zero(lambda: acquire(config.data) or "", world)
+    from_rank_zero(lambda: acquire(config.data), world)
     dataset = on_every_rank(lambda: load(config.data), world)
     plan = BatchPlan.of(config, len(dataset.train_labels))
     weights = initial_weights(config)

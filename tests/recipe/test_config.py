@@ -43,6 +43,7 @@ GROUPS = {
 # What is typed, then what the answer must hold: the key, the value, what is allowed.
 BAD = [
     ("data.name=cifar", "data.name=cifar", "digits, fashion_mnist"),
+    ("data.source=hub", "data.source=hub", "tfds, torchvision"),
     ("data.image_shape=[28,28]", "data.image_shape", "[28, 28]", "width, channels]"),
     ("data.image_shape=[0,28,1]", "data.image_shape", "[0, 28, 1]", "at least 1"),
     ("data.mean=[0.1,0.2]", "data.mean", "[0.1, 0.2]", "each of 1 channels"),
@@ -284,6 +285,7 @@ def test_text_that_is_no_config_is_refused(text, told):
         "tracking=wandb",
         "run.dir=elsewhere",
         "data.root=elsewhere",
+        "data.source=tfds",
         "train.nudge=1",
         "train.window_steps=5",
     ],
