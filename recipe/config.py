@@ -23,7 +23,7 @@ from recipe.errors import ConfigError
 from recipe.processes import Processes
 
 DATASETS = ("digits", "fashion_mnist", "line", "mnist", "synthetic")
-MODELS = ("cnn", "linear", "mlp", "resnet9", "resnet18", "resnet50", "vit_tiny")
+MODELS = ("cnn", "linear", "mlp", "resnet18", "resnet50", "resnet9", "vit_tiny")
 SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
 NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
 NORMS = ("batch", "group", "layer")
@@ -155,6 +155,7 @@ class ModelConfig:
     width: float = 1.0  # residual networks and ViT: times their channels or features
     patch: int = 4  # vit: side of its patches in pixels
     norm: NormConfig = field(default_factory=NormConfig)
+    weights: str | None = None  # a file to start from; null draws them
 
     def __post_init__(self) -> None:
         _one_of("model.name", self.name, MODELS)
@@ -179,6 +180,8 @@ class ModelConfig:
                 f"{self.name} takes model.hidden and model.channels, leave it at 1"
             )
         _at_least("model.patch", self.patch, 1)
+        if self.weights is not None:
+            self.weights = _expanded("model.weights", self.weights)
 
 
 @dataclass(kw_only=True)

@@ -27,17 +27,28 @@ def initial_weights(config: Config) -> Weights:
     """Everything that a model holds at step 0: kernels drawn, scales 1, biases 0.
 
     Each kernel is drawn in float64 from its own generator, keyed by (seed, name), so
-    that adding a layer moves no other; fp32 rounds what fp64 uses. `train.nudge` then
-    moves every trained number one unit in the last place.
+    that adding a layer moves no other; fp32 rounds what fp64 uses.
     """
-    dtype = np.float64 if config.precision.name == "fp64" else np.float32
     weights: Weights = {}
     for name, leaf in _leaves(config).items():
         generator = keyed_generator(config.train.seed, "weights", name)
-        weights[name] = _DRAW[leaf.init](generator, leaf.shape).astype(dtype)
-        if config.train.nudge and is_trained(name):
-            weights[name] = _nudged(weights[name], config.train.nudge, name)
-    return weights
+        drawn = _DRAW[leaf.init](generator, leaf.shape)
+        weights[name] = drawn.astype(weight_dtype(config))
+    return nudged(config, weights)
+
+
+def weight_dtype(config: Config) -> type[np.floating]:
+    """What parameters and statistics are kept in."""
+    return np.float64 if config.precision.name == "fp64" else np.float32
+
+
+def nudged(config: Config, weights: Weights) -> Weights:
+    """Every trained number one unit in the last place away, as `train.nudge` asks."""
+    seed = config.train.nudge
+    return {
+        name: _nudged(array, seed, name) if seed and is_trained(name) else array
+        for name, array in weights.items()
+    }
 
 
 def _leaves(config: Config) -> dict[str, Leaf]:
