@@ -30,9 +30,14 @@ def worlds() -> tuple[TorchWorld, JaxWorld]:
 
 
 def random_weights(config: Config, seed: int = 0) -> Weights:
-    """No number is zero: with zero biases a wrong layer would stay invisible."""
+    """No number is zero: with zero biases a wrong layer would stay invisible.
+
+    Scales lie around 1, variances are positive.
+    """
     generator = np.random.default_rng(seed)
-    return {
-        name: generator.normal(0, 0.2, shape)
-        for name, shape in weight_shapes(config).items()
-    }
+    weights = {}
+    for name, shape in weight_shapes(config).items():
+        weights[name] = generator.normal(name.endswith(".scale"), 0.2, shape)
+        if name.endswith(".var"):
+            weights[name] = generator.uniform(0.5, 2, shape)
+    return weights
