@@ -1,4 +1,4 @@
-"""The models are the published ones, and the twins' FLOPs those of `recipe/flops.py`."""
+"""The models are the published ones, and their FLOPs are counted rightly."""
 
 import jax
 import jax.numpy as jnp
