@@ -37,7 +37,7 @@ def test_weights_come_back_from_every_layout(recipe, layout):
         ("resnet18", "flax", "params/conv_init/kernel", (3, 3, 1, 2)),
         ("resnet18", "flax", "batch_stats/ResNetBlock_7/BatchNorm_1/var", (16,)),
         ("resnet18", "flax", "params/ResNetBlock_2/conv_proj/kernel", (1, 1, 2, 4)),
-        ("resnet50", "flax", "batch_stats/BottleneckResNetBlock_3/norm_proj/mean", (16,)),
+        ("resnet50", "flax", "params/BottleneckResNetBlock_3/norm_proj/bias", (16,)),
         ("resnet50", "flax", "params/Dense_0/kernel", (64, 10)),
     ],
 )  # fmt: skip
