@@ -19,6 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from recipe.architecture import layers
 from recipe.errors import ConfigError
 from recipe.processes import Processes
 
@@ -32,7 +33,10 @@ DATASETS = (
     "synthetic",
 )
 SOURCES = ("tfds", "torchvision")
-MODELS = ("cnn", "linear", "mlp")
+MODELS = ("cnn", "linear", "mlp", "resnet18", "resnet50", "resnet9", "vit_tiny")
+SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
+NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
+NORMS = ("batch", "group", "layer")
 OPTIMIZERS = ("adamw", "sgd")
 OPTIMIZER_KEYS = {
     "adamw": ("beta1", "beta2", "eps"),
@@ -94,7 +98,7 @@ class DataConfig:
     source: str = "torchvision"  # or tfds: who brings a published dataset here
     image_shape: list[int] = MISSING  # height, width, channels
     classes: int = MISSING  # 0: one real target per example (regression)
-    mean: list[float] = MISSING  # per channel, pixels in [0, 1]
+    mean: list[float] = MISSING  # per channel, or one for all; pixels in [0, 1]
     std: list[float] = MISSING
     train_examples: int | None = None  # synthetic and line only; files fix the others
     test_examples: int | None = None
@@ -110,6 +114,10 @@ class DataConfig:
                 f"each at least 1, got {self.image_shape}"
             )
         channels = self.image_shape[2]
+        self.mean, self.std = (
+            values * channels if len(values) == 1 else values
+            for values in (self.mean, self.std)
+        )
         for key, values in ("data.mean", self.mean), ("data.std", self.std):
             if len(values) != channels:
                 raise ConfigError(
@@ -130,12 +138,42 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class NormConfig:
+    """How a model with normalisation layers normalises.
+
+    batch: over examples and pixels; group: over pixels and a group of channels; layer:
+    over the channels of each pixel or token.
+    """
+
+    name: str = "batch"
+    sync: bool = True  # batch: over all devices' examples; false: over each device's
+    momentum: float = 0.1  # batch: running = (1 - momentum) running + momentum batch's
+    eps: float = 1e-5  # added to the variance
+    groups: int = 32  # group: how many the channels are split into
+
+    def __post_init__(self) -> None:
+        _one_of("model.norm.name", self.name, NORMS)
+        if not 0 < self.momentum <= 1:
+            raise ConfigError(
+                f"model.norm.momentum must lie in (0, 1], got {self.momentum}"
+            )
+        if not 0 < self.eps < math.inf:
+            raise ConfigError(f"model.norm.eps must be finite and > 0, got {self.eps}")
+        _at_least("model.norm.groups", self.groups, 1)
+
+
+@dataclass(kw_only=True)
 class ModelConfig:
     """An architecture by name; its outputs are `data.classes`, or one value."""
 
     name: str = MISSING
     channels: list[int] = field(default_factory=list)  # cnn: of its two convolutions
     hidden: list[int] = field(default_factory=list)  # mlp and cnn: dense layers' widths
+    width: float = 1.0  # residual networks and ViT: times their channels or features
+    patch: int = 4  # vit: side of its patches in pixels
+    blocks: int = 12  # vit: one after the other
+    norm: NormConfig = field(default_factory=NormConfig)
+    weights: str | None = None  # a file to start from; null draws them
 
     def __post_init__(self) -> None:
         _one_of("model.name", self.name, MODELS)
@@ -146,12 +184,24 @@ class ModelConfig:
                 f"{'two positive numbers' if convolutions else 'empty'}, "
                 f"got {self.channels}"
             )
-        if min(self.hidden, default=1) < 1 or (self.hidden and self.name == "linear"):
+        dense = self.name in ("cnn", "mlp")
+        if min(self.hidden, default=1) < 1 or (self.hidden and not dense):
             raise ConfigError(
                 f"model.hidden of {self.name} must be "
-                f"{'empty' if self.name == 'linear' else 'positive widths'}, "
+                f"{'positive widths' if dense else 'empty'}, "
                 f"got {self.hidden}"
             )
+        if not 0 < self.width < math.inf:
+            raise ConfigError(f"model.width must be finite and > 0, got {self.width}")
+        if self.width != 1 and self.name not in SCALED:
+            raise ConfigError(
+                f"model.width={self.width} scales {', '.join(SCALED)}; "
+                f"{self.name} takes model.hidden and model.channels, leave it at 1"
+            )
+        _at_least("model.patch", self.patch, 1)
+        _at_least("model.blocks", self.blocks, 1)
+        if self.weights is not None:
+            self.weights = _expanded("model.weights", self.weights)
 
 
 @dataclass(kw_only=True)
@@ -289,6 +339,17 @@ class TunedConfig:
 
 
 @dataclass(kw_only=True)
+class TaskConfig:
+    """What an experiment's images and classes are like, for data=synthetic to match.
+
+    So any experiment runs without a download.
+    """
+
+    image_shape: list[int] = field(default_factory=lambda: [28, 28, 1])
+    classes: int = 10
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """How long, in what batches, from which seed."""
 
@@ -345,6 +406,7 @@ class Config:
     parallel: ParallelConfig = MISSING
     tracking: TrackingConfig = MISSING
     tuned: TunedConfig = MISSING
+    task: TaskConfig = field(default_factory=TaskConfig)
     train: TrainConfig = MISSING
     run: RunConfig = MISSING
     devices: int | None = None  # of the whole run; default: one for each process
@@ -369,11 +431,7 @@ class Config:
                 f"data.augment.cutout={self.data.augment.cutout} leaves nothing of "
                 f"images of {height}x{width}; take less than {min(height, width)}"
             )
-        if self.model.name == "cnn" and min(height, width) < 16:
-            raise ConfigError(
-                f"model=cnn needs images of at least 16x16, got {height}x{width} "
-                "from data.image_shape; use model=mlp or model=linear"
-            )
+        layers(self)  # refuses what the architecture cannot take
 
 
 @dataclass(kw_only=True)
@@ -492,7 +550,7 @@ def recipe_hash(config: Config) -> str:
     folders. Nor do the measuring window and the control's nudge.
     """
     recipe = asdict(config)
-    del recipe["tuned"]  # what was taken of it is in optim and schedule
+    del recipe["tuned"], recipe["task"]  # what was taken of them is in other groups
     for place in ("devices", "platform", "parallel", "tracking", "run"):
         del recipe[place]
     # Nor who brought the data: the record has its fingerprint.
@@ -525,4 +583,15 @@ def check_world(config: Config, processes: Processes) -> None:
         raise ConfigError(
             f"train.global_batch={batch} does not divide over world_size={devices}; "
             f"{nearest}"
+        )
+    norm = config.model.norm
+    alone = batch // (1 if norm.sync else devices) == 1
+    if config.model.name in NORMALISED and norm.name == "batch" and alone:
+        raise ConfigError(
+            f"train.global_batch={batch} over world_size={devices} leaves batch "
+            f"normalisation with model.norm.sync={str(norm.sync).lower()} one example "
+            "to take its statistics over; it needs two: use a larger "
+            "train.global_batch, "
+            + ("" if norm.sync else "model.norm.sync=true, ")
+            + "or model.norm.name=group"
         )

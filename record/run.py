@@ -130,7 +130,8 @@ def _claim(path: Path, config: Config) -> None:
         # A full disk: half a config would occupy the folder of a run that never was.
         with contextlib.suppress(OSError):
             (path / "config.yaml").unlink(missing_ok=True)
-            path.rmdir()
+            if config.run.dir is None:
+                path.rmdir()
         raise
 
 

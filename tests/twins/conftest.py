@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jax_impl.parallel import World as JaxWorld
 from recipe.config import Config
-from recipe.weights import Weights, parameter_shapes
+from recipe.weights import Weights, weight_shapes
 from torch_impl.parallel import World as TorchWorld
 
 TORCH = TorchWorld(0, 1, 1, torch.device("cpu"))
@@ -30,9 +30,14 @@ def worlds() -> tuple[TorchWorld, JaxWorld]:
 
 
 def random_weights(config: Config, seed: int = 0) -> Weights:
-    """No number is zero: with zero biases a wrong layer would stay invisible."""
+    """No number is zero: with zero biases a wrong layer would stay invisible.
+
+    Scales lie around 1, variances are positive.
+    """
     generator = np.random.default_rng(seed)
-    return {
-        name: generator.normal(0, 0.2, shape)
-        for name, shape in parameter_shapes(config).items()
-    }
+    weights = {}
+    for name, shape in weight_shapes(config).items():
+        weights[name] = generator.normal(name.endswith(".scale"), 0.2, shape)
+        if name.endswith(".var"):
+            weights[name] = generator.uniform(0.5, 2, shape)
+    return weights
