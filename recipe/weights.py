@@ -14,6 +14,9 @@ from recipe.rng import keyed_generator
 
 Weights = dict[str, np.ndarray]
 
+# Of the numbers that are multiplied, the leading one included (IEEE 754; bfloat16 keeps
+# fp32's exponent and 7 bits after it, TF32 10).
+SIGNIFICAND_BITS = {"fp64": 53, "fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8}
 CNN_KERNEL = 5  # height and width of the CNN's convolutions, without padding
 
 
@@ -74,7 +77,7 @@ def initial_weights(config: Config) -> Weights:
             ones = name.endswith((".scale", ".var"))
             weights[name] = np.full(shape, 1 if ones else 0, dtype)
         if config.train.nudge and is_trained(name):
-            weights[name] = _nudged(weights[name], config.train.nudge, name)
+            weights[name] = _nudged(config, weights[name], name)
     return weights
 
 
@@ -88,12 +91,19 @@ def parameter_count(weights: Weights) -> int:
     return sum(array.size for name, array in weights.items() if is_trained(name))
 
 
-def _nudged(array: np.ndarray, seed: int, name: str) -> np.ndarray:
-    """Each number one unit in the last place up or down; zeros stay zero."""
-    up = keyed_generator(seed, "nudge", name).integers(2, size=array.shape) == 1
-    toward = np.where(up, np.inf, -np.inf).astype(array.dtype)
-    # The float next to zero is subnormal; flushed in one framework, it is not a nudge.
-    return np.where(array == 0, array, np.nextafter(array, toward))
+def _nudged(config: Config, array: np.ndarray, name: str) -> np.ndarray:
+    """Each number one unit in the last place up or down; zeros stay zero.
+
+    The place is that of the numbers that convolutions and matrix products take: an ulp
+    of the fp32 parameters would vanish in their cast to 16 bits.
+    """
+    generator = keyed_generator(config.train.nudge, "nudge", name)
+    up = generator.integers(2, size=array.shape) == 1
+    _, exponent = np.frexp(array)
+    ulp = np.ldexp(1.0, exponent - SIGNIFICAND_BITS[config.precision.name])
+    # Beside zero all is subnormal; flushed in one framework, it is not a nudge.
+    moved = np.where(array == 0, 0.0, np.where(up, ulp, -ulp))
+    return array + moved.astype(array.dtype)
 
 
 def decays(config: Config, name: str) -> bool:
