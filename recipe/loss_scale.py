@@ -15,11 +15,11 @@ FP32_MAX = float(np.finfo(np.float32).max)
 
 
 class LossScale(NamedTuple):
-    """A scale and its history: two Python numbers, or two arrays of shape ().
+    """A scale and its history: NumPy scalars, or arrays of shape () in a compiled step.
 
     Args:
       value: what the next step's loss is multiplied by, fp32.
-      finite_steps: steps since it last moved, all with finite gradients.
+      finite_steps: steps since it last moved, all with finite gradients, int32.
     """
 
     value: Any
@@ -30,7 +30,7 @@ def initial_loss_scale(config: Config) -> LossScale | None:
     """Before the first step; None where the precision does without."""
     if config.precision.loss_scale is None:
         return None
-    return LossScale(config.precision.loss_scale.initial, 0)
+    return LossScale(np.float32(config.precision.loss_scale.initial), np.int32(0))
 
 
 def next_loss_scale(
@@ -56,7 +56,7 @@ def next_loss_scale(
     finite = finite * 1  # a number, 0 or 1: torch has no arithmetic on booleans
     steps = (scale.finite_steps + 1) * finite
     due = (steps == config.interval) * 1
-    grows = due * (scale.value * config.growth <= FP32_MAX)
+    grows = due * (scale.value <= FP32_MAX / config.growth)
     # One of the three is a factor, the others are zero.
     factor = grows * config.growth + (finite - grows) + (1 - finite) * config.backoff
     return LossScale(scale.value * factor, steps * (1 - due))
