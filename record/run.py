@@ -170,6 +170,7 @@ class Recorder:
         self.failure: RecordError | None = None
         self._writes = facts.rank == 0
         self._windows: list[dict[str, Any]] = []
+        self._skipped = 0  # steps
         self._summary: dict[str, Any] = {}
         self._metrics: TextIO | None = None
 
@@ -286,7 +287,8 @@ class Recorder:
         self._windows.append(timed)
         self._write_rows([*rows, timed])
         self._summary["steps"] = window.steps.stop
-        self._summary["skipped_steps"] += sum(row["skipped"] for row in rows)
+        self._skipped += sum(row["skipped"] for row in rows)
+        self._summary["skipped_steps"] = self._skipped
         for row in rows:
             if not math.isfinite(row["loss"]):
                 raise DivergedError(
