@@ -40,10 +40,11 @@ from recipe.loss_scale import initial_loss_scale
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
-from recipe.weights import initial_weights, parameter_count
+from recipe.weights import parameter_count
 from record.environment import describe_environment, process_age_seconds
 from record.metrics import evaluation_metrics
 from record.run import Facts, Recorder, create_folder
+from record.weights import starting_weights
 
 
 def run(config: Config, processes: Processes) -> Path:
@@ -75,7 +76,7 @@ def train(config: Config, world: World) -> Path:
     from_rank_zero(lambda: acquire(config.data) or "", world)
     dataset = on_every_rank(lambda: load(config.data), world)
     plan = BatchPlan.of(config, len(dataset.train_labels))
-    weights = initial_weights(config)
+    weights = on_every_rank(lambda: starting_weights(config), world)
     pixels = pixel_affine(config)
 
     # The framework's own: data, model and optimizer on the devices

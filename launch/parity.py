@@ -33,6 +33,7 @@ from recipe.config import ParityConfig, check_world  # noqa: E402
 from recipe.errors import ConfigError, DuetError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
 from record.run import Run, check_folder, read_run  # noqa: E402
+from record.weights import check_weights  # noqa: E402
 from report.page import write_parity_page  # noqa: E402
 from report.parity import (  # noqa: E402
     BOUNDS,
@@ -46,7 +47,7 @@ from report.parity import (  # noqa: E402
 OWN_KEYS = (
     *("world_sizes", "controls", "jax_layouts", "timeout_seconds"),
     *("run.dir", "train.steps", "train.evaluate_every_epochs", "parallel"),
-    "data.root",
+    *("data.root", "model.weights"),
 )
 
 
@@ -93,6 +94,7 @@ class Training:
         ]
         parallel = "dp" if self.framework == "torch" else config.parallel.name
         every = config.train.evaluate_every_epochs
+        w = config.model.weights
         return [
             *(*launcher, script, *typed),
             f"train.steps={'null' if (n := config.train.steps) is None else n}",
@@ -102,6 +104,7 @@ class Training:
             f"devices={self.world_size}",
             # Relative to where parity was started, which is not where this will be.
             f"data.root={_quoted(Path(config.data.root).absolute())}",
+            f"model.weights={_quoted(Path(w).absolute()) if w else 'null'}",
             f"run.dir={_quoted(run_dir)}",
         ]
 
@@ -137,6 +140,7 @@ def check_parity(config: ParityConfig) -> None:
         check_world(config, Processes())
     config.devices = None
     check_folder(config)
+    check_weights(config)
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = Path(config.run.dir or f"runs/parity-{config.name}-{now}").absolute()
     try:

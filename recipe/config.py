@@ -18,11 +18,14 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from recipe.architecture import layers
 from recipe.errors import ConfigError
 from recipe.processes import Processes
 
 DATASETS = ("digits", "fashion_mnist", "line", "mnist", "synthetic")
-MODELS = ("cnn", "linear", "mlp")
+MODELS = ("cnn", "linear", "mlp", "resnet18", "resnet50", "resnet9", "vit_tiny")
+SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
+NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
 NORMS = ("batch", "group", "layer")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "one_cycle", "step")
@@ -79,7 +82,7 @@ class DataConfig:
     root: str = MISSING  # where datasets lie and are acquired to
     image_shape: list[int] = MISSING  # height, width, channels
     classes: int = MISSING  # 0: one real target per example (regression)
-    mean: list[float] = MISSING  # per channel, pixels in [0, 1]
+    mean: list[float] = MISSING  # per channel, or one for all; pixels in [0, 1]
     std: list[float] = MISSING
     train_examples: int | None = None  # synthetic and line only; files fix the others
     test_examples: int | None = None
@@ -94,6 +97,10 @@ class DataConfig:
                 f"each at least 1, got {self.image_shape}"
             )
         channels = self.image_shape[2]
+        self.mean, self.std = (
+            values * channels if len(values) == 1 else values
+            for values in (self.mean, self.std)
+        )
         for key, values in ("data.mean", self.mean), ("data.std", self.std):
             if len(values) != channels:
                 raise ConfigError(
@@ -145,7 +152,10 @@ class ModelConfig:
     name: str = MISSING
     channels: list[int] = field(default_factory=list)  # cnn: of its two convolutions
     hidden: list[int] = field(default_factory=list)  # mlp and cnn: dense layers' widths
+    width: float = 1.0  # residual networks and ViT: times their channels or features
+    patch: int = 4  # vit: side of its patches in pixels
     norm: NormConfig = field(default_factory=NormConfig)
+    weights: str | None = None  # a file to start from; null draws them
 
     def __post_init__(self) -> None:
         _one_of("model.name", self.name, MODELS)
@@ -155,12 +165,23 @@ class ModelConfig:
                 f"model.channels of {self.name} must be {convolutions} positive "
                 f"numbers, got {self.channels}"
             )
-        if min(self.hidden, default=1) < 1 or (self.hidden and self.name == "linear"):
+        dense = self.name in ("cnn", "mlp")
+        if min(self.hidden, default=1) < 1 or (self.hidden and not dense):
             raise ConfigError(
                 f"model.hidden of {self.name} must be "
-                f"{'empty' if self.name == 'linear' else 'positive widths'}, "
+                f"{'positive widths' if dense else 'empty'}, "
                 f"got {self.hidden}"
             )
+        if not 0 < self.width < math.inf:
+            raise ConfigError(f"model.width must be finite and > 0, got {self.width}")
+        if self.width != 1 and self.name not in SCALED:
+            raise ConfigError(
+                f"model.width={self.width} scales {', '.join(SCALED)}; "
+                f"{self.name} takes model.hidden and model.channels, leave it at 1"
+            )
+        _at_least("model.patch", self.patch, 1)
+        if self.weights is not None:
+            self.weights = _expanded("model.weights", self.weights)
 
 
 @dataclass(kw_only=True)
@@ -319,6 +340,17 @@ class TunedConfig:
 
 
 @dataclass(kw_only=True)
+class TaskConfig:
+    """What an experiment's images and classes are like, for data=synthetic to match.
+
+    So any experiment runs without a download.
+    """
+
+    image_shape: list[int] = field(default_factory=lambda: [28, 28, 1])
+    classes: int = 10
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """How long, in what batches, from which seed."""
 
@@ -375,6 +407,7 @@ class Config:
     parallel: ParallelConfig = MISSING
     tracking: TrackingConfig = MISSING
     tuned: TunedConfig = MISSING
+    task: TaskConfig = field(default_factory=TaskConfig)
     train: TrainConfig = MISSING
     run: RunConfig = MISSING
     devices: int | None = None  # of the whole run; default: one for each process
@@ -394,12 +427,7 @@ class Config:
                 f"train.label_smoothing={self.train.label_smoothing} needs classes, "
                 f"data={self.data.name} has none; set it to 0"
             )
-        height, width, _ = self.data.image_shape
-        if self.model.name == "cnn" and min(height, width) < 16:
-            raise ConfigError(
-                f"model=cnn needs images of at least 16x16, got {height}x{width} "
-                "from data.image_shape; use model=mlp or model=linear"
-            )
+        layers(self)  # refuses what the architecture cannot take
 
 
 @dataclass(kw_only=True)
@@ -491,7 +519,7 @@ def recipe_hash(config: Config) -> str:
     trackers, folders. Nor do the measuring window and the control's nudge.
     """
     recipe = asdict(config)
-    del recipe["tuned"]  # what was taken of it is in optim and schedule
+    del recipe["tuned"], recipe["task"]  # what was taken of them is in other groups
     for place in ("devices", "platform", "deterministic", "parallel", "tracking", "run"):
         del recipe[place]
     del recipe["data"]["root"]
@@ -518,11 +546,22 @@ def check_world(config: Config, processes: Processes) -> None:
         )
     batch, parts = config.train.global_batch, config.train.accumulate
     share = devices * parts
+    accumulate = f" x train.accumulate={parts}" if parts > 1 else ""
     if batch % share:
         below, above = batch // share * share, -(-batch // share) * share
         nearest = ", ".join(str(b) for b in (below, above) if b > 0)
-        accumulate = f" x train.accumulate={parts}" if parts > 1 else ""
         raise ConfigError(
             f"train.global_batch={batch} does not divide over world_size={devices}"
             f"{accumulate}; nearest that do: {nearest}"
+        )
+    norm = config.model.norm
+    alone = batch // (parts if norm.sync else share) == 1
+    if config.model.name in NORMALISED and norm.name == "batch" and alone:
+        raise ConfigError(
+            f"train.global_batch={batch} over world_size={devices}{accumulate} leaves "
+            f"batch normalisation with model.norm.sync={str(norm.sync).lower()} one example "
+            "to take its statistics over; it needs two: use a larger "
+            "train.global_batch, "
+            + ("" if norm.sync else "model.norm.sync=true, ")
+            + "or model.norm.name=group"
         )
