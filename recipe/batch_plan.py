@@ -84,9 +84,7 @@ class BatchPlan:
         if steps is None:
             assert train.epochs is not None  # TrainConfig refuses neither
             steps = train.epochs * (examples // train.global_batch)
-        return cls(
-            train.seed, examples, train.global_batch, steps, train.accumulate
-        )
+        return cls(train.seed, examples, train.global_batch, steps, train.accumulate)
 
     @property
     def steps_per_epoch(self) -> int:

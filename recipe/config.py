@@ -520,7 +520,14 @@ def recipe_hash(config: Config) -> str:
     """
     recipe = asdict(config)
     del recipe["tuned"], recipe["task"]  # what was taken of them is in other groups
-    for place in ("devices", "platform", "deterministic", "parallel", "tracking", "run"):
+    for place in (
+        "devices",
+        "platform",
+        "deterministic",
+        "parallel",
+        "tracking",
+        "run",
+    ):
         del recipe[place]
     del recipe["data"]["root"]
     del recipe["train"]["window_steps"], recipe["train"]["nudge"]
@@ -559,8 +566,8 @@ def check_world(config: Config, processes: Processes) -> None:
     if config.model.name in NORMALISED and norm.name == "batch" and alone:
         raise ConfigError(
             f"train.global_batch={batch} over world_size={devices}{accumulate} leaves "
-            f"batch normalisation with model.norm.sync={str(norm.sync).lower()} one example "
-            "to take its statistics over; it needs two: use a larger "
+            f"batch normalisation with model.norm.sync={str(norm.sync).lower()} one "
+            "example to take its statistics over; it needs two: use a larger "
             "train.global_batch, "
             + ("" if norm.sync else "model.norm.sync=true, ")
             + "or model.norm.name=group"

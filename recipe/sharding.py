@@ -19,8 +19,8 @@ def sharded_axis(shape: tuple[int, ...], devices: int) -> int | None:
 def check_shards(config: Config, processes: Processes) -> None:
     """Refuse `parallel=fsdp` over devices that no parameter can be split over.
 
-    JAX keeps a parameter whole that does not divide, PyTorch pads it; where no parameter
-    divides, nothing would be sharded in one of them, and both refuse.
+    JAX keeps a parameter whole that does not divide, PyTorch pads it; where none does,
+    nothing would be sharded in one of them, and both refuse.
 
     Raises:
       ConfigError: quoting the largest parameter and the world sizes that would do.

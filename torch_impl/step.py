@@ -1,6 +1,7 @@
 """One training step and one evaluation step.
 
-Shapes: A micro-batches, B this rank's rows of one, H height, W width, C channels, K classes.
+Shapes: A micro-batches, B this rank's rows of one, H height, W width, C channels,
+K classes.
 """
 
 from typing import Any, NamedTuple
