@@ -65,8 +65,12 @@ def test_final_weights_load_without_a_framework(tracked):
         {"overrides": ["parallel=pmap"]},
         {"overrides": ["devices=2", "parallel=pmap"]},
         {"overrides": ["devices=4", "parallel=pmap"], "processes": 2},
+        {"overrides": ["devices=4", "parallel=fsdp"], "processes": 2},
     ],
-    ids=["four devices", "pmap", "pmap of two", "pmap of two processes of two"],
+    ids=[
+        *("four devices", "pmap", "pmap of two", "pmap of two processes of two"),
+        "fsdp of two processes of two",
+    ],
 )
 def test_every_layout_of_jax_trains_the_same_run(train, layout):
     recipe = ["experiment=digits_cnn", "precision=fp64", "train.steps=10"]
@@ -78,6 +82,20 @@ def test_every_layout_of_jax_trains_the_same_run(train, layout):
     )
     assert relative_difference(losses(one), losses(other)).max() <= 1e-12
     assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
+
+
+SHARDED = ["experiment=digits_mlp", "precision=fp64", "train.steps=10"]
+SHARDED += ["optim.clip_norm=1", "train.accumulate=2"]
+
+
+def test_sharded_parameters_train_the_same_run(framework, train):
+    one = read_run(train(framework, *SHARDED))
+    other = read_run(train(framework, *SHARDED, "parallel=fsdp", processes=2))
+    assert relative_difference(losses(one), losses(other)).max() <= 1e-12
+    assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
+    assert one.summary["test"]["loss"] == pytest.approx(
+        other.summary["test"]["loss"], rel=1e-12
+    )
 
 
 LOADED = """
