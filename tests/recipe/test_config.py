@@ -59,6 +59,18 @@ BAD = [
     ("model=mlp model.hidden=[0]", "model.hidden", "[0]", "positive widths"),
     ("model=linear model.hidden=[9]", "model.hidden", "[9]", "empty"),
     ("model=cnn data.image_shape=[28,15,1]", "data.image_shape", "28x15", "16x16"),
+    ("model.norm.name=instance", "model.norm.name=instance", "batch, group, layer"),
+    ("model.norm.momentum=0", "model.norm.momentum", "got 0", "(0, 1]"),
+    ("model.norm.eps=0", "model.norm.eps", "got 0", "> 0"),
+    (
+        "model=resnet18 model.norm.name=group model.norm.groups=24",
+        *("model.norm.groups=24", "64 channels of stem.norm", "divisor of 64"),
+    ),
+    ("model=mlp model.width=0.5", "model.width=0.5", "resnet9", "model.hidden"),
+    ("model=resnet9 model.width=0", "model.width", "got 0", "> 0"),
+    ("model=resnet9 data.image_shape=[7,9,1]", "model=resnet9", "7x9", "8x8"),
+    ("model=vit_tiny model.patch=5", "model.patch=5", "28x28", "divisor"),
+    ("model=vit_tiny model.norm.name=batch", "norm.name=layer", "got batch"),
     ("optim.name=lion", "optim.name=lion", "sgd"),
     ("optim.peak_lr=0", "optim.peak_lr", "got 0", "> 0"),
     ("optim.peak_lr=nan", "optim.peak_lr", "got nan", "> 0"),
@@ -358,3 +370,31 @@ def test_deterministic_kernels_make_no_other_experiment(config):
     recipe = config()
     assert recipe_hash(recipe) == recipe_hash(config("deterministic=true"))
     assert recipe_hash(recipe) != recipe_hash(config("train.accumulate=2"))
+
+
+@pytest.mark.parametrize(
+    "devices, norm, refused",
+    [
+        (4, "model.norm.sync=false", True),
+        (4, "model.norm.sync=true", False),
+        (2, "model.norm.sync=false", False),
+        (4, "model.norm={name:group,sync:false,groups:8}", False),
+    ],
+)
+def test_batch_norm_over_one_example_is_refused(compose, devices, norm, refused):
+    composed = compose("data=synthetic", "model=resnet18", norm, f"devices={devices}")
+    config = to_config(composed)
+    config.train.global_batch = 4
+    if refused:
+        with pytest.raises(ConfigError, match="one example .* model.norm.sync=true"):
+            check_world(config, Processes())
+    else:
+        check_world(config, Processes())
+
+
+def test_any_experiment_takes_synthetic_data_of_its_own_shape(config):
+    for experiment in EXPERIMENTS:
+        if experiment != "linear_line":
+            recipe = config(f"experiment={experiment}", "data=synthetic")
+            assert recipe.data.image_shape == recipe.task.image_shape
+            assert len(recipe.data.mean) == recipe.data.image_shape[2]
