@@ -32,6 +32,7 @@ from launch.cli import ROOT, hydra_main, this_process  # noqa: E402
 from recipe.config import ParityConfig, check_world  # noqa: E402
 from recipe.errors import ConfigError, DuetError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
+from recipe.sharding import check_shards  # noqa: E402
 from record.run import Run, check_folder, read_run  # noqa: E402
 from record.weights import check_weights  # noqa: E402
 from report.page import write_parity_page  # noqa: E402
@@ -92,7 +93,9 @@ class Training:
             for override in typed
             if override.lstrip("+").partition("=")[0] not in OWN_KEYS
         ]
-        parallel = "dp" if self.framework == "torch" else config.parallel.name
+        parallel = config.parallel.name
+        if (self.framework, parallel) == ("torch", "pmap"):
+            parallel = "dp"  # what pmap is of
         every = config.train.evaluate_every_epochs
         w = config.model.weights
         return [
@@ -138,6 +141,7 @@ def check_parity(config: ParityConfig) -> None:
     for world_size in config.world_sizes:
         config.devices = world_size
         check_world(config, Processes())
+        check_shards(config, Processes())
     config.devices = None
     check_folder(config)
     check_weights(config)

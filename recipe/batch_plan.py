@@ -2,7 +2,9 @@
 
 One permutation per epoch; global batch t takes its rows [tB, (t+1)B) and rank r the
 r-th contiguous 1/W of them, so the set of examples in a step does not depend on the
-world size. Training drops an epoch's incomplete last batch; evaluation pads it with
+world size. A batch computed in several micro-batches is so divided first, and each of
+them over ranks: its statistics do not depend on the world size either. Training drops
+an epoch's incomplete last batch; evaluation pads it with
 masked rows, so that every test example counts exactly once at every world size.
 """
 
@@ -56,12 +58,14 @@ class BatchPlan:
       examples: training examples in the dataset.
       global_batch: examples per optimizer step over all devices.
       steps: optimizer steps of the whole run.
+      accumulate: micro-batches that a global batch is computed in.
     """
 
     seed: int
     examples: int
     global_batch: int
     steps: int
+    accumulate: int = 1
 
     @classmethod
     def of(cls, config: Config, examples: int) -> "BatchPlan":
@@ -80,7 +84,7 @@ class BatchPlan:
         if steps is None:
             assert train.epochs is not None  # TrainConfig refuses neither
             steps = train.epochs * (examples // train.global_batch)
-        return cls(train.seed, examples, train.global_batch, steps)
+        return cls(train.seed, examples, train.global_batch, steps, train.accumulate)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -94,9 +98,16 @@ class BatchPlan:
         self, step: int, rank: int = 0, world_size: int = 1
     ) -> Int[np.ndarray, " local_batch"]:
         """The examples that `rank` trains on at step `step`, both from 0; int32."""
+        return self.micro_batches(step, rank, world_size).reshape(-1)
+
+    def micro_batches(
+        self, step: int, rank: int = 0, world_size: int = 1
+    ) -> Int[np.ndarray, "accumulate micro_batch"]:
+        """The same, a row for each of the rank's micro-batches."""
         order = epoch_order(self.seed, self.epoch(step), self.examples)
         row = step % self.steps_per_epoch * self.global_batch
-        return rank_slice(order[row : row + self.global_batch], rank, world_size)
+        batch = order[row : row + self.global_batch].reshape(self.accumulate, -1)
+        return rank_slice(batch.T, rank, world_size).T
 
     def windows(self, window_steps: int, evaluate_every_epochs: int) -> list[Window]:
         """The run as windows of at most `window_steps`, none across an epoch's end.

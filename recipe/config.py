@@ -43,8 +43,8 @@ OPTIMIZER_KEYS = {
     "sgd": ("momentum", "nesterov"),
 }
 SCHEDULES = ("constant", "cosine", "one_cycle", "step")
-PRECISIONS = ("fp32", "fp64")
-PARALLEL = ("dp", "pmap")
+PRECISIONS = ("bf16", "fp16", "fp32", "fp64", "tf32")
+PARALLEL = ("dp", "fsdp", "pmap")
 TRACKERS = ("none", "tensorboard", "wandb")
 
 
@@ -292,10 +292,35 @@ class ScheduleConfig:
 
 
 @dataclass(kw_only=True)
+class LossScaleConfig:
+    """Dynamic loss scaling in torch's form, by torch's defaults."""
+
+    initial: float = 65536.0
+    growth: float = 2.0  # what the scale is multiplied by after `interval` finite steps
+    backoff: float = 0.5  # what it is multiplied by after a step that was not finite
+    interval: int = 2000  # optimizer steps
+
+    def __post_init__(self) -> None:
+        key = "precision.loss_scale"
+        if not 0 < self.initial < math.inf:
+            raise ConfigError(f"{key}.initial must be finite and > 0: {self.initial}")
+        if not 1 < self.growth < math.inf:
+            raise ConfigError(f"{key}.growth must be finite and > 1: {self.growth}")
+        if not 0 < self.backoff < 1:
+            raise ConfigError(f"{key}.backoff must lie in (0, 1): {self.backoff}")
+        _at_least(f"{key}.interval", self.interval, 1)
+
+
+@dataclass(kw_only=True)
 class PrecisionConfig:
-    """fp32 is true single precision, TF32 off; fp64 is the proof mode."""
+    """What numbers are kept and computed in; `precision.py` of either twin says how.
+
+    fp64 is the proof mode, fp32 true single precision, tf32 the same with matrix
+    products on TF32 units; bf16 and fp16 compute in 16 bits and keep parameters in 32.
+    """
 
     name: str = MISSING
+    loss_scale: LossScaleConfig | None = None  # null: the loss is not scaled
 
     def __post_init__(self) -> None:
         _one_of("precision", self.name, PRECISIONS)
@@ -303,7 +328,11 @@ class PrecisionConfig:
 
 @dataclass(kw_only=True)
 class ParallelConfig:
-    """dp: torch DDP, JAX jit over a mesh.  pmap: JAX's older way to the same."""
+    """How devices share the work.
+
+    dp: torch DDP, JAX jit over a mesh.  pmap: JAX's older way to the same.  fsdp: so
+    that each device keeps a share of the parameters and of the optimizer's state.
+    """
 
     name: str = MISSING
 
@@ -356,6 +385,7 @@ class TrainConfig:
     epochs: int | None = None
     steps: int | None = None  # optimizer steps; wins over epochs where both are given
     global_batch: int = MISSING  # examples per optimizer step over all devices
+    accumulate: int = 1  # micro-batches that a global batch is computed in
     label_smoothing: float = 0.0  # share of the target spread evenly over all classes
     seed: int = 0
     window_steps: int = 20  # losses are fetched, and time is taken, once per window
@@ -370,6 +400,7 @@ class TrainConfig:
         _at_least("train.epochs", self.epochs, 1)
         _at_least("train.steps", self.steps, 1)
         _at_least("train.global_batch", self.global_batch, 1)
+        _at_least("train.accumulate", self.accumulate, 1)
         _at_least("train.seed", self.seed, 0)
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(
@@ -411,6 +442,7 @@ class Config:
     run: RunConfig = MISSING
     devices: int | None = None  # of the whole run; default: one for each process
     platform: str = "auto"  # auto: a GPU where there is one, else the CPU
+    deterministic: bool = False  # only kernels that give the same bits every time
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]{1,60}", self.name) or self.name.startswith("."):
@@ -546,12 +578,19 @@ def from_yaml(text: str) -> Config:
 def recipe_hash(config: Config) -> str:
     """SHA-256 of what makes two runs the same experiment.
 
-    Where a run happens does not count: devices, platform, parallel strategy, trackers,
-    folders. Nor do the measuring window and the control's nudge.
+    Where a run happens does not count: devices, platform, kernels, parallel strategy,
+    trackers, folders. Nor do the measuring window and the control's nudge.
     """
     recipe = asdict(config)
     del recipe["tuned"], recipe["task"]  # what was taken of them is in other groups
-    for place in ("devices", "platform", "parallel", "tracking", "run"):
+    for place in (
+        "devices",
+        "platform",
+        "deterministic",
+        "parallel",
+        "tracking",
+        "run",
+    ):
         del recipe[place]
     # Nor who brought the data: the record has its fingerprint.
     del recipe["data"]["root"], recipe["data"]["source"]
@@ -576,21 +615,23 @@ def check_world(config: Config, processes: Processes) -> None:
             f"devices={devices} does not divide over {processes.count} processes; "
             f"use a multiple of {processes.count}"
         )
-    batch = config.train.global_batch
-    if batch % devices:
-        below, above = batch // devices * devices, -(-batch // devices) * devices
+    batch, parts = config.train.global_batch, config.train.accumulate
+    share = devices * parts
+    accumulate = f" x train.accumulate={parts}" if parts > 1 else ""
+    if batch % share:
+        below, above = batch // share * share, -(-batch // share) * share
         nearest = f"nearest that do: {below}, {above}" if below else f"use {above}"
         raise ConfigError(
-            f"train.global_batch={batch} does not divide over world_size={devices}; "
-            f"{nearest}"
+            f"train.global_batch={batch} does not divide over world_size={devices}"
+            f"{accumulate}; {nearest}"
         )
     norm = config.model.norm
-    alone = batch // (1 if norm.sync else devices) == 1
+    alone = batch // (parts if norm.sync else share) == 1
     if config.model.name in NORMALISED and norm.name == "batch" and alone:
         raise ConfigError(
-            f"train.global_batch={batch} over world_size={devices} leaves batch "
-            f"normalisation with model.norm.sync={str(norm.sync).lower()} one example "
-            "to take its statistics over; it needs two: use a larger "
+            f"train.global_batch={batch} over world_size={devices}{accumulate} leaves "
+            f"batch normalisation with model.norm.sync={str(norm.sync).lower()} one "
+            "example to take its statistics over; it needs two: use a larger "
             "train.global_batch, "
             + ("" if norm.sync else "model.norm.sync=true, ")
             + "or model.norm.name=group"

@@ -17,6 +17,10 @@ from recipe.rng import keyed_generator
 Weights = dict[str, np.ndarray]
 Shape = tuple[int, ...]
 
+# Of the numbers that are multiplied, the leading one included (IEEE 754; bfloat16 keeps
+# fp32's exponent and 7 bits after it, TF32 10).
+SIGNIFICAND_BITS = {"fp64": 53, "fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8}
+
 
 def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of all that a model holds, in forward order."""
@@ -44,9 +48,10 @@ def weight_dtype(config: Config) -> type[np.floating]:
 
 def nudged(config: Config, weights: Weights) -> Weights:
     """Every trained number one unit in the last place away, as `train.nudge` asks."""
-    seed = config.train.nudge
+    if not config.train.nudge:
+        return weights
     return {
-        name: _nudged(array, seed, name) if seed and is_trained(name) else array
+        name: _nudged(config, array, name) if is_trained(name) else array
         for name, array in weights.items()
     }
 
@@ -94,12 +99,19 @@ def parameter_count(weights: Weights) -> int:
     return sum(array.size for name, array in weights.items() if is_trained(name))
 
 
-def _nudged(array: np.ndarray, seed: int, name: str) -> np.ndarray:
-    """Each number one unit in the last place up or down; zeros stay zero."""
-    up = keyed_generator(seed, "nudge", name).integers(2, size=array.shape) == 1
-    toward = np.where(up, np.inf, -np.inf).astype(array.dtype)
-    # The float next to zero is subnormal; flushed in one framework, it is not a nudge.
-    return np.where(array == 0, array, np.nextafter(array, toward))
+def _nudged(config: Config, array: np.ndarray, name: str) -> np.ndarray:
+    """Each number one unit in the last place up or down; zeros stay zero.
+
+    The place is that of the numbers that convolutions and matrix products take: an ulp
+    of the fp32 parameters would vanish in their cast to 16 bits.
+    """
+    generator = keyed_generator(config.train.nudge, "nudge", name)
+    up = generator.integers(2, size=array.shape) == 1
+    _, exponent = np.frexp(array)
+    ulp = np.ldexp(1.0, exponent - SIGNIFICAND_BITS[config.precision.name])
+    # Beside zero all is subnormal; flushed in one framework, it is not a nudge.
+    moved = np.where(array == 0, 0.0, np.where(up, ulp, -ulp))
+    return array + moved.astype(array.dtype)
 
 
 def decays(config: Config, name: str) -> bool:

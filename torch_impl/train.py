@@ -12,6 +12,7 @@ from data.dataset import acquire, load
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
 from recipe.errors import DuetError
+from recipe.loss_scale import initial_loss_scale
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
@@ -30,10 +31,9 @@ from torch_impl.parallel import (
     on_every_rank,
     parallelize,
     peak_memory_bytes,
+    place_batch,
     replicate,
     scope_norms,
-    shard,
-    shard_all,
     share_statistics,
     start,
     stop,
@@ -89,6 +89,7 @@ def train(config: Config, world: World) -> Path:
     scope_norms(model, world)
     parallel = parallelize(model, world)
     optimizer = build_optimizer(config, model)
+    loss_scale = initial_loss_scale(config)
 
     facts = Facts(
         framework="torch",
@@ -107,22 +108,23 @@ def train(config: Config, world: World) -> Path:
             config.train.window_steps, config.train.evaluate_every_epochs
         ):
             begin = time.perf_counter()
-            rates, losses, norms = [], [], []
+            rates, metrics = [], []
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
-                indices = plan.indices(step, world.rank, world.processes)
-                loss, norm = train_step(
+                rows = plan.micro_batches(step, world.rank, world.processes)
+                draws = batch_draws(config, plan, step, rows)
+                loss_scale, seen = train_step(
                     config,
                     parallel,
                     optimizer,
                     train_data,
-                    shard(indices, world),
-                    shard_all(batch_draws(config, plan, step, indices), world),
+                    place_batch(rows, world, axis=1),
+                    place_batch(draws, world, axis=1),
                     rates[-1],
-                    world.size,
+                    loss_scale,
+                    world,
                 )
-                losses.append(loss)
-                norms.append(norm)
+                metrics.append(seen)
             synchronize(world)
             seconds = time.perf_counter() - begin
 
@@ -133,9 +135,11 @@ def train(config: Config, world: World) -> Path:
             record.stop_if(any_failed > 0)
             record.window(
                 window,
-                losses=sum_over_ranks(losses, world),
+                losses=sum_over_ranks([m.loss for m in metrics], world),
                 learning_rates=rates,
-                grad_norms=to_host(norms, world),
+                grad_norms=to_host([m.grad_norm for m in metrics], world),
+                loss_scales=[m.loss_scale for m in metrics],
+                skipped=[m.skipped for m in metrics],
                 seconds=float(slowest),
             )
             if window.evaluates:
@@ -146,7 +150,7 @@ def train(config: Config, world: World) -> Path:
                 record.evaluation(window, metrics)
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
-        record.finish(save_weights(model), int(peak))
+        record.finish(save_weights(model, world), int(peak))
         failed = record.failure is not None
         record.stop_if(gather_ranks([failed], world).max() > 0)
     return folder
@@ -161,7 +165,7 @@ def evaluate(
         examples, config.train.global_batch, world.rank, world.processes
     ):
         loss_sum, confusion = eval_step(
-            config, model, data, shard(indices, world), shard(mask, world)
+            config, model, data, place_batch(indices, world), place_batch(mask, world)
         )
         loss_sums.append(loss_sum)
         confusions.append(confusion)

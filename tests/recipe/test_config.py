@@ -83,8 +83,14 @@ BAD = [
     ("schedule.name=linear", "schedule.name=linear", "constant, cosine"),
     ("schedule.warmup_steps=-1", "schedule.warmup_steps", "-1", "at least 0"),
     ("schedule.end_factor=1.5", "schedule.end_factor", "1.5", "[0, 1]"),
-    ("precision.name=fp8", "precision=fp8", "fp32, fp64"),
-    ("parallel.name=mpi", "parallel=mpi", "dp, pmap"),
+    ("precision.name=fp8", "precision=fp8", "bf16, fp16, fp32, fp64, tf32"),
+    ("parallel.name=mpi", "parallel=mpi", "dp, fsdp, pmap"),
+    ("train.accumulate=0", "train.accumulate", "got 0", "at least 1"),
+    *(
+        (f"precision=fp16 precision.loss_scale.{key}={value}", key, f": {value}")
+        for key, value in (("initial", 0.0), ("growth", 1.0), ("backoff", 1.0))
+    ),
+    ("precision=fp16 precision.loss_scale.interval=0", "interval", "at least 1"),
     ("tracking.name=mlflow", "tracking=mlflow", "none, tensorboard, wandb"),
     ("train.epochs=null", "train.epochs or train.steps", "null"),
     ("train.epochs=0", "train.epochs", "got 0", "at least 1"),
@@ -343,6 +349,29 @@ def test_a_duet_data_that_is_empty_is_refused(config, monkeypatch, data):
     monkeypatch.setenv("DUET_DATA", "")
     with pytest.raises(ConfigError, match=r"^data\.root is empty; .* unset DUET_DATA$"):
         config(f"data={data}")
+
+
+def test_a_batch_that_does_not_divide_over_devices_and_parts_names_those_that_do(
+    config,
+):
+    recipe = config("train.global_batch=100", "train.accumulate=4", "devices=8")
+    told = "world_size=8 x train.accumulate=4; nearest that do: 96, 128$"
+    with pytest.raises(ConfigError, match=told):
+        check_world(recipe, PYTHON)
+    check_world(replace(recipe, train=replace(recipe.train, global_batch=96)), PYTHON)
+
+
+def test_only_fp16_scales_its_loss_by_default(config):
+    for name in PRECISIONS:
+        scaled = config(f"precision={name}").precision.loss_scale is not None
+        assert scaled == (name == "fp16")
+    assert from_yaml(to_yaml(config("precision=fp16"))) == config("precision=fp16")
+
+
+def test_deterministic_kernels_make_no_other_experiment(config):
+    recipe = config()
+    assert recipe_hash(recipe) == recipe_hash(config("deterministic=true"))
+    assert recipe_hash(recipe) != recipe_hash(config("train.accumulate=2"))
 
 
 @pytest.mark.parametrize(

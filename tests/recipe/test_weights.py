@@ -141,6 +141,22 @@ def test_a_nudge_moves_every_nonzero_number_by_one_ulp(config, precision):
             assert not nudged[name].any(), name
 
 
+@pytest.mark.parametrize("precision, bits", [("bf16", 7), ("tf32", 10), ("fp16", 10)])
+def test_a_nudge_is_one_unit_of_the_numbers_that_are_multiplied(
+    config, precision, bits
+):
+    plain, nudged = (
+        initial_weights(config("model=cnn", f"precision={precision}", nudge))
+        for nudge in ("train.nudge=0", "train.nudge=1")
+    )
+    for name, array in kernels(plain).items():
+        assert array.dtype == np.float32
+        # Bits below the last that is multiplied are what the cast rounds away.
+        moved = ulps(array, nudged[name]) / 2 ** (23 - bits)
+        assert abs(moved).min() > 0.4 and abs(moved).max() < 2, name
+        assert np.mean(abs(moved) == 1) > 0.98  # others cross a power of 2
+
+
 def test_nudges_are_seeded_by_their_number(config):
     first, again, second = (
         initial_weights(config(f"train.nudge={nudge}"))["dense.0.kernel"]

@@ -88,7 +88,7 @@ def test_resnets_are_torchvisions_in_outputs_gradients_and_statistics(
             parameter.copy_(parameter.grad)
     assert relative_difference(found, outputs).max() <= 1e-10
     assert float(loss.detach()) == pytest.approx(float(right.detach()), rel=1e-12)
-    moved = torch_weights.save_weights(model)
+    moved = torch_weights.save_weights(model, TORCH)
     assert max(leaf_differences(moved, after).values()) <= 1e-10
 
     graphdef, *states = jax_weights.load_weights(jax_model.build_model(config), weights)
