@@ -248,10 +248,12 @@ def sum_over_ranks(arrays: list[jax.Array], world: World) -> np.ndarray:
 
 def gather_ranks(values: list[float], world: World) -> Float[np.ndarray, "ranks n"]:
     """Every rank's values on every rank."""
-    own = np.array(values, np.float32)
+    own = np.array(values, np.float64)
     if world.processes == 1:
         return own[None]
-    return np.asarray(multihost_utils.process_allgather(own))
+    # As bytes: JAX would make fp32 of them.
+    gathered = multihost_utils.process_allgather(own.view(np.uint8))
+    return np.ascontiguousarray(gathered).view(np.float64)
 
 
 def from_rank_zero(answer: Callable[[], str], world: World) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -530,8 +530,9 @@ def known_keys(schema: type, prefix: str = "") -> list[str]:
     keys = []
     for name, kind in get_type_hints(schema).items():
         keys.append(f"{prefix}{name}")
-        if is_dataclass(kind):
-            keys += known_keys(cast(type, kind), f"{prefix}{name}.")
+        for part in get_args(kind) or (kind,):  # of a union, such as with None
+            if is_dataclass(part):
+                keys += known_keys(cast(type, part), f"{prefix}{name}.")
     return keys
 
 

@@ -225,7 +225,7 @@ def sum_over_ranks(tensors: list[Tensor], world: World) -> np.ndarray:
 
 def gather_ranks(values: list[float], world: World) -> Float[np.ndarray, "ranks n"]:
     """Every rank's values on every rank."""
-    own = torch.tensor(values, dtype=torch.float32, device=world.device)
+    own = torch.tensor(values, dtype=torch.float64, device=world.device)
     if world.processes == 1:
         return own.cpu().numpy()[None]
     rows = [torch.empty_like(own) for _ in range(world.processes)]
