@@ -13,6 +13,7 @@ from jaxtyping import Float
 from jax_impl.layers import flatten, max_pool
 from jax_impl.precision import compute_dtype
 from recipe.config import Config
+from recipe.own_model import own_module
 from recipe.weights import CNN_KERNEL, dense_widths
 
 
@@ -84,6 +85,9 @@ def build_model(config: Config) -> nnx.Module:
 
     def build() -> nnx.Module:
         rngs = nnx.Rngs(0)  # asked for by the layers; eval_shape draws nothing from it
+        if config.model.folder is not None:
+            own = own_module(config.model.folder, "jax_model.py")
+            return own.build_model(config, rngs)
         if config.model.name == "cnn":
             channels = [config.data.image_shape[2], *config.model.channels]
             return CNN(channels, dense_widths(config), dtype, rngs)

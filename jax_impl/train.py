@@ -32,6 +32,7 @@ from jax_impl.parallel import (
 )
 from jax_impl.precision import compute_dtype, configure
 from jax_impl.step import DeviceData, TrainState, eval_step, train_step
+from jax_impl.trace import trace_step
 from jax_impl.weights import load_weights, save_weights
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
@@ -128,6 +129,12 @@ def train(config: Config, world: World) -> Path:
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
                 indices = plan.indices(step, world.rank, world.processes)
+                if step + 1 == plan.trace:
+                    traced = shard(indices, world)
+                    draws = shard_all(batch_draws(config, plan, step, indices), world)
+                    record.trace(
+                        trace_step(config, graphdef, state, train_data, traced, draws, plan.trace)
+                    )
                 state, (loss, norm) = compiled_train(
                     state,
                     train_data,

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from recipe.config import Config
+from recipe.own_model import own_module
 from recipe.rng import keyed_generator
 
 Weights = dict[str, np.ndarray]
@@ -41,6 +42,8 @@ def dense_widths(config: Config) -> list[int]:
 
 def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of every parameter, in forward order."""
+    if config.model.folder is not None:
+        return own_module(config.model.folder, "shapes.py").parameter_shapes(config)
     shapes: dict[str, tuple[int, ...]] = {}
     channels = [config.data.image_shape[2], *config.model.channels]
     for i, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):

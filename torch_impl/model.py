@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recipe.config import Config
+from recipe.own_model import own_module
 from recipe.weights import CNN_KERNEL, dense_widths
 from torch_impl.layers import flatten, max_pool
 from torch_impl.precision import compute_dtype
@@ -72,6 +73,9 @@ def build_model(config: Config) -> nn.Module:
     """The architecture without numbers: parameters are on the meta device."""
     dtype = compute_dtype(config)
     with torch.device("meta"):
+        if config.model.folder is not None:
+            own = own_module(config.model.folder, "torch_model.py")
+            return own.build_model(config).to(dtype)
         if config.model.name == "cnn":
             channels = [config.data.image_shape[2], *config.model.channels]
             return CNN(channels, dense_widths(config), dtype)

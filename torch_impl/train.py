@@ -40,6 +40,7 @@ from torch_impl.parallel import (
 )
 from torch_impl.precision import configure
 from torch_impl.step import DeviceData, eval_step, train_step
+from torch_impl.trace import trace_step
 from torch_impl.weights import load_weights, save_weights
 
 
@@ -107,6 +108,12 @@ def train(config: Config, world: World) -> Path:
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
                 indices = plan.indices(step, world.rank, world.processes)
+                if step + 1 == plan.trace:
+                    traced = shard(indices, world)
+                    draws = shard_all(batch_draws(config, plan, step, indices), world)
+                    record.trace(
+                        trace_step(config, model, train_data, traced, draws, plan.trace)
+                    )
                 loss, norm = train_step(
                     config,
                     parallel,
