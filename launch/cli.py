@@ -1,10 +1,13 @@
 """What the scripts share: Hydra around a task, and how a run says that it went wrong.
 
 Exit status: 0 done; 1 the run itself failed (its loss diverged, a bug); 2 it was asked
-for something that cannot be done, and the one line on stderr says what to do instead.
+for something that cannot be done, and the one line on stderr says what to do instead;
+130 interrupted from the keyboard.
 """
 
 import contextlib
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -15,11 +18,13 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from recipe.config import Config, to_config
-from recipe.errors import ConfigError, DuetError
+from launch.overrides import checked, refusal, refuse_multirun, unknown_key
+from recipe.config import Config, to_config, unknown_keys
+from recipe.errors import DuetError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,21 +46,23 @@ def hydra_main(
     for stream in sys.stdout, sys.stderr:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack × or –
-    composed = False
+    # Else Hydra prints and leaves by itself, over several lines.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     silence = contextlib.ExitStack()  # while Hydra would say the same on every rank
 
     def checked_task(config: DictConfig) -> None:
-        nonlocal composed
-        composed = True
         silence.close()
         try:
-            _refuse_multirun(HydraConfig.get().mode == RunMode.MULTIRUN)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                refuse_multirun()
+            for key in unknown_keys(config, schema):  # +key=value adds what it likes
+                raise unknown_key(key, schema)
             task(to_config(config, schema))
-        except DuetError as error:
+        except DuetError as error:  # here, since Hydra announces what leaves a task
             leave(error, rank)
 
     try:
-        _refuse_multirun(bool({"-m", "--multirun"} & set(sys.argv[1:])))
+        sys.argv[1:] = checked(sys.argv[1:])
         if rank != 0:
             silence.enter_context(contextlib.redirect_stderr(StringIO()))
         hydra.main(
@@ -63,20 +70,12 @@ def hydra_main(
         )(checked_task)()
     except DuetError as error:
         leave(error, rank)
-    except SystemExit as leaving:
-        # Hydra has printed what was wrong with the command line, and leaves with 1.
-        status = 2 if leaving.code == 1 and not composed else leaving.code
-        raise SystemExit(status) from None
-
-
-def _refuse_multirun(asked: bool) -> None:
-    if asked:
-        raise ConfigError(
-            "-m (--multirun) would run every job in this one process, which holds "
-            "one framework, one set of devices and one process group; start a process "
-            "per job instead: "
-            "for seed in 0 1 2; do python launch/jax.py train.seed=$seed; done"
-        )
+    except HydraException as error:
+        leave(refusal(error, schema), rank)
+    except KeyboardInterrupt:
+        if rank == 0:
+            print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def leave(error: DuetError, rank: int) -> NoReturn:

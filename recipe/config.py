@@ -10,9 +10,10 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -436,6 +437,28 @@ def _missing(node: Any, key: str = "") -> list[str]:
     if isinstance(node, dict):
         return [m for k, v in node.items() for m in _missing(v, f"{key}.{k}")]
     return [key.removeprefix(".")] if node == MISSING else []
+
+
+def known_keys(schema: type, prefix: str = "") -> list[str]:
+    """Every key of a dataclass of dataclasses: `train` and `train.steps`."""
+    keys = []
+    for name, kind in get_type_hints(schema).items():
+        keys.append(f"{prefix}{name}")
+        if is_dataclass(kind):
+            keys += known_keys(cast(type, kind), f"{prefix}{name}.")
+    return keys
+
+
+def unknown_keys(composed: DictConfig, schema: type[Config]) -> list[str]:
+    """Keys that the schema does not have, which `to_config` would leave behind."""
+
+    def keys(node: Any, prefix: str = "") -> Iterator[str]:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            yield f"{prefix}{key}"
+            yield from keys(value, f"{prefix}{key}.")
+
+    known = set(known_keys(schema))
+    return [key for key in keys(OmegaConf.to_container(composed)) if key not in known]
 
 
 def to_yaml(config: Config) -> str:

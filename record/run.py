@@ -339,9 +339,11 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            known = isinstance(error, DuetError)
-            LOGGER.info("stopped: %s", error, exc_info=None if known else error)
-            self._summary["error"] = str(error) or type(error).__name__
+            interrupted = isinstance(error, KeyboardInterrupt)
+            known = interrupted or isinstance(error, DuetError)
+            said = "interrupted" if interrupted else str(error) or type(error).__name__
+            LOGGER.info("stopped: %s", said, exc_info=None if known else error)
+            self._summary["error"] = said
             diverged = isinstance(error, DivergedError)
             self._summary["status"] = "diverged" if diverged else "failed"
         if self._writes:
@@ -350,8 +352,9 @@ class Recorder:
             if self._metrics is not None:
                 with self._deferred():
                     self._metrics.close()
-            self._tracker.finish(self._summary)
             self._screen.__exit__(kind, error, trace)
+            # After the live bar, which would break the line that syncs the run.
+            self._tracker.finish(self._summary)
             self._screen.close_table(self._summary)
         _close_log(self._log)
 

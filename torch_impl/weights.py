@@ -6,8 +6,8 @@ from torch import nn
 from recipe.weights import Weights
 from torch_impl.parallel import World, replicate
 
-# Own inverse for dense kernels; convolutions go HWIO -> OIHW and back.
-_TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
+# Own inverse for dense kernels; convolutions go HWIO -> OHWI, and OIHW -> HWIO back.
+_TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 0, 1, 2)}
 _FROM_TORCH = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 
 
@@ -23,6 +23,10 @@ def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
         array = weights[canonical_name(name)]
         array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
         tensors[name] = replicate(array, world)
+        if array.ndim == 4:
+            # OHWI in memory, as channels-last images make gradients, whose strides DDP
+            # wants of parameters too.
+            tensors[name] = tensors[name].permute(0, 3, 1, 2)
     model.load_state_dict(tensors, assign=True)
 
 
