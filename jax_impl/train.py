@@ -133,7 +133,15 @@ def train(config: Config, world: World) -> Path:
                     traced = shard(indices, world)
                     draws = shard_all(batch_draws(config, plan, step, indices), world)
                     record.trace(
-                        trace_step(config, graphdef, state, train_data, traced, draws, plan.trace)
+                        trace_step(
+                            config,
+                            graphdef,
+                            state,
+                            train_data,
+                            traced,
+                            draws,
+                            plan.trace,
+                        )
                     )
                 state, (loss, norm) = compiled_train(
                     state,

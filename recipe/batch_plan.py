@@ -85,8 +85,8 @@ class BatchPlan:
             steps = train.epochs * (examples // train.global_batch)
         if train.trace and train.trace > steps:
             raise ConfigError(
-                f"train.trace={train.trace} is beyond the last step, {steps}; trace one of 1 "
-                f"to {steps}, or raise train.epochs"
+                f"train.trace={train.trace} is beyond the last step, {steps}; "
+                f"trace one of 1 to {steps}, or raise train.epochs"
             )
         return cls(train.seed, examples, train.global_batch, steps, train.trace)
 

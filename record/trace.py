@@ -5,6 +5,7 @@ images and features NHWC, whichever framework wrote them.
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Trace:
     kinds: dict[str, str]
 
 
-def numbered(name: str, seen: Arrays | dict[str, object]) -> str:
+def numbered(name: str, seen: Collection[str]) -> str:
     """The name of a module's call, told apart from its earlier ones.
 
     >>> numbered("norm", {"norm": 1, "norm#2": 2})

@@ -215,9 +215,7 @@ def _by_what(found: list[Difference]) -> dict[str, float]:
     return {d.what: d.value for d in found}
 
 
-def differences(
-    a: tuple[Trace, Weights], b: tuple[Trace, Weights]
-) -> list[Difference]:
+def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Difference]:
     """Everything that both traces have, in the order in which a step computes it."""
     (trace_a, after_a), (trace_b, after_b) = a, b
     found: list[Difference] = []

@@ -112,7 +112,7 @@ def train(config: Config, world: World) -> Path:
                     traced = shard(indices, world)
                     draws = shard_all(batch_draws(config, plan, step, indices), world)
                     record.trace(
-                        trace_step(config, model, train_data, traced, draws, plan.trace)
+                        trace_step(config, model, train_data, traced, draws, step + 1)
                     )
                 loss, norm = train_step(
                     config,
