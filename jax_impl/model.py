@@ -7,11 +7,10 @@ from itertools import pairwise
 
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jax_impl.layers import flatten, max_pool
-from jax_impl.precision import compute_dtype
+from jax_impl.layers import Conv, Dense, flatten, max_pool
+from jax_impl.precision import Dtypes, dtypes
 from recipe.config import Config
 from recipe.own_model import own_module
 from recipe.weights import CNN_KERNEL, dense_widths
@@ -24,10 +23,9 @@ class MLP(nnx.Module):
       widths: from the flattened input to the outputs.
     """
 
-    def __init__(self, widths: list[int], dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, widths: list[int], dtypes: Dtypes):
         self.dense = nnx.List(
-            nnx.Linear(before, after, dtype=dtype, param_dtype=dtype, rngs=rngs)
-            for before, after in pairwise(widths)
+            Dense(before, after, dtypes) for before, after in pairwise(widths)
         )
 
     def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
@@ -48,24 +46,13 @@ class CNN(nnx.Module):
     Source: LeCun et al. 1998 (LeNet-5), with ReLU and max-pooling.
     """
 
-    def __init__(
-        self, channels: list[int], widths: list[int], dtype: DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels: list[int], widths: list[int], dtypes: Dtypes):
         self.conv = nnx.List(
-            nnx.Conv(
-                before,
-                after,
-                kernel_size=(CNN_KERNEL, CNN_KERNEL),
-                padding="VALID",
-                dtype=dtype,
-                param_dtype=dtype,
-                rngs=rngs,
-            )
+            Conv(before, after, CNN_KERNEL, dtypes, bias=True)
             for before, after in pairwise(channels)
         )
         self.dense = nnx.List(
-            nnx.Linear(before, after, dtype=dtype, param_dtype=dtype, rngs=rngs)
-            for before, after in pairwise(widths)
+            Dense(before, after, dtypes) for before, after in pairwise(widths)
         )
 
     def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
@@ -81,16 +68,15 @@ class CNN(nnx.Module):
 
 def build_model(config: Config) -> nnx.Module:
     """The architecture without numbers: parameters are shapes and types."""
-    dtype = compute_dtype(config)
 
     def build() -> nnx.Module:
-        rngs = nnx.Rngs(0)  # asked for by the layers; eval_shape draws nothing from it
         if config.model.folder is not None:
+            # Layers ask for it; eval_shape draws nothing from it.
             own = own_module(config.model.folder, "jax_model.py")
-            return own.build_model(config, rngs)
+            return own.build_model(config, nnx.Rngs(0))
         if config.model.name == "cnn":
             channels = [config.data.image_shape[2], *config.model.channels]
-            return CNN(channels, dense_widths(config), dtype, rngs)
-        return MLP(dense_widths(config), dtype, rngs)
+            return CNN(channels, dense_widths(config), dtypes(config))
+        return MLP(dense_widths(config), dtypes(config))
 
     return nnx.eval_shape(build)

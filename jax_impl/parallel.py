@@ -13,10 +13,12 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
+from jax_impl.layers import BatchNorm
 from recipe.config import Config, world_size
 from recipe.errors import ConfigError, DuetError
 from recipe.processes import Processes, check_accelerators
@@ -138,6 +140,25 @@ def shard(rows: np.ndarray, world: World) -> jax.Array:
 def shard_all(columns: Any, world: World) -> Any:
     """Columns of a batch as `shard` places each; None where there are none."""
     return jax.tree.map(lambda column: shard(column, world), columns)
+
+
+def scope_norms(model: nnx.Module, world: World) -> None:
+    """Let each BatchNorm take its statistics over the examples that `sync` says.
+
+    Under jit a layer sees the global batch, under pmap a device's share of it.
+    """
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, BatchNorm):
+            layer.axis = AXIS if world.pmap and layer.sync else None
+            layer.groups = 1 if world.pmap or layer.sync else world.size
+
+
+def share_statistics(statistics: nnx.State, axis: str) -> nnx.State:
+    """The running statistics of the first device, its own where they are local.
+
+    They are what is evaluated and recorded.
+    """
+    return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis)[0], statistics)
 
 
 def parallelize(

@@ -1,5 +1,7 @@
 """What a precision means: the dtype of every number, and the switches behind it."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 
@@ -7,9 +9,31 @@ from recipe.config import Config
 from recipe.errors import ConfigError
 
 
+class Dtypes(NamedTuple):
+    """The cast policy, as layers take it.
+
+    Args:
+      parameter: of parameters, their gradients and optimizer state; normalisation,
+        softmax, logits, the loss and other reductions.
+      compute: of convolutions and matrix products, and of activations between layers.
+    """
+
+    parameter: np.dtype
+    compute: np.dtype
+
+
+def parameter_dtype(config: Config) -> np.dtype:
+    """Double precision where the run is to prove something, else single."""
+    return np.dtype("float64" if config.precision.name == "fp64" else "float32")
+
+
 def compute_dtype(config: Config) -> np.dtype:
-    """Parameters, activations, gradients and optimizer state are all of this type."""
+    """What convolutions and matrix products take and give."""
     return np.dtype({"fp32": "float32", "fp64": "float64"}[config.precision.name])
+
+
+def dtypes(config: Config) -> Dtypes:
+    return Dtypes(parameter_dtype(config), compute_dtype(config))
 
 
 def configure(

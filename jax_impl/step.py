@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from jax_impl.augment import crop_and_flip, cut_out
 from jax_impl.optim import apply_update, clip_gradients
+from jax_impl.parallel import share_statistics
+from jax_impl.precision import parameter_dtype
 from recipe.config import Config
 
 
@@ -31,6 +33,7 @@ class TrainState(NamedTuple):
     """What a training step takes and gives back."""
 
     params: nnx.State
+    statistics: nnx.State
     optimizer: optax.OptState
 
 
@@ -76,14 +79,21 @@ def loss_fn(
     config: Config,
     graphdef: nnx.GraphDef,
     params: nnx.State,
+    statistics: nnx.State,
     images: Array,
     labels: Array,
-) -> Float[Array, ""]:
-    """The loss: its sum over the rows here over the global batch's size."""
+) -> tuple[Float[Array, ""], nnx.State]:
+    """The loss, its sum over the rows here over the global batch's size.
+
+    With it come the running statistics, moved by this batch.
+    """
     smoothing = config.train.label_smoothing  # of training alone: tests are of labels
-    outputs = nnx.merge(graphdef, params)(images)
+    model = nnx.merge(graphdef, params, statistics)
+    model.train()
+    outputs = model(images).astype(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels, smoothing)
-    return losses_B.sum() / config.train.global_batch
+    loss = losses_B.sum() / config.train.global_batch
+    return loss, nnx.state(model, nnx.BatchStat)
 
 
 def train_step(
@@ -107,16 +117,17 @@ def train_step(
       The state, and the loss before the update with the global gradient's 2-norm.
     """
     images, labels = gather(config, data, indices_B, draws)
-    loss, gradients = jax.value_and_grad(loss_fn, argnums=2)(
-        config, graphdef, state.params, images, labels
-    )
+    (loss, statistics), gradients = jax.value_and_grad(
+        loss_fn, argnums=2, has_aux=True
+    )(config, graphdef, state.params, state.statistics, images, labels)
     if axis is not None:
         loss, gradients = jax.lax.psum((loss, gradients), axis)
+        statistics = share_statistics(statistics, axis)
     grad_norm = optax.tree.norm(gradients)
     gradients = clip_gradients(config, gradients, grad_norm)
     updates, slots = optimizer.update(gradients, state.optimizer, state.params)
     params = apply_update(state.params, updates, learning_rate)
-    return TrainState(params, slots), (loss, grad_norm)
+    return TrainState(params, statistics, slots), (loss, grad_norm)
 
 
 def eval_step(
@@ -124,6 +135,7 @@ def eval_step(
     graphdef: nnx.GraphDef,
     axis: str | None,
     params: nnx.State,
+    statistics: nnx.State,
     data: DeviceData,
     indices_B: Int[Array, " B"],
     mask_B: Bool[Array, " B"],
@@ -133,7 +145,9 @@ def eval_step(
     The matrix counts rows of true class i predicted as j; without classes it is empty.
     """
     images, labels = gather(config, data, indices_B)
-    outputs = nnx.merge(graphdef, params)(images)
+    model = nnx.merge(graphdef, params, statistics)
+    model.eval()
+    outputs = model(images).astype(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels)
     loss_sum = jnp.where(mask_B, losses_B, 0).sum()
     classes = config.data.classes

@@ -48,10 +48,10 @@ def trace_step(
         outputs[call] = output
         return output
 
-    model = nnx.merge(graphdef, state.params)
+    model = nnx.merge(graphdef, state.params, state.statistics)
     for path, module in list(nnx.iter_modules(model)):
         _observe(module, canonical_name(path) or "model", keep_output)
-    graphdef, params = nnx.split(model)
+    graphdef, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
 
     def forward(
         params: nnx.State, by_output: dict[str, Array]
@@ -60,7 +60,8 @@ def trace_step(
         nudges.update(by_output)
         images, labels = gather(config, data, indices_B, draws)
         outputs["input"], outputs["labels"] = images, labels
-        outputs["loss"] = loss = loss_fn(config, graphdef, params, images, labels)
+        loss, _ = loss_fn(config, graphdef, params, statistics, images, labels)
+        outputs["loss"] = loss
         return loss, dict(outputs)
 
     _, shapes = jax.eval_shape(forward, params, {})
@@ -70,7 +71,7 @@ def trace_step(
     (_, found), (gradients, by_output) = jax.jit(differentiate)(params, zeros)
     return Trace(
         step=step,
-        weights=_canonical_weights(params),
+        weights=_canonical_weights(params) | _canonical_weights(statistics),
         outputs={name: canonical_layout(found[name]) for name in order},
         output_gradients={n: canonical_layout(by_output[n]) for n in kinds},
         gradients=_canonical_weights(gradients),

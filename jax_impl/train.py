@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from data.augment import batch_draws
 from data.dataset import acquire, load
@@ -22,6 +21,7 @@ from jax_impl.parallel import (
     parallelize,
     peak_memory_bytes,
     replicate,
+    scope_norms,
     shard,
     shard_all,
     start,
@@ -30,7 +30,7 @@ from jax_impl.parallel import (
     synchronize,
     to_host,
 )
-from jax_impl.precision import compute_dtype, configure
+from jax_impl.precision import configure, parameter_dtype
 from jax_impl.step import DeviceData, TrainState, eval_step, train_step
 from jax_impl.trace import trace_step
 from jax_impl.weights import load_weights, save_weights
@@ -40,7 +40,7 @@ from recipe.errors import DuetError
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
-from recipe.weights import initial_weights
+from recipe.weights import initial_weights, parameter_count
 from record.environment import describe_environment, process_age_seconds
 from record.metrics import evaluation_metrics
 from record.run import Facts, Recorder, create_folder
@@ -84,12 +84,15 @@ def train(config: Config, world: World) -> Path:
 
     train_data = place(dataset.train_images, dataset.train_labels)
     test_data = place(dataset.test_images, dataset.test_labels)
-    graphdef, params = load_weights(build_model(config), weights)
+    model = build_model(config)
+    scope_norms(model, world)
+    graphdef, params, statistics = load_weights(model, weights)
     optimizer = build_optimizer(config, params)
-    state = replicate(TrainState(params, optimizer.init(params)), world)
+    state = TrainState(params, statistics, optimizer.init(params))
+    state = replicate(state, world)
 
     # Both steps compiled whole, before the clock of the first window starts
-    dtype = compute_dtype(config)
+    dtype = parameter_dtype(config)
     ready = process_age_seconds()
     zeros = np.zeros(config.train.global_batch // world.processes, np.int32)
     indices, mask = shard(zeros, world), shard(zeros.astype(bool), world)
@@ -103,7 +106,7 @@ def train(config: Config, world: World) -> Path:
     )
     compiled_eval, eval_seconds = parallelize(
         partial(eval_step, config, graphdef, world.axis),
-        (state.params, test_data, indices, mask),
+        (state.params, state.statistics, test_data, indices, mask),
         world,
         donate=False,
     )
@@ -113,7 +116,7 @@ def train(config: Config, world: World) -> Path:
         rank=world.rank,
         processes=world.processes,
         world_size=world.size,
-        parameters=sum(array.size for array in weights.values()),
+        parameters=parameter_count(weights),
         data_fingerprint=dataset.fingerprint,
         compile_seconds=train_seconds + eval_seconds,
         startup_seconds=ready,
@@ -169,7 +172,7 @@ def train(config: Config, world: World) -> Path:
                 metrics = evaluate(
                     config,
                     compiled_eval,
-                    state.params,
+                    state,
                     test_data,
                     len(dataset.test_labels),
                     world,
@@ -177,7 +180,7 @@ def train(config: Config, world: World) -> Path:
                 record.evaluation(window, metrics)
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
-        record.finish(save_weights(state.params, world), int(peak))
+        record.finish(save_weights(state.params, state.statistics, world), int(peak))
         failed = record.failure is not None
         record.stop_if(gather_ranks([failed], world).max() > 0)
     return folder
@@ -186,7 +189,7 @@ def train(config: Config, world: World) -> Path:
 def evaluate(
     config: Config,
     compiled_eval: Callable[..., Any],
-    params: nnx.State,
+    state: TrainState,
     data: DeviceData,
     examples: int,
     world: World,
@@ -197,7 +200,11 @@ def evaluate(
         examples, config.train.global_batch, world.rank, world.processes
     ):
         loss_sum, confusion = compiled_eval(
-            params, data, shard(indices, world), shard(mask, world)
+            state.params,
+            state.statistics,
+            data,
+            shard(indices, world),
+            shard(mask, world),
         )
         # One at a time, unlike training steps, which wait for each other's state: CPU
         # devices share a pool of threads, and collectives of several steps in flight

@@ -25,6 +25,7 @@ from recipe.processes import Processes
 
 DATASETS = ("digits", "fashion_mnist", "line", "mnist", "synthetic")
 MODELS = ("cnn", "linear", "mlp", "own")
+NORMS = ("batch", "group", "layer")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "one_cycle", "step")
 PRECISIONS = ("fp32", "fp64")
@@ -119,6 +120,31 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class NormConfig:
+    """How a model with normalisation layers normalises.
+
+    batch: over examples and pixels; group: over pixels and a group of channels; layer:
+    over the channels of each pixel or token.
+    """
+
+    name: str = "batch"
+    sync: bool = True  # batch: over all devices' examples; false: over each device's
+    momentum: float = 0.1  # batch: running = (1 - momentum) running + momentum batch's
+    eps: float = 1e-5  # added to the variance
+    groups: int = 32  # group: how many the channels are split into
+
+    def __post_init__(self) -> None:
+        _one_of("model.norm.name", self.name, NORMS)
+        if not 0 < self.momentum <= 1:
+            raise ConfigError(
+                f"model.norm.momentum must lie in (0, 1], got {self.momentum}"
+            )
+        if not 0 < self.eps < math.inf:
+            raise ConfigError(f"model.norm.eps must be finite and > 0, got {self.eps}")
+        _at_least("model.norm.groups", self.groups, 1)
+
+
+@dataclass(kw_only=True)
 class ModelConfig:
     """An architecture by name; its outputs are `data.classes`, or one value."""
 
@@ -126,6 +152,7 @@ class ModelConfig:
     channels: list[int] = field(default_factory=list)  # cnn: of its two convolutions
     hidden: list[int] = field(default_factory=list)  # mlp and cnn: dense layers' widths
     folder: str | None = None  # own: where its three files are; docs/add-a-model.md
+    norm: NormConfig = field(default_factory=NormConfig)
 
     def __post_init__(self) -> None:
         _one_of("model.name", self.name, MODELS)

@@ -1,6 +1,6 @@
 """A model of the user's own: three files in a folder, loaded by path.
 
-    shapes.py       parameter_shapes(config) -> {canonical name: canonical shape}
+    shapes.py       weight_shapes(config) -> {canonical name: canonical shape}
     torch_model.py  build_model(config) -> torch.nn.Module
     jax_model.py    build_model(config, rngs) -> flax.nnx.Module
 

@@ -40,10 +40,10 @@ def dense_widths(config: Config) -> list[int]:
     return [features, *config.model.hidden, outputs(config)]
 
 
-def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> shape of every parameter, in forward order."""
+def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape of all that a model holds, in forward order."""
     if config.model.folder is not None:
-        return own_module(config.model.folder, "shapes.py").parameter_shapes(config)
+        return own_module(config.model.folder, "shapes.py").weight_shapes(config)
     shapes: dict[str, tuple[int, ...]] = {}
     channels = [config.data.image_shape[2], *config.model.channels]
     for i, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
@@ -68,16 +68,27 @@ def initial_weights(config: Config) -> Weights:
     """
     dtype = np.float64 if config.precision.name == "fp64" else np.float32
     weights: Weights = {}
-    for name, shape in parameter_shapes(config).items():
+    for name, shape in weight_shapes(config).items():
         if name.endswith(".kernel"):
             generator = keyed_generator(config.train.seed, "weights", name)
             std = math.sqrt(2 / math.prod(shape[:-1]))
             weights[name] = (std * generator.standard_normal(shape)).astype(dtype)
         else:
-            weights[name] = np.zeros(shape, dtype)
-    if config.train.nudge:
-        return {n: _nudged(w, config.train.nudge, n) for n, w in weights.items()}
+            ones = name.endswith((".scale", ".var"))
+            weights[name] = np.full(shape, 1 if ones else 0, dtype)
+        if config.train.nudge and is_trained(name):
+            weights[name] = _nudged(weights[name], config.train.nudge, name)
     return weights
+
+
+def is_trained(name: str) -> bool:
+    """Whether a canonical name is a parameter's; else it is a running statistic's."""
+    return not name.endswith((".mean", ".var"))
+
+
+def parameter_count(weights: Weights) -> int:
+    """How many numbers training moves."""
+    return sum(array.size for name, array in weights.items() if is_trained(name))
 
 
 def _nudged(array: np.ndarray, seed: int, name: str) -> np.ndarray:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from recipe.config import Config
 from recipe.own_model import own_module
 from recipe.weights import CNN_KERNEL, dense_widths
-from torch_impl.layers import flatten, max_pool
-from torch_impl.precision import compute_dtype
+from torch_impl.layers import Conv, Dense, flatten, max_pool
+from torch_impl.precision import Dtypes, dtypes, parameter_dtype
 
 
 class MLP(nn.Module):
@@ -24,10 +24,10 @@ class MLP(nn.Module):
       widths: from the flattened input to the outputs.
     """
 
-    def __init__(self, widths: list[int], dtype: torch.dtype):
+    def __init__(self, widths: list[int], dtypes: Dtypes):
         super().__init__()
         self.dense = nn.ModuleList(
-            nn.Linear(before, after, dtype=dtype) for before, after in pairwise(widths)
+            Dense(before, after, dtypes) for before, after in pairwise(widths)
         )
 
     def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
@@ -48,14 +48,14 @@ class CNN(nn.Module):
     Source: LeCun et al. 1998 (LeNet-5), with ReLU and max-pooling.
     """
 
-    def __init__(self, channels: list[int], widths: list[int], dtype: torch.dtype):
+    def __init__(self, channels: list[int], widths: list[int], dtypes: Dtypes):
         super().__init__()
         self.conv = nn.ModuleList(
-            nn.Conv2d(before, after, CNN_KERNEL, dtype=dtype)
+            Conv(before, after, CNN_KERNEL, dtypes, bias=True)
             for before, after in pairwise(channels)
         )
         self.dense = nn.ModuleList(
-            nn.Linear(before, after, dtype=dtype) for before, after in pairwise(widths)
+            Dense(before, after, dtypes) for before, after in pairwise(widths)
         )
 
     def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
@@ -71,12 +71,11 @@ class CNN(nn.Module):
 
 def build_model(config: Config) -> nn.Module:
     """The architecture without numbers: parameters are on the meta device."""
-    dtype = compute_dtype(config)
     with torch.device("meta"):
         if config.model.folder is not None:
             own = own_module(config.model.folder, "torch_model.py")
-            return own.build_model(config).to(dtype)
+            return own.build_model(config).to(parameter_dtype(config))
         if config.model.name == "cnn":
             channels = [config.data.image_shape[2], *config.model.channels]
-            return CNN(channels, dense_widths(config), dtype)
-        return MLP(dense_widths(config), dtype)
+            return CNN(channels, dense_widths(config), dtypes(config))
+        return MLP(dense_widths(config), dtypes(config))

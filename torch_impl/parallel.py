@@ -21,6 +21,7 @@ from recipe.config import Config, world_size
 from recipe.errors import ConfigError, DuetError
 from recipe.processes import Processes, check_accelerators
 from record.environment import peak_resident_bytes
+from torch_impl.layers import BatchNorm
 
 T = TypeVar("T")
 
@@ -123,13 +124,47 @@ def shard_all(columns: Any, world: World) -> Any:
     return type(columns)(*(shard(column, world) for column in columns))
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over ranks, on each of them; every rank's loss is one of its readers."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _SumOverRanks.apply(*gradients)
+
+
+def scope_norms(model: nn.Module, world: World) -> None:
+    """Let each BatchNorm with `sync` take its statistics over all ranks' examples."""
+    for layer in model.modules():
+        if isinstance(layer, BatchNorm) and layer.sync and world.processes > 1:
+            layer.sum_over_ranks, layer.ranks = _SumOverRanks.apply, world.processes
+
+
+def share_statistics(model: nn.Module, world: World) -> None:
+    """Give every rank the running statistics of rank 0, its own where they are local.
+
+    They are what is evaluated and recorded.
+    """
+    if world.processes > 1:
+        for statistic in model.buffers():
+            dist.broadcast(statistic, src=0)
+
+
 def parallelize(model: nn.Module, world: World) -> nn.Module:
     """The model whose backward pass averages gradients over ranks."""
     if world.processes == 1:
         return model
     device_ids = None if world.device.type == "cpu" else [world.device]
     return DistributedDataParallel(
-        model, device_ids=device_ids, gradient_as_bucket_view=True
+        model,
+        device_ids=device_ids,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,  # `share_statistics` does, and not at every step
     )
 
 

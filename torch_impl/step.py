@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recipe.config import Config
 from torch_impl.augment import crop_and_flip, cut_out
 from torch_impl.optim import apply_update, clip_gradients
+from torch_impl.precision import parameter_dtype
 
 
 class DeviceData(NamedTuple):
@@ -63,7 +64,8 @@ def loss_fn(
 ) -> Float[Tensor, ""]:
     """This rank's share of the loss: its sum over the global batch's size."""
     smoothing = config.train.label_smoothing  # of training alone: tests are of labels
-    losses_B = example_losses(config, model(images), labels, smoothing)
+    outputs = model(images).to(parameter_dtype(config))
+    losses_B = example_losses(config, outputs, labels, smoothing)
     return losses_B.sum() / config.train.global_batch
 
 
@@ -77,7 +79,7 @@ def train_step(
     learning_rate: float,
     world_size: int,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Update the parameters in place.
+    """Update the parameters, and the running statistics, in place.
 
     Args:
       draws: the examples' augmentation, or None.
@@ -87,6 +89,7 @@ def train_step(
       2-norm of the global gradient.
     """
     images, labels = gather(config, data, indices_B, draws)
+    model.train()
     optimizer.zero_grad()
     loss = loss_fn(config, model, images, labels)
     # DDP averages over ranks; the loss is a share of a sum, so the average is undone.
@@ -111,7 +114,8 @@ def eval_step(
     The matrix counts rows of true class i predicted as j; without classes it is empty.
     """
     images, labels = gather(config, data, indices_B)
-    outputs = model(images)
+    model.eval()
+    outputs = model(images).to(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels)
     loss_sum = torch.where(mask_B, losses_B, 0).sum()
     classes = config.data.classes

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recipe.config import Config
+from recipe.weights import is_trained
 from record.trace import Trace, numbered
 from torch_impl.step import DeviceData, gather, loss_fn
 from torch_impl.weights import canonical_name, save_weights
@@ -31,7 +32,7 @@ def trace_step(
     Args:
       step: from 1, for the record.
     """
-    weights = save_weights(model)
+    weights = {name: array.copy() for name, array in save_weights(model).items()}
     model = copy.deepcopy(model)  # hooks and running statistics stay with the copy
     outputs: dict[str, np.ndarray] = {}
     output_gradients: dict[str, np.ndarray] = {}
@@ -56,6 +57,7 @@ def trace_step(
             partial(keep_output, canonical_name(name) or "model")
         )
 
+    model.train()
     images, labels = gather(config, data, indices_B, draws)
     outputs["input"], outputs["labels"] = map(canonical_layout, (images, labels))
     loss = loss_fn(config, model, images, labels)
@@ -73,7 +75,7 @@ def trace_step(
         weights=weights,
         outputs=outputs,
         output_gradients={n: output_gradients[n] for n in outputs if n in kinds},
-        gradients=save_weights(model),
+        gradients={n: g for n, g in save_weights(model).items() if is_trained(n)},
         kinds=kinds,
     )
 

@@ -15,7 +15,7 @@ from recipe.errors import DuetError
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
-from recipe.weights import initial_weights
+from recipe.weights import initial_weights, parameter_count
 from record.environment import describe_environment, process_age_seconds
 from record.metrics import evaluation_metrics
 from record.run import Facts, Recorder, create_folder
@@ -30,8 +30,10 @@ from torch_impl.parallel import (
     parallelize,
     peak_memory_bytes,
     replicate,
+    scope_norms,
     shard,
     shard_all,
+    share_statistics,
     start,
     stop,
     sum_over_ranks,
@@ -84,6 +86,7 @@ def train(config: Config, world: World) -> Path:
     test_data = place(dataset.test_images, dataset.test_labels)
     model = build_model(config)
     load_weights(model, weights, world)
+    scope_norms(model, world)
     parallel = parallelize(model, world)
     optimizer = build_optimizer(config, model)
 
@@ -92,7 +95,7 @@ def train(config: Config, world: World) -> Path:
         rank=world.rank,
         processes=world.processes,
         world_size=world.size,
-        parameters=sum(array.size for array in weights.values()),
+        parameters=parameter_count(weights),
         data_fingerprint=dataset.fingerprint,
         compile_seconds=0.0,
         startup_seconds=process_age_seconds(),
@@ -140,6 +143,7 @@ def train(config: Config, world: World) -> Path:
                 seconds=float(slowest),
             )
             if window.evaluates:
+                share_statistics(model, world)
                 metrics = evaluate(
                     config, model, test_data, len(dataset.test_labels), world
                 )

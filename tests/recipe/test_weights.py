@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from recipe.weights import decays, initial_weights, parameter_shapes
+from recipe.weights import decays, initial_weights, weight_shapes
 
 
 def kernels(weights):
@@ -31,7 +31,7 @@ def test_a_model_has_as_many_parameters_as_counted_by_hand(
 
 def test_layouts_are_height_width_in_out_and_in_out(config):
     recipe = config("model=cnn")
-    shapes = parameter_shapes(recipe)
+    shapes = weight_shapes(recipe)
     assert list(shapes.items()) == [
         ("conv.0.kernel", (5, 5, 1, 10)),
         ("conv.0.bias", (10,)),

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jax_impl.parallel import World as JaxWorld
 from recipe.config import Config
-from recipe.weights import Weights, parameter_shapes
+from recipe.weights import Weights, weight_shapes
 from torch_impl.parallel import World as TorchWorld
 
 TORCH = TorchWorld(0, 1, 1, torch.device("cpu"))
@@ -34,5 +34,5 @@ def random_weights(config: Config, seed: int = 0) -> Weights:
     generator = np.random.default_rng(seed)
     return {
         name: generator.normal(0, 0.2, shape)
-        for name, shape in parameter_shapes(config).items()
+        for name, shape in weight_shapes(config).items()
     }

@@ -64,12 +64,12 @@ def twins(arrays, worlds):
 
         def in_jax(batches, rate=0.1):
             placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
-            graphdef, params = jax_weights.load_weights(
+            graphdef, params, statistics = jax_weights.load_weights(
                 jax_model.build_model(config), weights
             )
             optimizer = jax_optim.build_optimizer(config, params)
-            params = jax_place(params, worlds[1])
-            state = jax_step.TrainState(params, optimizer.init(params))
+            params, statistics = jax_place((params, statistics), worlds[1])
+            state = jax_step.TrainState(params, statistics, optimizer.init(params))
             step = jax.jit(
                 partial(jax_step.train_step, config, graphdef, optimizer, None)
             )
@@ -77,7 +77,8 @@ def twins(arrays, worlds):
             for batch in batches:
                 state, metrics = step(state, placed, batch, None, rate)
                 seen.append(metrics)
-            return np.array(seen), jax_weights.save_weights(state.params, worlds[1])
+            saved = jax_weights.save_weights(state.params, state.statistics, worlds[1])
+            return np.array(seen), saved
 
         return in_torch, in_jax
 
@@ -157,14 +158,14 @@ def test_sgd_is_its_formula_in_both(optim, make_config, worlds):
     )
 
     graph = jax_model.build_model(config)
-    _, params = jax_weights.load_weights(graph, weights)
+    _, params, none = jax_weights.load_weights(graph, weights)
     transform = jax_optim.build_optimizer(config, params)
     slots = transform.init(params)
     for gradient, rate in zip(gradients, rates, strict=True):
-        _, g = jax_weights.load_weights(graph, gradient)
+        _, g, _ = jax_weights.load_weights(graph, gradient)
         updates, slots = transform.update(g, slots, params)
         params = jax_optim.apply_update(params, updates, rate)
-    saved = jax_weights.save_weights(jax_place(params, worlds[1]), worlds[1])
+    saved = jax_weights.save_weights(jax_place(params, worlds[1]), none, worlds[1])
     assert max(leaf_differences(saved, expected).values()) < 1e-14
 
 
@@ -238,10 +239,10 @@ def test_weights_survive_the_way_into_a_framework_and_back(
     weights = random_weights(config)
     model = torch_model.build_model(config)
     torch_weights.load_weights(model, weights, TORCH)
-    _, params = jax_weights.load_weights(jax_model.build_model(config), weights)
+    _, *states = jax_weights.load_weights(jax_model.build_model(config), weights)
     for back in (
         torch_weights.save_weights(model),
-        jax_weights.save_weights(jax_place(params, worlds[1]), worlds[1]),
+        jax_weights.save_weights(*jax_place(states, worlds[1]), worlds[1]),
     ):
         assert back.keys() == weights.keys()
         for name in weights:
@@ -314,14 +315,14 @@ def test_evaluation_counts_masked_rows_for_nothing(
             config, model, placed, torch.tensor(indices), torch.tensor(mask)
         )
 
-    graphdef, params = jax_weights.load_weights(jax_model.build_model(config), weights)
+    graphdef, *states = jax_weights.load_weights(jax_model.build_model(config), weights)
     in_jax = jax.jit(partial(jax_step.eval_step, config, graphdef, None))
     jax_placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
 
     whole = in_torch(indices[:2], mask[:2])
     for loss, confusion in (
         in_torch(indices, mask),
-        in_jax(params, jax_placed, indices, mask),
+        in_jax(*states, jax_placed, indices, mask),
     ):
         np.testing.assert_allclose(float(loss), float(whole[0]), rtol=1e-12)
         np.testing.assert_array_equal(np.asarray(confusion), whole[1].numpy())
@@ -334,7 +335,9 @@ def test_gradients_are_those_of_finite_differences(
 ):
     config = make_config(f"experiment={experiment}", "precision=fp64")
     weights = random_weights(config)
-    graphdef, params = jax_weights.load_weights(jax_model.build_model(config), weights)
+    graphdef, params, statistics = jax_weights.load_weights(
+        jax_model.build_model(config), weights
+    )
     data = jax_step.DeviceData(
         *jax_place((*arrays(config), *pixel_affine(config)), worlds[1])
     )
@@ -342,10 +345,11 @@ def test_gradients_are_those_of_finite_differences(
 
     @jax.jit
     def loss(params):
-        return jax_step.loss_fn(config, graphdef, params, images, labels)
+        states = params, statistics
+        return jax_step.loss_fn(config, graphdef, *states, images, labels)[0]
 
     gradient = jax.grad(loss)(params)
-    _, direction = jax_weights.load_weights(
+    _, direction, _ = jax_weights.load_weights(
         jax_model.build_model(config), random_weights(config, 5)
     )
     slope = sum(
