@@ -71,9 +71,8 @@ def build_model(config: Config) -> nnx.Module:
 
     def build() -> nnx.Module:
         if config.model.folder is not None:
-            # Layers ask for it; eval_shape draws nothing from it.
             own = own_module(config.model.folder, "jax_model.py")
-            return own.build_model(config, nnx.Rngs(0))
+            return own.build_model(config)
         if config.model.name == "cnn":
             channels = [config.data.image_shape[2], *config.model.channels]
             return CNN(channels, dense_widths(config), dtypes(config))

@@ -137,13 +137,7 @@ def train(config: Config, world: World) -> Path:
                     draws = shard_all(batch_draws(config, plan, step, indices), world)
                     record.trace(
                         trace_step(
-                            config,
-                            graphdef,
-                            state,
-                            train_data,
-                            traced,
-                            draws,
-                            plan.trace,
+                            config, graphdef, state, train_data, traced, draws, step + 1
                         )
                     )
                 state, (loss, norm) = compiled_train(

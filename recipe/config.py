@@ -158,12 +158,13 @@ class ModelConfig:
         _one_of("model.name", self.name, MODELS)
         if (self.name == "own") != (self.folder is not None):
             raise ConfigError(
-                "model.folder belongs to model=own and only there, got "
-                f"model.folder={self.folder} with model={self.name}"
+                f"model.folder={self.folder} with model={self.name}: model=own has a "
+                "folder, and no other model does"
             )
         if self.folder is not None:
             folder = Path(_expanded("model.folder", self.folder))
             self.folder = str(folder.absolute())
+            return  # channels and hidden are what its files make of them
         convolutions = 2 if self.name == "cnn" else 0
         if len(self.channels) != convolutions or min(self.channels, default=1) < 1:
             raise ConfigError(

@@ -2,7 +2,7 @@
 
     shapes.py       weight_shapes(config) -> {canonical name: canonical shape}
     torch_model.py  build_model(config) -> torch.nn.Module
-    jax_model.py    build_model(config, rngs) -> flax.nnx.Module
+    jax_model.py    build_model(config) -> flax.nnx.Module
 
 `docs/add-a-model.md` walks through one. A process loads its own framework's file alone.
 """

@@ -6,8 +6,8 @@ from torch import nn
 from recipe.weights import Weights
 from torch_impl.parallel import World, replicate
 
-# Of kernels by rank: dense ones are their own inverse, convolutions go HWIO -> OHWI, and
-# OIHW -> HWIO back.
+# Of kernels by rank: dense ones are their own inverse, convolutions go HWIO -> OHWI,
+# and OIHW -> HWIO back.
 _TO_TORCH = {2: (1, 0), 4: (3, 0, 1, 2)}
 _FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
 
