@@ -88,7 +88,8 @@ def loss_fn(
     With it come the running statistics, moved by this batch.
     """
     smoothing = config.train.label_smoothing  # of training alone: tests are of labels
-    model = nnx.merge(graphdef, params, statistics)
+    # A copy, since Flax moves no variable that was made outside of a gradient's scope.
+    model = nnx.merge(graphdef, params, statistics, copy=True)
     model.train()
     outputs = model(images).astype(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels, smoothing)

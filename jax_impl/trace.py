@@ -54,21 +54,25 @@ def trace_step(
     graphdef, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
 
     def forward(
-        params: nnx.State, by_output: dict[str, Array]
+        params: nnx.State,
+        by_output: dict[str, Array],
+        statistics: nnx.State,
+        images: Array,
+        labels: Array,
     ) -> tuple[Array, dict[str, Array]]:
         outputs.clear()
         nudges.update(by_output)
-        images, labels = gather(config, data, indices_B, draws)
         outputs["input"], outputs["labels"] = images, labels
         loss, _ = loss_fn(config, graphdef, params, statistics, images, labels)
         outputs["loss"] = loss
         return loss, dict(outputs)
 
-    _, shapes = jax.eval_shape(forward, params, {})
-    order = [name for name in outputs]  # a dict that has been through jit is sorted
+    batch = statistics, *gather(config, data, indices_B, draws)
+    _, shapes = jax.eval_shape(forward, params, {}, *batch)
+    order = list(outputs)  # a dict that has been through jit is sorted
     zeros = {name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in kinds}
     differentiate = jax.value_and_grad(forward, argnums=(0, 1), has_aux=True)
-    (_, found), (gradients, by_output) = jax.jit(differentiate)(params, zeros)
+    (_, found), (gradients, by_output) = jax.jit(differentiate)(params, zeros, *batch)
     return Trace(
         step=step,
         weights=_canonical_weights(params) | _canonical_weights(statistics),
