@@ -191,6 +191,11 @@ def max_pool(
     )
 
 
+def average(x: Array, axes: int | tuple[int, ...], dtypes: Dtypes) -> Array:
+    """The mean over pixels or tokens, summed in the parameters' dtype."""
+    return x.astype(dtypes.parameter).mean(axes)
+
+
 def flatten(x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
     """Features in the order of height, width, channel."""
     return x_BHWC.reshape(x_BHWC.shape[0], -1)

@@ -19,12 +19,17 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from recipe.architecture import layers
 from recipe.errors import ConfigError
 from recipe.own_model import check_own_model
 from recipe.processes import Processes
 
 DATASETS = ("digits", "fashion_mnist", "line", "mnist", "synthetic")
-MODELS = ("cnn", "linear", "mlp", "own")
+MODELS = (
+    *("cnn", "linear", "mlp", "own", "resnet9", "resnet18", "resnet50", "vit_tiny"),
+)
+SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
+NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
 NORMS = ("batch", "group", "layer")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "one_cycle", "step")
@@ -85,7 +90,7 @@ class DataConfig:
     root: str = MISSING  # where datasets lie and are acquired to
     image_shape: list[int] = MISSING  # height, width, channels
     classes: int = MISSING  # 0: one real target per example (regression)
-    mean: list[float] = MISSING  # per channel, pixels in [0, 1]
+    mean: list[float] = MISSING  # per channel, or one for all; pixels in [0, 1]
     std: list[float] = MISSING
     train_examples: int | None = None  # synthetic and line only; files fix the others
     test_examples: int | None = None
@@ -100,6 +105,10 @@ class DataConfig:
                 f"each at least 1, got {self.image_shape}"
             )
         channels = self.image_shape[2]
+        self.mean, self.std = (
+            values * channels if len(values) == 1 else values
+            for values in (self.mean, self.std)
+        )
         for key, values in ("data.mean", self.mean), ("data.std", self.std):
             if len(values) != channels:
                 raise ConfigError(
@@ -152,6 +161,8 @@ class ModelConfig:
     channels: list[int] = field(default_factory=list)  # cnn: of its two convolutions
     hidden: list[int] = field(default_factory=list)  # mlp and cnn: dense layers' widths
     folder: str | None = None  # own: where its three files are; docs/add-a-model.md
+    width: float = 1.0  # residual networks and ViT: times their channels or features
+    patch: int = 4  # vit: side of its patches in pixels
     norm: NormConfig = field(default_factory=NormConfig)
 
     def __post_init__(self) -> None:
@@ -171,12 +182,21 @@ class ModelConfig:
                 f"model.channels of {self.name} must be {convolutions} positive "
                 f"numbers, got {self.channels}"
             )
-        if min(self.hidden, default=1) < 1 or (self.hidden and self.name == "linear"):
+        dense = self.name in ("cnn", "mlp")
+        if min(self.hidden, default=1) < 1 or (self.hidden and not dense):
             raise ConfigError(
                 f"model.hidden of {self.name} must be "
-                f"{'empty' if self.name == 'linear' else 'positive widths'}, "
+                f"{'positive widths' if dense else 'empty'}, "
                 f"got {self.hidden}"
             )
+        if not 0 < self.width < math.inf:
+            raise ConfigError(f"model.width must be finite and > 0, got {self.width}")
+        if self.width != 1 and self.name not in SCALED:
+            raise ConfigError(
+                f"model.width={self.width} scales {', '.join(SCALED)}; "
+                f"{self.name} takes model.hidden and model.channels, leave it at 1"
+            )
+        _at_least("model.patch", self.patch, 1)
 
 
 @dataclass(kw_only=True)
@@ -306,6 +326,17 @@ class TunedConfig:
 
 
 @dataclass(kw_only=True)
+class TaskConfig:
+    """What an experiment's images and classes are like, for data=synthetic to match.
+
+    So any experiment runs without a download.
+    """
+
+    image_shape: list[int] = field(default_factory=lambda: [28, 28, 1])
+    classes: int = 10
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """How long, in what batches, from which seed."""
 
@@ -367,6 +398,7 @@ class Config:
     parallel: ParallelConfig = MISSING
     tracking: TrackingConfig = MISSING
     tuned: TunedConfig = MISSING
+    task: TaskConfig = field(default_factory=TaskConfig)
     train: TrainConfig = MISSING
     run: RunConfig = MISSING
     devices: int | None = None  # of the whole run; default: one for each process
@@ -385,12 +417,7 @@ class Config:
                 f"train.label_smoothing={self.train.label_smoothing} needs classes, "
                 f"data={self.data.name} has none; set it to 0"
             )
-        height, width, _ = self.data.image_shape
-        if self.model.name == "cnn" and min(height, width) < 16:
-            raise ConfigError(
-                f"model=cnn needs images of at least 16x16, got {height}x{width} "
-                "from data.image_shape; use model=mlp or model=linear"
-            )
+        layers(self)  # refuses what the architecture cannot take
 
 
 @dataclass(kw_only=True)
@@ -524,7 +551,7 @@ def recipe_hash(config: Config) -> str:
     folders. Nor do the measuring window, the control's nudge and what is traced.
     """
     recipe = asdict(config)
-    del recipe["tuned"]  # what was taken of it is in optim and schedule
+    del recipe["tuned"], recipe["task"]  # what was taken of them is in other groups
     for place in ("devices", "platform", "parallel", "tracking", "run"):
         del recipe[place]
     del recipe["data"]["root"]
@@ -565,4 +592,15 @@ def check_world(config: Config, processes: Processes) -> None:
         raise ConfigError(
             f"train.global_batch={batch} does not divide over world_size={devices}; "
             f"nearest that do: {nearest}"
+        )
+    norm = config.model.norm
+    alone = batch // (1 if norm.sync else devices) == 1
+    if config.model.name in NORMALISED and norm.name == "batch" and alone:
+        raise ConfigError(
+            f"train.global_batch={batch} over world_size={devices} leaves batch "
+            f"normalisation with model.norm.sync={str(norm.sync).lower()} one example "
+            "to take its statistics over; it needs two: use a larger "
+            "train.global_batch, "
+            + ("" if norm.sync else "model.norm.sync=true, ")
+            + "or model.norm.name=group"
         )

@@ -176,6 +176,11 @@ def max_pool(
     return F.max_pool2d(x_BCHW, kernel_size=size, stride=2, padding=padding)
 
 
+def average(x: Tensor, axes: int | tuple[int, ...], dtypes: Dtypes) -> Tensor:
+    """The mean over pixels or tokens, summed in the parameters' dtype."""
+    return x.to(dtypes.parameter).mean(axes)
+
+
 def flatten(x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
     """Features in the order of height, width, channel."""
     return x_BCHW.permute(0, 2, 3, 1).flatten(start_dim=1)
