@@ -442,7 +442,7 @@ class ParityConfig(Config):
         sizes = self.world_sizes
         if not isinstance(sizes, list) or not sizes or not all(map(_counts, sizes)):
             raise ConfigError(
-                "world_sizes must be a list of whole numbers from 1, got "
+                "world_sizes must be a list of positive whole numbers, got "
                 f"{sizes}; write world_sizes=[1,2,4]"
             )
         for layout in self.jax_layouts:
