@@ -4,7 +4,7 @@ from typing import Any
 
 from flax import nnx
 
-from jax_impl.parallel import World, to_host
+from jax_impl.parallel import World, to_host, unshard
 from recipe.weights import Weights
 
 
@@ -34,7 +34,7 @@ def load_weights(
 def save_weights(params: nnx.State, statistics: nnx.State, world: World) -> Weights:
     """The parameters and statistics as canonical NumPy arrays."""
     return {
-        canonical_name(path): to_host([variable.get_value()], world)[0]
+        canonical_name(path): to_host([unshard(variable.get_value(), world)], world)[0]
         for state in (params, statistics)
         for path, variable in nnx.to_flat_state(state)
     }

@@ -38,6 +38,7 @@ from recipe.config import ParityConfig, check_world  # noqa: E402
 from recipe.errors import ConfigError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
 from record.run import Run, read_run  # noqa: E402
+from record.weights import check_weights  # noqa: E402
 from report.page import write_parity_page  # noqa: E402
 from report.parity import (  # noqa: E402
     BOUNDS,
@@ -84,6 +85,7 @@ def check_parity(config: ParityConfig) -> None:
         config.devices = world_size
         check_world(config, Processes())
     config.devices = None
+    check_weights(config)
     folder = make_folder(config, "parity")
     console = Console(highlight=False)
     typed = typed_keys()

@@ -22,7 +22,7 @@ from record.run import Run, check_folder, read_run
 OWN_KEYS = (
     *("world_sizes", "controls", "jax_layouts", "timeout_seconds", "trace"),
     *("run.dir", "train.steps", "train.evaluate_every_epochs", "parallel"),
-    *("data.root", "model.folder"),
+    *("data.root", "model.folder", "model.weights"),
 )
 
 
@@ -67,9 +67,11 @@ class Training:
             for override in typed
             if override.lstrip("+").partition("=")[0] not in OWN_KEYS
         ]
-        parallel = "dp" if self.framework == "torch" else config.parallel.name
+        parallel = config.parallel.name
+        if parallel == "pmap" and self.framework == "torch":
+            parallel = "dp"  # pmap is JAX's alone
         every = config.train.evaluate_every_epochs
-        own = config.model.folder
+        own, w = config.model.folder, config.model.weights
         return [
             *(*launcher, script, *typed),
             *([] if own is None else [f"model.folder={_quoted(Path(own))}"]),
@@ -81,6 +83,7 @@ class Training:
             f"devices={self.world_size}",
             # Relative to where parity was started, which is not where this will be.
             f"data.root={_quoted(Path(config.data.root).absolute())}",
+            f"model.weights={_quoted(Path(w).absolute()) if w else 'null'}",
             f"run.dir={_quoted(run_dir)}",
         ]
 

@@ -2,7 +2,9 @@
 
 One permutation per epoch; global batch t takes its rows [tB, (t+1)B) and rank r the
 r-th contiguous 1/W of them, so the set of examples in a step does not depend on the
-world size. Training drops an epoch's incomplete last batch; evaluation pads it with
+world size. A batch computed in several micro-batches is so divided first, and each of
+them over ranks: its statistics do not depend on the world size either. Training drops
+an epoch's incomplete last batch; evaluation pads it with
 masked rows, so that every test example counts exactly once at every world size.
 """
 
@@ -56,6 +58,7 @@ class BatchPlan:
       examples: training examples in the dataset.
       global_batch: examples per optimizer step over all devices.
       steps: optimizer steps of the whole run.
+      accumulate: micro-batches that a global batch is computed in.
       trace: the step, from 1, that is traced and the last to be taken; none: None.
     """
 
@@ -63,6 +66,7 @@ class BatchPlan:
     examples: int
     global_batch: int
     steps: int
+    accumulate: int = 1
     trace: int | None = None
 
     @classmethod
@@ -88,7 +92,14 @@ class BatchPlan:
                 f"train.trace={train.trace} is beyond the last step, {steps}; "
                 f"trace one of 1 to {steps}, or raise train.epochs"
             )
-        return cls(train.seed, examples, train.global_batch, steps, train.trace)
+        return cls(
+            train.seed,
+            examples,
+            train.global_batch,
+            steps,
+            train.accumulate,
+            train.trace,
+        )
 
     @property
     def last(self) -> int:
@@ -103,9 +114,16 @@ class BatchPlan:
         self, step: int, rank: int = 0, world_size: int = 1
     ) -> Int[np.ndarray, " local_batch"]:
         """The examples that `rank` trains on at step `step`, both from 0; int32."""
+        return self.micro_batches(step, rank, world_size).reshape(-1)
+
+    def micro_batches(
+        self, step: int, rank: int = 0, world_size: int = 1
+    ) -> Int[np.ndarray, "accumulate micro_batch"]:
+        """The same, a row for each of the rank's micro-batches."""
         order = epoch_order(self.seed, step // self.steps_per_epoch, self.examples)
         row = step % self.steps_per_epoch * self.global_batch
-        return rank_slice(order[row : row + self.global_batch], rank, world_size)
+        batch = order[row : row + self.global_batch].reshape(self.accumulate, -1)
+        return rank_slice(batch.T, rank, world_size).T
 
     def windows(self, window_steps: int, evaluate_every_epochs: int) -> list[Window]:
         """The run as windows of at most `window_steps`, none across an epoch's end.

@@ -26,15 +26,15 @@ from recipe.processes import Processes
 
 DATASETS = ("digits", "fashion_mnist", "line", "mnist", "synthetic")
 MODELS = (
-    *("cnn", "linear", "mlp", "own", "resnet9", "resnet18", "resnet50", "vit_tiny"),
+    *("cnn", "linear", "mlp", "own", "resnet18", "resnet50", "resnet9", "vit_tiny"),
 )
 SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
 NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
 NORMS = ("batch", "group", "layer")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "one_cycle", "step")
-PRECISIONS = ("fp32", "fp64")
-PARALLEL = ("dp", "pmap")
+PRECISIONS = ("bf16", "fp16", "fp32", "fp64", "tf32")
+PARALLEL = ("dp", "fsdp", "pmap")
 TRACKERS = ("none", "tensorboard", "wandb")
 
 
@@ -164,6 +164,7 @@ class ModelConfig:
     width: float = 1.0  # residual networks and ViT: times their channels or features
     patch: int = 4  # vit: side of its patches in pixels
     norm: NormConfig = field(default_factory=NormConfig)
+    weights: str | None = None  # a file to start from; null draws them
 
     def __post_init__(self) -> None:
         _one_of("model.name", self.name, MODELS)
@@ -197,6 +198,8 @@ class ModelConfig:
                 f"{self.name} takes model.hidden and model.channels, leave it at 1"
             )
         _at_least("model.patch", self.patch, 1)
+        if self.weights is not None:
+            self.weights = _expanded("model.weights", self.weights)
 
 
 @dataclass(kw_only=True)
@@ -279,10 +282,35 @@ class ScheduleConfig:
 
 
 @dataclass(kw_only=True)
+class LossScaleConfig:
+    """Dynamic loss scaling in torch's form, by torch's defaults."""
+
+    initial: float = 65536.0
+    growth: float = 2.0  # what the scale is multiplied by after `interval` finite steps
+    backoff: float = 0.5  # what it is multiplied by after a step that was not finite
+    interval: int = 2000  # optimizer steps
+
+    def __post_init__(self) -> None:
+        key = "precision.loss_scale"
+        if not 0 < self.initial < math.inf:
+            raise ConfigError(f"{key}.initial must be finite and > 0: {self.initial}")
+        if not 1 < self.growth < math.inf:
+            raise ConfigError(f"{key}.growth must be finite and > 1: {self.growth}")
+        if not 0 < self.backoff < 1:
+            raise ConfigError(f"{key}.backoff must lie in (0, 1): {self.backoff}")
+        _at_least(f"{key}.interval", self.interval, 1)
+
+
+@dataclass(kw_only=True)
 class PrecisionConfig:
-    """fp32 is true single precision, TF32 off; fp64 is the proof mode."""
+    """What numbers are kept and computed in; `precision.py` of either twin says how.
+
+    fp64 is the proof mode, fp32 true single precision, tf32 the same with matrix
+    products on TF32 units; bf16 and fp16 compute in 16 bits and keep parameters in 32.
+    """
 
     name: str = MISSING
+    loss_scale: LossScaleConfig | None = None  # null: the loss is not scaled
 
     def __post_init__(self) -> None:
         _one_of("precision", self.name, PRECISIONS)
@@ -290,7 +318,11 @@ class PrecisionConfig:
 
 @dataclass(kw_only=True)
 class ParallelConfig:
-    """dp: torch DDP, JAX jit over a mesh.  pmap: JAX's older way to the same."""
+    """How devices share the work.
+
+    dp: torch DDP, JAX jit over a mesh.  pmap: JAX's older way to the same.  fsdp: so
+    that each device keeps a share of the parameters and of the optimizer's state.
+    """
 
     name: str = MISSING
 
@@ -343,6 +375,7 @@ class TrainConfig:
     epochs: int | None = None
     steps: int | None = None  # optimizer steps; wins over epochs where both are given
     global_batch: int = MISSING  # examples per optimizer step over all devices
+    accumulate: int = 1  # micro-batches that a global batch is computed in
     label_smoothing: float = 0.0  # share of the target spread evenly over all classes
     seed: int = 0
     window_steps: int = 20  # losses are fetched, and time is taken, once per window
@@ -358,6 +391,7 @@ class TrainConfig:
         _at_least("train.epochs", self.epochs, 1)
         _at_least("train.steps", self.steps, 1)
         _at_least("train.global_batch", self.global_batch, 1)
+        _at_least("train.accumulate", self.accumulate, 1)
         _at_least("train.seed", self.seed, 0)
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(
@@ -403,6 +437,7 @@ class Config:
     run: RunConfig = MISSING
     devices: int | None = None  # of the whole run; default: one for each process
     platform: str = "auto"  # auto: a GPU where there is one, else the CPU
+    deterministic: bool = False  # only kernels that give the same bits every time
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]{1,60}", self.name) or self.name.startswith("."):
@@ -547,12 +582,20 @@ def from_yaml(text: str) -> Config:
 def recipe_hash(config: Config) -> str:
     """SHA-256 of what makes two runs the same experiment.
 
-    Where a run happens does not count: devices, platform, parallel strategy, trackers,
-    folders. Nor do the measuring window, the control's nudge and what is traced.
+    Where a run happens does not count: devices, platform, kernels, parallel strategy,
+    trackers, folders. Nor do the measuring window, the control's nudge and what is
+    traced.
     """
     recipe = asdict(config)
     del recipe["tuned"], recipe["task"]  # what was taken of them is in other groups
-    for place in ("devices", "platform", "parallel", "tracking", "run"):
+    for place in (
+        "devices",
+        "platform",
+        "deterministic",
+        "parallel",
+        "tracking",
+        "run",
+    ):
         del recipe[place]
     del recipe["data"]["root"]
     if config.model.folder is not None:
@@ -585,21 +628,23 @@ def check_world(config: Config, processes: Processes) -> None:
             f"devices={devices} does not divide over {processes.count} processes; "
             f"use a multiple of {processes.count}"
         )
-    batch = config.train.global_batch
-    if batch % devices:
-        below, above = batch // devices * devices, -(-batch // devices) * devices
+    batch, parts = config.train.global_batch, config.train.accumulate
+    share = devices * parts
+    accumulate = f" x train.accumulate={parts}" if parts > 1 else ""
+    if batch % share:
+        below, above = batch // share * share, -(-batch // share) * share
         nearest = ", ".join(str(b) for b in (below, above) if b > 0)
         raise ConfigError(
-            f"train.global_batch={batch} does not divide over world_size={devices}; "
-            f"nearest that do: {nearest}"
+            f"train.global_batch={batch} does not divide over world_size={devices}"
+            f"{accumulate}; nearest that do: {nearest}"
         )
     norm = config.model.norm
-    alone = batch // (1 if norm.sync else devices) == 1
+    alone = batch // (parts if norm.sync else share) == 1
     if config.model.name in NORMALISED and norm.name == "batch" and alone:
         raise ConfigError(
-            f"train.global_batch={batch} over world_size={devices} leaves batch "
-            f"normalisation with model.norm.sync={str(norm.sync).lower()} one example "
-            "to take its statistics over; it needs two: use a larger "
+            f"train.global_batch={batch} over world_size={devices}{accumulate} leaves "
+            f"batch normalisation with model.norm.sync={str(norm.sync).lower()} one "
+            "example to take its statistics over; it needs two: use a larger "
             "train.global_batch, "
             + ("" if norm.sync else "model.norm.sync=true, ")
             + "or model.norm.name=group"

@@ -18,6 +18,10 @@ from recipe.rng import keyed_generator
 Weights = dict[str, np.ndarray]
 Shape = tuple[int, ...]
 
+# Of the numbers that are multiplied, the leading one included (IEEE 754; bfloat16 keeps
+# fp32's exponent and 7 bits after it, TF32 10).
+SIGNIFICAND_BITS = {"fp64": 53, "fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8}
+
 
 def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Canonical name -> shape of all that a model holds, in forward order."""
@@ -28,17 +32,29 @@ def initial_weights(config: Config) -> Weights:
     """Everything that a model holds at step 0: kernels drawn, scales 1, biases 0.
 
     Each kernel is drawn in float64 from its own generator, keyed by (seed, name), so
-    that adding a layer moves no other; fp32 rounds what fp64 uses. `train.nudge` then
-    moves every trained number one unit in the last place.
+    that adding a layer moves no other; fp32 rounds what fp64 uses.
     """
-    dtype = np.float64 if config.precision.name == "fp64" else np.float32
     weights: Weights = {}
     for name, leaf in _leaves(config).items():
         generator = keyed_generator(config.train.seed, "weights", name)
-        weights[name] = _DRAW[leaf.init](generator, leaf.shape).astype(dtype)
-        if config.train.nudge and is_trained(name):
-            weights[name] = _nudged(weights[name], config.train.nudge, name)
-    return weights
+        drawn = _DRAW[leaf.init](generator, leaf.shape)
+        weights[name] = drawn.astype(weight_dtype(config))
+    return nudged(config, weights)
+
+
+def weight_dtype(config: Config) -> type[np.floating]:
+    """What parameters and statistics are kept in."""
+    return np.float64 if config.precision.name == "fp64" else np.float32
+
+
+def nudged(config: Config, weights: Weights) -> Weights:
+    """Every trained number one unit in the last place away, as `train.nudge` asks."""
+    if not config.train.nudge:
+        return weights
+    return {
+        name: _nudged(config, array, name) if is_trained(name) else array
+        for name, array in weights.items()
+    }
 
 
 def _leaves(config: Config) -> dict[str, Leaf]:
@@ -98,12 +114,19 @@ def parameter_count(weights: Weights) -> int:
     return sum(array.size for name, array in weights.items() if is_trained(name))
 
 
-def _nudged(array: np.ndarray, seed: int, name: str) -> np.ndarray:
-    """Each number one unit in the last place up or down; zeros stay zero."""
-    up = keyed_generator(seed, "nudge", name).integers(2, size=array.shape) == 1
-    toward = np.where(up, np.inf, -np.inf).astype(array.dtype)
-    # The float next to zero is subnormal; flushed in one framework, it is not a nudge.
-    return np.where(array == 0, array, np.nextafter(array, toward))
+def _nudged(config: Config, array: np.ndarray, name: str) -> np.ndarray:
+    """Each number one unit in the last place up or down; zeros stay zero.
+
+    The place is that of the numbers that convolutions and matrix products take: an ulp
+    of the fp32 parameters would vanish in their cast to 16 bits.
+    """
+    generator = keyed_generator(config.train.nudge, "nudge", name)
+    up = generator.integers(2, size=array.shape) == 1
+    _, exponent = np.frexp(array)
+    ulp = np.ldexp(1.0, exponent - SIGNIFICAND_BITS[config.precision.name])
+    # Beside zero all is subnormal; flushed in one framework, it is not a nudge.
+    moved = np.where(array == 0, 0.0, np.where(up, ulp, -ulp))
+    return array + moved.astype(array.dtype)
 
 
 def decays(config: Config, name: str) -> bool:

@@ -18,7 +18,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,6 +172,7 @@ class Recorder:
         self.failure: RecordError | None = None
         self._writes = facts.rank == 0
         self._windows: list[dict[str, Any]] = []
+        self._skipped = 0  # steps
         self._summary: dict[str, Any] = {}
         self._metrics: TextIO | None = None
 
@@ -196,11 +197,13 @@ class Recorder:
             "experiment": self.config.name,
             "parallel": self.config.parallel.name,
             "precision": self.config.precision.name,
+            "deterministic": self.config.deterministic,
             "world_size": facts.world_size,
             "processes": facts.processes,
             "global_batch": self.config.train.global_batch,
             "parameters": facts.parameters,
             "steps": 0,
+            "skipped_steps": 0,
             "images_per_second": median_throughput([]),
             "compile_seconds": facts.compile_seconds,
             "startup_seconds": facts.startup_seconds,
@@ -237,12 +240,15 @@ class Recorder:
         losses: np.ndarray,
         learning_rates: list[float],
         grad_norms: np.ndarray,
+        loss_scales: Sequence[float] | np.ndarray,
+        skipped: Sequence[bool] | np.ndarray,
         seconds: float,
     ) -> None:
         """Record a window's steps and its time.
 
         Args:
-          losses, grad_norms: one per step, the same on every rank.
+          losses, grad_norms, loss_scales, skipped: one per step, the same on every
+            rank.
           seconds: of the slowest rank.
 
         Raises:
@@ -257,10 +263,18 @@ class Recorder:
                 "loss": float(loss),
                 "learning_rate": rate,
                 "grad_norm": float(norm),
+                "loss_scale": float(scale),
+                "skipped": bool(skip),
                 "examples": (step + 1) * batch,
             }
-            for step, loss, rate, norm in zip(
-                window.steps, losses, learning_rates, grad_norms, strict=True
+            for step, loss, rate, norm, scale, skip in zip(
+                window.steps,
+                losses,
+                learning_rates,
+                grad_norms,
+                loss_scales,
+                skipped,
+                strict=True,
             )
         ]
         timed = {
@@ -275,6 +289,8 @@ class Recorder:
         self._windows.append(timed)
         self._write_rows([*rows, timed])
         self._summary["steps"] = window.steps.stop
+        self._skipped += sum(row["skipped"] for row in rows)
+        self._summary["skipped_steps"] = self._skipped
         for row in rows:
             if not math.isfinite(row["loss"]):
                 raise DivergedError(

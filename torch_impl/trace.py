@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from recipe.config import Config
 from recipe.weights import is_trained
 from record.trace import Trace, numbered
+from torch_impl.parallel import World
 from torch_impl.step import DeviceData, gather, loss_fn
 from torch_impl.weights import canonical_name, save_weights
 
@@ -26,13 +27,14 @@ def trace_step(
     indices_B: Int[Tensor, " B"],
     draws: Any,
     step: int,
+    world: World,
 ) -> Trace:
     """What a training step is about to compute; the model is left as it is.
 
     Args:
       step: from 1, for the record.
     """
-    weights = {name: array.copy() for name, array in save_weights(model).items()}
+    weights = {name: array.copy() for name, array in save_weights(model, world).items()}
     model = copy.deepcopy(model)  # hooks and running statistics stay with the copy
     outputs: dict[str, np.ndarray] = {}
     output_gradients: dict[str, np.ndarray] = {}
@@ -75,7 +77,9 @@ def trace_step(
         weights=weights,
         outputs=outputs,
         output_gradients={n: output_gradients[n] for n in outputs if n in kinds},
-        gradients={n: g for n, g in save_weights(model).items() if is_trained(n)},
+        gradients={
+            n: g for n, g in save_weights(model, world).items() if is_trained(n)
+        },
         kinds=kinds,
     )
 

@@ -12,13 +12,16 @@ from data.dataset import acquire, load
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
 from recipe.errors import DuetError
+from recipe.loss_scale import initial_loss_scale
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
-from recipe.weights import initial_weights, parameter_count
+from recipe.weights import parameter_count
 from record.environment import describe_environment, process_age_seconds
 from record.metrics import evaluation_metrics
 from record.run import Facts, Recorder, create_folder
+from record.trace import Trace
+from record.weights import starting_weights
 from torch_impl.model import build_model
 from torch_impl.optim import build_optimizer
 from torch_impl.parallel import (
@@ -29,10 +32,9 @@ from torch_impl.parallel import (
     on_every_rank,
     parallelize,
     peak_memory_bytes,
+    place_batch,
     replicate,
     scope_norms,
-    shard,
-    shard_all,
     share_statistics,
     start,
     stop,
@@ -75,7 +77,7 @@ def train(config: Config, world: World) -> Path:
     from_rank_zero(lambda: acquire(config.data) or "", world)
     dataset = on_every_rank(lambda: load(config.data), world)
     plan = BatchPlan.of(config, len(dataset.train_labels))
-    weights = initial_weights(config)
+    weights = on_every_rank(lambda: starting_weights(config), world)
     pixels = pixel_affine(config)
 
     # The framework's own: data, model and optimizer on the device
@@ -89,6 +91,7 @@ def train(config: Config, world: World) -> Path:
     scope_norms(model, world)
     parallel = parallelize(model, world)
     optimizer = build_optimizer(config, model)
+    loss_scale = initial_loss_scale(config)
 
     facts = Facts(
         framework="torch",
@@ -102,33 +105,37 @@ def train(config: Config, world: World) -> Path:
         environment=describe_environment("torch", device_names(world)),
     )
     folder = Path(from_rank_zero(lambda: str(create_folder(config, "torch")), world))
+
+    def take_apart(step: int) -> Trace:
+        whole = plan.indices(step)  # an accumulated batch as the one it stands for
+        draws = place_batch(batch_draws(config, plan, step, whole), world)
+        batch = train_data, place_batch(whole, world), draws
+        return trace_step(config, model, *batch, step + 1, world)
+
     with Recorder(folder, config, plan, facts) as record:
         for window in plan.windows(
             config.train.window_steps, config.train.evaluate_every_epochs
         ):
             begin = time.perf_counter()
-            rates, losses, norms = [], [], []
+            rates, metrics = [], []
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
-                indices = plan.indices(step, world.rank, world.processes)
                 if step + 1 == plan.trace:
-                    traced = shard(indices, world)
-                    draws = shard_all(batch_draws(config, plan, step, indices), world)
-                    record.trace(
-                        trace_step(config, model, train_data, traced, draws, step + 1)
-                    )
-                loss, norm = train_step(
+                    record.trace(take_apart(step))
+                rows = plan.micro_batches(step, world.rank, world.processes)
+                draws = batch_draws(config, plan, step, rows)
+                loss_scale, seen = train_step(
                     config,
                     parallel,
                     optimizer,
                     train_data,
-                    shard(indices, world),
-                    shard_all(batch_draws(config, plan, step, indices), world),
+                    place_batch(rows, world, axis=1),
+                    place_batch(draws, world, axis=1),
                     rates[-1],
-                    world.size,
+                    loss_scale,
+                    world,
                 )
-                losses.append(loss)
-                norms.append(norm)
+                metrics.append(seen)
             synchronize(world)
             seconds = time.perf_counter() - begin
 
@@ -137,9 +144,11 @@ def train(config: Config, world: World) -> Path:
             record.stop_if(any_failed > 0)
             record.window(
                 window,
-                losses=sum_over_ranks(losses, world),
+                losses=sum_over_ranks([m.loss for m in metrics], world),
                 learning_rates=rates,
-                grad_norms=to_host(norms, world),
+                grad_norms=to_host([m.grad_norm for m in metrics], world),
+                loss_scales=[m.loss_scale for m in metrics],
+                skipped=[m.skipped for m in metrics],
                 seconds=float(slowest),
             )
             if window.evaluates:
@@ -150,7 +159,7 @@ def train(config: Config, world: World) -> Path:
                 record.evaluation(window, metrics)
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
-        record.finish(save_weights(model), int(peak))
+        record.finish(save_weights(model, world), int(peak))
         failed = record.failure is not None
         record.stop_if(gather_ranks([failed], world).max() > 0)
     return folder
@@ -165,7 +174,7 @@ def evaluate(
         examples, config.train.global_batch, world.rank, world.processes
     ):
         loss_sum, confusion = eval_step(
-            config, model, data, shard(indices, world), shard(mask, world)
+            config, model, data, place_batch(indices, world), place_batch(mask, world)
         )
         loss_sums.append(loss_sum)
         confusions.append(confusion)

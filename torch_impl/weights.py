@@ -4,7 +4,7 @@ import numpy as np
 from torch import nn
 
 from recipe.weights import Weights
-from torch_impl.parallel import World, replicate
+from torch_impl.parallel import World, replicate, unshard
 
 # Of kernels by rank: dense ones are their own inverse, convolutions go HWIO -> OHWI,
 # and OIHW -> HWIO back.
@@ -32,11 +32,11 @@ def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
     model.load_state_dict(tensors, assign=True)
 
 
-def save_weights(model: nn.Module) -> Weights:
+def save_weights(model: nn.Module, world: World) -> Weights:
     """The parameters and statistics as canonical NumPy arrays."""
     weights = {}
     for name, tensor in model.state_dict().items():
-        array = tensor.cpu().numpy()
+        array = unshard(tensor, world).cpu().numpy()
         if canonical_name(name).endswith(".kernel"):
             array = np.ascontiguousarray(array.transpose(_FROM_TORCH[array.ndim]))
         weights[canonical_name(name)] = array

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 from data.augment import batch_draws
 from jax_impl import model as jax_model
@@ -17,8 +16,8 @@ from jax_impl import step as jax_step
 from jax_impl import trace as jax_trace
 from jax_impl import weights as jax_weights
 from jax_impl.layers import BatchNorm
+from jax_impl.parallel import place_batch as jax_batch
 from jax_impl.parallel import replicate as jax_place
-from jax_impl.parallel import shard_all as jax_shard_all
 from recipe.batch_plan import BatchPlan
 from recipe.own_model import own_module
 from recipe.pixels import pixel_affine
@@ -29,8 +28,8 @@ from torch_impl import optim as torch_optim
 from torch_impl import step as torch_step
 from torch_impl import trace as torch_trace
 from torch_impl import weights as torch_weights
+from torch_impl.parallel import place_batch as torch_batch
 from torch_impl.parallel import replicate as torch_place
-from torch_impl.parallel import shard_all as torch_shard_all
 
 FOLDER = Path(__file__).parent / "planted"
 EXAMPLES, BATCH, STEPS = 12, 4, 2
@@ -73,11 +72,13 @@ def in_torch(config, data, weights, batches, draws):
     model = torch_model.build_model(config)
     torch_weights.load_weights(model, weights, TORCH)
     optimizer = torch_optim.build_optimizer(config, model)
-    for number, batch in enumerate(batches, start=1):
-        step = placed, torch.tensor(batch), torch_shard_all(draws[number - 1], TORCH)
-        trace = torch_trace.trace_step(config, model, *step, number)
-        torch_step.train_step(config, model, optimizer, *step, 0.1, 1)
-        after = torch_weights.save_weights(model)
+    for number, (rows, drawn) in enumerate(zip(batches, draws, strict=True), start=1):
+        whole = torch_batch(rows, TORCH), torch_batch(drawn, TORCH)
+        trace = torch_trace.trace_step(config, model, placed, *whole, number, TORCH)
+        micro = torch_batch(rows[None], TORCH), torch_batch(a_row(drawn), TORCH)
+        step = config, model, optimizer, placed, *micro, 0.1, None, TORCH
+        torch_step.train_step(*step)
+        after = torch_weights.save_weights(model, TORCH)
         yield trace, {name: array.copy() for name, array in after.items()}
 
 
@@ -86,14 +87,19 @@ def in_jax(config, data, weights, batches, draws, world):
     graphdef, *states = jax_weights.load_weights(jax_model.build_model(config), weights)
     optimizer = jax_optim.build_optimizer(config, states[0])
     params, statistics = jax_place(tuple(states), world)
-    state = jax_step.TrainState(params, statistics, optimizer.init(params))
+    state = jax_step.TrainState(params, statistics, optimizer.init(params), None)
     train = partial(jax_step.train_step, config, graphdef, optimizer, None)
-    for number, batch in enumerate(batches, start=1):
-        step = placed, jnp.asarray(batch), jax_shard_all(draws[number - 1], world)
-        trace = jax_trace.trace_step(config, graphdef, state, *step, number)
-        state, _ = train(state, *step, 0.1)
-        after = jax_weights.save_weights(state.params, state.statistics, world)
-        yield trace, after
+    for number, (rows, drawn) in enumerate(zip(batches, draws, strict=True), start=1):
+        whole = jax_batch(rows, world), jax_batch(drawn, world)
+        trace = jax_trace.trace_step(config, graphdef, state, placed, *whole, number)
+        micro = jax_batch(rows[None], world, 1), jax_batch(a_row(drawn), world, 1)
+        state, _ = train(state, placed, *micro, 0.1)
+        yield trace, jax_weights.save_weights(state.params, state.statistics, world)
+
+
+def a_row(drawn):
+    """The batch's draws as those of one micro-batch."""
+    return None if drawn is None else type(drawn)(*(column[None] for column in drawn))
 
 
 def first_to_part(steps):
