@@ -45,8 +45,7 @@ gpu: setup ## the tests that need a GPU (pytest -m gpu); fails where there is no
 	$(PY) -m pytest -m gpu $(ARGS)
 
 demo: setup ## both frameworks train the same recipe and are compared, minutes on a CPU
-	$(PY) launch/parity.py experiment=digits_cnn 'world_sizes=[1,2]' precision=fp32 \
-	  controls=3 run.dir=runs/demo-$$(date -u +%Y%m%dT%H%M%SZ)
+	$(PY) launch/parity.py experiment=digits_cnn 'world_sizes=[1,2]' controls=3
 
 identity: setup ## every parity check of conf/identity.yaml, then docs/identity.md anew
 	$(PY) launch/identity.py $(CELLS)

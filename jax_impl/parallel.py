@@ -4,6 +4,7 @@ A process owns one or several devices. Parallelism is applied to a step from out
 compiling it for a mesh of all devices, where the parameters may be sharded, or by pmap.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,6 +88,12 @@ def start(config: Config, processes: Processes) -> World:
         # Said in full: what JAX finds by itself is one device per process, and it fails
         # on SLURM environments that lack some variables.
         first = processes.local_rank * local
+        # gRPC would ask a proxy for the coordinator, and wait forever.
+        host = processes.coordinator.rpartition(":")[0]
+        key = "no_grpc_proxy"
+        direct = os.environ.get(key) or os.environ.get("no_proxy", "")
+        os.environ[key] = f"{direct},{host}".removeprefix(",")
+        jax.config.update("jax_check_proxy_envs", False)
         # Its preemption service would take SIGTERM away from whoever handles it here.
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
@@ -100,8 +107,9 @@ def start(config: Config, processes: Processes) -> World:
         present = jax.local_devices()
     except (AssertionError, RuntimeError) as error:
         raise ConfigError(
-            f"platform={config.platform} finds no device: {error or 'none at all'}; "
-            "use platform=cpu, and look at JAX_PLATFORMS"
+            f"platform={config.platform}: JAX finds no such device; use platform=cpu, "
+            "or install JAX for it (make setup EXTRAS=dev,cuda) and look at "
+            f"JAX_PLATFORMS. It says: {error or 'nothing'}"
         ) from error
     check_accelerators(local, len(present), "JAX")
     devices = [

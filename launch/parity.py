@@ -25,7 +25,7 @@ from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from launch.cli import hydra_main  # noqa: E402
+from launch.cli import hydra_main, this_process  # noqa: E402
 from launch.trace import trace_twins  # noqa: E402
 from launch.trainings import (  # noqa: E402
     Training,
@@ -131,7 +131,8 @@ def conclude(
     folder: Path, verdict: Verdict, runs: dict[str, Run], console: Console
 ) -> None:
     """Write and show the verdict; leave with 1 if it is a difference."""
-    page = write_parity_page(folder, verdict, runs, sys.argv)
+    command = [typed for typed in sys.argv if not typed.startswith("run.dir=")]
+    page = write_parity_page(folder, verdict, runs, command)
     show(verdict, console)
     console.print(f"page: {page}", soft_wrap=True, markup=False)
     if verdict.verdict != IDENTICAL:
@@ -186,6 +187,9 @@ def show(verdict: Verdict, console: Console) -> None:
             f"{c.leaves[c.worst_leaf]:.1e}",
             c.verdict,
         )
+    # Figures are never cut: a narrower terminal folds the lines itself.
+    wide = console.options.update(width=1000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
     for c in verdict.comparisons:
         for reason in c.broken:
@@ -195,7 +199,23 @@ def show(verdict: Verdict, console: Console) -> None:
     console.print(f"verdict: {verdict.verdict}, by {verdict.decided_by}")
 
 
+def main() -> None:
+    """Check what the command line asks for, in this one process."""
+    processes = this_process()
+
+    def alone(config: ParityConfig) -> None:
+        if processes.launcher != "python":
+            raise ConfigError(
+                "parity starts its own processes; run it as python launch/parity.py, "
+                "without torchrun or srun"
+            )
+        parity(config)
+
+    rank = processes.rank
+    hydra_main(alone, config_name="parity", schema=ParityConfig, rank=rank)
+
+
 if __name__ == "__main__":
     # As an exception, so that trainings are ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    hydra_main(parity, config_name="parity", schema=ParityConfig, rank=0)
+    main()

@@ -1,12 +1,10 @@
 """Training's way from the command line to a twin's `run`; both scripts go it."""
 
-import os
 from collections.abc import Callable
 
-from launch.cli import hydra_main, leave
+from launch.cli import hydra_main, this_process
 from recipe.config import Config, check_world
-from recipe.errors import DuetError
-from recipe.processes import Processes, from_environment
+from recipe.processes import Processes
 from record.run import check_folder
 from record.weights import check_weights
 
@@ -21,10 +19,7 @@ def main(twin: Callable[[], tuple[Check, Run]]) -> None:
       twin: imports a framework's `check` and `run`; called after the config is known to
         be good, since an import takes seconds and a wrong key none.
     """
-    try:
-        processes = from_environment(os.environ)
-    except DuetError as error:
-        leave(error, rank=0)  # which rank this is, is what is not known
+    processes = this_process()
 
     def train(config: Config) -> None:
         check_world(config, processes)

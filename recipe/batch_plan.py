@@ -110,6 +110,10 @@ class BatchPlan:
     def steps_per_epoch(self) -> int:
         return self.examples // self.global_batch
 
+    def epoch(self, step: int) -> int:
+        """The epoch that `step` belongs to, both from 0."""
+        return step // self.steps_per_epoch
+
     def indices(
         self, step: int, rank: int = 0, world_size: int = 1
     ) -> Int[np.ndarray, " local_batch"]:
@@ -120,7 +124,7 @@ class BatchPlan:
         self, step: int, rank: int = 0, world_size: int = 1
     ) -> Int[np.ndarray, "accumulate micro_batch"]:
         """The same, a row for each of the rank's micro-batches."""
-        order = epoch_order(self.seed, step // self.steps_per_epoch, self.examples)
+        order = epoch_order(self.seed, self.epoch(step), self.examples)
         row = step % self.steps_per_epoch * self.global_batch
         batch = order[row : row + self.global_batch].reshape(self.accumulate, -1)
         return rank_slice(batch.T, rank, world_size).T
@@ -128,15 +132,18 @@ class BatchPlan:
     def windows(self, window_steps: int, evaluate_every_epochs: int) -> list[Window]:
         """The run as windows of at most `window_steps`, none across an epoch's end.
 
+        An epoch's windows are as equal as they can be: their rates are compared.
         The last window evaluates; so does the last of every `evaluate_every_epochs`-th
         epoch, unless that is 0.
         """
         windows = []
         for first in range(0, self.last, self.steps_per_epoch):
-            epoch = first // self.steps_per_epoch
+            epoch = self.epoch(first)
             end = min(first + self.steps_per_epoch, self.last)
-            for start in range(first, end, window_steps):
-                stop = min(start + window_steps, end)
+            count = -(-(end - first) // window_steps)
+            for number in range(count):
+                start = first + (end - first) * number // count
+                stop = first + (end - first) * (number + 1) // count
                 due = stop == first + self.steps_per_epoch and (
                     evaluate_every_epochs and (epoch + 1) % evaluate_every_epochs == 0
                 )

@@ -24,7 +24,16 @@ from recipe.errors import ConfigError
 from recipe.own_model import check_own_model
 from recipe.processes import Processes
 
-DATASETS = ("digits", "fashion_mnist", "line", "mnist", "synthetic")
+DATASETS = (
+    "cifar10",
+    "cifar100",
+    "digits",
+    "fashion_mnist",
+    "line",
+    "mnist",
+    "synthetic",
+)
+SOURCES = ("tfds", "torchvision")
 MODELS = (
     *("cnn", "linear", "mlp", "own", "resnet18", "resnet50", "resnet9", "vit_tiny"),
 )
@@ -32,6 +41,10 @@ SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
 NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
 NORMS = ("batch", "group", "layer")
 OPTIMIZERS = ("adamw", "sgd")
+OPTIMIZER_KEYS = {
+    "adamw": ("beta1", "beta2", "eps"),
+    "sgd": ("momentum", "nesterov"),
+}
 SCHEDULES = ("constant", "cosine", "one_cycle", "step")
 PRECISIONS = ("bf16", "fp16", "fp32", "fp64", "tf32")
 PARALLEL = ("dp", "fsdp", "pmap")
@@ -45,7 +58,8 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def _at_least(key: str, value: float | None, least: float) -> None:
     if value is not None and not least <= value < math.inf:
-        raise ConfigError(f"{key} must be finite and at least {least}, got {value}")
+        finite = "finite and " if isinstance(value, float) else ""
+        raise ConfigError(f"{key} must be {finite}at least {least}, got {value}")
 
 
 def _expanded(key: str, path: str) -> str:
@@ -88,6 +102,7 @@ class DataConfig:
 
     name: str = MISSING
     root: str = MISSING  # where datasets lie and are acquired to
+    source: str = "torchvision"  # or tfds: who brings a published dataset here
     image_shape: list[int] = MISSING  # height, width, channels
     classes: int = MISSING  # 0: one real target per example (regression)
     mean: list[float] = MISSING  # per channel, or one for all; pixels in [0, 1]
@@ -99,6 +114,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_of("data.name", self.name, DATASETS)
+        _one_of("data.source", self.source, SOURCES)
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ConfigError(
                 "data.image_shape must be [height, width, channels], "
@@ -180,8 +196,9 @@ class ModelConfig:
         convolutions = 2 if self.name == "cnn" else 0
         if len(self.channels) != convolutions or min(self.channels, default=1) < 1:
             raise ConfigError(
-                f"model.channels of {self.name} must be {convolutions} positive "
-                f"numbers, got {self.channels}"
+                f"model.channels of {self.name} must be "
+                f"{'two positive numbers' if convolutions else 'empty'}, "
+                f"got {self.channels}"
             )
         dense = self.name in ("cnn", "mlp")
         if min(self.hidden, default=1) < 1 or (self.hidden and not dense):
@@ -244,6 +261,14 @@ class OptimConfig:
                 f"optim.clip_norm must be finite and > 0, got {self.clip_norm}; "
                 "null does not clip"
             )
+        for of, keys in OPTIMIZER_KEYS.items():
+            for key in keys:
+                given, default = getattr(self, key), getattr(OptimConfig, key)
+                if of != self.name and given != default:
+                    raise ConfigError(
+                        f"optim.{key}={given} has no meaning with optim={self.name}; "
+                        f"leave it out, or use optim={of}"
+                    )
         _at_least("optim.weight_decay", self.weight_decay, 0)
         _one_of("optim.decay", self.decay, ("all", "kernels"))
 
@@ -415,6 +440,8 @@ class RunConfig:
     dir: str | None = None  # default: runs/<experiment>-<framework>-<UTC time>
 
     def __post_init__(self) -> None:
+        if self.dir == "":
+            raise ConfigError("run.dir is empty; give a folder, or leave it out")
         if self.dir is not None:
             self.dir = _expanded("run.dir", self.dir)
 
@@ -451,6 +478,12 @@ class Config:
             raise ConfigError(
                 f"train.label_smoothing={self.train.label_smoothing} needs classes, "
                 f"data={self.data.name} has none; set it to 0"
+            )
+        height, width, _ = self.data.image_shape
+        if self.data.augment.cutout >= min(height, width):
+            raise ConfigError(
+                f"data.augment.cutout={self.data.augment.cutout} leaves nothing of "
+                f"images of {height}x{width}; take less than {min(height, width)}"
             )
         layers(self)  # refuses what the architecture cannot take
 
@@ -517,7 +550,12 @@ def to_config(composed: DictConfig, schema: type[Config] = Config) -> Any:
             f"the config leaves {', '.join(missing)} without a value; "
             "give it on the command line or choose an experiment that sets it"
         )
-    config = OmegaConf.to_object(composed)
+    try:
+        config = OmegaConf.to_object(composed)
+    except ConfigError:
+        raise
+    except OmegaConfBaseException as error:  # such as a reference to nothing
+        raise ConfigError(str(error).partition("\n")[0]) from error
     assert isinstance(config, schema)
     return config
 
@@ -597,7 +635,8 @@ def recipe_hash(config: Config) -> str:
         "run",
     ):
         del recipe[place]
-    del recipe["data"]["root"]
+    # Nor who brought the data: the record has its fingerprint.
+    del recipe["data"]["root"], recipe["data"]["source"]
     if config.model.folder is not None:
         recipe["model"]["folder"] = Path(config.model.folder).name
     for look in ("window_steps", "nudge", "trace"):
@@ -633,10 +672,10 @@ def check_world(config: Config, processes: Processes) -> None:
     accumulate = f" x train.accumulate={parts}" if parts > 1 else ""
     if batch % share:
         below, above = batch // share * share, -(-batch // share) * share
-        nearest = ", ".join(str(b) for b in (below, above) if b > 0)
+        nearest = f"nearest that do: {below}, {above}" if below else f"use {above}"
         raise ConfigError(
             f"train.global_batch={batch} does not divide over world_size={devices}"
-            f"{accumulate}; nearest that do: {nearest}"
+            f"{accumulate}; {nearest}"
         )
     norm = config.model.norm
     alone = batch // (parts if norm.sync else share) == 1

@@ -134,7 +134,15 @@ def check_accelerators(wanted: int, present: int, framework: str) -> None:
     Traceback (most recent call last):
     recipe.errors.ConfigError: 3 accelerators are wanted but JAX sees 2; use at most 2 \
 on this node, or platform=cpu
+    >>> check_accelerators(1, 0, "PyTorch")
+    Traceback (most recent call last):
+    recipe.errors.ConfigError: an accelerator is wanted but PyTorch sees none; use \
+platform=cpu
     """
+    if wanted > present == 0:
+        raise ConfigError(
+            f"an accelerator is wanted but {framework} sees none; use platform=cpu"
+        )
     if wanted > present:
         raise ConfigError(
             f"{wanted} accelerators are wanted but {framework} sees {present}; "

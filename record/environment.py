@@ -13,7 +13,10 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("flax", "jax", "jaxlib", "numpy", "optax", "torch", "torchvision", "wandb")
+PACKAGES = (
+    *("flax", "jax", "jaxlib", "numpy", "optax", "tensorboard", "torch"),
+    *("torchvision", "wandb"),
+)
 
 
 def describe_environment(framework: str, devices: list[str]) -> dict[str, Any]:

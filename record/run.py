@@ -43,6 +43,7 @@ from record.schema import (
     TEST,
     Field,
     check_fields,
+    strict_json,
 )
 from record.screen import open_screen
 from record.trace import Trace, to_bytes, trace_file
@@ -128,6 +129,10 @@ def _claim(path: Path, config: Config) -> None:
             raise RecordError(
                 f"run.dir={path} was taken by another run just now; choose another"
             ) from None
+        # A full disk: half a config would occupy the folder of a run that never was.
+        with contextlib.suppress(OSError):
+            (path / "config.yaml").unlink(missing_ok=True)
+            path.rmdir()
         raise
 
 
@@ -195,6 +200,8 @@ class Recorder:
             "error": None,
             "framework": facts.framework,
             "experiment": self.config.name,
+            "data": self.config.data.name,
+            "model": self.config.model.name,
             "parallel": self.config.parallel.name,
             "precision": self.config.precision.name,
             "deterministic": self.config.deterministic,
@@ -379,7 +386,9 @@ class Recorder:
             return
         if self._metrics is not None and self.failure is None:
             with self._deferred():
-                self._metrics.writelines(json.dumps(_finite(r)) + "\n" for r in rows)
+                self._metrics.writelines(
+                    json.dumps(strict_json(r)) + "\n" for r in rows
+                )
                 self._metrics.flush()
         for row in rows:
             self._tracker.log(row)
@@ -388,7 +397,7 @@ class Recorder:
     def _write_summary(self) -> None:
         self._summary["images_per_second"] = median_throughput(self._windows)
         with self._deferred():
-            _write(self.path / "summary.json", _json(_finite(self._summary)))
+            _write(self.path / "summary.json", _json(strict_json(self._summary)))
 
     @contextlib.contextmanager
     def _deferred(self) -> Iterator[None]:
@@ -501,19 +510,8 @@ def _read_json(file: Path, table: dict[str, Field]) -> dict[str, Any]:
     return _restored_fields(value, table)
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: floats that are not finite become their names."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
 def _restored_fields(given: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
-    """The inverse of `_finite`, for numbers alone: a run may be named NaN."""
+    """The inverse of `strict_json`, for numbers alone: a run may be named NaN."""
     return {
         name: _restored(value) if {float, dict} & {*table[name].types} else value
         for name, value in given.items()

@@ -85,6 +85,8 @@ SUMMARY = {
     "error": Field((str, type(None)), "why it did not finish"),
     "framework": Field(TEXT, '"torch" or "jax"'),
     "experiment": Field(TEXT, "the recipe's name"),
+    "data": Field(TEXT, "the dataset's name"),
+    "model": Field(TEXT, "the architecture's name"),
     "parallel": Field(TEXT, '"dp", "fsdp" or "pmap"'),
     "precision": Field(TEXT, '"bf16", "fp16", "fp32", "fp64" or "tf32"'),
     "deterministic": Field(FLAG, "whether only deterministic kernels were allowed"),
@@ -103,6 +105,17 @@ SUMMARY = {
     "config_hash": Field(TEXT, "SHA-256 of what makes two runs the same experiment"),
     "run_dir": Field(TEXT, "where the folder was written"),
 }
+
+
+def strict_json(value: Any) -> Any:
+    """JSON has no NaN: floats that are not finite become their names."""
+    if isinstance(value, dict):
+        return {key: strict_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [strict_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def check_fields(given: dict[str, Any], table: dict[str, Field], where: str) -> None:

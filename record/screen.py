@@ -128,7 +128,8 @@ def _closing_rows(summary: dict[str, Any], loss: str) -> list[tuple[str, str]]:
     median = _rate(rate.get("median"))
     if median != MISSING:
         median += f" (median of {len(rate.get('windows') or [])} windows)"
-    plain = ("framework", "experiment", "world_size", "precision", "parallel", "steps")
+    plain = ("framework", "experiment", "data", "model", "world_size", "precision")
+    plain += ("parallel", "steps")
     rows = [(key.replace("_", " "), _text(summary.get(key))) for key in plain]
     rows += [("final loss", loss), ("test loss", _number(test.get("loss")))]
     rows += [  # there are none where there are no classes

@@ -44,7 +44,7 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
         loc="left",
         parse_math=False,
     )
-    upper.legend(fontsize="small", ncols=2)
+    upper.legend(fontsize="small", ncols=2, loc="upper right")
 
     # Equal losses have no place on a logarithmic axis: they lie on its lower edge.
     least = np.finfo(np.float64 if verdict.precision == "fp64" else np.float32).eps / 8
@@ -73,5 +73,10 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
     lower.set_ylim(bottom=least)
     lower.set_xlabel("optimizer step")
     lower.set_ylabel("relative difference of the loss")
-    lower.legend(fontsize="x-small", ncols=2)
+    figure.legend(
+        *lower.get_legend_handles_labels(),
+        fontsize="x-small",
+        ncols=3,
+        loc="outside lower center",  # beside the curves, which fill their axes
+    )
     figure.savefig(path)

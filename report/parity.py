@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from recipe.errors import RecordError
 from recipe.weights import Weights
 from record.run import Run
+from record.schema import strict_json
 
 IDENTICAL, DIFFERENT = "identical", "different"
 
@@ -373,7 +374,7 @@ class Verdict:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; infinities, which JSON lacks, as None."""
+        """Plain values; what is not finite as text, as in the run folder."""
         return {
             "schema_version": 1,
             "verdict": self.verdict,
@@ -387,16 +388,7 @@ class Verdict:
             if self.control is None
             else self.control.losses.tolist(),
             "comparisons": [
-                _plain({**asdict(c), "verdict": c.verdict}) for c in self.comparisons
+                strict_json({**asdict(c), "verdict": c.verdict})
+                for c in self.comparisons
             ],
         }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

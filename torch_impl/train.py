@@ -74,7 +74,7 @@ def train(config: Config, world: World) -> Path:
     configure(config, world.device)
 
     # The numbers, the same for both frameworks
-    from_rank_zero(lambda: acquire(config.data) or "", world)
+    from_rank_zero(lambda: acquire(config.data), world)
     dataset = on_every_rank(lambda: load(config.data), world)
     plan = BatchPlan.of(config, len(dataset.train_labels))
     weights = on_every_rank(lambda: starting_weights(config), world)
@@ -139,6 +139,8 @@ def train(config: Config, world: World) -> Path:
             synchronize(world)
             seconds = time.perf_counter() - begin
 
+            # Rank 0 alone records; what it could not write stops all ranks here, since
+            # leaving on its own would keep the others waiting for it.
             failed = record.failure is not None
             slowest, any_failed = gather_ranks([seconds, failed], world).max(axis=0)
             record.stop_if(any_failed > 0)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from record.run import read_summary
 from tests.conftest import FASHION, NO_GPU, clean_environment
 from tests.launch.conftest import SCRIPTS, torchrun
 
@@ -20,7 +22,7 @@ PARITY = "launch/parity.py"
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     """One clear error on stderr, exit status 2."""
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error: ") == 1, done.stderr
     for word in words:
         assert word in done.stderr, done.stderr
 
@@ -61,11 +63,29 @@ def test_the_scripts_work_from_any_directory(run_python, root, tmp_path):
 
 BAD_OVERRIDES = {
     "experiment=digit_mlp": ("digit_mlp", "digits_mlp"),
-    "train.global_bach=64": ("global_bach",),
+    "train.global_bach=64": (
+        "train.global_bach is no key; did you mean train.global_b",
+    ),
+    "+train.step=5": ("train.step is no key; did you mean train.steps",),
+    "++train.step=5": ("train.step is no key; did you mean train.steps",),
+    "+date=digits": ("date is no key; did you mean data",),
+    "--experiment=digits_cnn": ("keys go without dashes: experiment=digits_cnn",),
+    "train.steps": ("write key=value",),
+    "train.seed=0.5": ("train.seed=0.5", "Integer"),
+    "data.image_shape=3": ("a list is wanted: 'data.image_shape=[3]'",),
+    "data=null": ("data=null", "takes one choice"),
+    "experiment=[digits_mlp,digits_cnn]": ("experiment takes one choice",),
+    "~train.steps": ("~train.steps: no key can be deleted",),
+    "hydra.mode=MULTIRUN": ("Hydra's own settings are fixed",),
+    "hydra.run.dir=elsewhere": ("Hydra's own settings are fixed", "run.dir"),
+    "data.root=${nothing}": ("nothing",),
+    "optim.beta1=0.5": ("no meaning with optim=sgd", "optim=adamw"),
+    "data.augment.cutout=28": ("cutout=28", "take less than 28"),
+    "-z": ("-z is no flag",),
     "train.global_batch=many": ("many", "global_batch"),
     "optim.peak_lr=-0.1": ("optim.peak_lr must be finite and > 0, got -0.1",),
     "devices=3": ("64", "world_size=3", "63, 66"),
-    "train.epochs=0": ("train.epochs must be finite and at least 1, got 0",),
+    "train.epochs=0": ("train.epochs must be at least 1, got 0",),
     "train.epochs=null": ("train.epochs", "train.steps"),
     "precision=fp12": ("fp12", "fp64"),
     "parallel=ddp": ("ddp", "pmap"),
@@ -80,6 +100,7 @@ BAD_OVERRIDES = {
 def test_a_bad_override_is_refused_in_one_error(run_python, override, tmp_path):
     done = run_python(["launch/jax.py", override, f"run.dir={tmp_path / 'run'}"])
     refused(done, *BAD_OVERRIDES[override])
+    assert done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -111,6 +132,7 @@ def test_a_batch_that_two_ranks_cannot_share_is_refused_once(run_python, tmp_pat
     [
         (["world_sizes=[3]"], ("world_size=3", "63, 66")),
         (["world_sizes=[]"], ("world_sizes",)),
+        (["world_sizes=2"], ("world_sizes=2", "a list is wanted: 'world_sizes=[2]'")),
         (["devices=2"], ("world_sizes",)),
         (["jax_layouts=[threads]"], ("threads", "processes")),
     ],
@@ -119,6 +141,41 @@ def test_parity_refuses_before_anything_starts(run_python, overrides, words, tmp
     done = run_python([PARITY, *overrides, f"run.dir={tmp_path / 'check'}"])
     refused(done, *words)
     assert not (tmp_path / "check").exists()
+
+
+def test_parity_is_not_for_a_launcher_to_start(run_python, tmp_path):
+    done = run_python([*torchrun(2, PARITY), f"run.dir={tmp_path / 'check'}"])
+    assert done.stderr.count("error: parity starts its own processes") == 1
+    assert not (tmp_path / "check").exists()
+
+
+def test_a_home_is_understood_where_no_shell_expands_it(run_python, tmp_path):
+    command = [JAX, "train.steps=2", "run.dir=~/a run"]
+    assert run_python(command, HOME=tmp_path).returncode == 0
+    assert (tmp_path / "a run" / "summary.json").exists()
+
+
+def test_ctrl_c_leaves_a_line_and_the_record(run_python, root, tmp_path):
+    command = [sys.executable, str(root / JAX), "train.steps=1000000"]
+    with subprocess.Popen(
+        [*command, f"run.dir={tmp_path / 'run'}"],
+        env=clean_environment() | NO_GPU,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell runs in the background has it ignored, and Python keeps that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        try:
+            while not process.stdout.readline().startswith("step "):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (130, "interrupted\n")
+    assert read_summary(tmp_path / "run")["error"] == "interrupted"
 
 
 def idx_files(folder: Path) -> None:
@@ -235,7 +292,7 @@ def test_a_loss_that_is_not_finite_stops_every_rank_and_keeps_the_record(
     assert done.returncode == 1
     assert done.stderr.count("error: the loss is") == 1, done.stderr
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert len(rows) == 21  # the first window's 20 steps, and the window itself
+    assert len(rows) == 12  # the first window's 11 steps, half an epoch's, and itself
     summary = yaml.safe_load((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "diverged"
     assert "step" in summary["error"]

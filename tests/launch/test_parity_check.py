@@ -21,10 +21,12 @@ def test_fp64_proves_both_frameworks_identical_at_world_sizes_one_and_two(
         [
             *(PARITY, "experiment=digits_cnn", "world_sizes=[1,2]", "precision=fp64"),
             *("train.steps=40", f"run.dir={tmp_path / 'check'}"),
-        ]
+        ],
+        COLUMNS="60",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verdict: identical" in done.stdout
+    assert "…" not in done.stdout  # figures are whole on any terminal
     verdict = json.loads((tmp_path / "check" / "parity.json").read_text())
     assert verdict["verdict"] == "identical"
     assert len(verdict["comparisons"]) == 6

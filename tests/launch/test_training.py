@@ -15,11 +15,13 @@ from tests.record.wandb_history import read_history, wandb_file
 
 @pytest.fixture(scope="session")
 def tracked(framework, train):
-    """Two processes, mirrored to an offline W&B."""
+    """Two processes, mirrored to an offline W&B, where a proxy answers no one."""
     return train(
         framework,
         *("experiment=digits_mlp", "tracking=wandb", "train.epochs=2"),
         processes=2,
+        http_proxy="http://127.0.0.1:9",
+        https_proxy="http://127.0.0.1:9",
     )
 
 

@@ -77,6 +77,15 @@ def test_windows_cover_every_step_once_and_never_cross_an_epoch(steps, window_st
         assert {step // EPOCH for step in window.steps} == {window.epoch}
 
 
+@pytest.mark.parametrize("window_steps", [1, 4, EPOCH, 100])
+@pytest.mark.parametrize("steps", [EPOCH, 2 * EPOCH])
+def test_the_windows_of_an_epoch_are_as_equal_as_they_can_be(steps, window_steps):
+    lengths = {
+        len(w.steps) for w in replace(PLAN, steps=steps).windows(window_steps, 1)
+    }
+    assert max(lengths) - min(lengths) <= 1
+
+
 @pytest.mark.parametrize(
     "steps, every, evaluated_after",
     [

@@ -192,6 +192,8 @@ def test_the_summary_is_what_the_run_came_to(written):
         "error": None,
         "framework": "jax",
         "experiment": run.name,
+        "data": run.data.name,
+        "model": run.model.name,
         "parallel": "dp",
         "precision": "fp32",
         "deterministic": False,
@@ -348,7 +350,7 @@ def test_the_record_of_a_last_step_that_diverged_is_whole(folder, broken):
     "error, told",
     [
         (ZeroDivisionError("a bug"), "a bug"),
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (KeyboardInterrupt(), "interrupted"),
     ],
 )
 def test_whatever_stops_a_run_is_in_its_summary_and_log(folder, error, told):
@@ -357,7 +359,9 @@ def test_whatever_stops_a_run_is_in_its_summary_and_log(folder, error, told):
         raise error
     summary = read_summary(folder)
     assert (summary["status"], summary["error"]) == ("failed", told)
-    assert "Traceback" in (folder / "logs" / "rank0.log").read_text()
+    log = (folder / "logs" / "rank0.log").read_text()
+    assert f"stopped: {told}" in log
+    assert ("Traceback" in log) == isinstance(error, ZeroDivisionError)
 
 
 def test_what_was_foreseen_leaves_no_traceback(folder):
@@ -638,7 +642,7 @@ def test_runs_begun_in_the_same_second_have_names_of_their_own(tmp_path, monkeyp
     [
         (DivergedError("the loss is nan"), "diverged: the loss is nan$"),
         (ZeroDivisionError("a bug"), "failed: a bug$"),
-        (KeyboardInterrupt(), "failed: KeyboardInterrupt$"),
+        (KeyboardInterrupt(), "failed: interrupted$"),
     ],
 )
 def test_a_run_that_did_not_finish_is_refused_with_its_status(folder, error, status):

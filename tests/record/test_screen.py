@@ -12,6 +12,8 @@ from tests.record.test_tracking import config
 SUMMARY = {
     "framework": "jax",
     "experiment": "an-experiment",
+    "data": "digits",
+    "model": "mlp",
     "parallel": "dp",
     "precision": "fp32",
     "world_size": 4,
@@ -115,6 +117,8 @@ def test_the_closing_table_holds_the_summary(terminal):
     assert cells == [
         ["framework", "jax"],
         ["experiment", "an-experiment"],
+        ["data", "digits"],
+        ["model", "mlp"],
         ["world size", "4"],
         ["precision", "fp32"],
         ["parallel", "dp"],
