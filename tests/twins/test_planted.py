@@ -18,9 +18,11 @@ from jax_impl import weights as jax_weights
 from jax_impl.layers import BatchNorm
 from jax_impl.parallel import place_batch as jax_batch
 from jax_impl.parallel import replicate as jax_place
-from recipe.batch_plan import BatchPlan
+from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.own_model import own_module
 from recipe.pixels import pixel_affine
+from record.run import Run
+from report.parity import DIFFERENT, IDENTICAL, compare
 from report.trace import compare_traces
 from tests.twins.conftest import TORCH, random_weights
 from torch_impl import model as torch_model
@@ -272,3 +274,32 @@ def test_a_planted_difference_is_named_within_one_layer_and_step(
     number, what, suspects = first_to_part(steps(config))
     assert (number, what) == (step, place)
     assert suspect in suspects
+
+
+@pytest.mark.parametrize(
+    ("planted", "verdict"), [(False, IDENTICAL), (True, DIFFERENT)]
+)
+def test_a_mean_of_means_parts_the_test_loss(planted, verdict, make_config, tmp_path):
+    """Over 12 examples in batches of 5, the last of which holds two."""
+    losses = np.random.default_rng(0).uniform(1, 2, size=12)
+    sums = [np.where(m, losses[i], 0).sum() for i, m in evaluation_batches(12, 5)]
+    means = [total / rows for total, rows in zip(sums, (5, 5, 2), strict=True)]
+    tests = sum(sums) / 12, np.mean(means) if planted else losses.mean()
+    runs = [
+        Run(
+            path=tmp_path,
+            config=make_config("precision=fp64"),
+            environment={},
+            summary={
+                "config_hash": "recipe",
+                "data_fingerprint": "data",
+                "test": {"loss": float(loss), "accuracy": 0.9, "confusion": None},
+            },
+            rows=[{"kind": "step", "loss": 1.0}],
+            weights={"dense.0.kernel": np.ones((2, 3))},
+        )
+        for loss in tests
+    ]
+    found = compare(("a", runs[0]), ("b", runs[1]), "frameworks", None)
+    assert found.verdict == verdict
+    assert all("the test loss parts" in reason for reason in found.broken)
