@@ -40,7 +40,6 @@ RECIPES = [
     ["experiment=cifar10_resnet18", *DEEP],
     ["experiment=cifar10_resnet9", *DEEP, "model.norm={name:group,groups:4}"],
     ["experiment=cifar10_resnet9", *DEEP, "model.norm.name=layer"],
-    ["experiment=imagenet_like_resnet50", *DEEP, "data.image_shape=[64,64,3]"],
     ["experiment=cifar10_vit_tiny", *DEEP, "model.blocks=2"],
 ]
 
@@ -51,10 +50,8 @@ def test_five_steps_from_random_weights_agree_to_fp64_rounding(
 ):
     config = make_config(*recipe, "precision=fp64")
     batches = np.random.default_rng(2).integers(EXAMPLES, size=(5, 8), dtype=np.int32)
-    # From random weights a ResNet-50's gradient is so large that 0.1 would be chaos.
-    rate = 0.001 if config.model.name == "resnet50" else 0.1
     (torch_seen, torch_end), (jax_seen, jax_end) = (
-        twin(batches, rate) for twin in twins(config, random_weights(config))
+        twin(batches) for twin in twins(config, random_weights(config))
     )
     np.testing.assert_allclose(torch_seen, jax_seen, rtol=1e-12)
     assert max(leaf_differences(torch_end, jax_end).values()) <= 1e-12
