@@ -17,7 +17,6 @@ from jax_impl.precision import dtypes
 from recipe.architecture import (
     CNN_KERNEL,
     RESNETS,
-    VIT_BLOCKS,
     VIT_HEADS,
     VIT_MLP,
     dense_widths,
@@ -258,13 +257,15 @@ class Attention(nnx.Module):
 
     The softmax is computed in the parameters' dtype, the products in the compute dtype.
 
-    Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017.
+    Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017; keys without a bias
+    as Bao et al., BEiT, ICLR 2022.
     """
 
     def __init__(self, config: Config, features: int):
         self.dtypes = dtypes(config)
         self.query = Dense(features, features, self.dtypes)
-        self.key = Dense(features, features, self.dtypes)
+        # The softmax is blind to a bias of the keys; its gradient would be rounding.
+        self.key = Dense(features, features, self.dtypes, bias=False)
         self.value = Dense(features, features, self.dtypes)
         self.out = Dense(features, features, self.dtypes)
 
@@ -320,7 +321,9 @@ class ViT(nnx.Module):
             bias=True,
         )
         self.position = Position(config, vit_tokens(config), features)
-        self.block = nnx.List(Block(config, features) for _ in range(VIT_BLOCKS))
+        self.block = nnx.List(
+            Block(config, features) for _ in range(config.model.blocks)
+        )
         self.norm = build_norm(config, features)
         self.head = Dense(features, outputs(config), self.dtypes)
 

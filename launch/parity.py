@@ -37,6 +37,7 @@ from launch.trainings import (  # noqa: E402
 from recipe.config import ParityConfig, check_world  # noqa: E402
 from recipe.errors import ConfigError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
+from recipe.sharding import check_shards  # noqa: E402
 from record.run import Run, read_run  # noqa: E402
 from record.weights import check_weights  # noqa: E402
 from report.page import write_parity_page  # noqa: E402
@@ -84,6 +85,7 @@ def check_parity(config: ParityConfig) -> None:
     for world_size in config.world_sizes:
         config.devices = world_size
         check_world(config, Processes())
+        check_shards(config, Processes())
     config.devices = None
     check_weights(config)
     folder = make_folder(config, "parity")

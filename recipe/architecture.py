@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # a config is checked by describing its model
 CNN_KERNEL = 5  # height and width of the CNN's convolutions, without padding
 
 # Dosovitskiy et al., ICLR 2021, in the size of Touvron et al., DeiT, ICML 2021 ("Ti").
-VIT_BLOCKS, VIT_HEADS, VIT_MLP = 12, 3, 4
+VIT_HEADS, VIT_MLP = 3, 4
 
 
 @dataclass(frozen=True)
@@ -314,13 +314,13 @@ def _add_vit(network: _Network, config: Config) -> None:
     position = {"embedding": Leaf((tokens, features), "embedding")}
     network.layers.append(Layer(name="position", kind="position", leaves=position))
 
-    def dense(name: str, before: int, after: int) -> None:
-        network.dense(name, before, after, rows=tokens, init="glorot")
+    def dense(name: str, before: int, after: int, bias: bool = True) -> None:
+        network.dense(name, before, after, rows=tokens, bias=bias, init="glorot")
 
-    for i in range(VIT_BLOCKS):
+    for i in range(config.model.blocks):
         network.norm(f"block.{i}.norm.0")
         for name in "query", "key", "value":
-            dense(f"block.{i}.attention.{name}", features, features)
+            dense(f"block.{i}.attention.{name}", features, features, name != "key")
         for name in "scores", "mixture":
             network.product(f"block.{i}.attention.{name}", features * tokens**2)
         dense(f"block.{i}.attention.out", features, features)

@@ -179,6 +179,7 @@ class ModelConfig:
     folder: str | None = None  # own: where its three files are; docs/add-a-model.md
     width: float = 1.0  # residual networks and ViT: times their channels or features
     patch: int = 4  # vit: side of its patches in pixels
+    blocks: int = 12  # vit: one after the other
     norm: NormConfig = field(default_factory=NormConfig)
     weights: str | None = None  # a file to start from; null draws them
 
@@ -215,6 +216,7 @@ class ModelConfig:
                 f"{self.name} takes model.hidden and model.channels, leave it at 1"
             )
         _at_least("model.patch", self.patch, 1)
+        _at_least("model.blocks", self.blocks, 1)
         if self.weights is not None:
             self.weights = _expanded("model.weights", self.weights)
 

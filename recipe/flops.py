@@ -6,7 +6,8 @@ activations, the update) is not, and takes memory's time rather than arithmetic'
 
 XLA's own `cost_analysis()` differs in two ways: it leaves out multiplications by
 padding (a 3x3 convolution of 4x4 pixels meets 100 pixels in 144 places), which
-`padding=False` does as well, and it adds elementwise operations.
+`padding=False` does as well, and it adds elementwise operations: 1 % for a ResNet-18,
+and 8 % for a ViT, whose exact GELU is a polynomial of some ninety operations.
 """
 
 from recipe.architecture import layers

@@ -50,10 +50,15 @@ class Bounds:
     controls: bool
 
 
-# 1e-10 is a million fp64 roundings, 2e-6 seventeen fp32 ones.
+# 1e-10 is a million fp64 roundings, 2e-6 seventeen fp32 ones, 2e-2 some five of bf16.
+# Where 8 or 11 bits are multiplied, no bound for a hundred steps is both safe and
+# sharp: there the controls, moved by one unit of those bits, judge alone.
 BOUNDS = {
     "fp64": Bounds(first=1e-12, hundred=1e-10, controls=False),
     "fp32": Bounds(first=2e-6, hundred=1e-3, controls=True),
+    "tf32": Bounds(first=2e-2, hundred=np.inf, controls=True),
+    "bf16": Bounds(first=2e-2, hundred=np.inf, controls=True),
+    "fp16": Bounds(first=2e-2, hundred=np.inf, controls=True),
 }
 
 
@@ -240,7 +245,7 @@ def compare(
     allowed[0] = min(allowed[0], bounds.first)
     lost = control.lost if bounds.controls and control else None
     if lost is not None:
-        allowed[lost - 1 :] = np.inf
+        allowed[max(lost - 1, 1) :] = np.inf  # the first step's bound always holds
         leaves_allowed = dict.fromkeys(leaves, np.inf)
     test_a, test_b = (run.summary["test"]["loss"] for run in (run_a, run_b))
     comparison = Comparison(
@@ -353,9 +358,6 @@ class Verdict:
         if self.control is None:
             return f"fixed bounds ({bounds.hundred:.0e})"
         envelope = f"{ENVELOPE:g} x the envelope of one-ulp controls"
-        held = fixed_bound_holds(self.control.losses, bounds)
-        if held.all():
-            return f"fixed bounds ({bounds.hundred:.0e}) and {envelope}"
         lost = ""
         if self.control.lost is not None:
             low, high = self.control.score_interval()
@@ -364,6 +366,11 @@ class Verdict:
                 "and have lost the trajectory, by the test score lying in their "
                 f"{CONFIDENCE:.0%} interval, {low:.4f} to {high:.4f}"
             )
+        if np.isinf(bounds.hundred):
+            return f"a first step within {bounds.first:.0e} and {envelope}{lost}"
+        held = fixed_bound_holds(self.control.losses, bounds)
+        if held.all():
+            return f"fixed bounds ({bounds.hundred:.0e}) and {envelope}"
         last = int(np.argmin(held))
         why = "the controls themselves are beyond it"
         if last == HUNDRED:

@@ -121,7 +121,8 @@ class BatchNorm(nn.Module):
 class GroupNorm(nn.Module):
     """Each example's groups of channels to mean 0 and variance 1, then an affine.
 
-    In the parameters' dtype, the result in the compute dtype.
+    In the parameters' dtype, the result in the compute dtype. `F.group_norm` takes the
+    variance as E[x²] - E[x]² on a CPU: at mean 100 and deviation 0.03 it is 1.6 away.
 
     Source: Wu and He, Group Normalization, ECCV 2018.
     """
@@ -134,8 +135,10 @@ class GroupNorm(nn.Module):
         self.compute_dtype = dtypes.compute
 
     def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        x_BCHW = x_BCHW.to(self.scale.dtype)
-        normal = F.group_norm(x_BCHW, self.groups, self.scale, self.bias, self.eps)
+        groups_BGP = x_BCHW.to(self.scale.dtype).reshape(len(x_BCHW), self.groups, -1)
+        normal = F.layer_norm(groups_BGP, groups_BGP.shape[2:], eps=self.eps)
+        scale_C11, bias_C11 = self.scale[:, None, None], self.bias[:, None, None]
+        normal = normal.reshape(x_BCHW.shape) * scale_C11 + bias_C11
         return normal.to(self.compute_dtype)
 
 

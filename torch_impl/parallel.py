@@ -181,8 +181,8 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
             if isinstance(module, nn.ModuleList):
                 for block in module:
                     fully_shard(block, mesh=mesh)
-        # In place: the model is itself what is called, and holds shards from here on.
-        return fully_shard(model, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model  # the same, which holds shards from here on
     device_ids = None if world.device.type == "cpu" else [world.device]
     return DistributedDataParallel(
         model,

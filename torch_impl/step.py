@@ -125,7 +125,8 @@ def train_step(
         losses.append(loss.detach())
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if loss_scale is not None:
-        torch._foreach_mul_(gradients, 1 / scale)
+        for gradient in gradients:
+            gradient.mul_(1 / scale)
     grad_norm = unshard(nn.utils.get_total_norm(gradients), world)
     metrics = StepMetrics(torch.stack(losses).sum(), grad_norm, scale, False)
     if loss_scale is not None and config.precision.loss_scale is not None:

@@ -157,6 +157,24 @@ def test_lost_controls_leave_the_judgement_to_accuracy(make_run):
     assert "at step 59" in held(make_run("fp32"), before, lost).broken[0]
 
 
+def test_sixteen_bits_are_bound_by_their_first_step_and_their_controls(make_run):
+    for level, step, by, broken in (
+        (0.0, 1, 1.9e-2, False),
+        (0.0, 1, 2.1e-2, True),
+        (0.5, 1, 2.1e-2, True),  # though the controls have lost it at once
+        (4e-3, 9, 3.9e-2, False),
+        (4e-3, 9, 4.3e-2, True),
+    ):
+        leaves = {"a.kernel": level, "b.bias": level}
+        control = Envelope(np.full(STEPS, level), leaves, SCORES, 9)
+        result = held(
+            make_run("bf16"), make_run("bf16", losses=bent(step, by)), control
+        )
+        assert bool(result.broken) == broken, (level, step, by)
+        verdict = Verdict("line", "bf16", "r", "d", [result], control)
+        assert verdict.decided_by.startswith("a first step within 2e-02 and 10 x")
+
+
 def test_equal_controls_still_allow_one_example():
     control = Envelope(np.zeros(1), {}, np.full(5, 0.5), 100)
     assert control.score_interval() == pytest.approx((0.49, 0.51))
@@ -236,6 +254,8 @@ def test_the_bounds_are_those_documented(root):
     contract = (root / "docs" / "identity.md").read_text()
     for bounds in BOUNDS.values():
         for bound in (bounds.first, bounds.hundred):
+            if np.isinf(bound):  # the controls alone
+                continue
             mantissa, exponent = f"{bound:.0e}".split("e")
             assert f"{mantissa}e{int(exponent)}" in contract
     assert f"{ENVELOPE:.0f} ×" in contract

@@ -9,12 +9,14 @@ import pytest
 import torch
 from jax.sharding import Mesh
 
+from data.augment import batch_draws
 from jax_impl import model as jax_model
 from jax_impl import optim as jax_optim
 from jax_impl import step as jax_step
 from jax_impl import weights as jax_weights
 from jax_impl.parallel import World as JaxWorld
 from jax_impl.parallel import replicate as jax_place
+from recipe.batch_plan import BatchPlan
 from recipe.config import Config
 from recipe.loss_scale import initial_loss_scale
 from recipe.pixels import pixel_affine
@@ -24,9 +26,11 @@ from torch_impl import optim as torch_optim
 from torch_impl import step as torch_step
 from torch_impl import weights as torch_weights
 from torch_impl.parallel import World as TorchWorld
+from torch_impl.parallel import place_batch as torch_batch
 from torch_impl.parallel import replicate as torch_place
 
 EXAMPLES = 24
+PLAN = BatchPlan(seed=0, examples=EXAMPLES, global_batch=8, steps=5)
 TORCH = TorchWorld(0, 1, 1, torch.device("cpu"))
 
 
@@ -44,12 +48,17 @@ def worlds() -> tuple[TorchWorld, JaxWorld]:
 
 
 def random_weights(config: Config, seed: int = 0) -> Weights:
-    """No number is zero: with zero biases a wrong layer would stay invisible."""
+    """No number is zero: with zero biases a wrong layer would stay invisible.
+
+    Scales lie around 1, variances are positive.
+    """
     generator = np.random.default_rng(seed)
-    return {
-        name: generator.normal(0, 0.2, shape)
-        for name, shape in weight_shapes(config).items()
-    }
+    weights = {}
+    for name, shape in weight_shapes(config).items():
+        weights[name] = generator.normal(name.endswith(".scale"), 0.2, shape)
+        if name.endswith(".var"):
+            weights[name] = generator.uniform(0.5, 2, shape)
+    return weights
 
 
 @pytest.fixture
@@ -83,10 +92,13 @@ def twins(arrays, worlds):
             torch_weights.load_weights(model, weights, TORCH)
             optimizer = torch_optim.build_optimizer(config, model)
             scale, seen = initial_loss_scale(config), []
-            for batch in batches:
-                rows = torch.tensor(batch).reshape(config.train.accumulate, -1)
+            for i, batch in enumerate(batches):
+                rows = batch.reshape(config.train.accumulate, -1)
+                draws = batch_draws(config, PLAN, i, rows)
                 scale, metrics = torch_step.train_step(
-                    *(config, model, optimizer, placed, rows, None, rate, scale, TORCH)
+                    *(config, model, optimizer, placed),
+                    *(torch_batch(columns, TORCH, 1) for columns in (rows, draws)),
+                    *(rate, scale, TORCH),
                 )
                 seen.append([float(number) for number in metrics])
             return np.array(seen), torch_weights.save_weights(model, TORCH)
@@ -106,9 +118,10 @@ def twins(arrays, worlds):
                 partial(jax_step.train_step, config, graphdef, optimizer, None)
             )
             seen = []
-            for batch in batches:
+            for i, batch in enumerate(batches):
                 rows = batch.reshape(config.train.accumulate, -1)
-                state, metrics = step(state, placed, rows, None, rate)
+                draws = batch_draws(config, PLAN, i, rows)
+                state, metrics = step(state, placed, rows, draws, rate)
                 seen.append([float(number) for number in metrics])
             saved = jax_weights.save_weights(state.params, state.statistics, worlds[1])
             return np.array(seen), saved

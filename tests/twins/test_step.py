@@ -24,6 +24,10 @@ from torch_impl import weights as torch_weights
 from torch_impl.parallel import replicate as torch_place
 
 EXPERIMENTS = ["linear_line", "digits_mlp", "digits_cnn"]
+DEEP = [
+    *("data=synthetic", "task.image_shape=[16,16,3]", "model.width=0.0625"),
+    *("data.augment.pad_crop=2", "data.augment.flip=true", "data.augment.cutout=4"),
+]
 
 
 RECIPES = [
@@ -32,6 +36,11 @@ RECIPES = [
     ["experiment=digits_mlp", "optim=adamw", "optim.decay=all", "optim.eps=1e-3"],
     ["experiment=digits_mlp", "optim.clip_norm=0.5"],
     ["experiment=digits_mlp", "train.label_smoothing=0.2"],
+    ["experiment=cifar10_resnet9", *DEEP],
+    ["experiment=cifar10_resnet18", *DEEP],
+    ["experiment=cifar10_resnet9", *DEEP, "model.norm={name:group,groups:4}"],
+    ["experiment=cifar10_resnet9", *DEEP, "model.norm.name=layer"],
+    ["experiment=cifar10_vit_tiny", *DEEP, "model.blocks=2"],
 ]
 
 
