@@ -27,6 +27,7 @@ from recipe.architecture import (
     vit_tokens,
 )
 from recipe.config import Config
+from recipe.own_model import own_module
 
 
 class MLP(nnx.Module):
@@ -336,6 +337,9 @@ class ViT(nnx.Module):
 
 def build_model(config: Config) -> nnx.Module:
     """The architecture without numbers: parameters are shapes and types."""
+    if config.model.folder is not None:
+        own = own_module(config.model.folder, "jax_model.py")
+        return nnx.eval_shape(lambda: own.build_model(config))
     model = {
         "cnn": CNN,
         "linear": MLP,

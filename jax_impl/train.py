@@ -32,6 +32,7 @@ from jax_impl.parallel import (
 )
 from jax_impl.precision import configure, parameter_dtype
 from jax_impl.step import DeviceData, TrainState, eval_step, train_step
+from jax_impl.trace import trace_step
 from jax_impl.weights import load_weights, save_weights
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
@@ -44,6 +45,7 @@ from recipe.weights import parameter_count
 from record.environment import describe_environment, process_age_seconds
 from record.metrics import evaluation_metrics
 from record.run import Facts, Recorder, create_folder
+from record.trace import Trace
 from record.weights import starting_weights
 
 
@@ -129,6 +131,13 @@ def train(config: Config, world: World) -> Path:
         environment=describe_environment("jax", device_names(world)),
     )
     folder = Path(from_rank_zero(lambda: str(create_folder(config, "jax")), world))
+
+    def take_apart(state: TrainState, step: int) -> Trace:
+        whole = plan.indices(step)  # an accumulated batch as the one it stands for
+        draws = place_batch(batch_draws(config, plan, step, whole), world)
+        batch = train_data, place_batch(whole, world), draws
+        return trace_step(config, graphdef, state, *batch, step + 1)
+
     with Recorder(folder, config, plan, facts) as record:
         for window in plan.windows(
             config.train.window_steps, config.train.evaluate_every_epochs
@@ -137,6 +146,8 @@ def train(config: Config, world: World) -> Path:
             rates, metrics = [], []
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
+                if step + 1 == plan.trace:
+                    record.trace(take_apart(state, step))
                 rows = plan.micro_batches(step, world.rank, world.processes)
                 draws = batch_draws(config, plan, step, rows)
                 state, seen = compiled_train(

@@ -59,6 +59,7 @@ class BatchPlan:
       global_batch: examples per optimizer step over all devices.
       steps: optimizer steps of the whole run.
       accumulate: micro-batches that a global batch is computed in.
+      trace: the step, from 1, that is traced and the last to be taken; none: None.
     """
 
     seed: int
@@ -66,13 +67,15 @@ class BatchPlan:
     global_batch: int
     steps: int
     accumulate: int = 1
+    trace: int | None = None
 
     @classmethod
     def of(cls, config: Config, examples: int) -> "BatchPlan":
         """The plan that a config asks for; `train.steps` wins over `train.epochs`.
 
         Raises:
-          ConfigError: if the dataset does not hold one global batch.
+          ConfigError: if the dataset does not hold one global batch, or the run not
+            the step to trace.
         """
         train = config.train
         if examples < train.global_batch:
@@ -84,7 +87,24 @@ class BatchPlan:
         if steps is None:
             assert train.epochs is not None  # TrainConfig refuses neither
             steps = train.epochs * (examples // train.global_batch)
-        return cls(train.seed, examples, train.global_batch, steps, train.accumulate)
+        if train.trace and train.trace > steps:
+            raise ConfigError(
+                f"train.trace={train.trace} is beyond the last step, {steps}; "
+                f"trace one of 1 to {steps}, or raise train.epochs"
+            )
+        return cls(
+            train.seed,
+            examples,
+            train.global_batch,
+            steps,
+            train.accumulate,
+            train.trace,
+        )
+
+    @property
+    def last(self) -> int:
+        """Steps that are taken."""
+        return self.trace or self.steps
 
     @property
     def steps_per_epoch(self) -> int:
@@ -117,9 +137,9 @@ class BatchPlan:
         epoch, unless that is 0.
         """
         windows = []
-        for first in range(0, self.steps, self.steps_per_epoch):
+        for first in range(0, self.last, self.steps_per_epoch):
             epoch = self.epoch(first)
-            end = min(first + self.steps_per_epoch, self.steps)
+            end = min(first + self.steps_per_epoch, self.last)
             count = -(-(end - first) // window_steps)
             for number in range(count):
                 start = first + (end - first) * number // count
@@ -127,7 +147,7 @@ class BatchPlan:
                 due = stop == first + self.steps_per_epoch and (
                     evaluate_every_epochs and (epoch + 1) % evaluate_every_epochs == 0
                 )
-                evaluates = bool(due) or stop == self.steps
+                evaluates = bool(due) or stop == self.last
                 windows.append(Window(range(start, stop), epoch, evaluates))
         return windows
 

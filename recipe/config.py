@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
@@ -21,6 +21,7 @@ from yaml import YAMLError
 
 from recipe.architecture import layers
 from recipe.errors import ConfigError
+from recipe.own_model import check_own_model
 from recipe.processes import Processes
 
 DATASETS = (
@@ -33,7 +34,9 @@ DATASETS = (
     "synthetic",
 )
 SOURCES = ("tfds", "torchvision")
-MODELS = ("cnn", "linear", "mlp", "resnet18", "resnet50", "resnet9", "vit_tiny")
+MODELS = (
+    *("cnn", "linear", "mlp", "own", "resnet18", "resnet50", "resnet9", "vit_tiny"),
+)
 SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
 NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
 NORMS = ("batch", "group", "layer")
@@ -65,6 +68,10 @@ def _expanded(key: str, path: str) -> str:
         return str(Path(path).expanduser())
     except RuntimeError as error:
         raise ConfigError(f"{key}={path}: {error}; write the path in full") from None
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _fraction(key: str, value: float) -> None:
@@ -169,6 +176,7 @@ class ModelConfig:
     name: str = MISSING
     channels: list[int] = field(default_factory=list)  # cnn: of its two convolutions
     hidden: list[int] = field(default_factory=list)  # mlp and cnn: dense layers' widths
+    folder: str | None = None  # own: where its three files are; docs/add-a-model.md
     width: float = 1.0  # residual networks and ViT: times their channels or features
     patch: int = 4  # vit: side of its patches in pixels
     blocks: int = 12  # vit: one after the other
@@ -177,6 +185,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _one_of("model.name", self.name, MODELS)
+        if (self.name == "own") != (self.folder is not None):
+            raise ConfigError(
+                f"model.folder={self.folder} with model={self.name}: model=own has a "
+                "folder, and no other model does"
+            )
+        if self.folder is not None:
+            folder = Path(_expanded("model.folder", self.folder))
+            self.folder = str(folder.absolute())
+            return  # channels and hidden are what its files make of them
         convolutions = 2 if self.name == "cnn" else 0
         if len(self.channels) != convolutions or min(self.channels, default=1) < 1:
             raise ConfigError(
@@ -393,6 +410,7 @@ class TrainConfig:
     # The control of a parity check: 0 leaves the initial weights alone; any other
     # number moves each of them one unit in the last place, seeded by this number.
     nudge: int = 0
+    trace: int | None = None  # a step, from 1: it is recorded layer by layer, and ends
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None:
@@ -409,6 +427,12 @@ class TrainConfig:
         _at_least("train.window_steps", self.window_steps, 1)
         _at_least("train.evaluate_every_epochs", self.evaluate_every_epochs, 0)
         _at_least("train.nudge", self.nudge, 0)
+        _at_least("train.trace", self.trace, 1)
+        if self.trace and self.steps and self.trace > self.steps:
+            raise ConfigError(
+                f"train.trace={self.trace} is beyond the last step, {self.steps}; "
+                f"trace one of 1 to {self.steps}, or raise train.steps"
+            )
 
 
 @dataclass(kw_only=True)
@@ -468,9 +492,16 @@ class Config:
 
 @dataclass(kw_only=True)
 class ParityConfig(Config):
-    """A parity check: the run above, in both frameworks, at each world size."""
+    """A parity check: the run above, in both frameworks, at each world size.
 
-    world_sizes: list[int] = field(default_factory=lambda: [1, 2])
+    Or, with `trace`, one step of both taken apart; or, with `a` and `b`, two finished
+    runs held together without training any.
+    """
+
+    world_sizes: Any = field(default_factory=lambda: [1, 2])  # Any: refused in words
+    trace: int | None = None  # a step, from 1
+    a: str | None = None  # run folders
+    b: str | None = None
     controls: int = 4  # nudged runs of each framework, where the precision needs them
     # How JAX takes N devices: one process with N of them, or N processes.
     jax_layouts: list[str] = field(default_factory=lambda: ["devices", "processes"])
@@ -478,10 +509,11 @@ class ParityConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.world_sizes or min(self.world_sizes) < 1:
+        sizes = self.world_sizes
+        if not isinstance(sizes, list) or not sizes or not all(map(_counts, sizes)):
             raise ConfigError(
-                f"world_sizes must be positive numbers, got {self.world_sizes}; "
-                "write world_sizes=[1,2,4]"
+                "world_sizes must be a list of positive whole numbers, got "
+                f"{sizes}; write world_sizes=[1,2,4]"
             )
         for layout in self.jax_layouts:
             _one_of("jax_layouts", layout, ("devices", "processes"))
@@ -493,6 +525,18 @@ class ParityConfig(Config):
             raise ConfigError("parity takes world_sizes=[...] instead of devices")
         if self.train.nudge:
             raise ConfigError("parity nudges its own controls; leave train.nudge at 0")
+        if self.train.trace:
+            raise ConfigError("parity takes trace=STEP instead of train.trace")
+        # What is refused of a single run's trace is refused here, before any starts.
+        self.train = replace(self.train, trace=self.trace)
+        if (self.a is None) != (self.b is None):
+            raise ConfigError(
+                f"a={self.a} b={self.b}: two run folders are compared; give both"
+            )
+        if self.a is not None and self.trace:
+            raise ConfigError(
+                "a= and b= compare finished runs, trace= trains; give one or the other"
+            )
 
 
 def to_config(composed: DictConfig, schema: type[Config] = Config) -> Any:
@@ -580,7 +624,8 @@ def recipe_hash(config: Config) -> str:
     """SHA-256 of what makes two runs the same experiment.
 
     Where a run happens does not count: devices, platform, kernels, parallel strategy,
-    trackers, folders. Nor do the measuring window and the control's nudge.
+    trackers, folders. Nor do the measuring window, the control's nudge and what is
+    traced.
     """
     recipe = asdict(config)
     del recipe["tuned"], recipe["task"]  # what was taken of them is in other groups
@@ -595,7 +640,10 @@ def recipe_hash(config: Config) -> str:
         del recipe[place]
     # Nor who brought the data: the record has its fingerprint.
     del recipe["data"]["root"], recipe["data"]["source"]
-    del recipe["train"]["window_steps"], recipe["train"]["nudge"]
+    if config.model.folder is not None:
+        recipe["model"]["folder"] = Path(config.model.folder).name
+    for look in ("window_steps", "nudge", "trace"):
+        del recipe["train"][look]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
@@ -610,7 +658,13 @@ def check_world(config: Config, processes: Processes) -> None:
     Raises:
       ConfigError: quoting the numbers and the nearest that would do.
     """
+    check_own_model(config.model.folder)
     devices = world_size(config, processes)
+    if config.train.trace and (devices > 1 or config.parallel.name != "dp"):
+        raise ConfigError(
+            f"train.trace={config.train.trace} looks at one device under parallel=dp, "
+            f"got {devices} under parallel={config.parallel.name}; leave both out"
+        )
     if devices % processes.count:
         raise ConfigError(
             f"devices={devices} does not divide over {processes.count} processes; "

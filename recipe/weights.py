@@ -12,6 +12,7 @@ from numpy.random import Generator
 
 from recipe.architecture import Leaf, layers
 from recipe.config import Config
+from recipe.own_model import own_module
 from recipe.rng import keyed_generator
 
 Weights = dict[str, np.ndarray]
@@ -57,11 +58,25 @@ def nudged(config: Config, weights: Weights) -> Weights:
 
 
 def _leaves(config: Config) -> dict[str, Leaf]:
+    if config.model.folder is not None:
+        own = own_module(config.model.folder, "shapes.py")
+        shapes = own.weight_shapes(config)
+        return {n: Leaf(tuple(shape), own_init(n)) for n, shape in shapes.items()}
     return {
         f"{layer.name}.{name}": leaf
         for layer in layers(config)
         for name, leaf in layer.leaves.items()
     }
+
+
+def own_init(name: str) -> str:
+    """How a leaf of a user's own model begins, by what it is called.
+
+    >>> own_init("stem.kernel"), own_init("norm.scale"), own_init("norm.bias")
+    ('he', 'ones', 'zeros')
+    """
+    leaf = name.rpartition(".")[2]
+    return {"kernel": "he", "scale": "ones", "var": "ones"}.get(leaf, "zeros")
 
 
 def _normal(generator: Generator, shape: Shape, variance: float) -> np.ndarray:

@@ -5,6 +5,7 @@
     metrics.jsonl      one row per step, timed window and evaluation
     summary.json       what the run came to; written last
     final.safetensors  the weights, canonical names and layouts
+    trace-N.safetensors  what went on in step N, where train.trace asks for it
     logs/rank*.log     each rank its own
 
 `record/schema.py` has every field. The folder is the truth; trackers and the screen
@@ -45,6 +46,7 @@ from record.schema import (
     strict_json,
 )
 from record.screen import open_screen
+from record.trace import Trace, to_bytes, trace_file
 from record.tracking import open_tracker
 
 LOGGER = logging.getLogger("duet")
@@ -234,7 +236,7 @@ class Recorder:
             self.config,
             framework=facts.framework,
             world_size=facts.world_size,
-            steps=self.plan.steps,
+            steps=self.plan.last,
         )
         self._screen.__enter__()
         return self
@@ -306,6 +308,12 @@ class Recorder:
                     "Try a smaller optim.peak_lr or schedule.warmup_steps > 0"
                 )
 
+    def trace(self, trace: Trace) -> None:
+        """Record one step's activations and gradients."""
+        if self._writes:
+            with self._deferred():
+                _write(trace_file(self.path, trace.step), to_bytes(trace))
+
     def evaluation(self, window: Window, metrics: dict[str, Any]) -> None:
         """Record the evaluation that follows a window."""
         scores = {k: v for k, v in metrics.items() if k != "confusion"}
@@ -327,10 +335,10 @@ class Recorder:
         for name, array in weights.items():
             if not np.isfinite(array).all():
                 raise DivergedError(
-                    f"{name} is not finite after the last step, {self.plan.steps}; the "
+                    f"{name} is not finite after the last step, {self.plan.last}; the "
                     f"record is kept in {self.path}. Try a smaller optim.peak_lr"
                 )
-        LOGGER.info("trained %d steps", self.plan.steps)
+        LOGGER.info("trained %d steps", self.plan.last)
         if not self._writes:
             return
         if self.failure is None:

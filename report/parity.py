@@ -259,7 +259,7 @@ def compare(
         float(relative_difference(np.array(test_a), np.array(test_b))),
         (score(run_a), score(run_b)),
     )
-    comparison.broken.extend(_broken(comparison))
+    comparison.broken.extend(broken_bounds(comparison))
     if lost is not None and control is not None:
         comparison.broken.extend(_out_of_interval(comparison, control))
     return comparison
@@ -286,7 +286,7 @@ def _same_recipe(a: tuple[str, Run], b: tuple[str, Run]) -> None:
             )
 
 
-def _broken(comparison: Comparison) -> list[str]:
+def broken_bounds(comparison: Comparison) -> list[str]:
     """Every bound that is broken, the first step and the largest leaf by name."""
     broken = []
     above = np.greater(comparison.differences, comparison.allowed)
@@ -336,6 +336,7 @@ class Verdict:
     Args:
       comparisons: every pair that was held against each other.
       control: the envelope that judged them, where there is one.
+      notes: what a reader has to know beside it.
     """
 
     experiment: str
@@ -344,6 +345,7 @@ class Verdict:
     data_fingerprint: str
     comparisons: list[Comparison]
     control: Envelope | None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -384,6 +386,7 @@ class Verdict:
             "schema_version": 1,
             "verdict": self.verdict,
             "decided_by": self.decided_by,
+            "notes": self.notes,
             "experiment": self.experiment,
             "precision": self.precision,
             "config_hash": self.config_hash,

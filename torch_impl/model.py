@@ -24,8 +24,9 @@ from recipe.architecture import (
     vit_tokens,
 )
 from recipe.config import Config
+from recipe.own_model import own_module
 from torch_impl.layers import NORMS, Conv, Dense, average, flatten, max_pool
-from torch_impl.precision import dtypes
+from torch_impl.precision import dtypes, parameter_dtype
 
 
 class MLP(nn.Module):
@@ -345,6 +346,10 @@ class ViT(nn.Module):
 
 def build_model(config: Config) -> nn.Module:
     """The architecture without numbers: parameters are on the meta device."""
+    if config.model.folder is not None:
+        own = own_module(config.model.folder, "torch_model.py")
+        with torch.device("meta"):
+            return own.build_model(config).to(parameter_dtype(config))
     model = {
         "cnn": CNN,
         "linear": MLP,

@@ -20,6 +20,7 @@ from recipe.weights import parameter_count
 from record.environment import describe_environment, process_age_seconds
 from record.metrics import evaluation_metrics
 from record.run import Facts, Recorder, create_folder
+from record.trace import Trace
 from record.weights import starting_weights
 from torch_impl.model import build_model
 from torch_impl.optim import build_optimizer
@@ -43,6 +44,7 @@ from torch_impl.parallel import (
 )
 from torch_impl.precision import configure
 from torch_impl.step import DeviceData, eval_step, train_step
+from torch_impl.trace import trace_step
 from torch_impl.weights import load_weights, save_weights
 
 
@@ -103,6 +105,13 @@ def train(config: Config, world: World) -> Path:
         environment=describe_environment("torch", device_names(world)),
     )
     folder = Path(from_rank_zero(lambda: str(create_folder(config, "torch")), world))
+
+    def take_apart(step: int) -> Trace:
+        whole = plan.indices(step)  # an accumulated batch as the one it stands for
+        draws = place_batch(batch_draws(config, plan, step, whole), world)
+        batch = train_data, place_batch(whole, world), draws
+        return trace_step(config, model, *batch, step + 1, world)
+
     with Recorder(folder, config, plan, facts) as record:
         for window in plan.windows(
             config.train.window_steps, config.train.evaluate_every_epochs
@@ -111,6 +120,8 @@ def train(config: Config, world: World) -> Path:
             rates, metrics = [], []
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
+                if step + 1 == plan.trace:
+                    record.trace(take_apart(step))
                 rows = plan.micro_batches(step, world.rank, world.processes)
                 draws = batch_draws(config, plan, step, rows)
                 loss_scale, seen = train_step(
