@@ -69,10 +69,12 @@ def main(names: list[str]) -> None:
 
 
 def read_matrix(file: Path) -> dict[str, list[str]]:
-    """Cell -> what is typed for `launch/parity.py`, the common keys first."""
-    matrix = yaml.safe_load(file.read_text())
-    common = matrix["common"].split()
-    return {name: [*common, *typed.split()] for name, typed in matrix["cells"].items()}
+    """Cell -> what is typed for `launch/parity.py`, its part's common keys first."""
+    return {
+        name: [*part["common"].split(), *typed.split()]
+        for part in yaml.safe_load(file.read_text()).values()
+        for name, typed in part["cells"].items()
+    }
 
 
 def run_cell(name: str, typed: list[str], folder: Path) -> Cell:

@@ -260,6 +260,7 @@ def compare(
         (score(run_a), score(run_b)),
     )
     comparison.broken.extend(broken_bounds(comparison))
+    comparison.broken.extend(_scales_part(run_a, run_b, lost))
     if lost is not None and control is not None:
         comparison.broken.extend(_out_of_interval(comparison, control))
     return comparison
@@ -314,6 +315,23 @@ def broken_bounds(comparison: Comparison) -> list[str]:
             f"{comparison.allowed[-1]:.2e} allowed"
         )
     return broken
+
+
+def _scales_part(a: Run, b: Run, lost: int | None) -> list[str]:
+    """The first step whose loss was scaled otherwise, while the trajectory is held.
+
+    A scale is a power of its factors, the same in both to the last bit.
+    """
+    pairs = zip(a.of_kind("step"), b.of_kind("step"), strict=True)
+    for step, (row_a, row_b) in enumerate(pairs, start=1):
+        if lost is not None and step >= lost:
+            break
+        if row_a["loss_scale"] != row_b["loss_scale"]:
+            return [
+                f"the loss scale parts at step {step}: {row_a['loss_scale']:g} and "
+                f"{row_b['loss_scale']:g}"
+            ]
+    return []
 
 
 def _out_of_interval(comparison: Comparison, control: Envelope) -> list[str]:

@@ -295,7 +295,7 @@ def test_a_mean_of_means_parts_the_test_loss(planted, verdict, make_config, tmp_
                 "data_fingerprint": "data",
                 "test": {"loss": float(loss), "accuracy": 0.9, "confusion": None},
             },
-            rows=[{"kind": "step", "loss": 1.0}],
+            rows=[{"kind": "step", "loss": 1.0, "loss_scale": 1.0}],
             weights={"dense.0.kernel": np.ones((2, 3))},
         )
         for loss in tests
