@@ -188,7 +188,7 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
         model,
         device_ids=device_ids,
         gradient_as_bucket_view=True,
-        broadcast_buffers=False,  # `share_statistics` does, and not at every step
+        forward_sync_buffers=False,  # `share_statistics` does, and not at every step
     )
 
 

@@ -27,8 +27,9 @@ def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
         tensors[name] = replicate(array, world)
         if array.ndim == 4:
             # OHWI in memory, as channels-last images make gradients, whose strides DDP
-            # wants of parameters too.
-            tensors[name] = tensors[name].permute(0, 3, 1, 2)
+            # wants of parameters too; FSDP shards contiguous ones alone.
+            kernel = tensors[name].permute(0, 3, 1, 2)
+            tensors[name] = kernel.contiguous() if world.fsdp else kernel
     model.load_state_dict(tensors, assign=True)
 
 
