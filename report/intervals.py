@@ -86,29 +86,23 @@ def median_variance_factor(repeats: int) -> float:
     """
     if repeats > 60:
         return float(np.pi / 2)  # within 3 %
-    half = repeats / 2
-    middle = int(half) if repeats % 2 == 0 else (repeats - 1) // 2
-    log_ways = scipy.special.gammaln(repeats + 1)
-    normal = scipy.stats.norm
-
-    if repeats % 2:  # the middle value: as many are below it as above
-        log_ways -= 2 * scipy.special.gammaln(middle + 1)
-
-        def of_one(x: float) -> float:
-            tails = normal.logcdf(x) + normal.logcdf(-x)
-            return x**2 * np.exp(log_ways + middle * tails + normal.logpdf(x))
-
-        variance = 2 * scipy.integrate.quad(of_one, 0, 8)[0]
+    below = (repeats - 1) // 2  # the median, or the lower of the two it is between
+    x, t = np.linspace(-8, 8, 401)[:, None], np.linspace(0, 8, 401)
+    log_ndtr = scipy.special.log_ndtr
+    if repeats % 2:  # the middle one, x
+        t = np.zeros(1)
+    log_density = (
+        scipy.special.gammaln(repeats + 1)
+        - 2 * scipy.special.gammaln(below + 1)
+        + below * (log_ndtr(x - t) + log_ndtr(-x - t))
+        - ((x - t) ** 2 + np.log(2 * np.pi)) / 2
+    )
+    if repeats % 2:
+        moments = (x**2 * np.exp(log_density))[:, 0]
     else:  # the mean of the two in the middle, x - t and x + t
-        log_ways -= 2 * scipy.special.gammaln(middle)
-
-        def of_two(t: float, x: float) -> float:
-            tails = normal.logcdf(x - t) + normal.logcdf(-x - t)
-            density = normal.logpdf(x - t) + normal.logpdf(x + t)
-            return 4 * x**2 * np.exp(log_ways + (middle - 1) * tails + density)
-
-        variance = scipy.integrate.dblquad(of_two, 0, 8, 0, 8, epsabs=1e-7)[0]
-    return float(variance * repeats)
+        log_density -= ((x + t) ** 2 + np.log(2 * np.pi)) / 2
+        moments = scipy.integrate.simpson(2 * x**2 * np.exp(log_density), x=t)
+    return float(scipy.integrate.simpson(moments, x=x[:, 0]) * repeats)
 
 
 def half_width(

@@ -86,6 +86,18 @@ def karp_flatt(
         return (1 / speedup - 1 / devices) / (1 - 1 / devices)
 
 
+def scaled_serial_fraction(
+    speedup: Float[np.ndarray, "..."], devices: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
+    """Gustafson's law solved for s = (p - S) / (p - 1), NaN for a single device.
+
+    >>> scaled_serial_fraction(np.array([1020.0]), np.array([1024.0])).round(4)
+    array([0.0039])
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (devices - speedup) / (devices - 1)
+
+
 @dataclass(frozen=True)
 class Law:
     """A law as a straight line in what it has to say of a rate X of p devices.
