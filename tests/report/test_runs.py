@@ -127,3 +127,9 @@ def test_an_empty_folder_is_refused_by_name(tmp_path, folder):
         find_runs([folder, empty])
     with pytest.raises(RecordError, match="absent is no folder"):
         find_runs([tmp_path / "absent"])
+
+
+def test_many_folders_are_read_fast(run_python):
+    done = run_python(["benchmarks/report_rows.py", "200"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("200 run folders -> 40 rows in ")
