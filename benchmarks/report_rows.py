@@ -63,6 +63,7 @@ def write_folders(root: Path, count: int) -> None:
         folder.mkdir()
         (folder / "summary.json").write_text(json.dumps(summary))
         (folder / "environment.json").write_text(environment)
+        (folder / "config.yaml").write_text("train:\n  nudge: 0\n")
         (folder / "metrics.jsonl").write_text((json.dumps(step) + "\n") * STEPS)
 
 

@@ -1,8 +1,8 @@
 """Many run folders -> what timing needs of each, read from their summaries alone.
 
-Ten thousand of them are a study's worth of files, so neither weights nor metrics are
-read: `summary.json` has the timed windows, and of `metrics.jsonl` only the end is
-looked at, to see that it is all there. What cannot be used is left out by name.
+They may be ten thousand, so neither weights nor metrics are read: `summary.json` has
+the timed windows, and of `metrics.jsonl` only the end is looked at, to see that it is
+all there. What cannot be used is left out by name.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class TimedRun:
     startup_seconds: float | None = None
     peak_memory_bytes: int | None = None
 
-    @property
+    @cached_property
     def images_per_second(self) -> float:
         """The run's one figure: the median of its timed windows."""
         return float(np.median(self.windows))
@@ -150,6 +151,7 @@ def read_timed_run(path: Path) -> TimedRun:
         )
     if not all(isinstance(w, int | float) and 0 < w < np.inf for w in windows):
         raise RecordError(f"{path}: images_per_second holds no rates: {windows[:3]}")
+    _check_not_control(path)
     _check_metrics_end(path, summary["steps"])
     environment = read_environment(path)
     names = {field: summary[field] for field in _SUMMARY}
@@ -175,6 +177,24 @@ def _device(environment: dict[str, Any]) -> str:
     first = str(environment["devices"][0]) if environment["devices"] else "unknown"
     name = re.sub(r"[ :]\d+$", "", first)
     return environment["processor"] if name.lower().startswith("cpu") else name
+
+
+def _check_not_control(path: Path) -> None:
+    """Refuse a parity check's control: it has the hash of what it was nudged from.
+
+    Only this line of `config.yaml` is read, as parsing YAML takes a hundred times as
+    long as all the rest.
+    """
+    file = path / "config.yaml"
+    try:
+        nudge = re.search(r"^  nudge: (\d+)$", file.read_text("utf-8"), re.MULTILINE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"cannot read {file}: {error}") from error
+    if nudge and int(nudge[1]):
+        raise RecordError(
+            f"{path} is a parity check's control (train.nudge={nudge[1]}), which is "
+            "trained beside others: its speed says nothing"
+        )
 
 
 def _check_metrics_end(path: Path, steps: int) -> None:

@@ -7,15 +7,16 @@ import shutil
 import pytest
 
 from recipe.errors import RecordError
+from record.run import create_folder
 from report.runs import find_runs, read_timed_run, read_timed_runs
-from tests.record.test_run import write_run
+from tests.record.test_run import recipe, write_run
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """A run folder as a training writes it; world size 4 in 2 processes."""
     folder = tmp_path_factory.mktemp("written") / "run"
-    folder.mkdir()
+    create_folder(recipe(folder), "jax")
     write_run(folder)
     return folder
 
@@ -67,7 +68,16 @@ def cut_a_row(folder):
     file.write_text("".join(row for row in rows if json.loads(row)["step"] < 4))
 
 
+def nudge(folder):
+    file = folder / "config.yaml"
+    text = file.read_text()
+    assert text.count("  nudge: 0\n") == 1
+    file.write_text(text.replace("  nudge: 0\n", "  nudge: 3\n"))
+
+
 DAMAGE = {
+    "a control": (nudge, r"is a parity check's control \(train\.nudge=3\)"),
+    "no config": (lambda f: (f / "config.yaml").unlink(), "cannot read .*config"),
     "a row cut short": (cut, r"metrics\.jsonl is cut short: .* row of step 4"),
     "rows missing": (cut_a_row, r"metrics\.jsonl is cut short"),
     "no rows": (lambda f: (f / "metrics.jsonl").write_text(""), "is cut short"),
