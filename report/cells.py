@@ -24,8 +24,9 @@ class Setting:
     layout: str
 
     def __str__(self) -> str:
-        parts = (self.framework, self.experiment, self.precision, self.parallel)
-        return ", ".join((*parts, self.layout, self.device))
+        what = f"{self.experiment} ({self.model} on {self.data})"
+        how = (self.precision, self.parallel, self.layout, self.device)
+        return ", ".join((self.framework, what, *how))
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,12 @@ def read_timed_run(path: Path) -> TimedRun:
         )
     if not all(isinstance(w, int | float) and 0 < w < np.inf for w in windows):
         raise RecordError(f"{path}: images_per_second holds no rates: {windows[:3]}")
-    _check_not_control(path)
+    # It has the hash of the run that it was nudged from, and would pass for a repeat.
+    if nudge := _train_number(path, "nudge", 0):
+        raise RecordError(
+            f"{path} is a parity check's control (train.nudge={nudge}), which is "
+            "trained beside others: its speed says nothing"
+        )
     _check_metrics_end(path, summary["steps"])
     environment = read_environment(path)
     names = {field: summary[field] for field in _SUMMARY}
@@ -159,7 +164,7 @@ def read_timed_run(path: Path) -> TimedRun:
         path=path,
         device=_device(environment),
         windows=tuple(map(float, windows)),
-        accumulate=summary.get("accumulate", 1),
+        accumulate=_train_number(path, "accumulate", 1),
         **names,
     )
 
@@ -179,22 +184,18 @@ def _device(environment: dict[str, Any]) -> str:
     return environment["processor"] if name.lower().startswith("cpu") else name
 
 
-def _check_not_control(path: Path) -> None:
-    """Refuse a parity check's control: it has the hash of what it was nudged from.
+def _train_number(path: Path, name: str, default: int) -> int:
+    """A number under `train` in `config.yaml`; `default` where there is no such line.
 
-    Only this line of `config.yaml` is read, as parsing YAML takes a hundred times as
-    long as all the rest.
+    Only that line is read: parsing YAML takes a hundred times as long as all the rest.
     """
     file = path / "config.yaml"
     try:
-        nudge = re.search(r"^  nudge: (\d+)$", file.read_text("utf-8"), re.MULTILINE)
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"cannot read {file}: {error}") from error
-    if nudge and int(nudge[1]):
-        raise RecordError(
-            f"{path} is a parity check's control (train.nudge={nudge[1]}), which is "
-            "trained beside others: its speed says nothing"
-        )
+    found = re.search(rf"^  {name}: (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else default
 
 
 def _check_metrics_end(path: Path, steps: int) -> None:

@@ -43,6 +43,13 @@ def test_a_run_folder_gives_its_timing(folder):
     assert run.device == environment["processor"]  # on a CPU
 
 
+def test_micro_batches_are_known_from_the_config(folder):
+    assert read_timed_run(folder).accumulate == 1
+    with (folder / "config.yaml").open("a") as file:
+        file.write("  accumulate: 2\n")
+    assert read_timed_run(folder).device_batch == 1.0
+
+
 @pytest.mark.parametrize(
     ("devices", "device"),
     [
