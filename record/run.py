@@ -446,7 +446,7 @@ def read_run(path: Path) -> Run:
             f"{path / 'config.yaml'} is not the config that summary.json was written "
             "for: their hashes differ"
         )
-    environment = _read_json(path / "environment.json", ENVIRONMENT)
+    environment = read_environment(path)
     try:
         weights = safetensors.numpy.load_file(path / "final.safetensors")
     except (SafetensorError, OSError) as error:
@@ -489,6 +489,11 @@ def read_summary(path: Path) -> dict[str, Any]:
             f"this version of Duet reads {SCHEMA_VERSION}"
         )
     return summary
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """A run folder's `environment.json`, checked against the schema."""
+    return _read_json(path / "environment.json", ENVIRONMENT)
 
 
 def _read(file: Path) -> str:
