@@ -35,7 +35,7 @@ from launch.trainings import (  # noqa: E402
     typed_keys,
 )
 from recipe.config import ParityConfig, check_world  # noqa: E402
-from recipe.errors import ConfigError  # noqa: E402
+from recipe.errors import ConfigError, RecordError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
 from recipe.sharding import check_shards  # noqa: E402
 from record.run import Run, read_run  # noqa: E402
@@ -211,7 +211,11 @@ def main() -> None:
                 "parity starts its own processes; run it as python launch/parity.py, "
                 "without torchrun or srun"
             )
-        parity(config)
+        try:
+            parity(config)
+        except OSError as error:
+            place = error.filename or config.run.dir or "runs"
+            raise RecordError(f"{place}: {error.strerror}") from error
 
     rank = processes.rank
     hydra_main(alone, config_name="parity", schema=ParityConfig, rank=rank)

@@ -108,7 +108,9 @@ def make_folder(config: ParityConfig, kind: str) -> Path:
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = Path(config.run.dir or f"runs/{kind}-{config.name}-{now}").absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        # Of two checks in one second, or given one folder, the first to make it has it.
+        empty = folder.is_dir() and config.run.dir is not None
+        folder.mkdir(parents=True, exist_ok=empty)
     except OSError as error:
         raise ConfigError(f"run.dir={folder} cannot be made: {error}") from error
     return folder
@@ -168,7 +170,9 @@ def train(
         lines = log.read_text(errors="replace").splitlines()
         said = [line for line in lines if line.startswith("error: ")] or lines[-12:]
         text = "\n  ".join(said)
-        raise DuetError(f"{training.label} failed, see {log}:\n  {text}")
+        failure = DuetError(f"{training.label} failed, see {log}:\n  {text}")
+        failure.exit_status = 2 if status == 2 else 1
+        raise failure
     return read_run(run_dir)
 
 

@@ -115,14 +115,14 @@ class _Network:
         rows, columns = (_windows(n, size, 2, padding) for n in (height, width))
         self.image = rows, columns, channels
 
-    def norm(self, name: str) -> None:
+    def norm(self, name: str, scale: str = "ones") -> None:
         channels, norm = self.image[2], self.norm_config
         if norm.name == "group" and channels % norm.groups:
             raise ConfigError(
                 f"model.norm.groups={norm.groups} does not divide the {channels} "
                 f"channels of {name}; choose a divisor of {channels}"
             )
-        inits = {"scale": "ones", "bias": "zeros"}
+        inits = {"scale": scale, "bias": "zeros"}
         if norm.name == "batch":
             inits |= {"mean": "zeros", "var": "ones"}
         leaves = {leaf: Leaf((channels,), init) for leaf, init in inits.items()}
@@ -274,12 +274,18 @@ def _add_resnet(network: _Network, config: Config) -> None:
     for i, (width, blocks) in enumerate(zip(widths, form.blocks, strict=True)):
         for j in range(blocks):
             name, stride = f"stage.{i}.block.{j}.", 2 if i > 0 and j == 0 else 1
-            _add_residual(network, name, width, form.expansion, stride)
+            last_scale = "zeros" if config.model.zero_init_residual else "ones"
+            _add_residual(network, name, width, form.expansion, stride, last_scale)
     network.dense("head", widths[-1] * form.expansion, outputs(config))
 
 
 def _add_residual(
-    network: _Network, name: str, width: int, expansion: int, stride: int
+    network: _Network,
+    name: str,
+    width: int,
+    expansion: int,
+    stride: int,
+    last_scale: str,
 ) -> None:
     before, after = network.image, width * expansion
     # Channels, kernel and stride of each convolution.
@@ -290,7 +296,8 @@ def _add_residual(
         network.conv(
             f"{name}conv.{k}", channels, kernel, stride=by, padding=kernel // 2
         )
-        network.norm(f"{name}norm.{k}")
+        last = k == len(convolutions) - 1
+        network.norm(f"{name}norm.{k}", last_scale if last else "ones")
     if stride != 1 or before[2] != after:
         network.image = before
         network.conv_norm(f"{name}shortcut.", after, 1, stride)

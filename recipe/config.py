@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from recipe.architecture import layers
+from recipe.architecture import RESNETS, layers
 from recipe.errors import ConfigError
 from recipe.own_model import check_own_model
 from recipe.processes import Processes
@@ -178,6 +178,8 @@ class ModelConfig:
     hidden: list[int] = field(default_factory=list)  # mlp and cnn: dense layers' widths
     folder: str | None = None  # own: where its three files are; docs/add-a-model.md
     width: float = 1.0  # residual networks and ViT: times their channels or features
+    # resnet18, resnet50: whether blocks begin as identities, the last norm's scale at 0
+    zero_init_residual: bool = False
     patch: int = 4  # vit: side of its patches in pixels
     blocks: int = 12  # vit: one after the other
     norm: NormConfig = field(default_factory=NormConfig)
@@ -207,6 +209,11 @@ class ModelConfig:
                 f"model.hidden of {self.name} must be "
                 f"{'positive widths' if dense else 'empty'}, "
                 f"got {self.hidden}"
+            )
+        if self.zero_init_residual and self.name not in RESNETS:
+            raise ConfigError(
+                "model.zero_init_residual=true is of the blocks of "
+                f"{' and '.join(RESNETS)}; {self.name} has none, leave it out"
             )
         if not 0 < self.width < math.inf:
             raise ConfigError(f"model.width must be finite and > 0, got {self.width}")

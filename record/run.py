@@ -86,6 +86,8 @@ def _check_empty(path: Path) -> None:
         held = f"a {read_summary(path)['status']} run"
     elif (path / "config.yaml").exists():
         held = "a run without an end"
+    elif (path / "parity.json").exists():
+        held = "a parity check"
     raise RecordError(
         f"run.dir={path} already holds {held}; nothing is overwritten: choose another "
         "run.dir, or move that folder away"

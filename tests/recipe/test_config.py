@@ -68,6 +68,12 @@ BAD = [
         *("model.norm.groups=24", "64 channels of stem.norm", "divisor of 64"),
     ),
     ("model=mlp model.width=0.5", "model.width=0.5", "resnet9", "model.hidden"),
+    (
+        "model=mlp model.zero_init_residual=true",
+        "zero_init_residual",
+        "resnet50",
+        "mlp",
+    ),
     ("model=resnet9 model.width=0", "model.width", "got 0", "> 0"),
     ("model=resnet9 data.image_shape=[7,9,1]", "model=resnet9", "7x9", "8x8"),
     ("model=vit_tiny model.patch=5", "model.patch=5", "28x28", "divisor"),

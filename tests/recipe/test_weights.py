@@ -195,3 +195,12 @@ def test_running_statistics_begin_as_a_standard_normals_and_are_not_trained(conf
             assert (array == (leaf in ("scale", "var"))).all(), name
         moved = leaf in ("kernel", "scale")
         assert (nudged[name] != array).all() == moved, name
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_residual_blocks_begin_as_identities_where_asked(config, zero):
+    asked = f"model.zero_init_residual={str(zero).lower()}"
+    weights = initial_weights(config("data=synthetic", "model=resnet50", asked))
+    zeros = [n for n, w in weights.items() if n.endswith("scale") and not w.any()]
+    last = [n for n in weights if n.endswith("norm.2.scale")]
+    assert len(last) == 16 and zeros == (last if zero else [])
