@@ -12,7 +12,6 @@ repeat what is written here.
 """
 
 import contextlib
-import errno
 import json
 import logging
 import math
@@ -32,10 +31,17 @@ from recipe.batch_plan import BatchPlan, Window
 from recipe.config import Config, from_yaml, recipe_hash, to_yaml
 from recipe.errors import ConfigError, DivergedError, DuetError, RecordError
 from recipe.weights import Weights
+from record.disk import (
+    checked_object,
+    parse_json,
+    read_text,
+    recording,
+    to_json,
+    write_whole,
+)
 from record.metrics import median_throughput
 from record.schema import (
     ENVIRONMENT,
-    NOT_FINITE,
     ROWS,
     SCHEMA_VERSION,
     SUMMARY,
@@ -57,7 +63,7 @@ def check_folder(config: Config) -> None:
       RecordError: saying what is there, and how to go on.
     """
     path = Path(config.run.dir or "runs")
-    with _recording(path):
+    with recording(path):
         if config.run.dir is not None and path.exists():
             _check_empty(path)
         ancestor = path.absolute()
@@ -99,7 +105,7 @@ def create_folder(config: Config, framework: str) -> Path:
     check_folder(config)
     if config.run.dir is not None:
         path = Path(config.run.dir).absolute()
-        with _recording(path):
+        with recording(path):
             path.mkdir(parents=True, exist_ok=True)
         _claim(path, config)
         return path
@@ -107,7 +113,7 @@ def create_folder(config: Config, framework: str) -> Path:
     path = Path("runs", f"{config.name}-{framework}-{now}").absolute()
     number = 1
     while True:
-        with _recording(path):
+        with recording(path):
             try:
                 path.mkdir(parents=True)
                 _claim(path, config)
@@ -120,7 +126,7 @@ def create_folder(config: Config, framework: str) -> Path:
 def _claim(path: Path, config: Config) -> None:
     """Write the config where none is: of two runs given one folder, one has it."""
     try:
-        with _recording(path), (path / "config.yaml").open("x") as file:
+        with recording(path), (path / "config.yaml").open("x") as file:
             file.write(to_yaml(config))
     except RecordError as error:
         if isinstance(error.__cause__, FileExistsError):
@@ -212,7 +218,7 @@ class Recorder:
             "run_dir": str(self.path),
         }
         with self._deferred():
-            _write(self.path / "environment.json", _json(facts.environment))
+            write_whole(self.path / "environment.json", to_json(facts.environment))
             self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8")
         self._tracker = open_tracker(
             self.config,
@@ -302,7 +308,7 @@ class Recorder:
         if self._writes:
             content = safetensors.numpy.save(weights)
             with self._deferred():
-                _write(self.path / "final.safetensors", content)
+                write_whole(self.path / "final.safetensors", content)
         for name, array in weights.items():
             if not np.isfinite(array).all():
                 raise DivergedError(
@@ -369,13 +375,15 @@ class Recorder:
     def _write_summary(self) -> None:
         self._summary["images_per_second"] = median_throughput(self._windows)
         with self._deferred():
-            _write(self.path / "summary.json", _json(strict_json(self._summary)))
+            write_whole(
+                self.path / "summary.json", to_json(strict_json(self._summary))
+            )
 
     @contextlib.contextmanager
     def _deferred(self) -> Iterator[None]:
         """Keep the first failure to write for `stop_if`."""
         try:
-            with _recording(self.path):
+            with recording(self.path):
                 yield
         except RecordError as failure:
             self.failure = self.failure or failure
@@ -409,7 +417,7 @@ def read_run(path: Path) -> Run:
             f"{path} holds a run that {summary['status']}: {summary['error']}"
         )
     try:
-        config = from_yaml(_read(path / "config.yaml"))
+        config = from_yaml(read_text(path / "config.yaml"))
     except ConfigError as error:
         raise RecordError(f"{path / 'config.yaml'}: {error}") from error
     if recipe_hash(config) != summary["config_hash"]:
@@ -435,17 +443,13 @@ def read_run(path: Path) -> Run:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a run folder's `metrics.jsonl`, floats as floats again."""
     rows = []
-    lines = _read(path / "metrics.jsonl").splitlines()
+    lines = read_text(path / "metrics.jsonl").splitlines()
     for number, line in enumerate(lines, start=1):
         where = f"{path / 'metrics.jsonl'} line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise RecordError(f"{where} is not JSON: {error}") from error
+        row = parse_json(line, where)
         if not isinstance(row, dict) or row.get("kind") not in ROWS:
             raise RecordError(f"{where} is of no known kind ({', '.join(ROWS)})")
-        check_fields(row, ROWS[row["kind"]], where)
-        rows.append(_restored_fields(row, ROWS[row["kind"]]))
+        rows.append(checked_object(row, ROWS[row["kind"]], where))
     return rows
 
 
@@ -462,73 +466,8 @@ def read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _read(file: Path) -> str:
-    try:
-        with _recording(file, "read"):
-            return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{file} is not UTF-8: {error}") from error
-
-
 def _read_json(file: Path, table: dict[str, Field]) -> dict[str, Any]:
-    """A JSON object, checked against the schema, floats as floats again."""
-    try:
-        value = json.loads(_read(file))
-    except ValueError as error:
-        raise RecordError(f"{file} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RecordError(f"{file} holds no object")
-    check_fields(value, table, str(file))
-    return _restored_fields(value, table)
-
-
-def _restored_fields(given: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
-    """The inverse of `strict_json`, for numbers alone: a run may be named NaN."""
-    return {
-        name: _restored(value) if {float, dict} & {*table[name].types} else value
-        for name, value in given.items()
-    }
-
-
-def _restored(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _restored(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_restored(item) for item in value]
-    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The file appears whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _recording(path: Path, verb: str = "write") -> Iterator[None]:
-    """Turn the system's refusal into one error that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        named = f" ({error.filename})" if error.filename else ""
-        hint = "choose another run.dir, or change its permissions"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "free some space or choose another run.dir; what is written is kept"
-        if verb == "read":
-            hint = "is it in a run folder?"
-        raise RecordError(f"cannot {verb} {path}: {reason}{named}; {hint}") from error
+    return checked_object(parse_json(read_text(file), file), table, str(file))
 
 
 def _open_log(path: Path, rank: int) -> list[logging.Handler]:

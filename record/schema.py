@@ -114,6 +114,22 @@ def strict_json(value: Any) -> Any:
     return value
 
 
+def restored_fields(given: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
+    """The inverse of `strict_json`, for numbers alone: a run may be named NaN."""
+    return {
+        name: _restored(value) if {float, dict} & {*table[name].types} else value
+        for name, value in given.items()
+    }
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _restored(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
 def check_fields(given: dict[str, Any], table: dict[str, Field], where: str) -> None:
     """Refuse a row or file with a field missing, unknown or of another type.
 
