@@ -296,14 +296,39 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True)
+class CheckpointConfig:
+    """When a run saves all that it needs to go on, and how many of these it keeps."""
+
+    every_steps: int | None = None  # optimizer steps; null: not by steps
+    every_minutes: float | None = 10.0  # since the last one; null: not by time
+    keep: int = 2  # the newest; that with the best test score is kept beside them
+
+    def __post_init__(self) -> None:
+        _at_least("checkpoint.every_steps", self.every_steps, 1)
+        _at_least("checkpoint.every_minutes", self.every_minutes, 0)
+        _at_least("checkpoint.keep", self.keep, 1)
+
+
+@dataclass(kw_only=True)
 class RunConfig:
-    """Where the record goes."""
+    """Where the record goes, and whether it goes on from one that is there."""
 
     dir: str | None = None  # default: runs/<experiment>-<framework>-<UTC time>
+    # auto: where `dir` holds a run that was cut short, go on with it; never: refuse it;
+    # or the path of a run folder or of one of its checkpoints.
+    resume: str = "auto"
+    resume_anyway: bool = False  # though seed, data or recipe are others; recorded
 
     def __post_init__(self) -> None:
         if self.dir is not None:
             self.dir = _expanded("run.dir", self.dir)
+        if not self.resume:
+            raise ConfigError(
+                "run.resume is empty; give auto, never, or the path of a run folder "
+                "or checkpoint"
+            )
+        if self.resume not in ("auto", "never"):
+            self.resume = _expanded("run.resume", self.resume)
 
 
 @dataclass(kw_only=True)
@@ -320,6 +345,7 @@ class Config:
     tracking: TrackingConfig = MISSING
     tuned: TunedConfig = MISSING
     train: TrainConfig = MISSING
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     run: RunConfig = MISSING
     devices: int | None = None  # of the whole run; default: one for each process
     platform: str = "auto"  # auto: a GPU where there is one, else the CPU
@@ -450,18 +476,24 @@ def from_yaml(text: str) -> Config:
 
 
 def recipe_hash(config: Config) -> str:
-    """SHA-256 of what makes two runs the same experiment.
+    """SHA-256 of what makes two runs the same experiment, `recipe_parts`."""
+    parts = json.dumps(recipe_parts(config), sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def recipe_parts(config: Config) -> dict[str, Any]:
+    """What makes two runs the same experiment, nested as the config is.
 
     Where a run happens does not count: devices, platform, parallel strategy, trackers,
     folders. Nor do the measuring window and the control's nudge.
     """
     recipe = asdict(config)
     del recipe["tuned"]  # what was taken of it is in optim and schedule
-    for place in ("devices", "platform", "parallel", "tracking", "run"):
+    for place in ("devices", "platform", "parallel", "tracking", "checkpoint", "run"):
         del recipe[place]
     del recipe["data"]["root"]
     del recipe["train"]["window_steps"], recipe["train"]["nudge"]
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return recipe
 
 
 def world_size(config: Config, processes: Processes) -> int:

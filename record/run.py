@@ -447,9 +447,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         where = f"{path / 'metrics.jsonl'} line {number}"
         row = parse_json(line, where)
-        if not isinstance(row, dict) or row.get("kind") not in ROWS:
+        kind = row.get("kind") if isinstance(row, dict) else None
+        if not isinstance(kind, str) or kind not in ROWS:
             raise RecordError(f"{where} is of no known kind ({', '.join(ROWS)})")
-        rows.append(checked_object(row, ROWS[row["kind"]], where))
+        rows.append(checked_object(row, ROWS[kind], where))
     return rows
 
 

@@ -101,6 +101,23 @@ SUMMARY = {
     "config_hash": Field(TEXT, "SHA-256 of what makes two runs the same experiment"),
     "run_dir": Field(TEXT, "where the folder was written"),
 }
+CHECKPOINT = {
+    "schema_version": Field(INT, "of the checkpoint"),
+    "step": Field(INT, "optimizer steps done"),
+    "epoch": Field(INT, "passes over the training set begun, from 1"),
+    "framework": Field(TEXT, 'that wrote it, "torch" or "jax"'),
+    "world_size": Field(INT, "devices of the run that wrote it"),
+    "config_hash": Field(TEXT, "SHA-256 of what makes two runs the same experiment"),
+    "recipe": Field((dict,), "what config_hash is of, and the nudge: key -> value"),
+    "data_fingerprint": Field(TEXT, "SHA-256 of the dataset's arrays"),
+    "state": Field((dict,), "numbers beside the arrays: name -> number"),
+    "test": Field((dict, type(None)), "the last evaluation's step and metrics"),
+    "files": Field((dict,), "file name -> its sha256, and its size in bytes"),
+}
+CHECKPOINT_FILE = {
+    "sha256": Field(TEXT, "of the file"),
+    "bytes": Field(INT, "its size"),
+}
 
 
 def strict_json(value: Any) -> Any:
