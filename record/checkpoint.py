@@ -38,7 +38,13 @@ from record.disk import (
     write_file,
     write_whole,
 )
-from record.schema import CHECKPOINT, CHECKPOINT_FILE, strict_json
+from record.schema import (
+    CHECKPOINT,
+    CHECKPOINT_FILE,
+    CHECKPOINT_TEST,
+    NUMBER,
+    strict_json,
+)
 
 CHECKPOINT_VERSION = 1
 FOLDER, MANIFEST, MARKER = "checkpoints", "manifest.json", "COMMITTED"
@@ -163,8 +169,9 @@ class CheckpointWriter:
 
     def _prune(self) -> None:
         paths = [path for path in _newest_first(self.run) if _marked(path)]
+        best = _best(paths)
         for path in paths[self._keep :]:
-            if path != _best(paths):
+            if path != best:
                 _remove(path)
 
     def close(self) -> None:
@@ -263,6 +270,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         if not _SLOT_FILE.fullmatch(name):
             raise RecordError(f"{file} names {name!r}, no file of a checkpoint")
         checked_object(entry, CHECKPOINT_FILE, f"{file}, {name}")
+    if manifest["test"] is not None:
+        checked_object(manifest["test"], CHECKPOINT_TEST, f"{file}, test")
+    for name, value in manifest["state"].items():
+        if type(value) not in NUMBER:
+            raise RecordError(f"{file}: {name} is {value!r}, expected a number")
     return manifest
 
 
@@ -291,7 +303,7 @@ def _best(paths: list[Path]) -> Path | None:
         with contextlib.suppress(RecordError):  # what cannot be read is not the best
             manifest = _read_manifest(path)
             test = manifest["test"]
-            if test is not None and test.get("step") == manifest["step"]:
+            if test is not None and test["step"] == manifest["step"]:
                 # A loss that is not a number compares with nothing.
                 loss = test["loss"] if test["loss"] == test["loss"] else float("inf")
                 scored.append((test["accuracy"] or 0.0, -loss, manifest["step"], path))

@@ -375,9 +375,7 @@ class Recorder:
     def _write_summary(self) -> None:
         self._summary["images_per_second"] = median_throughput(self._windows)
         with self._deferred():
-            write_whole(
-                self.path / "summary.json", to_json(strict_json(self._summary))
-            )
+            write_whole(self.path / "summary.json", to_json(strict_json(self._summary)))
 
     @contextlib.contextmanager
     def _deferred(self) -> Iterator[None]:

@@ -61,7 +61,16 @@ TEST = {
     "f1": EVALUATION["f1"],
     "confusion": Field((list, type(None)), "counts of true class i predicted as j"),
 }
-ROWS = {"step": STEP, "window": WINDOW, "evaluation": EVALUATION}
+RESUME = {
+    "kind": Field(TEXT, '"resume"'),
+    "step": Field(INT, "optimizer steps done, from where the run went on"),
+    "framework": Field(TEXT, 'that went on, "torch" or "jax"'),
+    "world_size": Field(INT, "devices that it went on with"),
+    "source": Field(TEXT, "the run folder whose checkpoint was taken"),
+    "left_out": Field((list,), "why each newer checkpoint was not"),
+    "differences": Field((list,), "what is not as it was: run.resume_anyway"),
+}
+ROWS = {"step": STEP, "window": WINDOW, "evaluation": EVALUATION, "resume": RESUME}
 
 ENVIRONMENT = {
     "framework": Field(TEXT, '"torch" or "jax"'),
@@ -117,6 +126,10 @@ CHECKPOINT = {
 CHECKPOINT_FILE = {
     "sha256": Field(TEXT, "of the file"),
     "bytes": Field(INT, "its size"),
+}
+CHECKPOINT_TEST = {
+    "step": Field(INT, "optimizer steps done when it was evaluated"),
+    **TEST,
 }
 
 

@@ -9,12 +9,14 @@ from recipe.errors import RecordError
 from record.environment import describe_environment
 from record.run import create_folder, read_run
 from record.schema import (
+    CHECKPOINT,
     ENVIRONMENT,
     EVALUATION,
     FLAG,
     INT,
     NOT_FINITE,
     NUMBER,
+    RESUME,
     ROWS,
     STEP,
     SUMMARY,
@@ -22,9 +24,13 @@ from record.schema import (
     WINDOW,
     check_fields,
 )
+from tests.record.test_checkpoint import checkpoint
 from tests.record.test_run import recipe, write_run
 
-TABLES = {**ROWS, "summary": SUMMARY, "environment": ENVIRONMENT}
+TABLES = {
+    **ROWS,
+    **{"summary": SUMMARY, "environment": ENVIRONMENT, "manifest": CHECKPOINT},
+}
 FIELDS = [(table, field) for table in TABLES for field in TABLES[table]]
 
 # Headings of docs/record.md, and what the table that follows each is held against.
@@ -32,6 +38,8 @@ DOCUMENTED = {
     "### Step rows": STEP,
     "### Window rows": WINDOW,
     "### Evaluation rows": EVALUATION,
+    "### Resume rows": RESUME,
+    "### manifest.json": CHECKPOINT,
     "## summary.json": SUMMARY,
     "## environment.json": ENVIRONMENT,
 }
