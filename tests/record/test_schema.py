@@ -24,7 +24,6 @@ from record.schema import (
     WINDOW,
     check_fields,
 )
-from tests.record.test_checkpoint import checkpoint
 from tests.record.test_run import recipe, write_run
 
 TABLES = {
