@@ -9,6 +9,8 @@ nothing is half-written then.
 import contextlib
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +31,11 @@ class Stopping:
     """Notes that a run was asked to stop; a context manager that restores handlers.
 
     `install` again after `jax.distributed.initialize`, which replaces SIGTERM's handler
-    by its own. Python calls handlers between bytecodes: one that comes while a step is
-    being compiled is noted when that is done.
+    by its own.
+
+    Python runs handlers between bytecodes, which a step that compiles, or waits for a
+    rank that is no more, does not reach. So signals are read by a thread, from the pipe
+    that Python's C handler writes to at once.
 
     Args:
       now: seconds, of a clock that nobody sets.
@@ -39,8 +44,10 @@ class Stopping:
     def __init__(self, now: Callable[[], float] = time.monotonic):
         self._now = now
         self._previous: dict[signal.Signals, Any] = {}
+        self._previous_pipe = -1
+        self._pipe: tuple[socket.socket, socket.socket] | None = None
+        self._reader: threading.Thread | None = None
         self._signal: signal.Signals | None = None
-        self._since = 0.0
         self._folder: Path | None = None
 
     def install(self) -> None:
@@ -48,8 +55,18 @@ class Stopping:
 
         What handled them before the first call is what `restore` gives back.
         """
+        if self._pipe is None:
+            reading, writing = self._pipe = socket.socketpair()
+            writing.setblocking(False)
+            self._previous_pipe = signal.set_wakeup_fd(
+                writing.fileno(), warn_on_full_buffer=False
+            )
+            self._reader = threading.Thread(
+                target=self._read, args=(reading,), name="stopping", daemon=True
+            )
+            self._reader.start()
         for number in SIGNALS:
-            previous = signal.signal(number, self._handle)
+            previous = signal.signal(number, _leave_to_the_thread)
             self._previous.setdefault(number, previous)
 
     def restore(self) -> None:
@@ -58,6 +75,13 @@ class Stopping:
             # None: a handler that was not Python's, which it cannot set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
+        if self._pipe is not None and self._reader is not None:
+            signal.set_wakeup_fd(self._previous_pipe)
+            reading, writing = self._pipe
+            writing.close()  # which the reader takes for the end
+            self._reader.join()
+            reading.close()
+            self._pipe = self._reader = None
 
     def watch(self, folder: Path) -> None:
         """Look for STOP in the run folder from now on."""
@@ -71,13 +95,16 @@ class Stopping:
             return STOP
         return None
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        now = self._now()
-        if self._signal is None:
-            self._signal, self._since = signal.Signals(number), now
-        elif now - self._since >= SAME_STOP:
-            # Neither Python's clean-up nor other ranks are waited for.
-            os._exit(128 + number)
+    def _read(self, pipe: socket.socket) -> None:
+        since = 0.0
+        while number := pipe.recv(1):
+            if number[0] not in SIGNALS:
+                continue  # of another handler of Python's, such as a timer's
+            if self._signal is None:
+                self._signal, since = signal.Signals(number[0]), self._now()
+            elif self._now() - since >= SAME_STOP:
+                # Neither Python's clean-up nor other ranks are waited for.
+                os._exit(128 + number[0])
 
     def __enter__(self) -> Self:
         self.install()
@@ -90,6 +117,10 @@ class Stopping:
         trace: TracebackType | None,
     ) -> None:
         self.restore()
+
+
+def _leave_to_the_thread(number: int, frame: FrameType | None) -> None:
+    """A handler of Python's, without which its C handler would write nothing."""
 
 
 def mark_requeue(folder: Path, step: int, reason: str) -> None:
