@@ -496,6 +496,16 @@ def recipe_parts(config: Config) -> dict[str, Any]:
     return recipe
 
 
+def identity_parts(config: Config) -> dict[str, Any]:
+    """What a resumed run must share with the one it continues, nested by key.
+
+    The recipe, and the nudge of the initial weights, that a hash of recipes leaves out.
+    """
+    parts = recipe_parts(config)
+    parts["train"] = {**parts["train"], "nudge": config.train.nudge}
+    return parts
+
+
 def world_size(config: Config, processes: Processes) -> int:
     """Devices of the whole run: `devices`, else one for each process."""
     return processes.count if config.devices is None else config.devices

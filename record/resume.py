@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from recipe.config import Config, from_yaml, recipe_parts, to_yaml
+from recipe.config import Config, from_yaml, identity_parts, to_yaml
 from recipe.errors import ConfigError, RecordError
 from record.checkpoint import (
     Checkpoint,
@@ -20,7 +20,7 @@ from record.checkpoint import (
     read_checkpoint,
 )
 from record.disk import parse_json, read_text, recording, write_whole
-from record.run import check_folder, read_summary
+from record.run import check_folder, create_folder, read_summary
 from record.stopping import REQUEUE
 
 ABSENT = "nothing"
@@ -57,16 +57,6 @@ class Resume:
             *(f"resumed anyway: {difference}" for difference in self.differences),
             f"{self.folder} goes on after step {self.step}",
         ]
-
-
-def identity_parts(config: Config) -> dict[str, Any]:
-    """What a resumed run must share with the one it continues, nested by key.
-
-    The recipe, and the nudge of the initial weights, that a hash of recipes leaves out.
-    """
-    parts = recipe_parts(config)
-    parts["train"] = {**parts["train"], "nudge": config.train.nudge}
-    return parts
 
 
 def resume_point(config: Config, data_fingerprint: str | None = None) -> Resume | None:
@@ -184,6 +174,34 @@ def _config_of(folder: Path) -> Config:
         return from_yaml(read_text(file))
     except ConfigError as error:
         raise RecordError(f"{file}: {error}") from error
+
+
+def take_folder(
+    config: Config, resume: Resume | None, *, framework: str, world_size: int
+) -> CheckpointWriter:
+    """The run folder, new or rewound, and taken: its path is the writer's `run`.
+
+    Rank 0 calls it. The writer is entered; whoever has it closes it.
+
+    Raises:
+      RecordError: if the folder is occupied, another process writes it, or the disk
+        refuses.
+    """
+    if resume is None or not (resume.folder / "config.yaml").exists():
+        folder = create_folder(config, framework)
+    else:
+        folder = resume.folder
+    writer = CheckpointWriter(folder, config.checkpoint.keep)
+    writer.__enter__()
+    try:
+        if resume is not None:
+            if (folder / "summary.json").exists():
+                _refuse_finished(folder)  # it may have been written since
+            rewind(resume, config, writer, framework=framework, world_size=world_size)
+    except BaseException:
+        writer.close()
+        raise
+    return writer
 
 
 def rewind(

@@ -6,6 +6,7 @@
     summary.json       what the run came to; written last
     final.safetensors  the weights, canonical names and layouts
     logs/rank*.log     each rank its own
+    checkpoints/       what the run can go on from, see `record/checkpoint.py`
 
 `record/schema.py` has every field. The folder is the truth; trackers and the screen
 repeat what is written here.
@@ -28,9 +29,16 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from recipe.batch_plan import BatchPlan, Window
-from recipe.config import Config, from_yaml, recipe_hash, to_yaml
-from recipe.errors import ConfigError, DivergedError, DuetError, RecordError
+from recipe.config import Config, from_yaml, identity_parts, recipe_hash, to_yaml
+from recipe.errors import (
+    ConfigError,
+    DivergedError,
+    DuetError,
+    RecordError,
+    StoppedError,
+)
 from recipe.weights import Weights
+from record.checkpoint import Checkpoint, CheckpointWriter, checkpoint_folder
 from record.disk import (
     checked_object,
     parse_json,
@@ -40,6 +48,7 @@ from record.disk import (
     write_whole,
 )
 from record.metrics import median_throughput
+from record.saver import Saver
 from record.schema import (
     ENVIRONMENT,
     ROWS,
@@ -51,6 +60,7 @@ from record.schema import (
     strict_json,
 )
 from record.screen import open_screen
+from record.stopping import mark_requeue
 from record.tracking import open_tracker
 
 LOGGER = logging.getLogger("duet")
@@ -167,9 +177,22 @@ class Recorder:
     Rank 0 writes. A write that fails (a full disk) does not raise where it happens, as
     the other ranks would then wait for rank 0 forever: it is kept in `failure`, for the
     ranks to share at the end of a window and to stop together with `stop_if`.
+
+    Args:
+      writer: of the folder's checkpoints, entered, on the rank that writes; closed with
+        the record. None saves nothing.
+      resumed: what the run goes on from; the folder's rows end there.
     """
 
-    def __init__(self, path: Path, config: Config, plan: BatchPlan, facts: Facts):
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        plan: BatchPlan,
+        facts: Facts,
+        writer: CheckpointWriter | None = None,
+        resumed: Checkpoint | None = None,
+    ):
         self.path = path
         self.config = config
         self.plan = plan
@@ -178,7 +201,11 @@ class Recorder:
         self._writes = facts.rank == 0
         self._windows: list[dict[str, Any]] = []
         self._summary: dict[str, Any] = {}
+        self._test_step = 0
         self._metrics: TextIO | None = None
+        self._resumed, self._writer = resumed, writer
+        self._saver: Saver | None = None
+        self._warm = False
 
     def __enter__(self) -> Self:
         facts = self.facts
@@ -207,7 +234,7 @@ class Recorder:
             "processes": facts.processes,
             "global_batch": self.config.train.global_batch,
             "parameters": facts.parameters,
-            "steps": 0,
+            "steps": self._done,
             "images_per_second": median_throughput([]),
             "compile_seconds": facts.compile_seconds,
             "startup_seconds": facts.startup_seconds,
@@ -219,7 +246,17 @@ class Recorder:
         }
         with self._deferred():
             write_whole(self.path / "environment.json", to_json(facts.environment))
-            self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8")
+            metrics = self.path / "metrics.jsonl"
+            if self._resumed is not None:
+                self._take_up(self._resumed, read_rows(self.path))
+            self._metrics = metrics.open("a", encoding="utf-8")
+        if self._writer is not None:
+            there = checkpoint_folder(self.path, self._done).exists()
+            self._saver = Saver(
+                self._writer,
+                self.config.checkpoint,
+                saved=self._done if there else None,
+            )
         self._tracker = open_tracker(
             self.config,
             run_dir=self.path,
@@ -236,6 +273,18 @@ class Recorder:
         )
         self._screen.__enter__()
         return self
+
+    @property
+    def _done(self) -> int:
+        """Optimizer steps that lie behind a resumed run."""
+        return 0 if self._resumed is None else self._resumed.step
+
+    def _take_up(self, resumed: Checkpoint, rows: list[dict[str, Any]]) -> None:
+        self._windows = [row for row in rows if row["kind"] == "window"]
+        if resumed.test is not None:
+            self._test_step = resumed.test["step"]
+            scores = {k: v for k, v in resumed.test.items() if k != "step"}
+            self._summary["test"] = scores
 
     def window(
         self,
@@ -277,8 +326,9 @@ class Recorder:
             "seconds": seconds,
             "step_seconds": seconds / len(window.steps),
             "images_per_second": len(window.steps) * batch / seconds,
-            "warmup": window.steps.start == 0,
+            "warmup": not self._warm,
         }
+        self._warm = True
         self._windows.append(timed)
         self._write_rows([*rows, timed])
         self._summary["steps"] = window.steps.stop
@@ -296,7 +346,57 @@ class Recorder:
         scores = {k: v for k, v in metrics.items() if k != "confusion"}
         place = {"step": window.steps.stop, "epoch": window.epoch + 1}
         self._write_rows([{"kind": "evaluation", **place, **scores}])
-        self._summary["test"] = metrics
+        self._summary["test"], self._test_step = metrics, window.steps.stop
+
+    def time_is_up(self) -> bool:
+        """Whether a checkpoint is due by time; only the rank that writes ever says so.
+
+        To be shared with the other ranks, which all take part in saving.
+        """
+        return self._saver is not None and self._saver.time_is_up()
+
+    def save(
+        self,
+        window: Window,
+        arrays: dict[str, Weights],
+        state: dict[str, int | float],
+    ) -> None:
+        """Save what the run can go on from after a window, behind the next steps.
+
+        Args:
+          arrays: slot -> canonical name -> array, see `Checkpoint`.
+          state: the numbers beside them.
+        """
+        if self._saver is None or self._metrics is None or self.failure is not None:
+            return
+        test = self._summary["test"]
+        rows = self._metrics.fileno()
+        checkpoint = Checkpoint(
+            step=window.steps.stop,
+            epoch=window.epoch + 1,
+            framework=self.facts.framework,
+            world_size=self.facts.world_size,
+            config_hash=recipe_hash(self.config),
+            recipe=identity_parts(self.config),
+            data_fingerprint=self.facts.data_fingerprint,
+            arrays=arrays,
+            state=state,
+            test=None if test is None else {"step": self._test_step, **test},
+        )
+        with self._deferred():
+            # The rows that lead to a checkpoint must outlast whatever it outlasts.
+            self._saver.save(checkpoint, before=lambda: os.fsync(rows))
+
+    def stopped(self, window: Window, reason: str) -> None:
+        """Record that the run leaves after a window, to be started again."""
+        LOGGER.info(
+            "asked to stop by %s: left after step %d", reason, window.steps.stop
+        )
+        if self._writes:
+            self._close_saver()
+            if self.failure is None:
+                with self._deferred():
+                    mark_requeue(self.path, window.steps.stop, reason)
 
     def finish(self, weights: Weights, peak_memory_bytes: int) -> None:
         """Record the end: final weights and the summary.
@@ -318,6 +418,7 @@ class Recorder:
         LOGGER.info("trained %d steps", self.plan.steps)
         if not self._writes:
             return
+        self._close_saver()
         if self.failure is None:
             self._summary["status"] = "finished"
             self._write_summary()
@@ -345,9 +446,10 @@ class Recorder:
             said = "interrupted" if interrupted else str(error) or type(error).__name__
             LOGGER.info("stopped: %s", said, exc_info=None if known else error)
             self._summary["error"] = said
-            diverged = isinstance(error, DivergedError)
-            self._summary["status"] = "diverged" if diverged else "failed"
+            ends = {DivergedError: "diverged", StoppedError: "stopped"}
+            self._summary["status"] = ends.get(type(error), "failed")
         if self._writes:
+            self._close_saver()
             if error is not None:
                 self._write_summary()
             if self._metrics is not None:
@@ -358,6 +460,13 @@ class Recorder:
             self._tracker.finish(self._summary)
             self._screen.close_table(self._summary)
         _close_log(self._log)
+        if self._writer is not None:
+            self._writer.close()  # last, since it lets another run have the folder
+
+    def _close_saver(self) -> None:
+        if self._saver is not None:
+            with self._deferred():
+                self._saver.close()
 
     def _write_rows(self, rows: list[dict[str, Any]]) -> None:
         if not self._writes:

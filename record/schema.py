@@ -88,7 +88,7 @@ ENVIRONMENT = {
 }
 SUMMARY = {
     "schema_version": Field(INT, "of every file in the folder"),
-    "status": Field(TEXT, '"finished", "diverged" or "failed"'),
+    "status": Field(TEXT, '"finished", "diverged", "stopped" or "failed"'),
     "error": Field((str, type(None)), "why it did not finish"),
     "framework": Field(TEXT, '"torch" or "jax"'),
     "experiment": Field(TEXT, "the recipe's name"),

@@ -81,6 +81,11 @@ BAD = [
     ("train.window_steps=0", "train.window_steps", "got 0", "at least 1"),
     ("train.evaluate_every_epochs=-1", "train.evaluate_every_epochs", "-1", "least 0"),
     ("train.nudge=-1", "train.nudge", "-1", "at least 0"),
+    ("checkpoint.every_steps=0", "checkpoint.every_steps", "got 0", "at least 1"),
+    ("checkpoint.every_minutes=-1", "checkpoint.every_minutes", "-1", "at least 0"),
+    ("checkpoint.every_minutes=.nan", "checkpoint.every_minutes", "nan", "finite"),
+    ("checkpoint.keep=0", "checkpoint.keep", "got 0", "at least 1"),
+    ("run.resume=''", "run.resume", "empty", "auto, never, or the path"),
     ("devices=0", "devices", "got 0", "at least 1"),
     ("platform=tpu", "platform=tpu", "auto, cpu, gpu"),
     (

@@ -5,23 +5,29 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from recipe.config import Config, recipe_hash, to_yaml
-from recipe.errors import RecordError
+from recipe.batch_plan import BatchPlan
+from recipe.config import Config, identity_parts, recipe_hash, to_yaml
+from recipe.errors import RecordError, StoppedError
 from record.checkpoint import CheckpointWriter, checkpoint_folder
-from record.resume import (
-    Resume,
-    identity_parts,
-    resume_point,
-    rewind,
-    rows_until,
-)
-from record.run import create_folder, read_rows
+from record.resume import Resume, resume_point, rewind, rows_until, take_folder
+from record.run import Recorder, create_folder, read_rows, read_run, read_summary
 from record.schema import strict_json
 from record.stopping import REQUEUE
 from tests.record.test_checkpoint import checkpoint, cut, steps
-from tests.record.test_run import FACTS, contents, diverged, finished, recipe
+from tests.record.test_run import (
+    FACTS,
+    LOSSES,
+    NORMS,
+    SCORES,
+    WEIGHTS,
+    contents,
+    diverged,
+    finished,
+    recipe,
+)
 
 
 def config(folder: Path | None, *, resume: str | Path = "auto", **changes) -> Config:
@@ -332,3 +338,149 @@ def test_a_rewind_that_is_cut_short_can_be_done_again(run, monkeypatch, point):
     go_on(again, given)
     assert [row["step"] for row in read_rows(run)] == [1, 2, 2, 2, 2]
     assert steps(run) == [2]
+
+
+# A run that is stopped and started again
+
+
+def leg(given: Config, stop_after: int | None = None, save=lambda record: None) -> None:
+    """What the twins do, from the last checkpoint to the end or the step of a stop."""
+    resume = resume_point(given, FACTS.data_fingerprint)
+    plan = BatchPlan.of(given, examples=16)
+    done = 0 if resume is None else resume.step
+    writer = take_folder(given, resume, framework="jax", world_size=4)
+    checkpoint = None if resume is None else resume.checkpoint
+    with Recorder(writer.run, given, plan, FACTS, writer, checkpoint) as recorder:
+        for window in plan.windows(given.train.window_steps, 1, 1, done):
+            recorder.stop_if(recorder.failure is not None)
+            part = slice(window.steps.start, window.steps.stop)
+            recorder.window(
+                window,
+                losses=np.array(LOSSES[part], np.float32),
+                learning_rates=[0.1, 0.05, 0.1, 0.05][part],
+                grad_norms=np.array(NORMS[part]),
+                seconds=0.5 * len(window.steps),
+            )
+            if window.evaluates:
+                recorder.evaluation(window, SCORES)
+            recorder.save(window, {"weights": WEIGHTS}, {"finite_steps": 3})
+            save(recorder)
+            if window.steps.stop == stop_after:
+                recorder.stopped(window, "SIGTERM")
+                recorder.stop_if(recorder.failure is not None)
+                raise StoppedError(f"stopped by SIGTERM after step {stop_after}")
+        recorder.finish(WEIGHTS, peak_memory_bytes=2**30)
+        recorder.stop_if(recorder.failure is not None)
+
+
+def seamless(run: Path) -> list[dict]:
+    rows = (row | {"warmup": None} for row in read_run(run).rows)
+    return [strict_json(row) for row in rows if row["kind"] != "resume"]
+
+
+@pytest.mark.parametrize("stops", [(1,), (2,), (4,), (1, 2, 3, 4)])
+def test_a_run_stopped_and_started_again_is_recorded_as_one(tmp_path, stops):
+    leg(config(tmp_path / "whole"))
+    given = config(tmp_path / "run")
+    for stop in stops:
+        with pytest.raises(StoppedError):
+            leg(given, stop_after=stop)
+        assert read_summary(tmp_path / "run")["status"] == "stopped"
+        marked = json.loads((tmp_path / "run" / REQUEUE).read_text())
+        assert marked == {"step": stop, "reason": "SIGTERM"}
+    leg(given)
+    assert seamless(tmp_path / "run") == seamless(tmp_path / "whole")
+    whole, run = (read_summary(tmp_path / name) for name in ("whole", "run"))
+    assert run["test"] == whole["test"] == SCORES
+    assert run["steps"] == whole["steps"] == 4
+    assert not (tmp_path / "run" / REQUEUE).exists()
+    resumed = read_run(tmp_path / "run").of_kind("resume")
+    assert [row["step"] for row in resumed] == list(stops)
+
+
+def test_the_first_window_after_going_on_is_one_of_warming_up(tmp_path):
+    given = config(tmp_path / "run")
+    with pytest.raises(StoppedError):
+        leg(given, stop_after=2)
+    leg(given)
+    windows = read_run(tmp_path / "run").of_kind("window")
+    assert [row["warmup"] for row in windows] == [True, False, True, False]
+
+
+def test_a_save_that_failed_stops_the_run_though_it_was_in_the_background(
+    tmp_path, monkeypatch
+):
+    def full(self, checkpoint):
+        raise RecordError(f"no space for step {checkpoint.step}")
+
+    monkeypatch.setattr(CheckpointWriter, "save", full)
+    with pytest.raises(RecordError, match="no space for step 1"):
+        leg(config(tmp_path / "run"))
+    summary = read_summary(tmp_path / "run")
+    assert (summary["status"], summary["error"]) == ("failed", "no space for step 1")
+    assert summary["steps"] == 2
+
+
+def test_a_last_save_that_failed_leaves_neither_a_marker_nor_a_finished_run(
+    tmp_path, monkeypatch
+):
+    save = CheckpointWriter.save
+
+    def full(self, checkpoint):
+        if checkpoint.step in (2, 4):
+            raise RecordError("no space")
+        save(self, checkpoint)
+
+    monkeypatch.setattr(CheckpointWriter, "save", full)
+    for stop in 2, None:
+        with pytest.raises(RecordError, match="no space"):
+            leg(config(tmp_path / f"{stop}", steps=2 if stop else 4), stop_after=stop)
+        assert not (tmp_path / f"{stop}" / REQUEUE).exists()
+        assert read_summary(tmp_path / f"{stop}")["status"] == "failed"
+
+
+def test_rows_are_on_the_disk_before_the_checkpoint_they_lead_to(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def spy(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    leg(config(tmp_path / "run"))
+    names = [n for n in synced if n.startswith(("metrics.jsonl", "COMMITTED"))]
+    assert names == ["metrics.jsonl", "COMMITTED.partial"] * 4
+
+
+def test_two_runs_do_not_go_on_in_one_folder(tmp_path):
+    given = config(tmp_path / "run")
+
+    def second(recorder):
+        with pytest.raises(RecordError, match="is being written by process"):
+            leg(given)
+
+    with pytest.raises(StoppedError):
+        leg(given, stop_after=1, save=second)
+    assert read_summary(tmp_path / "run")["status"] == "stopped"
+
+
+def test_a_run_that_finished_meanwhile_is_not_rewound(tmp_path, run):
+    resume = resume_point(config(run))
+    finished(tmp_path / "other")
+    (tmp_path / "other" / "summary.json").rename(run / "summary.json")
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(RecordError, match="holds a finished run"):
+        take_folder(config(run), resume, framework="jax", world_size=4)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_ranks_save_nothing_and_mark_nothing(tmp_path):
+    given = config(tmp_path / "run")
+    plan = BatchPlan.of(given, examples=16)
+    folder = create_folder(given, "jax")
+    with Recorder(folder, given, plan, replace(FACTS, rank=1)) as recorder:
+        (window, *_) = plan.windows(2, 1)
+        recorder.save(window, {"weights": WEIGHTS}, {})
+        recorder.stopped(window, "SIGTERM")
+        assert not recorder.time_is_up()
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "logs"}
