@@ -12,22 +12,17 @@ import sys
 import time
 from collections.abc import Callable
 from io import StringIO, TextIOWrapper
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from launch.overrides import checked, refusal, refuse_multirun, unknown_key
+from launch.overrides import ROOT, checked, refusal, unknown_key
 from recipe.config import Config, to_config, unknown_keys
 from recipe.errors import DuetError
 from recipe.processes import Processes, from_environment
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def hydra_main(
@@ -54,8 +49,6 @@ def hydra_main(
     def checked_task(config: DictConfig) -> None:
         silence.close()
         try:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                refuse_multirun()
             for key in unknown_keys(config, schema):  # +key=value adds what it likes
                 raise unknown_key(key, schema)
             task(to_config(config, schema))

@@ -2,6 +2,7 @@
 
 import re
 from difflib import get_close_matches
+from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
@@ -9,11 +10,15 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from recipe.config import Config, known_keys
 from recipe.errors import ConfigError
 
-HYDRA_FLAGS = (
+ROOT = Path(__file__).resolve().parent.parent
+GROUPS = {p.name for p in (ROOT / "conf").iterdir() if p.is_dir()} - {"hydra"}
+
+LONG_FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package"),
-    *("--run", "--multirun", "--shell-completion", "--config-path", "--config-name"),
-    *("--config-dir", "--experimental-rerun", "--info"),
+    *("--run", "--shell-completion", "--config-path", "--config-name", "--config-dir"),
+    *("--experimental-rerun", "--info"),
 )
+SHORT_FLAGS = "hcprsi"  # their first letters
 
 
 def checked(arguments: list[str]) -> list[str]:
@@ -23,32 +28,40 @@ def checked(arguments: list[str]) -> list[str]:
     Hydra's grammar.
 
     Raises:
-      ConfigError: for a key written as a flag, which Hydra would take for the start of
-        one of its own flags, and for `-m`.
+      ConfigError: for what Hydra would take, and do something else with.
     """
     for argument in arguments:
-        name = argument.partition("=")[0]
-        if name in ("-m", "--multirun"):
-            refuse_multirun()
-        if name.startswith("--") and name not in HYDRA_FLAGS:
-            raise ConfigError(
-                f"{argument} is no flag; keys go without dashes: {argument.lstrip('-')}"
-            )
+        _check(argument)
     return [re.sub(r"^([\w.]+)=(~[^'\"]*)$", r"\1='\2'", a) for a in arguments]
 
 
-def refuse_multirun() -> None:
-    """-m, however it was asked for.
-
-    Raises:
-      ConfigError: always.
-    """
-    raise ConfigError(
-        "-m (--multirun) would run every job in this one process, which holds "
-        "one framework, one set of devices and one process group; start a process "
-        "per job instead: "
-        "for seed in 0 1 2; do python launch/jax.py train.seed=$seed; done"
-    )
+def _check(argument: str) -> None:
+    name, _, value = argument.partition("=")
+    if name in ("-m", "--multirun"):
+        raise ConfigError(
+            "-m (--multirun) would run every job in this one process, which holds "
+            "one framework, one set of devices and one process group; start a process "
+            "per job instead: "
+            "for seed in 0 1 2; do python launch/jax.py train.seed=$seed; done"
+        )
+    # Hydra takes a flag's beginning for the flag, so a key for one of its own.
+    dashes = len(name) - len(name.lstrip("-"))
+    known = name in LONG_FLAGS if dashes > 1 else name[1:2] in SHORT_FLAGS
+    if dashes and not known:
+        raise ConfigError(
+            f"{argument} is no flag; keys go without dashes: {argument.lstrip('-')}"
+        )
+    if name.startswith("~"):
+        raise ConfigError(
+            f"{argument}: no key can be deleted; give it another value, such as null"
+        )
+    if re.match(r"\+*hydra[./@]", name):
+        raise ConfigError(
+            f"{argument}: Hydra's own settings are fixed here; run.dir=... is where "
+            "the run goes"
+        )
+    if name in GROUPS and (value == "null" or value.startswith("[")):
+        raise ConfigError(f"{argument}: {name} takes one choice, see --help")
 
 
 def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
@@ -72,7 +85,8 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
         text += "; write key=value, and quote what is no plain word: \"key='a b'\""
     reason = str(cause).partition("\n")[0] if cause else ""
     if "is not a ListConfig" in reason:
-        reason = "a list is wanted, such as [1,2]"
+        key, _, value = text.rpartition(" ")[2].partition("=")
+        reason = f"a list is wanted: '{key}=[{value}]'"
     lines = [text, *([reason] if reason else [])]
     return ConfigError(": ".join(" ".join(line.split()) for line in lines))
 

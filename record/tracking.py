@@ -191,6 +191,7 @@ class _WandB:
             raise
         finally:
             if stays_here:
+                print("W&B is offline; to upload the run:")
                 print(f"wandb sync {shlex.quote(self._run.sync_dir)}", flush=True)
 
 

@@ -21,10 +21,12 @@ def test_fp64_proves_both_frameworks_identical_at_world_sizes_one_and_two(
         [
             *(PARITY, "experiment=digits_cnn", "world_sizes=[1,2]", "precision=fp64"),
             *("train.steps=40", f"run.dir={tmp_path / 'check'}"),
-        ]
+        ],
+        COLUMNS="60",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verdict: identical" in done.stdout
+    assert "…" not in done.stdout  # figures are whole on any terminal
     verdict = json.loads((tmp_path / "check" / "parity.json").read_text())
     assert verdict["verdict"] == "identical"
     assert len(verdict["comparisons"]) == 6
@@ -112,8 +114,8 @@ def planted(root, tmp_path):
 WRONG = {
     "one step's examples out of order": (
         "train.py",
-        "indices = plan.indices(step, world.rank, world.processes)",
-        "indices = plan.indices(step + (step == 3), world.rank, world.processes)",
+        "plan.micro_batches(step, world.rank, world.processes)",
+        "plan.micro_batches(step + (step == 3), world.rank, world.processes)",
         "parts at step 4",
     ),
     "half the learning rate": (
