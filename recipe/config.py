@@ -553,6 +553,11 @@ class ParityConfig(Config):
             raise ConfigError("parity nudges its own controls; leave train.nudge at 0")
         if self.train.trace:
             raise ConfigError("parity takes trace=STEP instead of train.trace")
+        if self.run.resume != "auto" or self.run.resume_anyway:
+            raise ConfigError(
+                "parity trains all its runs anew; leave run.resume at auto and "
+                "run.resume_anyway at false"
+            )
         # What is refused of a single run's trace is refused here, before any starts.
         self.train = replace(self.train, trace=self.trace)
         if (self.a is None) != (self.b is None):

@@ -12,9 +12,11 @@ from typing import Any
 
 from recipe.config import Config, from_yaml, identity_parts, to_yaml
 from recipe.errors import ConfigError, RecordError
+from recipe.weights import Weights, is_trained, weight_dtype, weight_shapes
 from record.checkpoint import (
     Checkpoint,
     CheckpointWriter,
+    checkpoint_folder,
     checkpoint_step,
     newest_checkpoint,
     read_checkpoint,
@@ -174,6 +176,81 @@ def _config_of(folder: Path) -> Config:
         return from_yaml(read_text(file))
     except ConfigError as error:
         raise RecordError(f"{file}: {error}") from error
+
+
+class Beginning:
+    """How a run begins, anew or where another was cut short; the same on every rank.
+
+    `find` and `take` are rank 0's alone, and answer with text for all ranks.
+
+    Attributes:
+      writer: of the folder's checkpoints, once taken; None on the other ranks.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.writer: CheckpointWriter | None = None
+        self._resume: Resume | None = None
+
+    def find(self, data_fingerprint: str) -> str:
+        """The checkpoint to go on from; empty where there is none.
+
+        Raises:
+          RecordError: as `resume_point` does.
+        """
+        self._resume = resume_point(self.config, data_fingerprint)
+        if self._resume is None or self._resume.checkpoint is None:
+            return ""
+        return str(checkpoint_folder(self._resume.source, self._resume.step))
+
+    def take(self, framework: str, world_size: int) -> str:
+        """The run folder, taken.
+
+        Raises:
+          RecordError: as `take_folder` does.
+        """
+        self.writer = take_folder(
+            self.config, self._resume, framework=framework, world_size=world_size
+        )
+        return str(self.writer.run)
+
+
+def read_fitting(config: Config, path: str) -> Checkpoint | None:
+    """A checkpoint in the recipe's dtype; None where the path is empty.
+
+    Raises:
+      RecordError: if it cannot be read, or is of another model or optimizer, which
+        `run.resume_anyway` cannot mend.
+    """
+    if not path:
+        return None
+    checkpoint = read_checkpoint(Path(path))
+    shapes = weight_shapes(config)
+    trained = {name: shape for name, shape in shapes.items() if is_trained(name)}
+    wanted = {"weights": shapes, **dict.fromkeys(optimizer_slots(config), trained)}
+    for slot, expected in wanted.items():
+        held = {n: a.shape for n, a in checkpoint.arrays.get(slot, {}).items()}
+        if held != expected:
+            odd = sorted(n for n in held | expected if held.get(n) != expected.get(n))
+            raise RecordError(
+                f"{path} does not fit: in {slot}, {odd[0]} is "
+                f"{held.get(odd[0], ABSENT)}, needed {expected.get(odd[0], ABSENT)}; "
+                "ask for the model and the optimizer that it is of"
+            )
+    dtype = weight_dtype(config)
+
+    def own(arrays: Weights) -> Weights:
+        return {name: array.astype(dtype) for name, array in arrays.items()}
+
+    arrays = {slot: own(checkpoint.arrays[slot]) for slot in wanted}
+    return replace(checkpoint, arrays=arrays)
+
+
+def optimizer_slots(config: Config) -> tuple[str, ...]:
+    """What the optimizer keeps beside each trained parameter."""
+    if config.optim.name == "adamw":
+        return "adam.m", "adam.v"
+    return ("momentum",) if config.optim.momentum else ()
 
 
 def take_folder(

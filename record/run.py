@@ -18,6 +18,7 @@ import json
 import logging
 import math
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -418,8 +419,12 @@ class Recorder:
             # The rows that lead to a checkpoint must outlast whatever it outlasts.
             self._saver.save(checkpoint, before=lambda: os.fsync(rows))
 
-    def stopped(self, window: Window, reason: str) -> None:
-        """Record that the run leaves after a window, to be started again."""
+    def stopped(self, window: Window, reason: str) -> StoppedError:
+        """Record that the run leaves after a window, to be started again.
+
+        Returns:
+          What is to be raised once all ranks know whether rank 0 could save.
+        """
         LOGGER.info(
             "asked to stop by %s: left after step %d", reason, window.steps.stop
         )
@@ -428,6 +433,13 @@ class Recorder:
             if self.failure is None:
                 with self._deferred():
                     mark_requeue(self.path, window.steps.stop, reason)
+        error = StoppedError(
+            f"asked to by {reason}; saved after step {window.steps.stop} of "
+            f"{self.plan.last}. To go on: the same command with run.dir={self.path}"
+        )
+        if reason == signal.SIGINT.name:
+            error.exit_status = 128 + signal.SIGINT
+        return error
 
     def finish(self, weights: Weights, peak_memory_bytes: int) -> None:
         """Record the end: final weights and the summary.
