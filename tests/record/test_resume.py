@@ -359,6 +359,8 @@ def leg(given: Config, stop_after: int | None = None, save=lambda record: None) 
                 losses=np.array(LOSSES[part], np.float32),
                 learning_rates=[0.1, 0.05, 0.1, 0.05][part],
                 grad_norms=np.array(NORMS[part]),
+                loss_scales=[1.0] * len(window.steps),
+                skipped=[False] * len(window.steps),
                 seconds=0.5 * len(window.steps),
             )
             if window.evaluates:
