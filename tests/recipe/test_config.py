@@ -122,6 +122,7 @@ BAD_PARITY = [
     ("timeout_seconds=0", "timeout_seconds", "got 0", "at least 1"),
     ("devices=2", "devices", "world_sizes=[...]"),
     ("train.nudge=1", "train.nudge", "at 0"),
+    ("run.resume=never", "run.resume", "anew", "auto"),
 ]
 ON_THE_BOUND = (
     *("optim.momentum=0", "optim.nesterov=false", "optim.weight_decay=0"),
