@@ -1,15 +1,20 @@
 """The optimizer, every constant explicit; the learning rate arrives with each step."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from jax_impl.weights import canonical_name
+from jax_impl.parallel import World
+from jax_impl.weights import canonical_name, save_array
 from recipe.config import Config
-from recipe.weights import decays
+from recipe.weights import Weights, decays
+from record.checkpoint import Checkpoint
 
 
 def build_optimizer(config: Config, params: nnx.State) -> optax.GradientTransformation:
@@ -35,6 +40,55 @@ def build_optimizer(config: Config, params: nnx.State) -> optax.GradientTransfor
         return optax.chain(moments, decay)
     momentum = optax.trace(optim.momentum, nesterov=optim.nesterov)
     return optax.chain(decay, momentum if optim.momentum else optax.identity())
+
+
+def save_slots(
+    state: optax.OptState, world: World
+) -> tuple[dict[str, Weights], dict[str, int]]:
+    """What the optimizer keeps: slot -> canonical name -> array, and its own count.
+
+    A call of all processes.
+    """
+    slots: dict[str, Weights] = {}
+    counts: dict[str, int] = {}
+    for part in cast(tuple[Any, ...], state):
+        for slot, its_name in _slots(part).items():
+            slots[slot] = {
+                canonical_name(path): save_array(variable.get_value(), world)
+                for path, variable in nnx.to_flat_state(getattr(part, its_name))
+            }
+        if isinstance(part, optax.ScaleByAdamState):
+            # Skipped steps do not count: it may be less than the run's.
+            count = cast(jax.Array, part.count)
+            counts["optimizer_steps"] = int(save_array(count, world))
+    return slots, counts
+
+
+def load_slots(state: optax.OptState, checkpoint: Checkpoint) -> optax.OptState:
+    """The optimizer's fresh state, filled with what a checkpoint has kept for it."""
+    filled = []
+    for part in cast(tuple[Any, ...], state):
+        for slot, its_name in _slots(part).items():
+            arrays = checkpoint.arrays[slot]
+            leaves = nnx.from_flat_state(
+                [
+                    (path, variable.replace(arrays[canonical_name(path)]))
+                    for path, variable in nnx.to_flat_state(getattr(part, its_name))
+                ]
+            )
+            part = part._replace(**{its_name: leaves})
+        if isinstance(part, optax.ScaleByAdamState):
+            count = np.int32(checkpoint.state["optimizer_steps"])
+            part = part._replace(count=count)
+        filled.append(part)
+    return tuple(filled)
+
+
+def _slots(part: Any) -> dict[str, str]:
+    """optax's names of what a part of it keeps, by the checkpoint's."""
+    if isinstance(part, optax.ScaleByAdamState):
+        return {"adam.m": "mu", "adam.v": "nu"}
+    return {"momentum": "trace"} if isinstance(part, optax.TraceState) else {}
 
 
 def clip_gradients(

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+import numpy as np
 from flax import nnx
 
 from jax_impl.parallel import World, to_host, unshard
@@ -34,7 +36,12 @@ def load_weights(
 def save_weights(params: nnx.State, statistics: nnx.State, world: World) -> Weights:
     """The parameters and statistics as canonical NumPy arrays."""
     return {
-        canonical_name(path): to_host([unshard(variable.get_value(), world)], world)[0]
+        canonical_name(path): save_array(variable.get_value(), world)
         for state in (params, statistics)
         for path, variable in nnx.to_flat_state(state)
     }
+
+
+def save_array(array: jax.Array, world: World) -> np.ndarray:
+    """An array of the twin's as a NumPy array; a call of all processes."""
+    return to_host([unshard(array, world)], world)[0]

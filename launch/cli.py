@@ -2,7 +2,7 @@
 
 Exit status: 0 done; 1 the run itself failed (its loss diverged, a bug); 2 it was asked
 for something that cannot be done, and the one line on stderr says what to do instead;
-130 interrupted from the keyboard.
+75 it was asked to stop, and has saved what it needs to go on; 130 so from the keyboard.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from launch.overrides import ROOT, checked, refusal, unknown_key
 from recipe.config import Config, to_config, unknown_keys
-from recipe.errors import DuetError
+from recipe.errors import DuetError, StoppedError
 from recipe.processes import Processes, from_environment
 
 
@@ -84,7 +84,8 @@ def leave(error: DuetError, rank: int) -> NoReturn:
     """Say what was wrong, once for all ranks, and exit with its status."""
     if rank == 0 or error.of_one_rank:
         place = f"rank {rank}: " if error.of_one_rank else ""
-        print(f"error: {place}{error}", file=sys.stderr)
+        word = "stopped" if isinstance(error, StoppedError) else "error"
+        print(f"{word}: {place}{error}", file=sys.stderr)
     else:
         # torchrun ends every rank when one leaves, and rank 0 is to speak first.
         time.sleep(3)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from launch.cli import hydra_main, this_process
 from recipe.config import Config, check_world
 from recipe.processes import Processes
-from record.run import check_folder
+from record.resume import resume_point
 from record.weights import check_weights
 
 Check = Callable[[Config, Processes], None]
@@ -23,10 +23,12 @@ def main(twin: Callable[[], tuple[Check, Run]]) -> None:
 
     def train(config: Config) -> None:
         check_world(config, processes)
-        check_folder(config)
+        resume = resume_point(config)
         check_weights(config)
         check, run = twin()
         check(config, processes)
+        if resume is not None and processes.rank == 0:
+            print(*resume.told(), sep="\n", flush=True)
         run(config, processes)
 
     hydra_main(train, config_name="config", schema=Config, rank=processes.rank)

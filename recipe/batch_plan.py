@@ -11,6 +11,7 @@ masked rows, so that every test example counts exactly once at every world size.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -42,11 +43,13 @@ class Window:
       steps: optimizer steps, from 0.
       epoch: from 0.
       evaluates: whether an evaluation follows.
+      saves: whether a checkpoint does, by the count of steps.
     """
 
     steps: range
     epoch: int
     evaluates: bool
+    saves: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,27 +132,46 @@ class BatchPlan:
         batch = order[row : row + self.global_batch].reshape(self.accumulate, -1)
         return rank_slice(batch.T, rank, world_size).T
 
-    def windows(self, window_steps: int, evaluate_every_epochs: int) -> list[Window]:
+    def windows(
+        self,
+        window_steps: int,
+        evaluate_every_epochs: int,
+        save_every_steps: int | None = None,
+        done: int = 0,
+    ) -> list[Window]:
         """The run as windows of at most `window_steps`, none across an epoch's end.
 
-        An epoch's windows are as equal as they can be: their rates are compared.
-        The last window evaluates; so does the last of every `evaluate_every_epochs`-th
-        epoch, unless that is 0.
+        Nor across a step that is saved. Between those an epoch's windows are as equal
+        as they can be: their rates are compared. The last window evaluates; so does the
+        last of every `evaluate_every_epochs`-th epoch, unless that is 0.
+
+        Args:
+          save_every_steps: optimizer steps between two checkpoints; None: no window
+            saves by the count of steps.
+          done: optimizer steps that a resumed run has behind it; the windows after them
+            are those of a run that was never interrupted.
         """
         windows = []
-        for first in range(0, self.last, self.steps_per_epoch):
-            epoch = self.epoch(first)
-            end = min(first + self.steps_per_epoch, self.last)
-            count = -(-(end - first) // window_steps)
-            for number in range(count):
-                start = first + (end - first) * number // count
-                stop = first + (end - first) * (number + 1) // count
-                due = stop == first + self.steps_per_epoch and (
-                    evaluate_every_epochs and (epoch + 1) % evaluate_every_epochs == 0
-                )
-                evaluates = bool(due) or stop == self.last
-                windows.append(Window(range(start, stop), epoch, evaluates))
+        for start, stop in pairwise(self._cuts(save_every_steps)):
+            epoch = self.epoch(start)
+            epoch_ends = stop == (epoch + 1) * self.steps_per_epoch
+            every = evaluate_every_epochs
+            due = bool(every) and epoch_ends and (epoch + 1) % every == 0
+            count = -(-(stop - start) // window_steps)
+            edges = [start + (stop - start) * n // count for n in range(count + 1)]
+            for first, last in pairwise(edges):
+                evaluates = last == self.last or (last == stop and due)
+                saves = bool(save_every_steps) and last % save_every_steps == 0
+                if last > done:
+                    steps = range(max(first, done), last)
+                    windows.append(Window(steps, epoch, evaluates, saves))
         return windows
+
+    def _cuts(self, save_every_steps: int | None) -> list[int]:
+        """Steps that windows may not span: ends of epochs, checkpoints, the run's."""
+        strides = self.steps_per_epoch, save_every_steps or self.last
+        cuts = {step for stride in strides for step in range(0, self.last, stride)}
+        return sorted(cuts | {self.last})
 
 
 def evaluation_batches(

@@ -443,16 +443,41 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True)
+class CheckpointConfig:
+    """When a run saves all that it needs to go on, and how many of these it keeps."""
+
+    every_steps: int | None = None  # optimizer steps; null: not by steps
+    every_minutes: float | None = 10.0  # since the last one; null: not by time
+    keep: int = 2  # the newest; that with the best test score is kept beside them
+
+    def __post_init__(self) -> None:
+        _at_least("checkpoint.every_steps", self.every_steps, 1)
+        _at_least("checkpoint.every_minutes", self.every_minutes, 0)
+        _at_least("checkpoint.keep", self.keep, 1)
+
+
+@dataclass(kw_only=True)
 class RunConfig:
-    """Where the record goes."""
+    """Where the record goes, and whether it goes on from one that is there."""
 
     dir: str | None = None  # default: runs/<experiment>-<framework>-<UTC time>
+    # auto: where `dir` holds a run that was cut short, go on with it; never: refuse it;
+    # or the path of a run folder or of one of its checkpoints.
+    resume: str = "auto"
+    resume_anyway: bool = False  # though seed, data or recipe are others; recorded
 
     def __post_init__(self) -> None:
         if self.dir == "":
             raise ConfigError("run.dir is empty; give a folder, or leave it out")
         if self.dir is not None:
             self.dir = _expanded("run.dir", self.dir)
+        if not self.resume:
+            raise ConfigError(
+                "run.resume is empty; give auto, never, or the path of a run folder "
+                "or checkpoint"
+            )
+        if self.resume not in ("auto", "never"):
+            self.resume = _expanded("run.resume", self.resume)
 
 
 @dataclass(kw_only=True)
@@ -470,6 +495,7 @@ class Config:
     tuned: TunedConfig = MISSING
     task: TaskConfig = field(default_factory=TaskConfig)
     train: TrainConfig = MISSING
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     run: RunConfig = MISSING
     devices: int | None = None  # of the whole run; default: one for each process
     platform: str = "auto"  # auto: a GPU where there is one, else the CPU
@@ -534,6 +560,11 @@ class ParityConfig(Config):
             raise ConfigError("parity nudges its own controls; leave train.nudge at 0")
         if self.train.trace:
             raise ConfigError("parity takes trace=STEP instead of train.trace")
+        if self.run.resume != "auto" or self.run.resume_anyway:
+            raise ConfigError(
+                "parity trains all its runs anew; leave run.resume at auto and "
+                "run.resume_anyway at false"
+            )
         # What is refused of a single run's trace is refused here, before any starts.
         self.train = replace(self.train, trace=self.trace)
         if (self.a is None) != (self.b is None):
@@ -628,7 +659,13 @@ def from_yaml(text: str) -> Config:
 
 
 def recipe_hash(config: Config) -> str:
-    """SHA-256 of what makes two runs the same experiment.
+    """SHA-256 of what makes two runs the same experiment, `recipe_parts`."""
+    parts = json.dumps(recipe_parts(config), sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def recipe_parts(config: Config) -> dict[str, Any]:
+    """What makes two runs the same experiment, nested as the config is.
 
     Where a run happens does not count: devices, platform, kernels, parallel strategy,
     trackers, folders. Nor do the measuring window, the control's nudge and what is
@@ -642,6 +679,7 @@ def recipe_hash(config: Config) -> str:
         "deterministic",
         "parallel",
         "tracking",
+        "checkpoint",
         "run",
     ):
         del recipe[place]
@@ -651,7 +689,17 @@ def recipe_hash(config: Config) -> str:
         recipe["model"]["folder"] = Path(config.model.folder).name
     for look in ("window_steps", "nudge", "trace"):
         del recipe["train"][look]
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    return recipe
+
+
+def identity_parts(config: Config) -> dict[str, Any]:
+    """What a resumed run must share with the one it continues, nested by key.
+
+    The recipe, and the nudge of the initial weights, that a hash of recipes leaves out.
+    """
+    parts = recipe_parts(config)
+    parts["train"] = {**parts["train"], "nudge": config.train.nudge}
+    return parts
 
 
 def world_size(config: Config, processes: Processes) -> int:

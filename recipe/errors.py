@@ -7,7 +7,8 @@ scripts in `launch/` print it without a traceback and leave with `exit_status`.
     ├── ConfigError      the recipe, its overrides or the way it was launched
     ├── DataError        a dataset that is missing, corrupt or out of range
     ├── RecordError      the run folder: occupied, not writable, disk full
-    └── DivergedError    the loss or a weight is not finite; the record is kept
+    ├── DivergedError    the loss or a weight is not finite; the record is kept
+    └── StoppedError     the run was asked to stop, and has saved what it needs to go on
 """
 
 
@@ -30,3 +31,7 @@ class RecordError(DuetError):
 
 class DivergedError(DuetError, ArithmeticError):
     exit_status = 1
+
+
+class StoppedError(DuetError):
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: to be tried again

@@ -5,6 +5,7 @@ by it after. A step whose gradient is not finite is skipped and backs the scale 
 grows again after an interval of finite steps.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,11 +27,27 @@ class LossScale(NamedTuple):
     finite_steps: Any
 
 
-def initial_loss_scale(config: Config) -> LossScale | None:
-    """Before the first step; None where the precision does without."""
+def initial_loss_scale(
+    config: Config, state: Mapping[str, int | float] | None = None
+) -> LossScale | None:
+    """Before the first step; None where the precision does without.
+
+    Args:
+      state: a checkpoint's, to go on from; none where the run begins.
+    """
     if config.precision.loss_scale is None:
         return None
-    return LossScale(np.float32(config.precision.loss_scale.initial), np.int32(0))
+    state = state or {}
+    value = state.get("loss_scale", config.precision.loss_scale.initial)
+    return LossScale(np.float32(value), np.int32(state.get("finite_steps", 0)))
+
+
+def loss_scale_state(scale: LossScale | None) -> dict[str, int | float]:
+    """What a checkpoint keeps of a scale of NumPy scalars; exact."""
+    if scale is None:
+        return {}
+    steps = int(scale.finite_steps)
+    return {"loss_scale": float(scale.value), "finite_steps": steps}
 
 
 def next_loss_scale(

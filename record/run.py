@@ -7,17 +7,18 @@
     final.safetensors  the weights, canonical names and layouts
     trace-N.safetensors  what went on in step N, where train.trace asks for it
     logs/rank*.log     each rank its own
+    checkpoints/       what the run can go on from, see `record/checkpoint.py`
 
 `record/schema.py` has every field. The folder is the truth; trackers and the screen
 repeat what is written here.
 """
 
 import contextlib
-import errno
 import json
 import logging
 import math
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -30,13 +31,28 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from recipe.batch_plan import BatchPlan, Window
-from recipe.config import Config, from_yaml, recipe_hash, to_yaml
-from recipe.errors import ConfigError, DivergedError, DuetError, RecordError
+from recipe.config import Config, from_yaml, identity_parts, recipe_hash, to_yaml
+from recipe.errors import (
+    ConfigError,
+    DivergedError,
+    DuetError,
+    RecordError,
+    StoppedError,
+)
 from recipe.weights import Weights
+from record.checkpoint import Checkpoint, CheckpointWriter, checkpoint_folder
+from record.disk import (
+    checked_object,
+    parse_json,
+    read_text,
+    recording,
+    to_json,
+    write_whole,
+)
 from record.metrics import median_throughput
+from record.saver import Saver
 from record.schema import (
     ENVIRONMENT,
-    NOT_FINITE,
     ROWS,
     SCHEMA_VERSION,
     SUMMARY,
@@ -46,6 +62,7 @@ from record.schema import (
     strict_json,
 )
 from record.screen import open_screen
+from record.stopping import mark_requeue
 from record.trace import Trace, to_bytes, trace_file
 from record.tracking import open_tracker
 
@@ -59,7 +76,7 @@ def check_folder(config: Config) -> None:
       RecordError: saying what is there, and how to go on.
     """
     path = Path(config.run.dir or "runs")
-    with _recording(path):
+    with recording(path):
         if config.run.dir is not None and path.exists():
             _check_empty(path)
         ancestor = path.absolute()
@@ -103,7 +120,7 @@ def create_folder(config: Config, framework: str) -> Path:
     check_folder(config)
     if config.run.dir is not None:
         path = Path(config.run.dir).absolute()
-        with _recording(path):
+        with recording(path):
             path.mkdir(parents=True, exist_ok=True)
         _claim(path, config)
         return path
@@ -111,7 +128,7 @@ def create_folder(config: Config, framework: str) -> Path:
     path = Path("runs", f"{config.name}-{framework}-{now}").absolute()
     number = 1
     while True:
-        with _recording(path):
+        with recording(path):
             try:
                 path.mkdir(parents=True)
                 _claim(path, config)
@@ -124,7 +141,7 @@ def create_folder(config: Config, framework: str) -> Path:
 def _claim(path: Path, config: Config) -> None:
     """Write the config where none is: of two runs given one folder, one has it."""
     try:
-        with _recording(path), (path / "config.yaml").open("x") as file:
+        with recording(path), (path / "config.yaml").open("x") as file:
             file.write(to_yaml(config))
     except RecordError as error:
         if isinstance(error.__cause__, FileExistsError):
@@ -170,9 +187,22 @@ class Recorder:
     Rank 0 writes. A write that fails (a full disk) does not raise where it happens, as
     the other ranks would then wait for rank 0 forever: it is kept in `failure`, for the
     ranks to share at the end of a window and to stop together with `stop_if`.
+
+    Args:
+      writer: of the folder's checkpoints, entered, on the rank that writes; closed with
+        the record. None saves nothing.
+      resumed: what the run goes on from; the folder's rows end there.
     """
 
-    def __init__(self, path: Path, config: Config, plan: BatchPlan, facts: Facts):
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        plan: BatchPlan,
+        facts: Facts,
+        writer: CheckpointWriter | None = None,
+        resumed: Checkpoint | None = None,
+    ):
         self.path = path
         self.config = config
         self.plan = plan
@@ -182,7 +212,11 @@ class Recorder:
         self._windows: list[dict[str, Any]] = []
         self._skipped = 0  # steps
         self._summary: dict[str, Any] = {}
+        self._test_step = 0
         self._metrics: TextIO | None = None
+        self._resumed, self._writer = resumed, writer
+        self._saver: Saver | None = None
+        self._warm = False
 
     def __enter__(self) -> Self:
         facts = self.facts
@@ -212,7 +246,7 @@ class Recorder:
             "processes": facts.processes,
             "global_batch": self.config.train.global_batch,
             "parameters": facts.parameters,
-            "steps": 0,
+            "steps": self._done,
             "skipped_steps": 0,
             "images_per_second": median_throughput([]),
             "compile_seconds": facts.compile_seconds,
@@ -224,8 +258,18 @@ class Recorder:
             "run_dir": str(self.path),
         }
         with self._deferred():
-            _write(self.path / "environment.json", _json(facts.environment))
-            self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8")
+            write_whole(self.path / "environment.json", to_json(facts.environment))
+            metrics = self.path / "metrics.jsonl"
+            if self._resumed is not None:
+                self._take_up(self._resumed, read_rows(self.path))
+            self._metrics = metrics.open("a", encoding="utf-8")
+        if self._writer is not None:
+            there = checkpoint_folder(self.path, self._done).exists()
+            self._saver = Saver(
+                self._writer,
+                self.config.checkpoint,
+                saved=self._done if there else None,
+            )
         self._tracker = open_tracker(
             self.config,
             run_dir=self.path,
@@ -242,6 +286,20 @@ class Recorder:
         )
         self._screen.__enter__()
         return self
+
+    @property
+    def _done(self) -> int:
+        """Optimizer steps that lie behind a resumed run."""
+        return 0 if self._resumed is None else self._resumed.step
+
+    def _take_up(self, resumed: Checkpoint, rows: list[dict[str, Any]]) -> None:
+        self._windows = [row for row in rows if row["kind"] == "window"]
+        self._skipped = sum(row["skipped"] for row in rows if row["kind"] == "step")
+        self._summary["skipped_steps"] = self._skipped
+        if resumed.test is not None:
+            self._test_step = resumed.test["step"]
+            scores = {k: v for k, v in resumed.test.items() if k != "step"}
+            self._summary["test"] = scores
 
     def window(
         self,
@@ -294,8 +352,9 @@ class Recorder:
             "seconds": seconds,
             "step_seconds": seconds / len(window.steps),
             "images_per_second": len(window.steps) * batch / seconds,
-            "warmup": window.steps.start == 0,
+            "warmup": not self._warm,
         }
+        self._warm = True
         self._windows.append(timed)
         self._write_rows([*rows, timed])
         self._summary["steps"] = window.steps.stop
@@ -314,14 +373,75 @@ class Recorder:
         """Record one step's activations and gradients."""
         if self._writes:
             with self._deferred():
-                _write(trace_file(self.path, trace.step), to_bytes(trace))
+                write_whole(trace_file(self.path, trace.step), to_bytes(trace))
 
     def evaluation(self, window: Window, metrics: dict[str, Any]) -> None:
         """Record the evaluation that follows a window."""
         scores = {k: v for k, v in metrics.items() if k != "confusion"}
         place = {"step": window.steps.stop, "epoch": window.epoch + 1}
         self._write_rows([{"kind": "evaluation", **place, **scores}])
-        self._summary["test"] = metrics
+        self._summary["test"], self._test_step = metrics, window.steps.stop
+
+    def time_is_up(self) -> bool:
+        """Whether a checkpoint is due by time; only the rank that writes ever says so.
+
+        To be shared with the other ranks, which all take part in saving.
+        """
+        return self._saver is not None and self._saver.time_is_up()
+
+    def save(
+        self,
+        window: Window,
+        arrays: dict[str, Weights],
+        state: dict[str, int | float],
+    ) -> None:
+        """Save what the run can go on from after a window, behind the next steps.
+
+        Args:
+          arrays: slot -> canonical name -> array, see `Checkpoint`.
+          state: the numbers beside them.
+        """
+        if self._saver is None or self._metrics is None or self.failure is not None:
+            return
+        test = self._summary["test"]
+        rows = self._metrics.fileno()
+        checkpoint = Checkpoint(
+            step=window.steps.stop,
+            epoch=window.epoch + 1,
+            framework=self.facts.framework,
+            world_size=self.facts.world_size,
+            config_hash=recipe_hash(self.config),
+            recipe=identity_parts(self.config),
+            data_fingerprint=self.facts.data_fingerprint,
+            arrays=arrays,
+            state=state,
+            test=None if test is None else {"step": self._test_step, **test},
+        )
+        with self._deferred():
+            # The rows that lead to a checkpoint must outlast whatever it outlasts.
+            self._saver.save(checkpoint, before=lambda: os.fsync(rows))
+
+    def stopped(self, window: Window, reason: str) -> StoppedError:
+        """Record that the run leaves after a window, to be started again.
+
+        Returns:
+          What is to be raised once all ranks know whether rank 0 could save.
+        """
+        LOGGER.info(
+            "asked to stop by %s: left after step %d", reason, window.steps.stop
+        )
+        if self._writes:
+            self._close_saver()
+            if self.failure is None:
+                with self._deferred():
+                    mark_requeue(self.path, window.steps.stop, reason)
+        error = StoppedError(
+            f"asked to by {reason}; saved after step {window.steps.stop} of "
+            f"{self.plan.last}. To go on: the same command with run.dir={self.path}"
+        )
+        if reason == signal.SIGINT.name:
+            error.exit_status = 128 + signal.SIGINT
+        return error
 
     def finish(self, weights: Weights, peak_memory_bytes: int) -> None:
         """Record the end: final weights and the summary.
@@ -333,7 +453,7 @@ class Recorder:
         if self._writes:
             content = safetensors.numpy.save(weights)
             with self._deferred():
-                _write(self.path / "final.safetensors", content)
+                write_whole(self.path / "final.safetensors", content)
         for name, array in weights.items():
             if not np.isfinite(array).all():
                 raise DivergedError(
@@ -343,6 +463,7 @@ class Recorder:
         LOGGER.info("trained %d steps", self.plan.last)
         if not self._writes:
             return
+        self._close_saver()
         if self.failure is None:
             self._summary["status"] = "finished"
             self._write_summary()
@@ -370,9 +491,10 @@ class Recorder:
             said = "interrupted" if interrupted else str(error) or type(error).__name__
             LOGGER.info("stopped: %s", said, exc_info=None if known else error)
             self._summary["error"] = said
-            diverged = isinstance(error, DivergedError)
-            self._summary["status"] = "diverged" if diverged else "failed"
+            ends = {DivergedError: "diverged", StoppedError: "stopped"}
+            self._summary["status"] = ends.get(type(error), "failed")
         if self._writes:
+            self._close_saver()
             if error is not None:
                 self._write_summary()
             if self._metrics is not None:
@@ -383,6 +505,13 @@ class Recorder:
             self._tracker.finish(self._summary)
             self._screen.close_table(self._summary)
         _close_log(self._log)
+        if self._writer is not None:
+            self._writer.close()  # last, since it lets another run have the folder
+
+    def _close_saver(self) -> None:
+        if self._saver is not None:
+            with self._deferred():
+                self._saver.close()
 
     def _write_rows(self, rows: list[dict[str, Any]]) -> None:
         if not self._writes:
@@ -400,13 +529,13 @@ class Recorder:
     def _write_summary(self) -> None:
         self._summary["images_per_second"] = median_throughput(self._windows)
         with self._deferred():
-            _write(self.path / "summary.json", _json(strict_json(self._summary)))
+            write_whole(self.path / "summary.json", to_json(strict_json(self._summary)))
 
     @contextlib.contextmanager
     def _deferred(self) -> Iterator[None]:
         """Keep the first failure to write for `stop_if`."""
         try:
-            with _recording(self.path):
+            with recording(self.path):
                 yield
         except RecordError as failure:
             self.failure = self.failure or failure
@@ -440,7 +569,7 @@ def read_run(path: Path) -> Run:
             f"{path} holds a run that {summary['status']}: {summary['error']}"
         )
     try:
-        config = from_yaml(_read(path / "config.yaml"))
+        config = from_yaml(read_text(path / "config.yaml"))
     except ConfigError as error:
         raise RecordError(f"{path / 'config.yaml'}: {error}") from error
     if recipe_hash(config) != summary["config_hash"]:
@@ -466,17 +595,14 @@ def read_run(path: Path) -> Run:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a run folder's `metrics.jsonl`, floats as floats again."""
     rows = []
-    lines = _read(path / "metrics.jsonl").splitlines()
+    lines = read_text(path / "metrics.jsonl").splitlines()
     for number, line in enumerate(lines, start=1):
         where = f"{path / 'metrics.jsonl'} line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise RecordError(f"{where} is not JSON: {error}") from error
-        if not isinstance(row, dict) or row.get("kind") not in ROWS:
+        row = parse_json(line, where)
+        kind = row.get("kind") if isinstance(row, dict) else None
+        if not isinstance(kind, str) or kind not in ROWS:
             raise RecordError(f"{where} is of no known kind ({', '.join(ROWS)})")
-        check_fields(row, ROWS[row["kind"]], where)
-        rows.append(_restored_fields(row, ROWS[row["kind"]]))
+        rows.append(checked_object(row, ROWS[kind], where))
     return rows
 
 
@@ -498,73 +624,8 @@ def read_environment(path: Path) -> dict[str, Any]:
     return _read_json(path / "environment.json", ENVIRONMENT)
 
 
-def _read(file: Path) -> str:
-    try:
-        with _recording(file, "read"):
-            return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{file} is not UTF-8: {error}") from error
-
-
 def _read_json(file: Path, table: dict[str, Field]) -> dict[str, Any]:
-    """A JSON object, checked against the schema, floats as floats again."""
-    try:
-        value = json.loads(_read(file))
-    except ValueError as error:
-        raise RecordError(f"{file} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RecordError(f"{file} holds no object")
-    check_fields(value, table, str(file))
-    return _restored_fields(value, table)
-
-
-def _restored_fields(given: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
-    """The inverse of `strict_json`, for numbers alone: a run may be named NaN."""
-    return {
-        name: _restored(value) if {float, dict} & {*table[name].types} else value
-        for name, value in given.items()
-    }
-
-
-def _restored(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _restored(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_restored(item) for item in value]
-    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The file appears whole or not at all."""
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _recording(path: Path, verb: str = "write") -> Iterator[None]:
-    """Turn the system's refusal into one error that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        named = f" ({error.filename})" if error.filename else ""
-        hint = "choose another run.dir, or change its permissions"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "free some space or choose another run.dir; what is written is kept"
-        if verb == "read":
-            hint = "is it in a run folder?"
-        raise RecordError(f"cannot {verb} {path}: {reason}{named}; {hint}") from error
+    return checked_object(parse_json(read_text(file), file), table, str(file))
 
 
 def _open_log(path: Path, rank: int) -> list[logging.Handler]:

@@ -63,7 +63,16 @@ TEST = {
     "f1": EVALUATION["f1"],
     "confusion": Field((list, type(None)), "counts of true class i predicted as j"),
 }
-ROWS = {"step": STEP, "window": WINDOW, "evaluation": EVALUATION}
+RESUME = {
+    "kind": Field(TEXT, '"resume"'),
+    "step": Field(INT, "optimizer steps done, from where the run went on"),
+    "framework": Field(TEXT, 'that went on, "torch" or "jax"'),
+    "world_size": Field(INT, "devices that it went on with"),
+    "source": Field(TEXT, "the run folder whose checkpoint was taken"),
+    "left_out": Field((list,), "why each newer checkpoint was not"),
+    "differences": Field((list,), "what is not as it was: run.resume_anyway"),
+}
+ROWS = {"step": STEP, "window": WINDOW, "evaluation": EVALUATION, "resume": RESUME}
 
 ENVIRONMENT = {
     "framework": Field(TEXT, '"torch" or "jax"'),
@@ -81,7 +90,7 @@ ENVIRONMENT = {
 }
 SUMMARY = {
     "schema_version": Field(INT, "of every file in the folder"),
-    "status": Field(TEXT, '"finished", "diverged" or "failed"'),
+    "status": Field(TEXT, '"finished", "diverged", "stopped" or "failed"'),
     "error": Field((str, type(None)), "why it did not finish"),
     "framework": Field(TEXT, '"torch" or "jax"'),
     "experiment": Field(TEXT, "the recipe's name"),
@@ -105,6 +114,27 @@ SUMMARY = {
     "config_hash": Field(TEXT, "SHA-256 of what makes two runs the same experiment"),
     "run_dir": Field(TEXT, "where the folder was written"),
 }
+CHECKPOINT = {
+    "schema_version": Field(INT, "of the checkpoint"),
+    "step": Field(INT, "optimizer steps done"),
+    "epoch": Field(INT, "passes over the training set begun, from 1"),
+    "framework": Field(TEXT, 'that wrote it, "torch" or "jax"'),
+    "world_size": Field(INT, "devices of the run that wrote it"),
+    "config_hash": Field(TEXT, "SHA-256 of what makes two runs the same experiment"),
+    "recipe": Field((dict,), "what config_hash is of, and the nudge: key -> value"),
+    "data_fingerprint": Field(TEXT, "SHA-256 of the dataset's arrays"),
+    "state": Field((dict,), "numbers beside the arrays: name -> number"),
+    "test": Field((dict, type(None)), "the last evaluation's step and metrics"),
+    "files": Field((dict,), "file name -> its sha256, and its size in bytes"),
+}
+CHECKPOINT_FILE = {
+    "sha256": Field(TEXT, "of the file"),
+    "bytes": Field(INT, "its size"),
+}
+CHECKPOINT_TEST = {
+    "step": Field(INT, "optimizer steps done when it was evaluated"),
+    **TEST,
+}
 
 
 def strict_json(value: Any) -> Any:
@@ -116,6 +146,22 @@ def strict_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
+
+
+def restored_fields(given: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
+    """The inverse of `strict_json`, for numbers alone: a run may be named NaN."""
+    return {
+        name: _restored(value) if {float, dict} & {*table[name].types} else value
+        for name, value in given.items()
+    }
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _restored(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def check_fields(given: dict[str, Any], table: dict[str, Field], where: str) -> None:

@@ -5,8 +5,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recipe.config import Config
-from recipe.weights import decays
-from torch_impl.weights import canonical_name
+from recipe.weights import Weights, decays
+from record.checkpoint import Checkpoint
+from torch_impl.parallel import World, place_state
+from torch_impl.weights import canonical_name, load_array, save_array
 
 
 def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
@@ -40,6 +42,56 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
         dampening=0.0,
         nesterov=optim.nesterov,
     )
+
+
+# torch's names of what it keeps beside a parameter, by the checkpoint's.
+_SGD = {"momentum": "momentum_buffer"}
+_ADAM = {"adam.m": "exp_avg", "adam.v": "exp_avg_sq"}
+
+
+def save_slots(
+    config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
+) -> tuple[dict[str, Weights], dict[str, int]]:
+    """What the optimizer keeps: slot -> canonical name -> array, and its own count.
+
+    A call of all ranks. Before its first step torch keeps nothing, which is zeros.
+    """
+    slots: dict[str, Weights] = {slot: {} for slot in _slots(config)}
+    count = 0
+    for name, parameter in model.named_parameters():
+        kept = optimizer.state.get(parameter, {})
+        for slot, its_name in _slots(config).items():
+            tensor = kept.get(its_name)
+            tensor = torch.zeros_like(parameter) if tensor is None else tensor
+            array = save_array(name, tensor.detach(), world)
+            slots[slot][canonical_name(name)] = array
+        count = int(kept.get("step", 0))
+    # Skipped steps do not count: it may be less than the run's.
+    return slots, {"optimizer_steps": count} if config.optim.name == "adamw" else {}
+
+
+def load_slots(
+    config: Config,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    checkpoint: Checkpoint,
+    world: World,
+) -> None:
+    """Give the optimizer what a checkpoint has kept for it; a call of all ranks."""
+    for name, parameter in model.named_parameters():
+        for slot, its_name in _slots(config).items():
+            array = checkpoint.arrays[slot][canonical_name(name)]
+            tensor = load_array(name, array, world)
+            optimizer.state[parameter][its_name] = place_state(tensor, parameter)
+        if config.optim.name == "adamw":
+            steps = float(checkpoint.state["optimizer_steps"])
+            optimizer.state[parameter]["step"] = torch.tensor(steps)
+
+
+def _slots(config: Config) -> dict[str, str]:
+    if config.optim.name == "adamw":
+        return _ADAM
+    return _SGD if config.optim.momentum else {}
 
 
 def clip_gradients(config: Config, model: nn.Module, norm: Float[Tensor, ""]) -> None:

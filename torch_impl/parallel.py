@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from recipe.agreement import answer_of_rank_zero, results_of_all
@@ -123,6 +123,13 @@ def replicate(array: np.ndarray, world: World) -> Tensor:
     """The whole array on this rank's device."""
     # A copy: a memory-mapped dataset is read-only, which tensors cannot be.
     return torch.tensor(array, device=world.device)
+
+
+def place_state(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor placed as a parameter is: under fsdp, this rank's shard."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(tensor, like.device_mesh, like.placements)
+    return tensor
 
 
 def place_batch(columns: Any, world: World, axis: int = 0) -> Any:

@@ -12,18 +12,20 @@ from data.dataset import acquire, load
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
 from recipe.errors import DuetError
-from recipe.loss_scale import initial_loss_scale
+from recipe.loss_scale import initial_loss_scale, loss_scale_state
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
 from recipe.weights import parameter_count
 from record.environment import describe_environment, process_age_seconds
 from record.metrics import evaluation_metrics
-from record.run import Facts, Recorder, create_folder
+from record.resume import Beginning, read_fitting
+from record.run import Facts, Recorder
+from record.stopping import Stopping
 from record.trace import Trace
 from record.weights import starting_weights
 from torch_impl.model import build_model
-from torch_impl.optim import build_optimizer
+from torch_impl.optim import build_optimizer, load_slots, save_slots
 from torch_impl.parallel import (
     World,
     device_names,
@@ -57,19 +59,21 @@ def run(config: Config, processes: Processes) -> Path:
     Raises:
       DuetError: what was wrong and how to mend it, on every rank.
     """
-    world = start(config, processes)
-    try:
-        folder = train(config, world)
-    except DuetError as error:
-        # Every rank meets it alike, so all can leave in order; without the traceback,
-        # whose frames would keep the model and the group alive.
+    with Stopping() as stopping:
+        world = start(config, processes)
+        stopping.install()  # again: JAX's start takes SIGTERM for itself
+        try:
+            folder = train(config, world, stopping)
+        except DuetError as error:
+            # Every rank meets it alike, so all can leave in order; without the
+            # traceback, whose frames would keep the model and the group alive.
+            stop(world)
+            raise error.with_traceback(None) from None
         stop(world)
-        raise error.with_traceback(None) from None
-    stop(world)
     return folder
 
 
-def train(config: Config, world: World) -> Path:
+def train(config: Config, world: World, stopping: Stopping) -> Path:
     """The run itself, among processes that have met."""
     configure(config, world.device)
 
@@ -78,6 +82,12 @@ def train(config: Config, world: World) -> Path:
     dataset = on_every_rank(lambda: load(config.data), world)
     plan = BatchPlan.of(config, len(dataset.train_labels))
     weights = on_every_rank(lambda: starting_weights(config), world)
+    beginning = Beginning(config)
+    path = from_rank_zero(lambda: beginning.find(dataset.fingerprint), world)
+    resumed = on_every_rank(lambda: read_fitting(config, path), world)
+    if resumed is not None:
+        weights = resumed.arrays["weights"]
+    kept = {} if resumed is None else resumed.state
     pixels = pixel_affine(config)
 
     # The framework's own: data, model and optimizer on the device
@@ -91,7 +101,9 @@ def train(config: Config, world: World) -> Path:
     scope_norms(model, world)
     parallel = parallelize(model, world)
     optimizer = build_optimizer(config, model)
-    loss_scale = initial_loss_scale(config)
+    if resumed is not None:
+        load_slots(config, model, optimizer, resumed, world)
+    loss_scale = initial_loss_scale(config, kept)
 
     facts = Facts(
         framework="torch",
@@ -104,7 +116,8 @@ def train(config: Config, world: World) -> Path:
         startup_seconds=process_age_seconds(),
         environment=describe_environment("torch", device_names(world)),
     )
-    folder = Path(from_rank_zero(lambda: str(create_folder(config, "torch")), world))
+    folder = Path(from_rank_zero(lambda: beginning.take("torch", world.size), world))
+    stopping.watch(folder)
 
     def take_apart(step: int) -> Trace:
         whole = plan.indices(step)  # an accumulated batch as the one it stands for
@@ -112,9 +125,12 @@ def train(config: Config, world: World) -> Path:
         batch = train_data, place_batch(whole, world), draws
         return trace_step(config, model, *batch, step + 1, world)
 
-    with Recorder(folder, config, plan, facts) as record:
+    with Recorder(folder, config, plan, facts, beginning.writer, resumed) as record:
         for window in plan.windows(
-            config.train.window_steps, config.train.evaluate_every_epochs
+            config.train.window_steps,
+            config.train.evaluate_every_epochs,
+            config.checkpoint.every_steps,
+            0 if resumed is None else resumed.step,
         ):
             begin = time.perf_counter()
             rates, metrics = [], []
@@ -140,10 +156,15 @@ def train(config: Config, world: World) -> Path:
             seconds = time.perf_counter() - begin
 
             # Rank 0 alone records; what it could not write stops all ranks here, since
-            # leaving on its own would keep the others waiting for it.
-            failed = record.failure is not None
-            slowest, any_failed = gather_ranks([seconds, failed], world).max(axis=0)
+            # leaving on its own would keep the others waiting for it. So does a stop
+            # that one rank was asked for, and a save that its clock says is due.
+            asked = stopping.asked()
+            flags = record.failure is not None, asked is not None, record.time_is_up()
+            slowest, any_failed, stops, due = gather_ranks(
+                [seconds, *flags], world
+            ).max(axis=0)
             record.stop_if(any_failed > 0)
+            leaves = stops > 0 and window.steps.stop < plan.last
             record.window(
                 window,
                 losses=sum_over_ranks([m.loss for m in metrics], world),
@@ -159,6 +180,19 @@ def train(config: Config, world: World) -> Path:
                     config, model, test_data, len(dataset.test_labels), world
                 )
                 record.evaluation(window, metrics)
+            if window.saves or due > 0 or leaves:
+                slots, counts = save_slots(config, model, optimizer, world)
+                weights = save_weights(model, world)
+                record.save(
+                    window,
+                    {"weights": weights, **slots},
+                    {**counts, **loss_scale_state(loss_scale)},
+                )
+            if leaves:
+                stopped = record.stopped(window, asked or "another rank")
+                failed = record.failure is not None
+                record.stop_if(gather_ranks([failed], world).max() > 0)
+                raise stopped
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
         record.finish(save_weights(model, world), int(peak))

@@ -1,7 +1,7 @@
 """Canonical weights <-> parameters; every transpose of the PyTorch twin lives here."""
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from recipe.weights import Weights
 from torch_impl.parallel import World, replicate, unshard
@@ -19,26 +19,37 @@ def canonical_name(name: str) -> str:
 
 def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
     """Give all that the model holds its canonical numbers, on the rank's device."""
-    tensors = {}
-    for name in model.state_dict():
-        array = weights[canonical_name(name)]
-        if canonical_name(name).endswith(".kernel"):
-            array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
-        tensors[name] = replicate(array, world)
-        if array.ndim == 4:
-            # OHWI in memory, as channels-last images make gradients, whose strides DDP
-            # wants of parameters too; FSDP shards contiguous ones alone.
-            kernel = tensors[name].permute(0, 3, 1, 2)
-            tensors[name] = kernel.contiguous() if world.fsdp else kernel
+    tensors = {
+        name: load_array(name, weights[canonical_name(name)], world)
+        for name in model.state_dict()
+    }
     model.load_state_dict(tensors, assign=True)
+
+
+def load_array(name: str, array: np.ndarray, world: World) -> Tensor:
+    """A canonical array as the tensor `name`, whole on the rank's device."""
+    if canonical_name(name).endswith(".kernel"):
+        array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
+    tensor = replicate(array, world)
+    if array.ndim != 4:
+        return tensor
+    # OHWI in memory, as channels-last images make gradients, whose strides DDP wants of
+    # parameters too; FSDP shards contiguous ones alone.
+    kernel = tensor.permute(0, 3, 1, 2)
+    return kernel.contiguous() if world.fsdp else kernel
 
 
 def save_weights(model: nn.Module, world: World) -> Weights:
     """The parameters and statistics as canonical NumPy arrays."""
-    weights = {}
-    for name, tensor in model.state_dict().items():
-        array = unshard(tensor, world).cpu().numpy()
-        if canonical_name(name).endswith(".kernel"):
-            array = np.ascontiguousarray(array.transpose(_FROM_TORCH[array.ndim]))
-        weights[canonical_name(name)] = array
-    return weights
+    return {
+        canonical_name(name): save_array(name, tensor, world)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def save_array(name: str, tensor: Tensor, world: World) -> np.ndarray:
+    """The tensor `name` as a canonical NumPy array; a call of all ranks."""
+    array = unshard(tensor, world).cpu().numpy()
+    if canonical_name(name).endswith(".kernel"):
+        array = np.ascontiguousarray(array.transpose(_FROM_TORCH[array.ndim]))
+    return array

@@ -155,7 +155,7 @@ def test_a_home_is_understood_where_no_shell_expands_it(run_python, tmp_path):
     assert (tmp_path / "a run" / "summary.json").exists()
 
 
-def test_ctrl_c_leaves_a_line_and_the_record(run_python, root, tmp_path):
+def test_ctrl_c_saves_and_leaves_a_line_and_the_record(run_python, root, tmp_path):
     command = [sys.executable, str(root / JAX), "train.steps=1000000"]
     with subprocess.Popen(
         [*command, f"run.dir={tmp_path / 'run'}"],
@@ -174,8 +174,13 @@ def test_ctrl_c_leaves_a_line_and_the_record(run_python, root, tmp_path):
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert (process.returncode, err) == (130, "interrupted\n")
-    assert read_summary(tmp_path / "run")["error"] == "interrupted"
+    assert process.returncode == 130
+    assert err.startswith("stopped: asked to by SIGINT; saved after step ")
+    assert err.count("\n") == 1
+    summary = read_summary(tmp_path / "run")
+    assert summary["status"] == "stopped"
+    saved = tmp_path / "run" / "checkpoints" / f"step-{summary['steps']:08d}"
+    assert (saved / "COMMITTED").exists()
 
 
 def idx_files(folder: Path) -> None:

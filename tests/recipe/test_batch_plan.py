@@ -175,3 +175,24 @@ def test_a_micro_batch_holds_the_same_examples_at_every_world_size(world_size):
         shares = [plan.micro_batches(step, r, world_size) for r in range(world_size)]
         together = np.concatenate(shares, axis=1)
         np.testing.assert_array_equal(together, whole.indices(step).reshape(3, 8))
+
+
+def test_no_window_spans_a_checkpoint_and_those_that_end_at_one_save():
+    windows = replace(PLAN, steps=15).windows(4, 1, save_every_steps=5)
+    assert [(w.steps.start, w.steps.stop) for w in windows] == [
+        *((0, 2), (2, 5), (5, 6), (6, 10), (10, 12), (12, 15)),
+    ]
+    assert [w.steps.stop for w in windows if w.saves] == [5, 10, 15]
+    assert [w.steps.stop for w in windows if w.evaluates] == [6, 12, 15]
+    assert not any(w.saves for w in PLAN.windows(4, 1))
+
+
+@pytest.mark.parametrize("done", range(16))
+@pytest.mark.parametrize("every", [None, 2, 5])
+def test_a_resumed_run_has_the_windows_that_are_left(every, done):
+    whole = PLAN.windows(4, 1, every)
+    left = PLAN.windows(4, 1, every, done)
+    assert [step for w in left for step in w.steps] == list(range(done, 15))
+    assert left[1:] == [w for w in whole if w.steps.start > done][-len(left[1:]) :]
+    if any(w.steps.start == done for w in whole):
+        assert left == [w for w in whole if w.steps.start >= done]

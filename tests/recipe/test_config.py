@@ -106,6 +106,11 @@ BAD = [
     ("train.window_steps=0", "train.window_steps", "got 0", "at least 1"),
     ("train.evaluate_every_epochs=-1", "train.evaluate_every_epochs", "-1", "least 0"),
     ("train.nudge=-1", "train.nudge", "-1", "at least 0"),
+    ("checkpoint.every_steps=0", "checkpoint.every_steps", "got 0", "at least 1"),
+    ("checkpoint.every_minutes=-1", "checkpoint.every_minutes", "-1", "at least 0"),
+    ("checkpoint.every_minutes=.nan", "checkpoint.every_minutes", "nan", "finite"),
+    ("checkpoint.keep=0", "checkpoint.keep", "got 0", "at least 1"),
+    ("run.resume=''", "run.resume", "empty", "auto, never, or the path"),
     ("devices=0", "devices", "got 0", "at least 1"),
     ("platform=tpu", "platform=tpu", "auto, cpu, gpu"),
     (
@@ -123,6 +128,7 @@ BAD_PARITY = [
     ("timeout_seconds=0", "timeout_seconds", "got 0", "at least 1"),
     ("devices=2", "devices", "world_sizes=[...]"),
     ("train.nudge=1", "train.nudge", "at 0"),
+    ("run.resume=never", "run.resume", "anew", "auto"),
 ]
 ON_THE_BOUND = (
     *("optim.momentum=0", "optim.nesterov=false", "optim.weight_decay=0"),

@@ -673,7 +673,7 @@ STEP = {
     [
         (json.dumps(STEP)[:40], "is not JSON"),
         ("", "is not JSON"),
-        ("[]", r"is of no known kind \(step, window, evaluation\)"),
+        ("[]", r"is of no known kind \(step, window, evaluation, resume\)"),
         (json.dumps(STEP | {"kind": "stride"}), "is of no known kind"),
         (json.dumps({k: STEP[k] for k in STEP if k != "loss"}), "lacks loss"),
         (json.dumps(STEP | {"perplexity": 9.0}), "has unknown perplexity"),

@@ -6,15 +6,19 @@ import re
 import pytest
 
 from recipe.errors import RecordError
+from record.checkpoint import CheckpointWriter
 from record.environment import describe_environment
+from record.resume import resume_point, take_folder
 from record.run import create_folder, read_run
 from record.schema import (
+    CHECKPOINT,
     ENVIRONMENT,
     EVALUATION,
     FLAG,
     INT,
     NOT_FINITE,
     NUMBER,
+    RESUME,
     ROWS,
     STEP,
     SUMMARY,
@@ -22,9 +26,14 @@ from record.schema import (
     WINDOW,
     check_fields,
 )
+from tests.record.test_checkpoint import checkpoint
+from tests.record.test_resume import cut_short
 from tests.record.test_run import recipe, write_run
 
-TABLES = {**ROWS, "summary": SUMMARY, "environment": ENVIRONMENT}
+TABLES = {
+    **ROWS,
+    **{"summary": SUMMARY, "environment": ENVIRONMENT, "manifest": CHECKPOINT},
+}
 FIELDS = [(table, field) for table in TABLES for field in TABLES[table]]
 
 # Headings of docs/record.md, and what the table that follows each is held against.
@@ -32,6 +41,8 @@ DOCUMENTED = {
     "### Step rows": STEP,
     "### Window rows": WINDOW,
     "### Evaluation rows": EVALUATION,
+    "### Resume rows": RESUME,
+    "### manifest.json": CHECKPOINT,
     "## summary.json": SUMMARY,
     "## environment.json": ENVIRONMENT,
 }
@@ -55,10 +66,28 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def written(folder):
+def saved(tmp_path_factory):
+    """A checkpoint's manifest."""
+    with CheckpointWriter(tmp_path_factory.mktemp("saved"), keep=1) as writer:
+        return json.loads((writer.save(checkpoint()) / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """The row of a run that went on."""
+    run = cut_short(tmp_path_factory.mktemp("resumed") / "run", 2)
+    given = recipe(run)
+    resume = resume_point(given)
+    take_folder(given, resume, framework="jax", world_size=1).close()
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def written(folder, saved, resumed):
     """A summary and a row of each kind, as they lie in a run folder."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     rows = {row["kind"]: row for row in map(json.loads, lines)}
+    rows |= {"resume": resumed, "manifest": saved}
     for name in "summary", "environment":
         rows[name] = json.loads((folder / f"{name}.json").read_text())
     return rows

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from recipe.config import (
+    CheckpointConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -61,6 +62,7 @@ def config(tracker: str, **fields) -> Config:
         tracking=TrackingConfig(name=tracker, **fields),
         tuned=TunedConfig(sgd=0.1, adamw=0.001),
         train=TrainConfig(steps=400, global_batch=8),
+        checkpoint=CheckpointConfig(),
     )
 
 

@@ -1,0 +1,333 @@
+"""Checkpoints: all that a run needs to go on, in either framework, at any world size.
+
+RUN/checkpoints/step-00000020/ holds
+
+    weights.safetensors  parameters and running statistics, as final.safetensors
+    SLOT.safetensors     an optimizer's slot, such as momentum or adam.m; same names
+    manifest.json        what else there is to know, and the SHA-256 of each file
+    COMMITTED            the SHA-256 of the manifest; written last
+
+so that one number vouches for everything, and a checkpoint without it is none. Nothing
+in a checkpoint can execute: it is JSON and safetensors.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from recipe.errors import RecordError
+from recipe.weights import Weights
+from record.disk import (
+    checked_object,
+    folder_to_disk,
+    parse_json,
+    recording,
+    to_json,
+    write_file,
+    write_whole,
+)
+from record.schema import (
+    CHECKPOINT,
+    CHECKPOINT_FILE,
+    CHECKPOINT_TEST,
+    NUMBER,
+    strict_json,
+)
+
+CHECKPOINT_VERSION = 1
+FOLDER, MANIFEST, MARKER = "checkpoints", "manifest.json", "COMMITTED"
+_NAME = re.compile(r"step-(\d{8,})")
+_SLOT_FILE = re.compile(r"(\w[\w.]*)\.safetensors")
+# What file systems without flock answer; there, run.dir is the user's to keep apart.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A run after one of its steps.
+
+    Args:
+      step: optimizer steps done.
+      epoch: passes over the training set begun, from 1.
+      framework, world_size: of the run that wrote it; nothing depends on them.
+      config_hash: of the recipe.
+      recipe: the recipe itself, by key, to show what differs; see `record/resume.py`.
+      data_fingerprint: of the dataset.
+      arrays: slot -> canonical name -> array in canonical layout. "weights" are the
+        parameters and running statistics; the others an optimizer's.
+      state: the numbers beside them, such as the loss scale; exact in JSON.
+      test: the last evaluation's metrics, and `step`, when that was.
+    """
+
+    step: int
+    epoch: int
+    framework: str
+    world_size: int
+    config_hash: str
+    recipe: dict[str, Any]
+    data_fingerprint: str
+    arrays: dict[str, Weights]
+    state: dict[str, int | float]
+    test: dict[str, Any] | None
+
+    def manifest(self) -> dict[str, Any]:
+        """All but the arrays, as JSON has it."""
+        fields = {k: v for k, v in vars(self).items() if k != "arrays"}
+        return strict_json({"schema_version": CHECKPOINT_VERSION, **fields})
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    return run / FOLDER / f"step-{step:08d}"
+
+
+def checkpoint_step(path: Path) -> int | None:
+    """The step that a folder's name says; None where it is no checkpoint's name."""
+    named = _NAME.fullmatch(path.name)
+    return int(named[1]) if named else None
+
+
+class CheckpointWriter:
+    """A run's folder of checkpoints while one process writes it, a context manager.
+
+    Entering takes the folder, so that of two runs given one, one is refused; and clears
+    away what a killed writer has left.
+
+    Args:
+      run: the run folder, which exists.
+      keep: how many of the newest checkpoints are kept; the one with the best test
+        score of its own step is kept beside them.
+
+    Raises:
+      RecordError: if another process writes there, or the disk refuses.
+    """
+
+    def __init__(self, run: Path, keep: int):
+        self.run, self._keep = run, keep
+        self._lock: TextIO | None = None
+
+    def __enter__(self) -> Self:
+        folder = self.run / FOLDER
+        with recording(folder):
+            folder.mkdir(exist_ok=True)
+            self._lock = _locked(folder / ".lock")
+        try:
+            self._clear_leftovers()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _clear_leftovers(self) -> None:
+        with recording(self.run / FOLDER):
+            for path in (self.run / FOLDER).iterdir():
+                unmarked = checkpoint_step(path) is not None and not _marked(path)
+                if path.name.startswith(".saving-") or unmarked:
+                    shutil.rmtree(path)
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint whole, then remove those that are no longer kept.
+
+        Raises:
+          RecordError: if the disk refuses; nothing of it is left then, and all older
+            checkpoints are as they were.
+        """
+        folder = checkpoint_folder(self.run, checkpoint.step)
+        fresh = folder.with_name(f".saving-{uuid.uuid4().hex}")
+        with recording(folder):
+            try:
+                fresh.mkdir()
+                digest = _write_content(fresh, checkpoint)
+                _remove(folder)  # the same step, from before the run was resumed
+                fresh.rename(folder)
+                folder_to_disk(folder.parent)
+                write_whole(folder / MARKER, digest.encode())
+            except BaseException:
+                for half in (fresh, *(() if _marked(folder) else (folder,))):
+                    shutil.rmtree(half, ignore_errors=True)
+                raise
+            self._prune()
+        return folder
+
+    def discard_after(self, step: int) -> None:
+        """Remove what lies beyond a step, since a resumed run goes there again."""
+        with recording(self.run / FOLDER):
+            for path in _newest_first(self.run):
+                if (checkpoint_step(path) or 0) > step:
+                    _remove(path)
+
+    def _prune(self) -> None:
+        paths = [path for path in _newest_first(self.run) if _marked(path)]
+        best = _best(paths)
+        for path in paths[self._keep :]:
+            if path != best:
+                _remove(path)
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()  # which lets go of it, as the end of the process does
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint, every byte of it verified.
+
+    Raises:
+      RecordError: if it is none, was not finished, or was changed; naming the file.
+    """
+    manifest = _read_manifest(path)
+    arrays = {}
+    for name, entry in manifest.pop("files").items():
+        arrays[name.removesuffix(".safetensors")] = _read_arrays(path / name, entry)
+    if "weights" not in arrays:
+        raise RecordError(f"{path} holds no weights.safetensors")
+    del manifest["schema_version"]
+    return Checkpoint(arrays=arrays, **manifest)
+
+
+def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest good checkpoint of a run, and why each newer one was left out."""
+    left_out: list[str] = []
+    for path in _newest_first(run):
+        try:
+            return read_checkpoint(path), left_out
+        except RecordError as error:
+            left_out.append(str(error))
+    return None, left_out
+
+
+def _newest_first(run: Path) -> list[Path]:
+    folder = run / FOLDER
+    with recording(folder, "read"):
+        found = list(folder.iterdir()) if folder.is_dir() else []
+    steps = {path: checkpoint_step(path) for path in found}
+    numbered = [(step, path) for path, step in steps.items() if step is not None]
+    return [path for _, path in sorted(numbered, reverse=True)]
+
+
+def _write_content(folder: Path, checkpoint: Checkpoint) -> str:
+    """The files of a checkpoint but its marker; the SHA-256 of its manifest."""
+    files = {}
+    for slot, arrays in checkpoint.arrays.items():
+        content = safetensors.numpy.save(arrays)
+        files[f"{slot}.safetensors"] = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+        }
+        write_file(folder / f"{slot}.safetensors", content)
+    content = to_json({**checkpoint.manifest(), "files": files})
+    write_file(folder / MANIFEST, content)
+    folder_to_disk(folder)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _remove(folder: Path) -> None:
+    """The marker first, so that what is half removed is never taken for whole."""
+    if folder.exists():
+        (folder / MARKER).unlink(missing_ok=True)
+        folder_to_disk(folder)
+        shutil.rmtree(folder)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest that its marker vouches for, with every field there."""
+    if not path.is_dir():
+        raise RecordError(f"{path} is no folder of a checkpoint")
+    if not _marked(path):
+        raise RecordError(f"{path} has no {MARKER}: its writing was cut short")
+    file = path / MANIFEST
+    with recording(file, "read"):
+        content, marker = file.read_bytes(), (path / MARKER).read_bytes()
+    if hashlib.sha256(content).hexdigest().encode() != marker.strip():
+        raise RecordError(f"{file} was changed: {MARKER} has another SHA-256")
+    manifest = checked_object(parse_json(content, file), CHECKPOINT, str(file))
+    if manifest["schema_version"] != CHECKPOINT_VERSION:
+        raise RecordError(
+            f"{file} has schema {manifest['schema_version']}; "
+            f"this version of Duet reads {CHECKPOINT_VERSION}"
+        )
+    if manifest["step"] != checkpoint_step(path):
+        raise RecordError(f"{file} is of step {manifest['step']}, not as it is named")
+    for name, entry in manifest["files"].items():
+        if not _SLOT_FILE.fullmatch(name):
+            raise RecordError(f"{file} names {name!r}, no file of a checkpoint")
+        checked_object(entry, CHECKPOINT_FILE, f"{file}, {name}")
+    if manifest["test"] is not None:
+        checked_object(manifest["test"], CHECKPOINT_TEST, f"{file}, test")
+    for name, value in manifest["state"].items():
+        if type(value) not in NUMBER:
+            raise RecordError(f"{file}: {name} is {value!r}, expected a number")
+    return manifest
+
+
+def _read_arrays(path: Path, entry: dict[str, Any]) -> Weights:
+    with recording(path, "read"):
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            raise RecordError(f"{path} has {size} bytes of {entry['bytes']}")
+        content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise RecordError(f"{path} was changed: its SHA-256 is not as written")
+    try:
+        return safetensors.numpy.load(content)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{path}: {error}") from error
+
+
+def _marked(path: Path) -> bool:
+    return os.path.isfile(path / MARKER)
+
+
+def _best(paths: list[Path]) -> Path | None:
+    """The checkpoint with the best test score, of those evaluated at their own step."""
+    scored = []
+    for path in paths:
+        with contextlib.suppress(RecordError):  # what cannot be read is not the best
+            manifest = _read_manifest(path)
+            test = manifest["test"]
+            if test is not None and test["step"] == manifest["step"]:
+                # A loss that is not a number compares with nothing.
+                loss = test["loss"] if test["loss"] == test["loss"] else float("inf")
+                scored.append((test["accuracy"] or 0.0, -loss, manifest["step"], path))
+    return max(scored)[-1] if scored else None
+
+
+def _locked(path: Path) -> TextIO:
+    """The open file, which this process alone may hold until it is closed."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise RecordError(
+            f"{path.parent} is being written by {holder}; wait for it, end it, or "
+            "choose another run.dir"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            file.close()
+            raise
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    file.flush()
+    return file

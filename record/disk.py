@@ -1,0 +1,113 @@
+"""How the files of a record reach the disk, and how they are read back.
+
+What is written appears whole or not at all, and survives a machine that loses power.
+Whatever the system refuses becomes one `RecordError` that says what to do.
+"""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from recipe.errors import RecordError
+from record.schema import Field, check_fields, restored_fields
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def recording(path: Path, verb: str = "write") -> Iterator[None]:
+    """Turn the system's refusal into one error that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        named = f" ({error.filename})" if error.filename else ""
+        hint = "choose another run.dir, or change its permissions"
+        if error.errno in FULL:
+            hint = "free some space or choose another run.dir; what is written is kept"
+        if error.errno == errno.EIO:
+            hint = "the disk fails: choose another run.dir; what is written is kept"
+        if verb == "read":
+            hint = "is it in a run folder?"
+        raise RecordError(f"cannot {verb} {path}: {reason}{named}; {hint}") from error
+
+
+def to_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """A new file, on the disk itself when this returns.
+
+    Raises:
+      OSError: the system's; part of the file may be there then.
+    """
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """The file appears whole or not at all, and replaces one of its name.
+
+    Raises:
+      OSError: the system's; nothing has changed then.
+    """
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        write_file(temporary, content)
+        temporary.replace(path)
+        folder_to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def folder_to_disk(folder: Path) -> None:
+    """Make the names in a folder last, as fsync makes the content of files."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_text(file: Path) -> str:
+    """A file of UTF-8.
+
+    Raises:
+      RecordError: if it cannot be read, or is of something else.
+    """
+    try:
+        with recording(file, "read"):
+            return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{file} is not UTF-8: {error}") from error
+
+
+def parse_json(text: str | bytes, where: Path | str) -> Any:
+    """JSON, however it was made to break a reader.
+
+    Raises:
+      RecordError: naming the place.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{where} is not JSON: {error}") from error
+
+
+def checked_object(value: Any, table: dict[str, Field], where: str) -> dict[str, Any]:
+    """A JSON object, checked against the schema, floats as floats again.
+
+    Raises:
+      RecordError: naming the place and the field.
+    """
+    if not isinstance(value, dict):
+        raise RecordError(f"{where} holds no object")
+    check_fields(value, table, where)
+    return restored_fields(value, table)

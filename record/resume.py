@@ -1,0 +1,345 @@
+"""Where a run goes on, whether it may, and a record that shows no seam.
+
+What a resumed run does again replaces what was written of it before: rows and
+checkpoints beyond the step it goes on from are removed.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from recipe.config import Config, from_yaml, identity_parts, to_yaml
+from recipe.errors import ConfigError, RecordError
+from recipe.weights import Weights, is_trained, weight_dtype, weight_shapes
+from record.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    checkpoint_folder,
+    checkpoint_step,
+    newest_checkpoint,
+    read_checkpoint,
+)
+from record.disk import parse_json, read_text, recording, write_whole
+from record.run import check_folder, create_folder, read_summary
+from record.stopping import REQUEUE
+
+ABSENT = "nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume:
+    """Where a run goes on.
+
+    Args:
+      folder: the run folder that the record goes on in.
+      source: the run folder whose rows lead there; most often the same.
+      checkpoint: None where the run was cut short before its first.
+      left_out: why each newer checkpoint was not taken.
+      differences: what is not as the checkpoint has it, allowed by
+        `run.resume_anyway`.
+    """
+
+    folder: Path
+    source: Path
+    checkpoint: Checkpoint | None
+    left_out: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that lie behind the run."""
+        return 0 if self.checkpoint is None else self.checkpoint.step
+
+    def told(self) -> list[str]:
+        """What a user should know of it, a line each."""
+        return [
+            *(f"left out: {reason}" for reason in self.left_out),
+            *(f"resumed anyway: {difference}" for difference in self.differences),
+            f"{self.folder} goes on after step {self.step}",
+        ]
+
+
+def resume_point(config: Config, data_fingerprint: str | None = None) -> Resume | None:
+    """What `run.resume` comes to; None where a run begins anew. Changes nothing.
+
+    `auto` goes on in `run.dir` where that holds a run that was cut short. A path is
+    that of a run folder, meaning its newest good checkpoint, or of one checkpoint. With
+    no `run.dir` the record goes on where the checkpoint lies; with another, it begins
+    with a copy of the rows that lead there. Once that other has a checkpoint of its
+    own, it is gone on with: one command line can be started again and again.
+
+    Args:
+      data_fingerprint: of the dataset; None where it is not known yet.
+
+    Raises:
+      RecordError: if there is nothing to go on from, or it would not be the same run;
+        then with the difference, key by key.
+    """
+    found = _found(config)
+    if found is None:
+        check_folder(config)
+        return None
+    differences = _differences(config, data_fingerprint, found)
+    if differences and not config.run.resume_anyway:
+        raise RecordError(
+            f"{found.source} cannot be gone on with, as it would not be the same run: "
+            f"{'; '.join(differences)}. Ask for the same, choose another run.dir, or "
+            "set run.resume_anyway=true, which the record will show"
+        )
+    return replace(found, differences=tuple(differences))
+
+
+def _found(config: Config) -> Resume | None:
+    """Where to go on, whatever it holds."""
+    given = config.run.resume
+    own = None if config.run.dir is None else Path(config.run.dir).absolute()
+    if given in ("auto", "never"):
+        goes_on = given == "auto" and own is not None and was_cut_short(own)
+        return _newest(own, own) if own is not None and goes_on else None
+    path = Path(given).absolute()
+    source = path if checkpoint_step(path) is None else path.parent.parent
+    own = own or source
+    if own != source and was_cut_short(own):
+        begun = _newest(own, own)
+        if begun.checkpoint is not None:
+            return begun
+    elif own != source:
+        check_folder(config)
+    elif (source / "summary.json").exists():
+        _refuse_finished(source)
+    if path == source:
+        found = _newest(own, source)
+    else:
+        found = Resume(folder=own, source=source, checkpoint=read_checkpoint(path))
+    if found.checkpoint is None:
+        reasons = "".join(f"; {reason}" for reason in found.left_out)
+        raise RecordError(f"run.resume={given} holds no good checkpoint{reasons}")
+    return found
+
+
+def was_cut_short(folder: Path) -> bool:
+    """Whether a folder holds a run that neither finished nor diverged."""
+    if not (folder / "config.yaml").is_file():
+        return False
+    if not (folder / "summary.json").exists():
+        return True
+    return read_summary(folder)["status"] not in ("finished", "diverged")
+
+
+def _refuse_finished(folder: Path) -> None:
+    if read_summary(folder)["status"] == "finished":
+        raise RecordError(
+            f"{folder} holds a finished run; nothing is overwritten: give another "
+            "run.dir for what goes on from it"
+        )
+
+
+def _newest(folder: Path, source: Path) -> Resume:
+    checkpoint, left_out = newest_checkpoint(source)
+    return Resume(
+        folder=folder, source=source, checkpoint=checkpoint, left_out=tuple(left_out)
+    )
+
+
+def _differences(
+    config: Config, data_fingerprint: str | None, found: Resume
+) -> list[str]:
+    """What is asked for that is not as it was, in words, key by key."""
+    if found.checkpoint is not None:
+        before, data = found.checkpoint.recipe, found.checkpoint.data_fingerprint
+    else:
+        before, data = identity_parts(_config_of(found.source)), None
+    was, asked = dict(_leaves(before)), dict(_leaves(identity_parts(config)))
+    differences = [
+        f"{key} is {asked.get(key, ABSENT)}, was {was.get(key, ABSENT)}"
+        for key in sorted(was.keys() | asked.keys())
+        if was.get(key, ABSENT) != asked.get(key, ABSENT)
+    ]
+    if None not in (data, data_fingerprint) and data != data_fingerprint:
+        differences.append(f"the data's SHA-256 is {data_fingerprint}, was {data}")
+    return differences
+
+
+def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _config_of(folder: Path) -> Config:
+    file = folder / "config.yaml"
+    try:
+        return from_yaml(read_text(file))
+    except ConfigError as error:
+        raise RecordError(f"{file}: {error}") from error
+
+
+class Beginning:
+    """How a run begins, anew or where another was cut short; the same on every rank.
+
+    `find` and `take` are rank 0's alone, and answer with text for all ranks.
+
+    Attributes:
+      writer: of the folder's checkpoints, once taken; None on the other ranks.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.writer: CheckpointWriter | None = None
+        self._resume: Resume | None = None
+
+    def find(self, data_fingerprint: str) -> str:
+        """The checkpoint to go on from; empty where there is none.
+
+        Raises:
+          RecordError: as `resume_point` does.
+        """
+        self._resume = resume_point(self.config, data_fingerprint)
+        if self._resume is None or self._resume.checkpoint is None:
+            return ""
+        return str(checkpoint_folder(self._resume.source, self._resume.step))
+
+    def take(self, framework: str, world_size: int) -> str:
+        """The run folder, taken.
+
+        Raises:
+          RecordError: as `take_folder` does.
+        """
+        self.writer = take_folder(
+            self.config, self._resume, framework=framework, world_size=world_size
+        )
+        return str(self.writer.run)
+
+
+def read_fitting(config: Config, path: str) -> Checkpoint | None:
+    """A checkpoint in the recipe's dtype; None where the path is empty.
+
+    Raises:
+      RecordError: if it cannot be read, or is of another model or optimizer, which
+        `run.resume_anyway` cannot mend.
+    """
+    if not path:
+        return None
+    checkpoint = read_checkpoint(Path(path))
+    shapes = weight_shapes(config)
+    trained = {name: shape for name, shape in shapes.items() if is_trained(name)}
+    wanted = {"weights": shapes, **dict.fromkeys(optimizer_slots(config), trained)}
+    for slot, expected in wanted.items():
+        held = {n: a.shape for n, a in checkpoint.arrays.get(slot, {}).items()}
+        if held != expected:
+            odd = sorted(n for n in held | expected if held.get(n) != expected.get(n))
+            raise RecordError(
+                f"{path} does not fit: in {slot}, {odd[0]} is "
+                f"{held.get(odd[0], ABSENT)}, needed {expected.get(odd[0], ABSENT)}; "
+                "ask for the model and the optimizer that it is of"
+            )
+    dtype = weight_dtype(config)
+
+    def own(arrays: Weights) -> Weights:
+        return {name: array.astype(dtype) for name, array in arrays.items()}
+
+    arrays = {slot: own(checkpoint.arrays[slot]) for slot in wanted}
+    return replace(checkpoint, arrays=arrays)
+
+
+def optimizer_slots(config: Config) -> tuple[str, ...]:
+    """What the optimizer keeps beside each trained parameter."""
+    if config.optim.name == "adamw":
+        return "adam.m", "adam.v"
+    return ("momentum",) if config.optim.momentum else ()
+
+
+def take_folder(
+    config: Config, resume: Resume | None, *, framework: str, world_size: int
+) -> CheckpointWriter:
+    """The run folder, new or rewound, and taken: its path is the writer's `run`.
+
+    Rank 0 calls it. The writer is entered; whoever has it closes it.
+
+    Raises:
+      RecordError: if the folder is occupied, another process writes it, or the disk
+        refuses.
+    """
+    if resume is None or not (resume.folder / "config.yaml").exists():
+        folder = create_folder(config, framework)
+    else:
+        folder = resume.folder
+    writer = CheckpointWriter(folder, config.checkpoint.keep)
+    writer.__enter__()
+    try:
+        if resume is not None:
+            if (folder / "summary.json").exists():
+                _refuse_finished(folder)  # it may have been written since
+            rewind(resume, config, writer, framework=framework, world_size=world_size)
+    except BaseException:
+        writer.close()
+        raise
+    return writer
+
+
+def rewind(
+    resume: Resume,
+    config: Config,
+    writer: CheckpointWriter,
+    *,
+    framework: str,
+    world_size: int,
+) -> None:
+    """Make the run folder one of a run that has come to the step, and no further.
+
+    Rank 0 calls it, with the folder taken by `writer`. Cut short at any point, it can
+    be done again.
+
+    Raises:
+      RecordError: if the rows that lead to the step are not there, or the disk refuses.
+    """
+    folder, step = resume.folder, resume.step
+    rows = rows_until(resume.source / "metrics.jsonl", step)
+    told = {
+        "kind": "resume",
+        "step": step,
+        "framework": framework,
+        "world_size": world_size,
+        "source": str(resume.source),
+        "left_out": list(resume.left_out),
+        "differences": list(resume.differences),
+    }
+    writer.discard_after(step)
+    with recording(folder):
+        for name in ("summary.json", "final.safetensors", REQUEUE):
+            (folder / name).unlink(missing_ok=True)
+        content = rows + json.dumps(told).encode() + b"\n"
+        write_whole(folder / "metrics.jsonl", content)
+        write_whole(folder / "config.yaml", to_yaml(config).encode())
+
+
+def rows_until(file: Path, step: int) -> bytes:
+    """The lines of a `metrics.jsonl` up to a step, byte for byte.
+
+    What a killed writer left of its last line is passed over.
+
+    Raises:
+      RecordError: if another line is broken, or a step up to there is not in it once.
+    """
+    with recording(file, "read"):
+        content = b"" if step == 0 and not file.exists() else file.read_bytes()
+    *lines, _ = content.split(b"\n")  # what follows the last line's end is partial
+    kept, steps = [], []
+    for number, line in enumerate(lines, start=1):
+        where = f"{file} line {number}"
+        row = parse_json(line, where)
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise RecordError(f"{where} has no step")
+        if row["step"] <= step:
+            kept.append(line + b"\n")
+            steps += [row["step"]] * (row.get("kind") == "step")
+    if steps != list(range(1, step + 1)):
+        raise RecordError(
+            f"{file} does not hold steps 1 to {step} once each and in order; "
+            "give run.resume=PATH an earlier checkpoint, or another run.dir"
+        )
+    return b"".join(kept)

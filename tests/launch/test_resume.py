@@ -1,0 +1,134 @@
+"""Real runs cut short and gone on with: each is the run that never was."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from record.run import read_run, read_summary
+from report.parity import leaf_differences, losses, relative_difference
+from tests.conftest import NO_GPU, clean_environment
+from tests.launch.conftest import SCRIPTS, torchrun
+
+SHORT = ["train.steps=12", "train.window_steps=3", "checkpoint.every_minutes=null"]
+SAVING = [*SHORT, "checkpoint.every_steps=5"]
+ADAM = ["optim=adamw", "parallel=fsdp"]
+NORMED = [
+    *("experiment=cifar10_resnet9", "data=synthetic", "model.width=0.0625"),
+    *("task.image_shape=[16,16,3]", "train.global_batch=16"),
+    *("data.train_examples=64", "data.test_examples=32"),
+]
+
+
+@pytest.fixture
+def go_on(run_python):
+    def go_on(framework, folder, *overrides, processes=1, status=0):
+        script = SCRIPTS[framework]
+        launcher = torchrun(processes, script) if processes > 1 else [script]
+        done = run_python([*launcher, f"run.dir={folder}", *overrides])
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return go_on
+
+
+def killed(folder, copy, step):
+    """What SIGKILL leaves some steps after a checkpoint; the later ones are lost."""
+    shutil.copytree(folder, copy)
+    (copy / "summary.json").unlink()
+    (copy / "final.safetensors").unlink()
+    for path in (copy / "checkpoints").glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    return copy
+
+
+def assert_the_same(one, other):
+    one, other = read_run(one), read_run(other)
+    steps = one.of_kind("step")
+    assert steps and steps == other.of_kind("step")
+    assert one.summary["test"] == other.summary["test"]
+    for name, array in one.weights.items():
+        np.testing.assert_array_equal(array, other.weights[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes"),
+    [([], 1), (["optim=adamw", "precision=fp16"], 1), (NORMED, 1), ([], 2), (ADAM, 2)],
+    ids=["sgd", "adamw in fp16", "batch norm", "two processes", "sharded adamw"],
+)
+def test_a_killed_run_gone_on_with_is_the_uninterrupted_one(
+    train, go_on, framework, overrides, processes, tmp_path
+):
+    overrides = [*SAVING, *overrides]
+    whole = train(framework, *overrides, processes=processes)
+    cut = killed(whole, tmp_path / "run", step=5)
+    said = go_on(framework, cut, *overrides, processes=processes)
+    assert "goes on after step 5" in said
+    assert_the_same(whole, cut)
+
+
+def test_a_run_swapped_between_frameworks_is_the_unswapped_one(train, go_on, tmp_path):
+    overrides = [*SHORT, "checkpoint.every_steps=4", "checkpoint.keep=9"]
+    overrides += ["precision=fp64", "optim=adamw"]
+    whole = train("torch", *overrides)
+    in_jax = killed(whole, tmp_path / "jax", step=4)
+    go_on("jax", in_jax, *overrides)
+    again = killed(in_jax, tmp_path / "torch", step=8)
+    go_on("torch", again, *overrides)
+    one, other = read_run(whole), read_run(again)
+    assert relative_difference(losses(one), losses(other)).max() <= 1e-10
+    assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
+    assert [r["framework"] for r in other.of_kind("resume")] == ["jax", "torch"]
+
+
+def test_a_run_that_is_told_to_stop_saves_and_goes_on(
+    train, go_on, script, framework, root, tmp_path
+):
+    recipe = ["train.steps=300", "train.window_steps=3"]
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, str(root / script), f"run.dir={folder}", *recipe],
+        env=clean_environment() | NO_GPU,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            while not process.stdout.readline().startswith("step "):
+                assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=300)
+        finally:
+            process.kill()
+    assert process.returncode == os.EX_TEMPFAIL, err
+    assert err.startswith("stopped: asked to by SIGTERM; saved after step ")
+    assert read_summary(folder)["status"] == "stopped"
+    step = json.loads((folder / "REQUEUE").read_text())["step"]
+    assert f"goes on after step {step}" in go_on(framework, folder, *recipe)
+    assert not (folder / "REQUEUE").exists()
+    assert_the_same(train(framework, *recipe), folder)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.seed=1"], "train.seed is 1, was 0"),
+        (["model.hidden=[8]", "run.resume_anyway=true"], "does not fit: in weights"),
+        (["run.resume=never"], "already holds a run without an end"),
+    ],
+)
+def test_what_would_be_another_run_is_refused(cut, go_on, overrides, words, tmp_path):
+    run = shutil.copytree(cut, tmp_path / "run")
+    assert words in go_on("torch", run, *SAVING, *overrides, status=2)
+
+
+@pytest.fixture(scope="module")
+def cut(train, tmp_path_factory):
+    return killed(train("torch", *SAVING), tmp_path_factory.mktemp("cut") / "run", 5)
