@@ -96,6 +96,9 @@ def show(verdict: TraceVerdict, console: Console) -> None:
         leaves = [d for d in backward if not d.what.endswith("output")]
         cells = [_worst(group) for group in (output, own, leaves)]
         table.add_row(escape(layer), *map(escape, kinds), *cells)
+    # Figures are never cut: a narrower terminal folds the lines itself.
+    wide = console.options.update(width=1000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
     for module in verdict.alone:
         console.print(f"not compared, in one twin alone: {module}", markup=False)

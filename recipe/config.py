@@ -720,6 +720,12 @@ def check_world(config: Config, processes: Processes) -> None:
             f"train.trace={config.train.trace} looks at one device under parallel=dp, "
             f"got {devices} under parallel={config.parallel.name}; leave both out"
         )
+    if config.train.trace and config.train.accumulate > 1:
+        raise ConfigError(
+            f"train.trace={config.train.trace} takes a whole batch apart, which "
+            f"train.accumulate={config.train.accumulate} never computes at once; "
+            "leave that out"
+        )
     if devices % processes.count:
         raise ConfigError(
             f"devices={devices} does not divide over {processes.count} processes; "

@@ -16,6 +16,8 @@ from recipe.errors import ConfigError
 from recipe.layouts import from_layout, to_layout
 from recipe.weights import Weights, initial_weights, nudged, weight_dtype
 
+DAMAGED = (EOFError, TypeError, ValueError)
+
 
 def check_weights(config: Config) -> None:
     """Refuse a `model.weights` that cannot be read or does not fit.
@@ -50,15 +52,24 @@ def read_arrays(path: Path) -> Weights:
     Raises:
       ConfigError: if it cannot be read, or is neither kind of file.
     """
+    if path.suffix not in (".safetensors", ".npz"):
+        raise ConfigError("is neither .safetensors nor .npz")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.numpy.load_file(path)
-        if path.suffix == ".npz":
+            arrays = safetensors.numpy.load_file(path)
+        else:
             with np.load(path, allow_pickle=False) as file:
-                return dict(file)
-    except (SafetensorError, BadZipFile, OSError, ValueError) as error:
+                arrays = dict(file)
+    # TypeError: a dtype that NumPy lacks, or a bare array by this name.
+    except (SafetensorError, BadZipFile, OSError, *DAMAGED) as error:
         raise ConfigError(f"cannot be read: {error}") from error
-    raise ConfigError("is neither .safetensors nor .npz")
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ConfigError(
+                f"holds {name} as {array.dtype}; weights are real numbers, float16 to "
+                "float64"
+            )
+    return arrays
 
 
 def export_weights(config: Config, weights: Weights, layout: str, path: Path) -> None:

@@ -260,7 +260,7 @@ def compare(
         (score(run_a), score(run_b)),
     )
     comparison.broken.extend(broken_bounds(comparison))
-    comparison.broken.extend(_scales_part(run_a, run_b, lost))
+    comparison.broken.extend(scales_part(run_a, run_b, lost))
     if lost is not None and control is not None:
         comparison.broken.extend(_out_of_interval(comparison, control))
     return comparison
@@ -317,7 +317,7 @@ def broken_bounds(comparison: Comparison) -> list[str]:
     return broken
 
 
-def _scales_part(a: Run, b: Run, lost: int | None) -> list[str]:
+def scales_part(a: Run, b: Run, lost: int | None) -> list[str]:
     """The first step whose loss was scaled otherwise, while the trajectory is held.
 
     A scale is a power of its factors, the same in both to the last bit.
@@ -374,7 +374,8 @@ class Verdict:
     def decided_by(self) -> str:
         bounds = BOUNDS[self.precision]
         if self.control is None:
-            return f"fixed bounds ({bounds.hundred:.0e})"
+            finite = np.isfinite(bounds.hundred)
+            return f"fixed bounds ({bounds.hundred if finite else bounds.first:.0e})"
         envelope = f"{ENVELOPE:g} x the envelope of one-ulp controls"
         lost = ""
         if self.control.lost is not None:

@@ -119,14 +119,15 @@ def train_step(
         images, labels = gather(config, data, indices_B, drawn)
         with only_the_last(model, last=part == len(indices_AB) - 1):
             loss = loss_fn(config, model, images, labels)
-            # Ranks' gradients are averaged; the loss is a share of a sum, so the
-            # average is undone.
-            (loss * (scale * world.size)).backward()
+            (loss * scale).backward()
         losses.append(loss.detach())
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    if loss_scale is not None:
+    # Ranks' gradients were averaged; the loss is a share of a sum, so the average is
+    # undone. Here, where all is fp32: within an fp16 backward pass it would overflow
+    # sooner on more ranks.
+    if scale != 1 or world.size > 1:
         for gradient in gradients:
-            gradient.mul_(1 / scale)
+            gradient.mul_(world.size / scale)
     grad_norm = unshard(nn.utils.get_total_norm(gradients), world)
     metrics = StepMetrics(torch.stack(losses).sum(), grad_norm, scale, False)
     if loss_scale is not None and config.precision.loss_scale is not None:

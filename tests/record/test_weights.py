@@ -28,6 +28,8 @@ def test_a_run_starts_from_what_was_exported(make_config, tmp_path, layout, kind
     "name, content, words",
     [
         ("weights.pth", b"", "neither .safetensors nor .npz"),
+        ("empty.npz", b"", "cannot be read"),
+        ("array.npz", b"\x93NUMPY\x01\x00", "cannot be read"),
         ("weights.npz", b"no archive", "cannot be read"),
         ("weights.safetensors", b"nor this", "cannot be read"),
         ("missing.npz", None, "cannot be read"),

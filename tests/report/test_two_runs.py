@@ -25,7 +25,7 @@ def make_run(make_config, tmp_path):
                 "data_fingerprint": fingerprint,
                 "test": {"loss": 1.0, "accuracy": 0.9, "confusion": [[10]]},
             },
-            rows=[{"kind": "step", "loss": loss} for loss in losses],
+            rows=[{"kind": "step", "loss": loss, "loss_scale": 1.0} for loss in losses],
             weights={"dense.0.kernel": np.full((2, 3), weight)},
         )
 
