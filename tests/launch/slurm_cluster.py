@@ -235,7 +235,7 @@ class SlurmCluster:
         raise AssertionError(f"job {job} still is {states}\n{self.logs()}")
 
     def processes(self) -> list[str]:
-        """Command lines in the cluster, those of its daemons left out."""
+        """Command lines in the cluster, its daemons' among them."""
         own = os.readlink(f"/proc/{self._first()}/ns/pid")
         lines = []
         for process in Path("/proc").glob("[0-9]*"):
@@ -244,9 +244,9 @@ class SlurmCluster:
                 line = (process / "cmdline").read_text().replace("\0", " ").strip()
             except OSError:
                 continue  # it ended, or is no process of ours
-            if inside and not line.startswith(("bash -c", "cat", *NEEDED)):
+            if inside:
                 lines.append(line)
-        return lines
+        return sorted(lines)
 
     def _first(self) -> str:
         unshare = self._daemons.pid
