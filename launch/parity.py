@@ -6,7 +6,6 @@ Leaves parity.json, parity.png, index.html and every run in `run.dir`; exits 1 w
 bound is broken.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -29,6 +28,7 @@ from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from launch.cli import ROOT, hydra_main, this_process  # noqa: E402
+from launch.training import command, end, quoted, said  # noqa: E402
 from recipe.config import ParityConfig, check_world  # noqa: E402
 from recipe.errors import ConfigError, DuetError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
@@ -81,11 +81,6 @@ class Training:
         self, config: ParityConfig, typed: list[str], run_dir: Path
     ) -> list[str]:
         """The command line that trains this, with what was typed for parity itself."""
-        script = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}[self.framework]
-        launcher = [sys.executable]
-        if self.processes > 1:
-            torchrun = ["-m", "torch.distributed.run", "--standalone"]
-            launcher += [*torchrun, f"--nproc-per-node={self.processes}"]
         typed = [
             override
             for override in typed
@@ -93,22 +88,18 @@ class Training:
         ]
         parallel = "dp" if self.framework == "torch" else config.parallel.name
         every = config.train.evaluate_every_epochs
-        return [
-            *(*launcher, script, *typed),
+        overrides = [
+            *typed,
             f"train.steps={'null' if (n := config.train.steps) is None else n}",
             f"train.evaluate_every_epochs={every}",
             f"train.nudge={self.nudge}",
             f"parallel={parallel}",
             f"devices={self.world_size}",
             # Relative to where parity was started, which is not where this will be.
-            f"data.root={_quoted(Path(config.data.root).absolute())}",
-            f"run.dir={_quoted(run_dir)}",
+            f"data.root={quoted(Path(config.data.root).absolute())}",
+            f"run.dir={quoted(run_dir)}",
         ]
-
-
-def _quoted(path: Path) -> str:
-    """A path as Hydra's grammar takes any text."""
-    return "'" + str(path).replace("'", "\\'") + "'"
+        return command(self.framework, self.processes, overrides)
 
 
 def trainings(config: ParityConfig) -> Iterator[Training]:
@@ -214,21 +205,11 @@ def train(
             RUNNING.discard(process)
             end(process)
     if status:
-        lines = log.read_text(errors="replace").splitlines()
-        said = [line for line in lines if line.startswith("error: ")] or lines[-12:]
-        text = "\n  ".join(said)
-        raise DuetError(f"{training.label} failed, see {log}:\n  {text}")
+        raise DuetError(f"{training.label} failed, see {log}:\n  {said(log)}")
     return read_run(run_dir)
 
 
 RUNNING: set[subprocess.Popen[bytes]] = set()
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a training and the ranks it launched; nothing where it is over."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def end_trainings() -> None:
