@@ -1,6 +1,5 @@
 """What runs in a process that submitit starts: one cell of a study."""
 
-import contextlib
 import fcntl
 import os
 import subprocess
@@ -39,12 +38,6 @@ def alone(
             output.write("error: it was ended, or took more than cluster.minutes\n")
             raise
         finally:
-            if process.poll() is None:
-                # First as a request: parity and torchrun end what they started, which
-                # has left this session.
-                process.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(10)
             end(process)
 
 

@@ -378,4 +378,7 @@ def main() -> None:
 if __name__ == "__main__":
     # As an exception, so that a cell is ended on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # submitit ends its processes by SIGINT. A shell's background jobs ignore it, and
+    # would hand that on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 
 
@@ -25,9 +27,19 @@ def quoted(path: Path) -> str:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a session's first process and the ranks it launched, if they still run."""
+    """End a session's first process and whatever came of it, if any of it still runs.
+
+    torchrun gives each rank a session of its own, so a kill of this one leaves them.
+    """
+    family = []
+    if process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(process.pid).children(recursive=True)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
 
 

@@ -1,12 +1,16 @@
 """Cells of a study on one machine."""
 
 import os
+import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from launch.cell import alone
+from launch.training import end
 
 SPAN = "import time; print(time.time()); time.sleep(0.3); print(time.time())"
 
@@ -41,3 +45,25 @@ def test_a_cell_keeps_to_its_cores_and_returns_its_status(tmp_path):
         status = pool.submit(alone, command, {"A": "b"}, log, 1, tmp_path / "lock")
         assert status.result() == 3
     assert log.read_text() == "1 b\n"
+
+
+# A rank as torchrun starts it: in a session of its own.
+RANK = "import time; open({!r}, 'w').close(); time.sleep(600)"
+LAUNCHER = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", {!r}], start_new_session=True).wait()
+"""
+
+
+def test_what_is_ended_takes_the_ranks_it_launched_along(tmp_path):
+    up = tmp_path / "up"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER.format(RANK.format(str(up)))],
+        start_new_session=True,
+    )
+    while not up.exists():
+        time.sleep(0.05)
+    (rank,) = psutil.Process(launcher.pid).children()
+    end(launcher)
+    rank.wait(10)
+    assert not rank.is_running()
