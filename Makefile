@@ -3,13 +3,14 @@
 
 PYTHON ?= python3#   the interpreter .venv is made from, 3.11 or newer
 EXTRAS ?= dev#       dev,cuda where there are NVIDIA GPUs
+CELLS ?=#            of conf/identity.yaml: make identity CELLS='mlp cnn'; all of them
 ARGS ?=#             handed on to pytest: make test ARGS='-k schedule'
 
 PY := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check gpu demo clean
+.PHONY: help setup test check gpu demo identity clean
 
 help: ## list the targets
 	@echo "Duet: the same training in PyTorch and in JAX."
@@ -45,6 +46,9 @@ gpu: setup ## the tests that need a GPU (pytest -m gpu); fails where there is no
 
 demo: setup ## both frameworks train the same recipe and are compared, minutes on a CPU
 	$(PY) launch/parity.py experiment=digits_cnn 'world_sizes=[1,2]' controls=3
+
+identity: setup ## every parity check of conf/identity.yaml, then docs/identity.md anew
+	$(PY) launch/identity.py $(CELLS)
 
 clean: ## remove caches and build products; .venv and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

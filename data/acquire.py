@@ -1,10 +1,11 @@
-"""Bring MNIST or Fashion-MNIST to disk as plain arrays, in a process of its own.
+"""Bring a published dataset to disk as plain arrays, in a process of its own.
 
-    python -m data.acquire fashion_mnist --root ~/.cache/duet
+    python -m data.acquire cifar10 --source tfds --root ~/.cache/duet
 
-Needs no GPU, so a login node will do. The four IDX files are used where they lie, or
-downloaded by torchvision; that is the only place in `data` where torch is imported,
-and since this only ever runs as a process, torch never enters a JAX run.
+Needs no GPU, so a login node will do. Archives are used where they lie, or downloaded.
+Whatever the source, the same arrays in the same order come of it; intact ones that are
+there already are left alone. Torchvision is imported here, TFDS in `data.tfds`; since
+this only ever runs as a process, neither torch nor TensorFlow enters a JAX run.
 """
 
 import argparse
@@ -15,75 +16,102 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from data import decoded
-from data.arrays import Arrays, check, fingerprint
-from data.idx import read_idx
+from data import decoded, idx, tfds
+from data.arrays import Arrays, check
+from data.cifar import read_cifar
+from recipe.config import SOURCES
 from recipe.errors import DataError, DuetError
 
 # Debian's package dataset-fashion-mnist installs the published files here, so that a
 # machine without internet can train on real images.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
-# In the order of `Arrays`.
-IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}  # class and folder
-IMAGE_SHAPE, CLASSES = (28, 28, 1), 10
 DOWNLOAD_ERRORS = (ImportError, OSError, RuntimeError, http.client.HTTPException)
 DOWNLOAD_TIMEOUT = 30.0  # seconds; a firewall that drops packets else hangs for minutes
 
-# Two datasets in files of the same names are easily mixed up, and unzipped ones carry
-# no checksum: what is known of the published ones is held against what was read.
+
+class Published(NamedTuple):
+    """What is known of a dataset before it is here."""
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    torchvision: str  # its class there, which also names MNIST's folder
+    archives: tuple[tuple[str, ...], ...]  # sets of files, each of them the dataset
+
+
 PUBLISHED = {
-    "fashion_mnist": "0bc3732c3b28f55e32e95a2ac5cea79965beb439344d36c57dc1ea8d673cc27d",
+    "cifar10": Published(
+        (32, 32, 3),
+        10,
+        "CIFAR10",
+        (("cifar-10-python.tar.gz",), ("cifar-10-binary.tar.gz",)),
+    ),
+    "cifar100": Published(
+        (32, 32, 3),
+        100,
+        "CIFAR100",
+        (("cifar-100-python.tar.gz",), ("cifar-100-binary.tar.gz",)),
+    ),
+    "fashion_mnist": Published((28, 28, 1), 10, "FashionMNIST", (idx.FILES,)),
+    "mnist": Published((28, 28, 1), 10, "MNIST", (idx.FILES,)),
 }
-PUBLISHED_EXAMPLES = (60_000, 10_000)
 
 
-class Source(NamedTuple):
-    """Where four IDX files lie, and what the manifest calls that place."""
+class Acquired(NamedTuple):
+    """Arrays, what messages call each of them, and the source for the manifest."""
 
-    folder: Path
-    label: str
+    arrays: Arrays
+    names: Sequence[str]
+    source: str
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, or a DuetError's own, told in one line on stderr."""
     parser = argparse.ArgumentParser("python -m data.acquire", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("name", choices=sorted(TORCHVISION))
+    parser.add_argument("name", choices=sorted(PUBLISHED))
+    parser.add_argument("--source", choices=SOURCES, default="torchvision")
     parser.add_argument(
         "--root",
         default=os.environ.get("DUET_DATA") or "~/.cache/duet",
         help="where datasets lie; default $DUET_DATA, else ~/.cache/duet",
     )
     parser.add_argument(
+        "--archives", help="another root, which is only read, to look in first"
+    )
+    parser.add_argument(
         "--again", action="store_true", help="decode even if an intact copy exists"
     )
     options = parser.parse_args(arguments)
+    root = Path(options.root).expanduser()
+    archives = Path(options.archives).expanduser() if options.archives else None
     try:
-        acquire(options.name, Path(options.root).expanduser(), options.again)
+        acquire(options.name, root, options.source, archives, options.again)
     except DuetError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     return 0
 
 
-def acquire(name: str, root: Path, again: bool = False) -> None:
+def acquire(
+    name: str,
+    root: Path,
+    source: str = "torchvision",
+    archives: Path | None = None,
+    again: bool = False,
+) -> None:
     """Leave intact decoded arrays in ROOT/NAME/decoded.
+
+    Args:
+      archives: another root, which is only read, to look in first.
 
     Raises:
       DataError: if the files are nowhere and cannot be downloaded, are corrupt or not
-        that dataset, or if ROOT cannot be written.
+        that dataset, if a package is missing, or if ROOT cannot be written.
     """
     folder = decoded.decoded_folder(name, root)
     if os.path.isdir(folder) and not again:
@@ -93,46 +121,100 @@ def acquire(name: str, root: Path, again: bool = False) -> None:
             return
         except DataError as error:
             print(f"decoding {name} again, because {error}")
+    made: list[Path] = []
+    roots = [archives, root] if archives else [root]
+    places = [place for other in roots for place in _places(name, other)]
     try:
+        made += [p for p in (folder.parent, *folder.parent.parents) if not p.exists()]
         folder.parent.mkdir(parents=True, exist_ok=True)
-        source = find(name, root)
-        if source is not None:
-            decode(name, source, root)
-            return
-        # Downloads are private until decoded: two acquirers would otherwise write the
-        # same files, and each find the other's half.
+        # What is downloaded or built is private until decoded: two acquirers would
+        # otherwise write the same files, and each find the other's half.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".get-") as private:
-            decode(name, download(name, root, Path(private)), root)
+            acquired = ACQUIRE[source](name, root, places, Path(private))
+        _check(name, acquired)
+        decoded.write(name, root, acquired.arrays, acquired.source)
+        print(f"{name} decoded from {acquired.source} to {folder}")
     except OSError as error:
         raise DataError(
             f"cannot write datasets under {root}: {error.strerror or error}; choose "
-            "another folder with --root, data.root=... or $DUET_DATA"
+            f"another folder with --root, data.root=... or $DUET_DATA; `python -m "
+            f"data.acquire {name} --archives {root} --root FOLDER` fills it from here"
         ) from error
+    finally:
+        for path in made:  # but for those that hold something now
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
-def places(name: str, root: Path) -> list[Path]:
-    """Where the four files are looked for, the most telling places first."""
-    found = [root / name, root / TORCHVISION[name] / "raw", root]
-    return found + [DEBIAN_FASHION_MNIST] * (name == "fashion_mnist")
+def from_torchvision(
+    name: str, root: Path, places: Sequence[Path], private: Path
+) -> Acquired:
+    """The archives where they lie, or as torchvision downloads them.
+
+    Raises:
+      DataError: naming the file that is corrupt, or saying which to put where.
+    """
+    if name == "fashion_mnist":
+        places = [*places, DEBIAN_FASHION_MNIST]
+    found = find(places, PUBLISHED[name].archives)
+    if found is None:
+        label = download(name, root, private)
+        found = find(_places(name, private), PUBLISHED[name].archives)
+        assert found is not None  # else torchvision raised an error
+    else:
+        label = str(found[0].parent if len(found) > 1 else found[0])
+    if len(found) == 1:
+        names = [f"{found[0]}: {field}" for field in Arrays._fields]
+        return Acquired(read_cifar(found[0]), names, label)
+    return Acquired(idx.read_mnist(found), [str(path) for path in found], label)
 
 
-def find(name: str, root: Path) -> Source | None:
-    """The first place that has all four files."""
-    for place in places(name, root):
-        if all(idx_file(place, file) for file in IDX_FILES):
-            return Source(place, str(place))
+def from_tfds(name: str, root: Path, places: Sequence[Path], private: Path) -> Acquired:
+    """A dataset that TFDS has prepared, or prepares now from archives or a download.
+
+    Raises:
+      DataError: if TFDS or TensorFlow is missing, or naming what is corrupt.
+    """
+    label = f"TFDS {tfds.version()}"
+    folder = tfds.prepared(name, places)
+    if folder:
+        label += f", prepared in {folder}"
+    else:
+        # It knows one form of each dataset: gzipped IDX, or CIFAR's binary version.
+        files = [f"{f.removesuffix('.gz')}.gz" for f in PUBLISHED[name].archives[-1]]
+        found = find(places, [files])
+        where = found[0].parent if found else None
+        label += f", built from {where or 'a download'}"
+        print(f"{name} is not prepared; {label}", flush=True)
+        mend = f"put {', '.join(files)} into {root / name}"
+        folder = tfds.build(name, where, private, "fetch it again" if where else mend)
+    names = [f"{label}: {field}" for field in Arrays._fields]
+    return Acquired(tfds.read(folder), names, label)
+
+
+ACQUIRE: dict[str, Callable[[str, Path, Sequence[Path], Path], Acquired]] = {
+    "tfds": from_tfds,
+    "torchvision": from_torchvision,
+}
+
+
+def find(
+    places: Sequence[Path], archives: Sequence[Sequence[str]]
+) -> list[Path] | None:
+    """The files of the first set that one of the places has whole."""
+    for place in places:
+        for files in archives:
+            paths = [path for file in files if (path := _existing(place, file))]
+            if len(paths) == len(files):
+                return paths
     return None
 
 
-def idx_file(folder: Path, name: str) -> Path | None:
-    for path in folder / name, folder / f"{name}.gz":
-        if os.path.isfile(path):  # False too where it may not be looked at
-            return path
-    return None
+def download(name: str, root: Path, private: Path) -> str:
+    """Let torchvision fetch the archives, and check their MD5.
 
-
-def download(name: str, root: Path, private: Path) -> Source:
-    """The four files from the internet, by torchvision, which checks their MD5.
+    Returns:
+      The source, for the manifest.
 
     Raises:
       DataError: saying which files to put where, if that fails.
@@ -143,61 +225,42 @@ def download(name: str, root: Path, private: Path) -> Source:
         # What it prints on the way to a failure would bury the one line that helps.
         with contextlib.redirect_stdout(io.StringIO()):
             import torchvision
+            from torchvision.datasets.utils import download_url
 
-            getattr(torchvision.datasets, TORCHVISION[name])(private, download=True)
+            dataset = getattr(torchvision.datasets, PUBLISHED[name].torchvision)
+            if name.startswith("cifar"):  # whose class would go on to unpickle it
+                download_url(dataset.url, private, dataset.filename, dataset.tgz_md5)
+            else:
+                dataset(private, download=True)
     except DOWNLOAD_ERRORS as error:
-        files = ", ".join(f"{file}[.gz]" for file in IDX_FILES)
+        sets = [", ".join(files) for files in PUBLISHED[name].archives]
         package = ", or install Debian's package dataset-fashion-mnist"
         reason = " ".join(str(error).split())
         raise DataError(
-            f"{name} is not on this machine and could not be downloaded; put {files} "
-            f"into {root / name}{package if name == 'fashion_mnist' else ''} "
-            f"(torchvision: {reason})"
+            f"{name} is not on this machine and could not be downloaded; put "
+            f"{' or '.join(sets)} into {root / name}"
+            f"{package if name == 'fashion_mnist' else ''} (torchvision: {reason})"
         ) from error
-    return Source(
-        private / TORCHVISION[name] / "raw", f"torchvision {torchvision.__version__}"
-    )
+    return f"torchvision {torchvision.__version__}"
 
 
-def decode(name: str, source: Source, root: Path) -> None:
-    """Read and check the four IDX files, and put their arrays in place.
-
-    Raises:
-      DataError: naming the file that is corrupt.
-    """
-    paths = [idx_file(source.folder, file) or source.folder for file in IDX_FILES]
-    train_images, train_labels, test_images, test_labels = (
-        read_idx(path, dimensions)
-        for path, dimensions in zip(paths, (3, 1, 3, 1), strict=True)
-    )
-    arrays = Arrays(
-        train_images[..., np.newaxis],
-        train_labels.astype(np.int32),
-        test_images[..., np.newaxis],
-        test_labels.astype(np.int32),
-    )
-    check(arrays, IMAGE_SHAPE, CLASSES, [str(path) for path in paths])
-    check_published(name, arrays, source.folder)
-    decoded.write(name, root, arrays, source.label)
-    print(f"{name} decoded from {source.label} to {decoded.decoded_folder(name, root)}")
+def _places(name: str, root: Path) -> list[Path]:
+    """Where archives are looked for, the most telling places first."""
+    return [root / name, root / PUBLISHED[name].torchvision / "raw", root]
 
 
-def check_published(name: str, arrays: Arrays, folder: Path) -> None:
-    """Refuse another dataset, or a damaged one, under a published one's name.
+def _existing(folder: Path, name: str) -> Path | None:
+    for path in folder / name, folder / f"{name}.gz":
+        if os.path.isfile(path):  # False too where it may not be looked at
+            return path
+    return None
 
-    Raises:
-      DataError: naming the folder.
-    """
-    content = fingerprint(arrays)
-    for other, known in PUBLISHED.items():
-        if content == known and other != name:
-            raise DataError(f"{folder} holds {other}, not {name}; move its files")
-    sizes = len(arrays.train_labels), len(arrays.test_labels)
-    if sizes == PUBLISHED_EXAMPLES and content != PUBLISHED.get(name, content):
-        raise DataError(
-            f"{folder} is not {name} as published: the SHA-256 of its examples is "
-            f"{content}, not {PUBLISHED[name]}; fetch its files again"
-        )
+
+def _check(name: str, acquired: Acquired) -> None:
+    published = PUBLISHED[name]
+    check(acquired.arrays, published.image_shape, published.classes, acquired.names)
+    if name in idx.PUBLISHED:
+        idx.check_published(name, acquired.arrays, acquired.names)
 
 
 if __name__ == "__main__":

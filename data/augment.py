@@ -31,36 +31,38 @@ class Draws(NamedTuple):
     cut_left: Int[np.ndarray, " B"]
 
 
-@lru_cache(maxsize=2)  # a step needs its own epoch only; two spare the boundary
-def epoch_draws(
-    seed: int, epoch: int, examples: int, pad: int, height: int, width: int
-) -> Draws:
-    """The draws of a whole epoch, row i for example i; integers are int32."""
+@lru_cache(maxsize=10)  # five draws; a step needs its own epoch, two spare the boundary
+def epoch_draw(
+    seed: int, what: str, epoch: int, examples: int, stop: int
+) -> Int[np.ndarray, " examples"]:
+    """One draw of [0, stop) for each example of an epoch, int32; a stop of 1 is free.
 
-    def draw(what: str, stop: int) -> np.ndarray:
-        # Keyed apart, so that asking for one augmentation moves no other's draws.
-        generator = keyed_generator(seed, "augment", what, epoch)
-        return generator.integers(stop, size=examples, dtype=np.int32)
-
-    return Draws(
-        draw("top", 2 * pad + 1),
-        draw("left", 2 * pad + 1),
-        draw("flip", 2) == 1,
-        draw("cut_top", height),
-        draw("cut_left", width),
-    )
+    Keyed by `what`, so that asking for one augmentation moves no other's draws.
+    """
+    generator = keyed_generator(seed, "augment", what, epoch)
+    return generator.integers(stop, size=examples, dtype=np.int32)
 
 
 def batch_draws(
     config: Config, plan: BatchPlan, step: int, indices: Int[np.ndarray, " B"]
 ) -> Draws | None:
-    """The draws of a batch's examples at a step; None where nothing is augmented."""
+    """The draws of a batch's examples at a step; None where nothing is augmented.
+
+    What is not asked for is 0 for every example.
+    """
     augment = config.data.augment
     if not augment.any:
         return None
     height, width, _ = config.data.image_shape
-    epoch = step // plan.steps_per_epoch
-    whole = epoch_draws(
-        plan.seed, epoch, plan.examples, augment.pad_crop, height, width
+
+    def draw(what: str, stop: int) -> np.ndarray:
+        epoch = plan.epoch(step)
+        return epoch_draw(plan.seed, what, epoch, plan.examples, stop)[indices]
+
+    return Draws(
+        draw("top", 2 * augment.pad_crop + 1),
+        draw("left", 2 * augment.pad_crop + 1),
+        draw("flip", 2 if augment.flip else 1) == 1,
+        draw("cut_top", height if augment.cutout else 1),
+        draw("cut_left", width if augment.cutout else 1),
     )
-    return Draws(*(column[indices] for column in whole))

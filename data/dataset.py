@@ -9,21 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from data import decoded, digits, mnist, synthetic
+from data import decoded, digits, synthetic
 from data.arrays import Arrays, check, fingerprint
 from recipe.config import DataConfig
 from recipe.errors import ConfigError, DataError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-LOADERS: dict[str, Callable[[DataConfig], Arrays]] = {
+IN_MEMORY: dict[str, Callable[[DataConfig], Arrays]] = {
     "digits": digits.load,
-    "fashion_mnist": mnist.load,
     "line": synthetic.load_line,
-    "mnist": mnist.load,
     "synthetic": synthetic.load,
 }
-ON_DISK = ("fashion_mnist", "mnist")
+ON_DISK = ("cifar10", "cifar100", "fashion_mnist", "mnist")
 MADE_TO_ORDER = ("line", "synthetic")
 
 
@@ -53,35 +51,45 @@ def load(data: DataConfig) -> Dataset:
       ConfigError: if sizes are missing where they are free, or given where fixed.
       DataError: if arrays are missing, corrupt, or not what the config says.
     """
-    _check_sizes(data)
-    arrays = LOADERS[data.name](data)
+    _check_keys(data)
+    if data.name in ON_DISK:
+        arrays, content = decoded.load(data)
+    else:
+        arrays = IN_MEMORY[data.name](data)
+        content = fingerprint(arrays)
     names = [f"{data.name}: {field}" for field in Arrays._fields]
     check(arrays, data.image_shape, data.classes, names)
     for array in arrays:
         array.setflags(write=False)
-    return Dataset(*arrays, fingerprint=fingerprint(arrays))
+    return Dataset(*arrays, fingerprint=content)
 
 
-def acquire(data: DataConfig) -> None:
+def acquire(data: DataConfig) -> str:
     """Make sure that `load` finds what it needs; one process of a run calls this.
 
-    Decoding and downloading happen in a process of their own, so that torchvision
-    never enters this one.
+    Arrays that are there already are used, whichever source they came from: it is the
+    same arrays. Decoding and downloading happen in a process of their own, so that
+    neither torchvision nor TensorFlow enters this one.
+
+    Returns:
+      Where the dataset lies: a folder, or `memory`.
 
     Raises:
       DataError: with that process's own message, if it fails.
     """
     if data.name not in ON_DISK:
-        return
+        return "memory"
     try:
         decoded.verify(data.name, data.root)
     except DataError:
-        _run_acquire(data.name, data.root)
+        _run_acquire(data)
+    return str(decoded.decoded_folder(data.name, data.root))
 
 
-def _run_acquire(name: str, root: str) -> None:
+def _run_acquire(data: DataConfig) -> None:
     # Absolute: the child runs in the repository root, so that `data` there is ours.
-    command = ["-m", "data.acquire", name, "--root", os.path.abspath(root)]
+    root = os.path.abspath(data.root)
+    command = ["-m", "data.acquire", data.name, "--source", data.source, "--root", root]
     message = ""
     with subprocess.Popen(
         [sys.executable, *command],
@@ -106,7 +114,7 @@ def _run_acquire(name: str, root: str) -> None:
         )
 
 
-def _check_sizes(data: DataConfig) -> None:
+def _check_keys(data: DataConfig) -> None:
     sizes = {"train_examples": data.train_examples, "test_examples": data.test_examples}
     if data.name in MADE_TO_ORDER:
         for key, value in sizes.items():

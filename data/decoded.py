@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from data.arrays import Arrays, fingerprint
+from recipe.config import DataConfig
 from recipe.errors import DataError
 
 SCHEMA = 1
@@ -74,6 +75,21 @@ def _manifest(folder: Path, name: str, mend: str) -> dict[str, Any]:
     if not whole or manifest.get("name") != name:
         raise DataError(f"{path} does not describe {name} as decoded here; {mend}")
     return manifest
+
+
+def load(data: DataConfig) -> tuple[Arrays, str]:
+    """The arrays, memory-mapped, and their fingerprint.
+
+    The fingerprint is the manifest's: it was written with these files, and they are
+    read once already for their checksums.
+
+    Raises:
+      DataError: if a file is missing or not the bytes that were written.
+    """
+    manifest = verify(data.name, data.root)
+    folder = decoded_folder(data.name, data.root)
+    arrays = Arrays(*(np.load(folder / file, mmap_mode="r") for file in FILES))
+    return arrays, manifest["fingerprint"]
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Reader of IDX, the format that MNIST and Fashion-MNIST are published in.
+"""MNIST and Fashion-MNIST as they are published: four IDX files each.
 
 Two zero bytes, a type code (8: uint8), the number of dimensions, each size as a
 big-endian uint32, then the elements in C order. Files may be gzipped.
@@ -7,17 +7,101 @@ Source: LeCun, Cortes, Burges, The MNIST Database, "File formats".
 """
 
 import gzip
+import hashlib
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from data.arrays import Arrays
 from recipe.errors import DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
 UINT8 = 0x08
+
+# In the order of `Arrays`.
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+# SHA-256 of the four files, unzipped. Those of the gzipped ones, which TFDS publishes,
+# differ from packer to packer: Debian's have no time in their headers.
+PUBLISHED = {
+    "mnist": (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+    "fashion_mnist": (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+}
+PUBLISHED_EXAMPLES = (60_000, 60_000, 10_000, 10_000)
+
+
+def read_mnist(paths: Sequence[Path]) -> Arrays:
+    """The arrays in four IDX files, which are in the order of `FILES`.
+
+    Raises:
+      DataError: naming the file and what is wrong with it.
+    """
+    train_images, train_labels, test_images, test_labels = (
+        read_idx(path, dimensions)
+        for path, dimensions in zip(paths, (3, 1, 3, 1), strict=True)
+    )
+    return Arrays(
+        train_images[..., np.newaxis],
+        train_labels.astype(np.int32),
+        test_images[..., np.newaxis],
+        test_labels.astype(np.int32),
+    )
+
+
+def check_published(name: str, arrays: Arrays, names: Sequence[str]) -> None:
+    """Refuse another dataset, or a damaged one, under a published one's name.
+
+    Two datasets in files of the same names are easily mixed up, and neither unzipped
+    files nor what TFDS prepared from them carry a checksum.
+
+    Args:
+      names: what messages call the four arrays, such as the files they came from.
+
+    Raises:
+      DataError: naming the array.
+    """
+    for field, place in enumerate(names):
+        array = arrays[field]
+        found = hashlib.sha256(as_idx(array)).hexdigest()
+        published = PUBLISHED[name][field]
+        for other, known in PUBLISHED.items():
+            if found == known[field] != published:
+                raise DataError(f"{place} is of {other}, not {name}; move it elsewhere")
+        if found != published and len(array) == PUBLISHED_EXAMPLES[field]:
+            raise DataError(
+                f"{place} is not that of {name} as published: as an IDX file its "
+                f"SHA-256 is {found}, not {published}; fetch it again"
+            )
+
+
+def as_idx(array: np.ndarray) -> bytes:
+    """The IDX file of an array of uint8 pixels (n, h, w, 1), or of labels (n,).
+
+    >>> as_idx(np.array([3, 4], np.int32)).hex(" ", -4)
+    '00000801 00000002 0304'
+    """
+    shape = array.shape[:3]
+    header = struct.pack(f">4B{len(shape)}I", 0, 0, UINT8, len(shape), *shape)
+    return header + array.astype(np.uint8).tobytes()
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

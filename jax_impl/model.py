@@ -1,32 +1,42 @@
 """The architectures. They know nothing of devices, ranks or precision's switches.
 
-Shapes: B batch, C channels, H height, W width, K outputs.
+Shapes: B batch, C channels, H height, W width, T tokens, F features, N heads,
+D features of a head, K outputs.
 """
 
 from itertools import pairwise
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jax_impl.layers import flatten, max_pool
-from jax_impl.precision import compute_dtype
+from jax_impl.layers import NORMS, Conv, Dense, average, flatten, max_pool
+from jax_impl.precision import dtypes
+from recipe.architecture import (
+    CNN_KERNEL,
+    RESNETS,
+    VIT_HEADS,
+    VIT_MLP,
+    dense_widths,
+    outputs,
+    resnet9_widths,
+    resnet_widths,
+    scaled,
+    vit_tokens,
+)
 from recipe.config import Config
-from recipe.weights import CNN_KERNEL, dense_widths
+from recipe.own_model import own_module
 
 
 class MLP(nnx.Module):
-    """Dense layers with ReLU between them; without hidden ones, a linear model.
+    """Dense layers with ReLU between them; without hidden ones, a linear model."""
 
-    Args:
-      widths: from the flattened input to the outputs.
-    """
-
-    def __init__(self, widths: list[int], dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, config: Config):
         self.dense = nnx.List(
-            nnx.Linear(before, after, dtype=dtype, param_dtype=dtype, rngs=rngs)
-            for before, after in pairwise(widths)
+            Dense(before, after, dtypes(config))
+            for before, after in pairwise(dense_widths(config))
         )
 
     def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
@@ -40,31 +50,18 @@ class MLP(nnx.Module):
 class CNN(nnx.Module):
     """Rounds of 5x5 convolution, 2x2 max-pooling and ReLU, then dense layers.
 
-    Args:
-      channels: from the image's to the last convolution's.
-      widths: of the dense layers, from the flattened features to the outputs.
-
     Source: LeCun et al. 1998 (LeNet-5), with ReLU and max-pooling.
     """
 
-    def __init__(
-        self, channels: list[int], widths: list[int], dtype: DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: Config):
+        channels = [config.data.image_shape[2], *config.model.channels]
         self.conv = nnx.List(
-            nnx.Conv(
-                before,
-                after,
-                kernel_size=(CNN_KERNEL, CNN_KERNEL),
-                padding="VALID",
-                dtype=dtype,
-                param_dtype=dtype,
-                rngs=rngs,
-            )
+            Conv(before, after, CNN_KERNEL, dtypes(config), bias=True)
             for before, after in pairwise(channels)
         )
         self.dense = nnx.List(
-            nnx.Linear(before, after, dtype=dtype, param_dtype=dtype, rngs=rngs)
-            for before, after in pairwise(widths)
+            Dense(before, after, dtypes(config))
+            for before, after in pairwise(dense_widths(config))
         )
 
     def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
@@ -78,15 +75,278 @@ class CNN(nnx.Module):
         return last(x)
 
 
+def build_norm(config: Config, channels: int) -> nnx.Module:
+    """The normalisation that `model.norm` names."""
+    return NORMS[config.model.norm.name](channels, config.model.norm, dtypes(config))
+
+
+class ConvNorm(nnx.Module):
+    """A convolution that keeps the image's size unless it strides, and a norm."""
+
+    def __init__(
+        self, config: Config, before: int, after: int, kernel: int, stride: int = 1
+    ):
+        self.conv = Conv(
+            *(before, after, kernel, dtypes(config)),
+            stride=stride,
+            padding=kernel // 2,
+        )
+        self.norm = build_norm(config, after)
+
+    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
+        return self.norm(self.conv(x_BHWC))
+
+
+class PooledStage(ConvNorm):
+    """A convolution whose image is halved, and two more around a residual connection.
+
+    Args:
+      residual: whether the two are there.
+    """
+
+    def __init__(self, config: Config, before: int, after: int, residual: bool):
+        super().__init__(config, before, after, 3)
+        self.residual = nnx.List(
+            ConvNorm(config, after, after, 3) for _ in range(2 if residual else 0)
+        )
+
+    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
+        x = max_pool(nnx.relu(super().__call__(x_BHWC)))
+        if not self.residual:
+            return x
+        y = x
+        for conv_norm in self.residual:
+            y = nnx.relu(conv_norm(y))
+        return x + y
+
+
+class ResNet9(nnx.Module):
+    """The residual network that learns CIFAR-10 fastest for its size.
+
+    Source: Page, How to Train Your ResNet, 2018 (DAWNBench), myrtle.ai/learn; the
+    factor 1/8 on the logits is its.
+    """
+
+    def __init__(self, config: Config):
+        widths = resnet9_widths(config)
+        self.prep = ConvNorm(config, config.data.image_shape[2], widths[0], 3)
+        self.stage = nnx.List(
+            PooledStage(config, before, after, residual=i != 1)
+            for i, (before, after) in enumerate(pairwise(widths))
+        )
+        self.head = Dense(widths[-1], outputs(config), dtypes(config), bias=False)
+
+    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+        x = nnx.relu(self.prep(x_BHWC))
+        for stage in self.stage:
+            x = stage(x)
+        return self.head(x.max(axis=(1, 2))) / 8
+
+
+class Residual(nnx.Module):
+    """Convolutions with a connection around them, itself one where shapes differ.
+
+    Args:
+      width: channels of the convolutions, the last one's times `expansion`.
+      expansion: 1: two 3x3; 4: 1x1, 3x3 and 1x1, a bottleneck.
+      stride: of the first 3x3.
+    """
+
+    def __init__(
+        self, config: Config, before: int, width: int, expansion: int, stride: int
+    ):
+        after = width * expansion
+        if expansion == 1:
+            forms = [(before, width, 3, stride), (width, width, 3, 1)]
+        else:
+            forms = [
+                (before, width, 1, 1),
+                (width, width, 3, stride),
+                (width, after, 1, 1),
+            ]
+        self.conv = nnx.List(
+            Conv(
+                *(channels, out, kernel, dtypes(config)),
+                stride=by,
+                padding=kernel // 2,
+            )
+            for channels, out, kernel, by in forms
+        )
+        self.norm = nnx.List(build_norm(config, out) for _, out, _, _ in forms)
+        same = stride == 1 and before == after
+        self.shortcut = None if same else ConvNorm(config, before, after, 1, stride)
+
+    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
+        y = x_BHWC
+        for i, (conv, norm) in enumerate(zip(self.conv, self.norm, strict=True)):
+            y = norm(conv(nnx.relu(y) if i else y))
+        x = x_BHWC if self.shortcut is None else self.shortcut(x_BHWC)
+        return nnx.relu(y + x)
+
+
+class Stage(nnx.Module):
+    """Residual blocks of one width; the first one strides."""
+
+    def __init__(
+        self,
+        config: Config,
+        before: int,
+        width: int,
+        expansion: int,
+        stride: int,
+        blocks: int,
+    ):
+        after = width * expansion
+        first = Residual(config, before, width, expansion, stride)
+        rest = (Residual(config, after, width, expansion, 1) for _ in range(blocks - 1))
+        self.block = nnx.List([first, *rest])
+
+    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
+        x = x_BHWC
+        for block in self.block:
+            x = block(x)
+        return x
+
+
+class ResNet(nnx.Module):
+    """A stem, four stages of residual blocks, and the mean over pixels.
+
+    Source: He et al., Deep Residual Learning, CVPR 2016; the stride of a bottleneck on
+    its 3x3 as Goyal et al., 2017, and torchvision have it.
+    """
+
+    def __init__(self, config: Config):
+        form, widths = RESNETS[config.model.name], resnet_widths(config)
+        self.dtypes = dtypes(config)
+        self.large = form.stem == 7  # images: the stem strides, and is pooled
+        self.stem = ConvNorm(
+            *(config, config.data.image_shape[2], widths[0], form.stem),
+            stride=2 if self.large else 1,
+        )
+        channels = [widths[0], *(width * form.expansion for width in widths)]
+        self.stage = nnx.List(
+            Stage(config, before, width, form.expansion, 2 if i else 1, blocks)
+            for i, (before, width, blocks) in enumerate(
+                zip(channels, widths, form.blocks, strict=False)
+            )
+        )
+        self.head = Dense(channels[-1], outputs(config), self.dtypes)
+
+    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+        x = nnx.relu(self.stem(x_BHWC))
+        if self.large:
+            x = max_pool(x, size=3, padding=1)
+        for stage in self.stage:
+            x = stage(x)
+        return self.head(average(x, (1, 2), self.dtypes))
+
+
+class Position(nnx.Module):
+    """Learned features of each place, added to the token there."""
+
+    def __init__(self, config: Config, tokens: int, features: int):
+        dtype = dtypes(config).parameter
+        self.embedding = nnx.Param(jnp.zeros((tokens, features), dtype))
+
+    def __call__(self, x_BTF: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+        return x_BTF + self.embedding.astype(x_BTF.dtype)
+
+
+class Attention(nnx.Module):
+    """Each token takes a mixture of all tokens' values, once per head.
+
+    The softmax is computed in the parameters' dtype, the products in the compute dtype.
+
+    Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017; keys without a bias
+    as Bao et al., BEiT, ICLR 2022.
+    """
+
+    def __init__(self, config: Config, features: int):
+        self.dtypes = dtypes(config)
+        self.query = Dense(features, features, self.dtypes)
+        # The softmax is blind to a bias of the keys; its gradient would be rounding.
+        self.key = Dense(features, features, self.dtypes, bias=False)
+        self.value = Dense(features, features, self.dtypes)
+        self.out = Dense(features, features, self.dtypes)
+
+    def __call__(self, x_BTF: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+        query_BNTD, key_BNTD, value_BNTD = (
+            dense(x_BTF).reshape(*x_BTF.shape[:2], VIT_HEADS, -1).swapaxes(1, 2)
+            for dense in (self.query, self.key, self.value)
+        )
+        scale = query_BNTD.shape[-1] ** -0.5
+        scores_BNTT = (query_BNTD * scale) @ key_BNTD.swapaxes(2, 3)
+        shares_BNTT = jax.nn.softmax(scores_BNTT.astype(self.dtypes.parameter))
+        mixture_BNTD = shares_BNTT.astype(self.dtypes.compute) @ value_BNTD
+        return self.out(mixture_BNTD.swapaxes(1, 2).reshape(x_BTF.shape))
+
+
+class Block(nnx.Module):
+    """Attention, then a dense layer on each token alone; a connection around either.
+
+    GELU is the exact one, by the error function, not its tanh approximation.
+
+    Source: Xiong et al., On Layer Normalization in the Transformer Architecture, ICML
+    2020 (the norm comes first); Hendrycks and Gimpel, GELUs, 2016.
+    """
+
+    def __init__(self, config: Config, features: int):
+        wide = VIT_MLP * features
+        self.norm = nnx.List(build_norm(config, features) for _ in range(2))
+        self.attention = Attention(config, features)
+        self.mlp = nnx.List(
+            Dense(before, after, dtypes(config))
+            for before, after in ((features, wide), (wide, features))
+        )
+
+    def __call__(self, x_BTF: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
+        x = x_BTF + self.attention(self.norm[0](x_BTF))
+        y = nnx.gelu(self.mlp[0](self.norm[1](x)), approximate=False)
+        return x + self.mlp[1](y)
+
+
+class ViT(nnx.Module):
+    """Patches as tokens, transformer blocks, and the mean over tokens.
+
+    Source: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; the mean
+    instead of a class token as Beyer et al., Better Plain ViT Baselines, 2022.
+    """
+
+    def __init__(self, config: Config):
+        self.dtypes = dtypes(config)
+        patch, features = config.model.patch, VIT_HEADS * scaled(config, 64)
+        self.patches = Conv(
+            *(config.data.image_shape[2], features, patch, self.dtypes),
+            stride=patch,
+            bias=True,
+        )
+        self.position = Position(config, vit_tokens(config), features)
+        self.block = nnx.List(
+            Block(config, features) for _ in range(config.model.blocks)
+        )
+        self.norm = build_norm(config, features)
+        self.head = Dense(features, outputs(config), self.dtypes)
+
+    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+        patches = self.patches(x_BHWC)
+        x = self.position(patches.reshape(len(patches), -1, patches.shape[-1]))
+        for block in self.block:
+            x = block(x)
+        return self.head(average(self.norm(x), 1, self.dtypes))
+
+
 def build_model(config: Config) -> nnx.Module:
     """The architecture without numbers: parameters are shapes and types."""
-    dtype = compute_dtype(config)
-
-    def build() -> nnx.Module:
-        rngs = nnx.Rngs(0)  # asked for by the layers; eval_shape draws nothing from it
-        if config.model.name == "cnn":
-            channels = [config.data.image_shape[2], *config.model.channels]
-            return CNN(channels, dense_widths(config), dtype, rngs)
-        return MLP(dense_widths(config), dtype, rngs)
-
-    return nnx.eval_shape(build)
+    if config.model.folder is not None:
+        own = own_module(config.model.folder, "jax_model.py")
+        return nnx.eval_shape(lambda: own.build_model(config))
+    model = {
+        "cnn": CNN,
+        "linear": MLP,
+        "mlp": MLP,
+        "resnet9": ResNet9,
+        "resnet18": ResNet,
+        "resnet50": ResNet,
+        "vit_tiny": ViT,
+    }[config.model.name]
+    return nnx.eval_shape(lambda: model(config))

@@ -1,7 +1,7 @@
 """Who takes part in a run, and how numbers move between them.
 
 A process owns one or several devices. Parallelism is applied to a step from outside, by
-compiling it for a mesh of all devices, or by pmap.
+compiling it for a mesh of all devices, where the parameters may be sharded, or by pmap.
 """
 
 import os
@@ -9,24 +9,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
+from jax_impl.layers import BatchNorm
+from jax_impl.precision import choose_kernels
+from recipe.agreement import answer_of_rank_zero, results_of_all
 from recipe.config import Config, world_size
-from recipe.errors import ConfigError, DuetError
+from recipe.errors import ConfigError
 from recipe.processes import Processes, check_accelerators
+from recipe.sharding import check_shards, sharded_axis
 from record.environment import peak_resident_bytes
 
 T = TypeVar("T")
 
 AXIS = "data"  # the batch's axis of the mesh
-TEXT_BYTES = 4096  # of a message from rank 0: a path, or one error
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class World:
       size: devices of the run.
       mesh: all devices in order of process, along one axis.
       pmap: whether steps are compiled by pmap instead of jit over the mesh.
+      fsdp: whether parameters and optimizer state are sharded over the mesh.
     """
 
     rank: int
@@ -46,6 +51,7 @@ class World:
     size: int
     mesh: Mesh
     pmap: bool
+    fsdp: bool = False
 
     @property
     def axis(self) -> str | None:
@@ -56,15 +62,15 @@ class World:
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
-    @property
-    def split(self) -> NamedSharding:
-        """Over the first axis; pmap speaks of this process's devices alone."""
+    def split(self, axis: int) -> NamedSharding:
+        """Over one axis; pmap's first speaks of this process's devices alone."""
         mesh = self.mesh.local_mesh if self.pmap else self.mesh
-        return NamedSharding(mesh, PartitionSpec(AXIS))
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
 def check(config: Config, processes: Processes) -> None:
-    """Refuse what JAX cannot do, before anything starts: nothing, so far."""
+    """Refuse what JAX cannot do, before anything starts."""
+    check_shards(config, processes)
 
 
 def start(config: Config, processes: Processes) -> World:
@@ -73,6 +79,7 @@ def start(config: Config, processes: Processes) -> World:
     Raises:
       ConfigError: if this node has fewer accelerators than are asked for.
     """
+    choose_kernels(config)
     local = world_size(config, processes) // processes.count
     jax.config.update("jax_num_cpu_devices", local)
     if config.platform != "auto":
@@ -116,8 +123,8 @@ def start(config: Config, processes: Processes) -> World:
         # Its gloo context is made by the first collective, and waits 30 s for everyone:
         # now they are all here, later rank 0 may be downloading.
         multihost_utils.process_allgather(np.zeros(1))
-    pmap = config.parallel.name == "pmap"
-    return World(processes.rank, processes.count, len(devices), mesh, pmap)
+    pmap, fsdp = (config.parallel.name == name for name in ("pmap", "fsdp"))
+    return World(processes.rank, processes.count, len(devices), mesh, pmap, fsdp)
 
 
 def device_names(world: World) -> list[str]:
@@ -130,22 +137,66 @@ def replicate(tree: Any, world: World) -> Any:
     if world.pmap:
         local = len(world.mesh.local_devices)
         tree = jax.tree.map(lambda x: np.broadcast_to(x, (local, *np.shape(x))), tree)
-        return jax.device_put(tree, world.split)
+        return jax.device_put(tree, world.split(0))
     place = partial(jax.make_array_from_process_local_data, world.replicated)
     return jax.tree.map(lambda leaf: place(np.asarray(leaf)), tree)
 
 
-def shard(rows: np.ndarray, world: World) -> jax.Array:
-    """This process's rows of a batch, split over its devices."""
-    if world.pmap:
-        local = len(world.mesh.local_devices)
-        return jax.device_put(rows.reshape(local, -1, *rows.shape[1:]), world.split)
-    return jax.make_array_from_process_local_data(world.split, rows)
+def place_state(tree: Any, world: World) -> Any:
+    """Parameters or optimizer state: whole on every device, or under fsdp in shards.
+
+    An array is split over its longest axis that the devices divide; one that has none,
+    such as a small bias, stays whole.
+    """
+    if not world.fsdp:
+        return replicate(tree, world)
+
+    def place(leaf: Any) -> jax.Array:
+        array = np.asarray(leaf)
+        axis = sharded_axis(array.shape, world.size)
+        sharding = world.replicated if axis is None else world.split(axis)
+        return jax.make_array_from_callback(
+            array.shape, sharding, lambda index: array[index]
+        )
+
+    return jax.tree.map(place, tree)
 
 
-def shard_all(columns: Any, world: World) -> Any:
-    """Columns of a batch as `shard` places each; None where there are none."""
-    return jax.tree.map(lambda column: shard(column, world), columns)
+def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
+    """This process's rows of a batch, split over its devices.
+
+    Args:
+      columns: an array or a tree of them; None where there are none.
+      axis: that counts rows.
+    """
+
+    def place(rows: np.ndarray) -> jax.Array:
+        if not world.pmap:
+            sharding = world.split(axis)
+            return jax.make_array_from_process_local_data(sharding, rows)
+        parts = np.split(rows, len(world.mesh.local_devices), axis)
+        return jax.device_put(np.stack(parts), world.split(0))
+
+    return jax.tree.map(place, columns)
+
+
+def scope_norms(model: nnx.Module, world: World) -> None:
+    """Let each BatchNorm take its statistics over the examples that `sync` says.
+
+    Under jit a layer sees the global batch, under pmap a device's share of it.
+    """
+    for _, layer in nnx.iter_modules(model):
+        if isinstance(layer, BatchNorm):
+            layer.axis = AXIS if world.pmap and layer.sync else None
+            layer.groups = 1 if world.pmap or layer.sync else world.size
+
+
+def share_statistics(statistics: nnx.State, axis: str) -> nnx.State:
+    """The running statistics of the first device, its own where they are local.
+
+    They are what is evaluated and recorded.
+    """
+    return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis)[0], statistics)
 
 
 def parallelize(
@@ -157,7 +208,8 @@ def parallelize(
       step: a pure function of arrays that sums over `world.axis` itself where there is
         one.
       example: arguments, placed as they will be.
-      donate: whether the first argument's memory may be reused for the result.
+      donate: whether the first argument comes back as the first result, in the same
+        memory and so in the same shards. All else comes back whole.
     """
     begin = time.perf_counter()
     donated = (0,) if donate else ()
@@ -169,8 +221,18 @@ def parallelize(
         # Its ahead-of-time compilation cannot be called, so a copy goes through once.
         jax.block_until_ready(mapped(*jax.tree.map(jnp.copy, example)))
         return mapped, time.perf_counter() - begin
-    jitted = jax.jit(step, donate_argnums=donated, out_shardings=world.replicated)
+    shardings: Any = world.replicated
+    if donate:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, example[0]), shardings
+    jitted = jax.jit(step, donate_argnums=donated, out_shardings=shardings)
     return jitted.lower(*example).compile(), time.perf_counter() - begin
+
+
+def unshard(array: jax.Array, world: World) -> jax.Array:
+    """An array whole on every device; a call of all processes."""
+    if not world.fsdp:
+        return array
+    return jax.jit(lambda whole: whole, out_shardings=world.replicated)(array)
 
 
 def to_host(arrays: list[jax.Array], world: World) -> np.ndarray:
@@ -186,10 +248,12 @@ def sum_over_ranks(arrays: list[jax.Array], world: World) -> np.ndarray:
 
 def gather_ranks(values: list[float], world: World) -> Float[np.ndarray, "ranks n"]:
     """Every rank's values on every rank."""
-    own = np.array(values, np.float32)
+    own = np.array(values, np.float64)
     if world.processes == 1:
         return own[None]
-    return np.asarray(multihost_utils.process_allgather(own))
+    # As bytes: JAX would make fp32 of them.
+    gathered = multihost_utils.process_allgather(own.view(np.uint8))
+    return np.ascontiguousarray(gathered).view(np.float64)
 
 
 def from_rank_zero(answer: Callable[[], str], world: World) -> str:
@@ -200,22 +264,11 @@ def from_rank_zero(answer: Callable[[], str], world: World) -> str:
     """
     if world.processes == 1:
         return answer()
-    error, text = None, ""
-    if world.rank == 0:
-        try:
-            text = "+" + answer()
-        except DuetError as caught:
-            error, text = caught, "-" + str(caught)
-    message = np.zeros(TEXT_BYTES, np.uint8)
-    encoded = np.frombuffer(text.encode()[:TEXT_BYTES], np.uint8)
-    message[: len(encoded)] = encoded
-    shared = multihost_utils.broadcast_one_to_all(message)
-    text = np.asarray(shared).tobytes().rstrip(b"\0").decode(errors="replace")
-    if error is not None:
-        raise error
-    if text.startswith("-"):
-        raise DuetError(text[1:])
-    return text[1:]
+
+    def broadcast(message: np.ndarray) -> np.ndarray:
+        return np.asarray(multihost_utils.broadcast_one_to_all(message))
+
+    return answer_of_rank_zero(answer, world.rank, broadcast)
 
 
 def on_every_rank(make: Callable[[], T], world: World) -> T:
@@ -224,18 +277,7 @@ def on_every_rank(make: Callable[[], T], world: World) -> T:
     Raises:
       DuetError: a rank's own, or which ranks have one.
     """
-    result, own = None, None
-    try:
-        result = make()
-    except DuetError as error:
-        own = error
-    failed = gather_ranks([own is not None], world)[:, 0].nonzero()[0].tolist()
-    if own is not None:
-        own.of_one_rank = len(failed) < world.processes
-        raise own
-    if failed:
-        raise DuetError(f"stopped, since ranks {failed} could not go on")
-    return cast(T, result)
+    return results_of_all(make, lambda numbers: gather_ranks(numbers, world))
 
 
 def synchronize(tree: Any) -> None:

@@ -1,15 +1,62 @@
 """What a precision means: the dtype of every number, and the switches behind it."""
 
+import os
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from recipe.config import Config
 from recipe.errors import ConfigError
 
 
+class Dtypes(NamedTuple):
+    """The cast policy, as layers take it.
+
+    Args:
+      parameter: of parameters, their gradients and optimizer state; normalisation,
+        softmax, logits, the loss and other reductions.
+      compute: of convolutions and matrix products, and of activations between layers.
+    """
+
+    parameter: np.dtype
+    compute: np.dtype
+
+
+def parameter_dtype(config: Config) -> np.dtype:
+    """Double precision where the run is to prove something, else single."""
+    return np.dtype("float64" if config.precision.name == "fp64" else "float32")
+
+
 def compute_dtype(config: Config) -> np.dtype:
-    """Parameters, activations, gradients and optimizer state are all of this type."""
-    return np.dtype({"fp32": "float32", "fp64": "float64"}[config.precision.name])
+    """What convolutions and matrix products take and give."""
+    dtypes = {
+        "fp64": jnp.float64,
+        "fp32": jnp.float32,
+        "tf32": jnp.float32,  # rounded to TF32 by the units that multiply
+        "bf16": jnp.bfloat16,
+        "fp16": jnp.float16,
+    }
+    return np.dtype(dtypes[config.precision.name])
+
+
+def dtypes(config: Config) -> Dtypes:
+    return Dtypes(parameter_dtype(config), compute_dtype(config))
+
+
+def choose_kernels(config: Config) -> None:
+    """With `deterministic` only kernels that add in a fixed order; before JAX starts.
+
+    XLA refuses, by the name of an operation, what it has no such kernel for.
+
+    Source: jaxlib's debug options, `xla.proto`.
+    """
+    if config.deterministic:
+        given = os.environ.get("XLA_FLAGS", "")
+        flags = "--xla_gpu_deterministic_ops=true"
+        flags += " --xla_gpu_exclude_nondeterministic_ops=true"
+        os.environ["XLA_FLAGS"] = f"{given} {flags}".strip()
 
 
 def configure(
@@ -18,15 +65,31 @@ def configure(
 ) -> None:
     """Set the process's switches so that the arithmetic is what the precision says.
 
-    TF32 is off everywhere: JAX leaves it on for matmuls and convolutions on a GPU.
+    Outside of precision=tf32, TF32 is off everywhere: JAX leaves it on for matmuls and
+    convolutions on a GPU.
 
     Raises:
       ConfigError: if the device has no such arithmetic.
     """
-    jax.config.update("jax_default_matmul_precision", "highest")
-    jax.config.update("jax_enable_x64", config.precision.name == "fp64")
-    if config.precision.name == "fp64" and device.platform not in ("cpu", "gpu"):
+    name = config.precision.name
+    if name == "tf32" and not _has_tf32(device):
         raise ConfigError(
-            f"precision={config.precision.name} is not there on device {device}; "
+            f"precision=tf32 is not there on device {device}, but on NVIDIA's GPUs "
+            "since Ampere; use precision=fp32"
+        )
+    kind = "tensorfloat32" if name == "tf32" else "highest"
+    jax.config.update("jax_default_matmul_precision", kind)
+    jax.config.update("jax_enable_x64", name == "fp64")
+    if name == "fp64" and device.platform not in ("cpu", "gpu"):
+        raise ConfigError(
+            f"precision={name} is not there on device {device}; "
             "use precision=fp32, or platform=cpu"
         )
+
+
+def _has_tf32(
+    device: jax.Device,  # pyright: ignore[reportInvalidTypeForm]  no stub for it
+) -> bool:
+    capability = getattr(device, "compute_capability", "")  # "8.0"; AMD's are "gfx90a"
+    major = capability.partition(".")[0]
+    return device.platform == "gpu" and major.isdigit() and int(major) >= 8

@@ -1,7 +1,7 @@
 """One training step and one evaluation step, pure functions to be compiled whole.
 
-Shapes: B global batch (under pmap, this device's), H height, W width, C channels,
-K classes.
+Shapes: A micro-batches, B rows of one (under pmap, this device's), H height, W width,
+C channels, K classes.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from jax_impl.augment import crop_and_flip, cut_out
 from jax_impl.optim import apply_update, clip_gradients
+from jax_impl.parallel import share_statistics
+from jax_impl.precision import parameter_dtype
 from recipe.config import Config
+from recipe.loss_scale import LossScale, next_loss_scale
 
 
 class DeviceData(NamedTuple):
@@ -31,7 +34,25 @@ class TrainState(NamedTuple):
     """What a training step takes and gives back."""
 
     params: nnx.State
+    statistics: nnx.State
     optimizer: optax.OptState
+    loss_scale: LossScale | None
+
+
+class StepMetrics(NamedTuple):
+    """What a training step came to.
+
+    Args:
+      loss: before the update.
+      grad_norm: 2-norm of the global gradient.
+      loss_scale: what the loss was multiplied by; 1 without loss scaling.
+      skipped: whether the update was left out, the scaled gradient being not finite.
+    """
+
+    loss: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    loss_scale: Float[Array, ""]
+    skipped: Bool[Array, ""]
 
 
 def gather(
@@ -76,14 +97,22 @@ def loss_fn(
     config: Config,
     graphdef: nnx.GraphDef,
     params: nnx.State,
+    statistics: nnx.State,
     images: Array,
     labels: Array,
-) -> Float[Array, ""]:
-    """The loss: its sum over the rows here over the global batch's size."""
+) -> tuple[Float[Array, ""], nnx.State]:
+    """The loss, its sum over the rows here over the global batch's size.
+
+    With it come the running statistics, moved by this batch.
+    """
     smoothing = config.train.label_smoothing  # of training alone: tests are of labels
-    outputs = nnx.merge(graphdef, params)(images)
+    # Copied, so that its variables are this trace's own and may be moved.
+    model = nnx.merge(graphdef, params, statistics, copy=True)
+    model.train()
+    outputs = model(images).astype(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels, smoothing)
-    return losses_B.sum() / config.train.global_batch
+    loss = losses_B.sum() / config.train.global_batch
+    return loss, nnx.state(model, nnx.BatchStat)
 
 
 def train_step(
@@ -93,30 +122,63 @@ def train_step(
     axis: str | None,
     state: TrainState,
     data: DeviceData,
-    indices_B: Int[Array, " B"],
+    indices_AB: Int[Array, "A B"],
     draws: Any,
     learning_rate: Float[Array, ""],
-) -> tuple[TrainState, tuple[Float[Array, ""], Float[Array, ""]]]:
-    """The updated state.
+) -> tuple[TrainState, StepMetrics]:
+    """The updated state, and what there is to know of the step.
+
+    A skipped step leaves parameters and optimizer as they were; the running statistics
+    have moved with the forward pass.
 
     Args:
-      draws: the examples' augmentation, or None.
+      draws: the examples' augmentation, a row for each micro-batch, or None.
       axis: the axis to sum over by hand under pmap; jit over a mesh sums by itself.
-
-    Returns:
-      The state, and the loss before the update with the global gradient's 2-norm.
     """
-    images, labels = gather(config, data, indices_B, draws)
-    loss, gradients = jax.value_and_grad(loss_fn, argnums=2)(
-        config, graphdef, state.params, images, labels
+    scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.value
+
+    def scaled_loss(params: nnx.State, *given: Any) -> Any:
+        loss, statistics = loss_fn(config, graphdef, params, *given)
+        return loss * scale, (loss, statistics)
+
+    def add_micro_batch(carry: Any, rows: Any) -> tuple[Any, None]:
+        statistics, total, gradients = carry
+        images, labels = gather(config, data, *rows)
+        new, (loss, statistics) = jax.grad(scaled_loss, has_aux=True)(
+            state.params, statistics, images, labels
+        )
+        return (statistics, total + loss, jax.tree.map(jnp.add, gradients, new)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    total = jnp.zeros((), parameter_dtype(config))
+    (statistics, loss, gradients), _ = jax.lax.scan(
+        add_micro_batch,
+        (state.statistics, total, zeros),
+        (indices_AB, draws),
+        # XLA's convolutions on a CPU are some twenty times slower inside a loop.
+        unroll=jax.default_backend() == "cpu",
     )
     if axis is not None:
         loss, gradients = jax.lax.psum((loss, gradients), axis)
+        statistics = share_statistics(statistics, axis)
+    if state.loss_scale is not None:
+        gradients = jax.tree.map(lambda g: g * (1 / scale), gradients)
     grad_norm = optax.tree.norm(gradients)
-    gradients = clip_gradients(config, gradients, grad_norm)
-    updates, slots = optimizer.update(gradients, state.optimizer, state.params)
+    clipped = clip_gradients(config, gradients, grad_norm)
+    updates, slots = optimizer.update(clipped, state.optimizer, state.params)
     params = apply_update(state.params, updates, learning_rate)
-    return TrainState(params, slots), (loss, grad_norm)
+    loss_scale, skipped = state.loss_scale, jnp.bool(False)
+    if loss_scale is not None and config.precision.loss_scale is not None:
+        finite = jnp.isfinite(grad_norm)
+        loss_scale = next_loss_scale(config.precision.loss_scale, loss_scale, finite)
+        params, slots = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, slots),
+            (state.params, state.optimizer),
+        )
+        skipped = ~finite
+    metrics = StepMetrics(loss, grad_norm, scale, skipped)
+    return TrainState(params, statistics, slots, loss_scale), metrics
 
 
 def eval_step(
@@ -124,6 +186,7 @@ def eval_step(
     graphdef: nnx.GraphDef,
     axis: str | None,
     params: nnx.State,
+    statistics: nnx.State,
     data: DeviceData,
     indices_B: Int[Array, " B"],
     mask_B: Bool[Array, " B"],
@@ -133,7 +196,9 @@ def eval_step(
     The matrix counts rows of true class i predicted as j; without classes it is empty.
     """
     images, labels = gather(config, data, indices_B)
-    outputs = nnx.merge(graphdef, params)(images)
+    model = nnx.merge(graphdef, params, statistics)
+    model.eval()
+    outputs = model(images).astype(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels)
     loss_sum = jnp.where(mask_B, losses_B, 0).sum()
     classes = config.data.classes

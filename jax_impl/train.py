@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from data.augment import batch_draws
 from data.dataset import acquire, load
@@ -21,28 +20,33 @@ from jax_impl.parallel import (
     on_every_rank,
     parallelize,
     peak_memory_bytes,
+    place_batch,
+    place_state,
     replicate,
-    shard,
-    shard_all,
+    scope_norms,
     start,
     stop,
     sum_over_ranks,
     synchronize,
     to_host,
 )
-from jax_impl.precision import compute_dtype, configure
+from jax_impl.precision import configure, parameter_dtype
 from jax_impl.step import DeviceData, TrainState, eval_step, train_step
+from jax_impl.trace import trace_step
 from jax_impl.weights import load_weights, save_weights
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
 from recipe.errors import DuetError
+from recipe.loss_scale import initial_loss_scale
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
-from recipe.weights import initial_weights
+from recipe.weights import parameter_count
 from record.environment import describe_environment, process_age_seconds
 from record.metrics import evaluation_metrics
 from record.run import Facts, Recorder, create_folder
+from record.trace import Trace
+from record.weights import starting_weights
 
 
 def run(config: Config, processes: Processes) -> Path:
@@ -71,10 +75,10 @@ def train(config: Config, world: World) -> Path:
     configure(config, world.mesh.local_devices[0])
 
     # The numbers, the same for both frameworks
-    from_rank_zero(lambda: acquire(config.data) or "", world)
+    from_rank_zero(lambda: acquire(config.data), world)
     dataset = on_every_rank(lambda: load(config.data), world)
     plan = BatchPlan.of(config, len(dataset.train_labels))
-    weights = initial_weights(config)
+    weights = on_every_rank(lambda: starting_weights(config), world)
     pixels = pixel_affine(config)
 
     # The framework's own: data, model and optimizer on the devices
@@ -83,26 +87,34 @@ def train(config: Config, world: World) -> Path:
 
     train_data = place(dataset.train_images, dataset.train_labels)
     test_data = place(dataset.test_images, dataset.test_labels)
-    graphdef, params = load_weights(build_model(config), weights)
+    model = build_model(config)
+    scope_norms(model, world)
+    graphdef, params, statistics = load_weights(model, weights)
     optimizer = build_optimizer(config, params)
-    state = replicate(TrainState(params, optimizer.init(params)), world)
+    state = TrainState(
+        params=place_state(params, world),
+        statistics=replicate(statistics, world),
+        optimizer=place_state(optimizer.init(params), world),
+        loss_scale=replicate(initial_loss_scale(config), world),
+    )
 
     # Both steps compiled whole, before the clock of the first window starts
-    dtype = compute_dtype(config)
+    dtype = parameter_dtype(config)
     ready = process_age_seconds()
-    zeros = np.zeros(config.train.global_batch // world.processes, np.int32)
-    indices, mask = shard(zeros, world), shard(zeros.astype(bool), world)
-    draws = shard_all(batch_draws(config, plan, 0, zeros), world)
+    rows = plan.micro_batches(0, world.rank, world.processes)
+    draws = batch_draws(config, plan, 0, rows)
+    batch = place_batch((rows, draws), world, axis=1)
+    tested = place_batch((rows.reshape(-1), rows.reshape(-1) > 0), world)
     rate = replicate(np.zeros((), dtype), world)
     compiled_train, train_seconds = parallelize(
         partial(train_step, config, graphdef, optimizer, world.axis),
-        (state, train_data, indices, draws, rate),
+        (state, train_data, *batch, rate),
         world,
         donate=True,
     )
     compiled_eval, eval_seconds = parallelize(
         partial(eval_step, config, graphdef, world.axis),
-        (state.params, test_data, indices, mask),
+        (state.params, state.statistics, test_data, *tested),
         world,
         donate=False,
     )
@@ -112,31 +124,40 @@ def train(config: Config, world: World) -> Path:
         rank=world.rank,
         processes=world.processes,
         world_size=world.size,
-        parameters=sum(array.size for array in weights.values()),
+        parameters=parameter_count(weights),
         data_fingerprint=dataset.fingerprint,
         compile_seconds=train_seconds + eval_seconds,
         startup_seconds=ready,
         environment=describe_environment("jax", device_names(world)),
     )
     folder = Path(from_rank_zero(lambda: str(create_folder(config, "jax")), world))
+
+    def take_apart(state: TrainState, step: int) -> Trace:
+        whole = plan.indices(step)  # an accumulated batch as the one it stands for
+        draws = place_batch(batch_draws(config, plan, step, whole), world)
+        batch = train_data, place_batch(whole, world), draws
+        return trace_step(config, graphdef, state, *batch, step + 1)
+
     with Recorder(folder, config, plan, facts) as record:
         for window in plan.windows(
             config.train.window_steps, config.train.evaluate_every_epochs
         ):
             begin = time.perf_counter()
-            rates, losses, norms = [], [], []
+            rates, metrics = [], []
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
-                indices = plan.indices(step, world.rank, world.processes)
-                state, (loss, norm) = compiled_train(
+                if step + 1 == plan.trace:
+                    record.trace(take_apart(state, step))
+                rows = plan.micro_batches(step, world.rank, world.processes)
+                draws = batch_draws(config, plan, step, rows)
+                state, seen = compiled_train(
                     state,
                     train_data,
-                    shard(indices, world),
-                    shard_all(batch_draws(config, plan, step, indices), world),
+                    place_batch(rows, world, axis=1),
+                    place_batch(draws, world, axis=1),
                     replicate(np.asarray(rates[-1], dtype), world),
                 )
-                losses.append(loss)
-                norms.append(norm)
+                metrics.append(seen)
             synchronize(state)
             seconds = time.perf_counter() - begin
 
@@ -147,16 +168,18 @@ def train(config: Config, world: World) -> Path:
             record.stop_if(any_failed > 0)
             record.window(
                 window,
-                losses=sum_over_ranks(losses, world),
+                losses=sum_over_ranks([m.loss for m in metrics], world),
                 learning_rates=rates,
-                grad_norms=to_host(norms, world),
+                grad_norms=to_host([m.grad_norm for m in metrics], world),
+                loss_scales=to_host([m.loss_scale for m in metrics], world),
+                skipped=to_host([m.skipped for m in metrics], world),
                 seconds=float(slowest),
             )
             if window.evaluates:
                 metrics = evaluate(
                     config,
                     compiled_eval,
-                    state.params,
+                    state,
                     test_data,
                     len(dataset.test_labels),
                     world,
@@ -164,7 +187,7 @@ def train(config: Config, world: World) -> Path:
                 record.evaluation(window, metrics)
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
-        record.finish(save_weights(state.params, world), int(peak))
+        record.finish(save_weights(state.params, state.statistics, world), int(peak))
         failed = record.failure is not None
         record.stop_if(gather_ranks([failed], world).max() > 0)
     return folder
@@ -173,7 +196,7 @@ def train(config: Config, world: World) -> Path:
 def evaluate(
     config: Config,
     compiled_eval: Callable[..., Any],
-    params: nnx.State,
+    state: TrainState,
     data: DeviceData,
     examples: int,
     world: World,
@@ -184,7 +207,11 @@ def evaluate(
         examples, config.train.global_batch, world.rank, world.processes
     ):
         loss_sum, confusion = compiled_eval(
-            params, data, shard(indices, world), shard(mask, world)
+            state.params,
+            state.statistics,
+            data,
+            place_batch(indices, world),
+            place_batch(mask, world),
         )
         # One at a time, unlike training steps, which wait for each other's state: CPU
         # devices share a pool of threads, and collectives of several steps in flight

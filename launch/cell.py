@@ -4,9 +4,10 @@ import fcntl
 import os
 import subprocess
 from pathlib import Path
+from typing import TextIO
 
 from launch.overrides import ROOT
-from launch.training import end
+from launch.trainings import end
 
 
 def alone(
@@ -15,11 +16,19 @@ def alone(
     """Run a cell on this machine while no other does, and return its exit status.
 
     Args:
+      log: of what it prints; where there is one, the cell was run while this waited.
       cores: that it and its processes may use, for whole libraries keep to them.
-      lock: held until the last of its processes ends, even if this one is killed.
+      lock: held until the command ends, even if this process is killed.
     """
-    with lock.open("w") as held, log.open("a") as output:
+    with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
+        return 0 if log.exists() else _run(command, variables, log, cores, held)
+
+
+def _run(
+    command: list[str], variables: dict[str, str], log: Path, cores: int, held: TextIO
+) -> int:
+    with log.open("w") as output:
         if hasattr(os, "sched_setaffinity"):  # Linux has it
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
         process = subprocess.Popen(

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,7 +199,7 @@ def _run_local(
                 time.sleep(POLL_SECONDS["local"])
         except BaseException:
             job.cancel()
-            _wait_for_end(10)
+            _wait_for_end(30)
             raise
         yield work
 
@@ -214,22 +214,31 @@ def _wait_for_end(seconds: float) -> None:
             time.sleep(0.1)
 
 
-def wait_for_earlier(cluster: ClusterConfig, folder: Path) -> Iterator[str]:
-    """Wait for what an earlier start of this study left running, saying what it is."""
+@contextlib.contextmanager
+def after_earlier(
+    cluster: ClusterConfig, folder: Path, say: Callable[[str], None]
+) -> Iterator[None]:
+    """Wait for what an earlier start of this study left running, saying what it is.
+
+    On this machine no cell begins while this is held: not even one that an earlier
+    start had asked for, and that finds its log when it comes to run.
+    """
     if cluster.name == "local":
         with LOCK.open("w") as held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                yield "a cell of an earlier start, or of another study, still runs"
+                say("a cell of an earlier start, or of another study, still runs")
                 fcntl.flock(held, fcntl.LOCK_EX)
+            yield
         return
     jobs = folder / "jobs.json"
     earlier = set(json.loads(jobs.read_text())) if jobs.exists() else set()
     if left := earlier & _listed():
-        yield f"{len(left)} jobs of an earlier start still run or wait: {sorted(left)}"
+        say(f"{len(left)} jobs of an earlier start still run or wait: {sorted(left)}")
     while earlier & _listed():
         time.sleep(POLL_SECONDS["slurm"])
+    yield
 
 
 def _run_slurm(

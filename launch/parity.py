@@ -3,36 +3,43 @@
     python launch/parity.py experiment=digits_cnn world_sizes=[1,2] precision=fp64
 
 Leaves parity.json, parity.png, index.html and every run in `run.dir`; exits 1 when a
-bound is broken.
+bound is broken. Where it is, the step at which the loss parts can be taken apart, layer
+by layer; and two finished runs can be held together:
+
+    python launch/parity.py experiment=digits_cnn precision=fp64 trace=1
+    python launch/parity.py a=runs/one b=runs/another
 """
 
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 # Python puts this file's folder first, where `jax.py` would hide the package JAX.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from rich.box import SIMPLE_HEAD  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from launch.cli import ROOT, hydra_main, this_process  # noqa: E402
-from launch.training import command, end, quoted, said  # noqa: E402
+from launch.cli import hydra_main, this_process  # noqa: E402
+from launch.trace import trace_twins  # noqa: E402
+from launch.trainings import (  # noqa: E402
+    Training,
+    make_folder,
+    train,
+    train_at_once,
+    typed_keys,
+)
 from recipe.config import ParityConfig, check_world  # noqa: E402
-from recipe.errors import ConfigError, DuetError  # noqa: E402
+from recipe.errors import ConfigError, RecordError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
-from record.run import Run, check_folder, read_run  # noqa: E402
+from recipe.sharding import check_shards  # noqa: E402
+from record.run import Run, read_run  # noqa: E402
+from record.weights import check_weights  # noqa: E402
 from report.page import write_parity_page  # noqa: E402
 from report.parity import (  # noqa: E402
     BOUNDS,
@@ -41,65 +48,17 @@ from report.parity import (  # noqa: E402
     compare,
     envelope,
 )
-
-# What parity decides for each training; the rest is handed on as it was typed.
-OWN_KEYS = (
-    *("world_sizes", "controls", "jax_layouts", "timeout_seconds"),
-    *("run.dir", "train.steps", "train.evaluate_every_epochs", "parallel"),
-    "data.root",
-)
+from report.two_runs import compare_two, label_of  # noqa: E402
 
 
-@dataclass(frozen=True)
-class Training:
-    """One run of the check, a process or several of their own."""
-
-    framework: str
-    world_size: int = 1
-    processes: int = 1
-    nudge: int = 0
-
-    @property
-    def label(self) -> str:
-        """For people: "torch ×2", "jax ×2 (processes)", "jax control 1"."""
-        if self.nudge:
-            return f"{self.framework} control {self.nudge}"
-        layout = (
-            " (processes)" if self.framework == "jax" and self.processes > 1 else ""
-        )
-        return f"{self.framework} ×{self.world_size}{layout}"
-
-    @property
-    def folder(self) -> str:
-        """For files: "jax-2-processes"."""
-        if self.nudge:
-            return f"{self.framework}-control-{self.nudge}"
-        layout = "-processes" if self.framework == "jax" and self.processes > 1 else ""
-        return f"{self.framework}-{self.world_size}{layout}"
-
-    def command(
-        self, config: ParityConfig, typed: list[str], run_dir: Path
-    ) -> list[str]:
-        """The command line that trains this, with what was typed for parity itself."""
-        typed = [
-            override
-            for override in typed
-            if override.lstrip("+").partition("=")[0] not in OWN_KEYS
-        ]
-        parallel = "dp" if self.framework == "torch" else config.parallel.name
-        every = config.train.evaluate_every_epochs
-        overrides = [
-            *typed,
-            f"train.steps={'null' if (n := config.train.steps) is None else n}",
-            f"train.evaluate_every_epochs={every}",
-            f"train.nudge={self.nudge}",
-            f"parallel={parallel}",
-            f"devices={self.world_size}",
-            # Relative to where parity was started, which is not where this will be.
-            f"data.root={quoted(Path(config.data.root).absolute())}",
-            f"run.dir={quoted(run_dir)}",
-        ]
-        return command(self.framework, self.processes, overrides)
+def parity(config: ParityConfig) -> None:
+    """The check that was asked for: of two runs, of one step, or of whole trainings."""
+    if config.a is not None:
+        compare_runs(config)
+    elif config.trace is not None:
+        trace_twins(config)
+    else:
+        check_parity(config)
 
 
 def trainings(config: ParityConfig) -> Iterator[Training]:
@@ -126,17 +85,12 @@ def check_parity(config: ParityConfig) -> None:
     for world_size in config.world_sizes:
         config.devices = world_size
         check_world(config, Processes())
+        check_shards(config, Processes())
     config.devices = None
-    check_folder(config)
-    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = Path(config.run.dir or f"runs/parity-{config.name}-{now}").absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run.dir={folder} cannot be made: {error}") from error
-
+    check_weights(config)
+    folder = make_folder(config, "parity")
     console = Console(highlight=False)
-    typed = list(HydraConfig.get().overrides.task)
+    typed = typed_keys()
     todo = list(trainings(config))
 
     def trained(training: Training) -> Run:
@@ -148,74 +102,43 @@ def check_parity(config: ParityConfig) -> None:
 
     console.print(f"{config.name}, {len(todo)} trainings:")
     runs = {t: trained(t) for t in todo if not t.nudge}
-    # Nothing is timed here, and controls are many: two at once fill the cores that a
-    # small model leaves idle.
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        controls = [t for t in todo if t.nudge]
-        try:
-            runs |= zip(controls, pool.map(trained, controls), strict=True)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            end_trainings()
-            raise
+    runs |= train_at_once([t for t in todo if t.nudge], trained)
+    labelled = {t.label: run for t, run in runs.items()}
+    conclude(folder, judge(config, runs), labelled, console)
 
-    verdict = judge(config, runs)
+
+def compare_runs(config: ParityConfig) -> None:
+    """Hold two finished runs together, print and write; nothing is trained.
+
+    Raises:
+      DuetError: if one is no finished run, or they cannot be compared.
+      SystemExit: 1 if they are different.
+    """
+    if extra := sorted(
+        {t.partition("=")[0] for t in typed_keys()} - {"run.dir", *"ab"}
+    ):
+        raise ConfigError(
+            f"a= and b= compare finished runs, whose recipes are their own: leave out "
+            f"{', '.join(extra)}"
+        )
+    runs = [read_run(Path(folder)) for folder in (config.a, config.b) if folder]
+    labels = [f"{name}: {label_of(run)}" for name, run in zip("ab", runs, strict=True)]
+    verdict = compare_two((labels[0], runs[0]), (labels[1], runs[1]))
+    config.name = runs[0].config.name
+    folder = make_folder(config, "parity")
+    conclude(folder, verdict, dict(zip(labels, runs, strict=True)), Console())
+
+
+def conclude(
+    folder: Path, verdict: Verdict, runs: dict[str, Run], console: Console
+) -> None:
+    """Write and show the verdict; leave with 1 if it is a difference."""
     command = [typed for typed in sys.argv if not typed.startswith("run.dir=")]
-    page = write_parity_page(
-        folder, verdict, {t.label: run for t, run in runs.items()}, command
-    )
+    page = write_parity_page(folder, verdict, runs, command)
     show(verdict, console)
     console.print(f"page: {page}", soft_wrap=True, markup=False)
     if verdict.verdict != IDENTICAL:
         raise SystemExit(1)
-
-
-def train(
-    training: Training, config: ParityConfig, typed: list[str], folder: Path
-) -> Run:
-    """Run one training to its end and read its record.
-
-    Raises:
-      DuetError: if it failed, with the end of what it printed.
-    """
-    run_dir, log = folder / training.folder, folder / f"{training.folder}.log"
-    # Loopback alone: these processes are all on this machine. And JAX is not to claim
-    # a GPU's memory whole, since another control may be on it.
-    loopback = {"GLOO_SOCKET_IFNAME": "lo", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    environment = {**os.environ, **loopback}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            training.command(config, typed, run_dir),
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that ranks end with what launched them
-        )
-        RUNNING.add(process)
-        try:
-            status = process.wait(config.timeout_seconds)
-        except subprocess.TimeoutExpired:
-            raise DuetError(
-                f"{training.label} took more than {config.timeout_seconds} s; see "
-                f"{log}, or raise timeout_seconds"
-            ) from None
-        finally:
-            RUNNING.discard(process)
-            end(process)
-    if status:
-        raise DuetError(f"{training.label} failed, see {log}:\n  {said(log)}")
-    return read_run(run_dir)
-
-
-RUNNING: set[subprocess.Popen[bytes]] = set()
-
-
-def end_trainings() -> None:
-    """End whatever is running, when parity itself is to end."""
-    for process in list(RUNNING):
-        end(process)
 
 
 def judge(config: ParityConfig, runs: dict[Training, Run]) -> Verdict:
@@ -273,6 +196,8 @@ def show(verdict: Verdict, console: Console) -> None:
     for c in verdict.comparisons:
         for reason in c.broken:
             console.print(f"{c.a} against {c.b}: {reason}", markup=False)
+    for note in verdict.notes:
+        console.print(note, markup=False)
     console.print(f"verdict: {verdict.verdict}, by {verdict.decided_by}")
 
 
@@ -286,7 +211,11 @@ def main() -> None:
                 "parity starts its own processes; run it as python launch/parity.py, "
                 "without torchrun or srun"
             )
-        check_parity(config)
+        try:
+            parity(config)
+        except OSError as error:
+            place = error.filename or config.run.dir or "runs"
+            raise RecordError(f"{place}: {error.strerror}") from error
 
     rank = processes.rank
     hydra_main(alone, config_name="parity", schema=ParityConfig, rank=rank)

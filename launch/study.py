@@ -33,18 +33,20 @@ from rich.table import Table  # noqa: E402
 from launch.cli import hydra_main, this_process  # noqa: E402
 from launch.cluster import (  # noqa: E402
     Work,
+    after_earlier,
     check_cluster,
     cores_per_device,
     run,
-    wait_for_earlier,
 )
 from launch.overrides import refusal  # noqa: E402
-from launch.training import SCRIPTS, command, quoted, said  # noqa: E402
+from launch.trainings import SCRIPTS, command, quoted, said  # noqa: E402
 from recipe.config import Config, check_world, to_config  # noqa: E402
 from recipe.errors import ConfigError, RecordError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
-from recipe.study import AXES, Cell, StudyConfig, cells, points  # noqa: E402
+from recipe.sharding import check_shards  # noqa: E402
+from recipe.study import AXES, Cell, StudyConfig, StudyPlan, cells, points  # noqa: E402
 from record.run import check_folder, read_summary  # noqa: E402
+from record.weights import check_weights  # noqa: E402
 
 PARITY = "parity"
 # What makes two studies the same, so that one may go on in the other's folder.
@@ -70,6 +72,10 @@ def recipe_overrides(config: StudyConfig) -> list[str]:
         own = ("study", "cluster", "dry_run", "run")
         if key.partition(".")[0] not in own and key != "data.root":
             overrides.append(typed)
+    # Relative to where the study was started, which is not where a cell will be.
+    for key in "folder", "weights":
+        if (place := getattr(config.model, key)) is not None:
+            overrides.append(f"model.{key}={quoted(Path(place).absolute())}")
     platform = "gpu" if config.cluster.gpus_per_node else "cpu"
     return [*overrides, f"platform={platform}"]
 
@@ -87,20 +93,23 @@ def composed(overrides: list[str]) -> Config:
         raise refusal(error, Config) from error
 
 
-def check_cells(config: StudyConfig, recipe: list[str]) -> int:
+def check_cells(plan: StudyPlan, recipe: list[str]) -> int:
     """Refuse a plan of which any cell would be refused; the recipe's global batch.
 
     Raises:
       ConfigError: naming the cell.
     """
-    plan = config.study
     if not points(plan):
         raise ConfigError("study.parallel=[pmap] is JAX's alone; add jax to framework")
-    global_batch = composed(recipe).train.global_batch
+    alone = composed(recipe)
+    check_weights(alone)
+    global_batch = alone.train.global_batch
     for point in points(plan):
         try:
             own = point.overrides(global_batch, plan.regime)
-            check_world(composed([*recipe, *own]), Processes())
+            config = composed([*recipe, *own])
+            check_world(config, Processes())
+            check_shards(config, Processes())
         except ConfigError as error:
             raise ConfigError(f"cell {point.point}: {error}") from error
     return global_batch
@@ -114,7 +123,7 @@ class Study:
         self.config, self.plan, self.cluster = config, plan, cluster
         check_cluster(cluster, plan.world_size)
         self.recipe = recipe_overrides(config)
-        self.global_batch = check_cells(config, self.recipe)
+        self.global_batch = check_cells(plan, self.recipe)
         # The same wherever a cell starts; no part of what makes a study that study.
         root = quoted(Path(config.data.root).absolute())
         self.overrides = [*self.recipe, f"data.root={root}"]
@@ -236,18 +245,21 @@ class Study:
         if not self.begun:
             now = {"command": sys.argv, "begun": datetime.now(UTC).isoformat()}
             _write(self.folder / "study.json", self.description | now)
-        for earlier in wait_for_earlier(self.cluster, jobs):
-            console.print(f"{earlier}: waiting for it", markup=False)
         works = self.works()
-        missing = [w for w in works.values() if not self.finished(w.name)]
+
+        def say(earlier: str) -> None:
+            console.print(f"{earlier}: waiting for it", **PLAIN)
+
+        with after_earlier(self.cluster, jobs, say):
+            missing = [w for w in works.values() if not self.finished(w.name)]
+            for work in missing:
+                self.put_aside(work)
         if self.begun:
             done = len(works) - len(missing)
             console.print(
                 f"{done} of {len(works)} are finished; running the {len(missing)} "
                 "that are missing"
             )
-        for work in missing:
-            self.put_aside(work)
         failed, ended = [], len(works) - len(missing)
         parity = [work for work in missing if work.name.startswith(PARITY)]
         with Live(self.table(), console=console, auto_refresh=False) as live:
@@ -314,7 +326,8 @@ class Study:
         hours = sum(work.devices for work in missing) * self.cluster.minutes / 60
         console.print(
             f"{len(missing)} of {len(works)} to run, in this order; at most "
-            f"{hours:.1f} device-hours (cluster.minutes={self.cluster.minutes} each)"
+            f"{hours:.1f} device-hours (cluster.minutes={self.cluster.minutes} each)",
+            **PLAIN,
         )
 
 

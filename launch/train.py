@@ -6,6 +6,7 @@ from launch.cli import hydra_main, this_process
 from recipe.config import Config, check_world
 from recipe.processes import Processes
 from record.run import check_folder
+from record.weights import check_weights
 
 Check = Callable[[Config, Processes], None]
 Run = Callable[[Config, Processes], object]
@@ -23,6 +24,7 @@ def main(twin: Callable[[], tuple[Check, Run]]) -> None:
     def train(config: Config) -> None:
         check_world(config, processes)
         check_folder(config)
+        check_weights(config)
         check, run = twin()
         check(config, processes)
         run(config, processes)

@@ -2,7 +2,9 @@
 
 One permutation per epoch; global batch t takes its rows [tB, (t+1)B) and rank r the
 r-th contiguous 1/W of them, so the set of examples in a step does not depend on the
-world size. Training drops an epoch's incomplete last batch; evaluation pads it with
+world size. A batch computed in several micro-batches is so divided first, and each of
+them over ranks: its statistics do not depend on the world size either. Training drops
+an epoch's incomplete last batch; evaluation pads it with
 masked rows, so that every test example counts exactly once at every world size.
 """
 
@@ -56,19 +58,24 @@ class BatchPlan:
       examples: training examples in the dataset.
       global_batch: examples per optimizer step over all devices.
       steps: optimizer steps of the whole run.
+      accumulate: micro-batches that a global batch is computed in.
+      trace: the step, from 1, that is traced and the last to be taken; none: None.
     """
 
     seed: int
     examples: int
     global_batch: int
     steps: int
+    accumulate: int = 1
+    trace: int | None = None
 
     @classmethod
     def of(cls, config: Config, examples: int) -> "BatchPlan":
         """The plan that a config asks for; `train.steps` wins over `train.epochs`.
 
         Raises:
-          ConfigError: if the dataset does not hold one global batch.
+          ConfigError: if the dataset does not hold one global batch, or the run not
+            the step to trace.
         """
         train = config.train
         if examples < train.global_batch:
@@ -80,19 +87,47 @@ class BatchPlan:
         if steps is None:
             assert train.epochs is not None  # TrainConfig refuses neither
             steps = train.epochs * (examples // train.global_batch)
-        return cls(train.seed, examples, train.global_batch, steps)
+        if train.trace and train.trace > steps:
+            raise ConfigError(
+                f"train.trace={train.trace} is beyond the last step, {steps}; "
+                f"trace one of 1 to {steps}, or raise train.epochs"
+            )
+        return cls(
+            train.seed,
+            examples,
+            train.global_batch,
+            steps,
+            train.accumulate,
+            train.trace,
+        )
+
+    @property
+    def last(self) -> int:
+        """Steps that are taken."""
+        return self.trace or self.steps
 
     @property
     def steps_per_epoch(self) -> int:
         return self.examples // self.global_batch
 
+    def epoch(self, step: int) -> int:
+        """The epoch that `step` belongs to, both from 0."""
+        return step // self.steps_per_epoch
+
     def indices(
         self, step: int, rank: int = 0, world_size: int = 1
     ) -> Int[np.ndarray, " local_batch"]:
         """The examples that `rank` trains on at step `step`, both from 0; int32."""
-        order = epoch_order(self.seed, step // self.steps_per_epoch, self.examples)
+        return self.micro_batches(step, rank, world_size).reshape(-1)
+
+    def micro_batches(
+        self, step: int, rank: int = 0, world_size: int = 1
+    ) -> Int[np.ndarray, "accumulate micro_batch"]:
+        """The same, a row for each of the rank's micro-batches."""
+        order = epoch_order(self.seed, self.epoch(step), self.examples)
         row = step % self.steps_per_epoch * self.global_batch
-        return rank_slice(order[row : row + self.global_batch], rank, world_size)
+        batch = order[row : row + self.global_batch].reshape(self.accumulate, -1)
+        return rank_slice(batch.T, rank, world_size).T
 
     def windows(self, window_steps: int, evaluate_every_epochs: int) -> list[Window]:
         """The run as windows of at most `window_steps`, none across an epoch's end.
@@ -102,9 +137,9 @@ class BatchPlan:
         epoch, unless that is 0.
         """
         windows = []
-        for first in range(0, self.steps, self.steps_per_epoch):
-            epoch = first // self.steps_per_epoch
-            end = min(first + self.steps_per_epoch, self.steps)
+        for first in range(0, self.last, self.steps_per_epoch):
+            epoch = self.epoch(first)
+            end = min(first + self.steps_per_epoch, self.last)
             count = -(-(end - first) // window_steps)
             for number in range(count):
                 start = first + (end - first) * number // count
@@ -112,7 +147,7 @@ class BatchPlan:
                 due = stop == first + self.steps_per_epoch and (
                     evaluate_every_epochs and (epoch + 1) % evaluate_every_epochs == 0
                 )
-                evaluates = bool(due) or stop == self.steps
+                evaluates = bool(due) or stop == self.last
                 windows.append(Window(range(start, stop), epoch, evaluates))
         return windows
 

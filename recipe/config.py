@@ -11,27 +11,43 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from recipe.architecture import RESNETS, layers
 from recipe.errors import ConfigError
+from recipe.own_model import check_own_model
 from recipe.processes import Processes
 
-DATASETS = ("digits", "fashion_mnist", "line", "mnist", "synthetic")
-MODELS = ("cnn", "linear", "mlp")
+DATASETS = (
+    "cifar10",
+    "cifar100",
+    "digits",
+    "fashion_mnist",
+    "line",
+    "mnist",
+    "synthetic",
+)
+SOURCES = ("tfds", "torchvision")
+MODELS = (
+    *("cnn", "linear", "mlp", "own", "resnet18", "resnet50", "resnet9", "vit_tiny"),
+)
+SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
+NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
+NORMS = ("batch", "group", "layer")
 OPTIMIZERS = ("adamw", "sgd")
 OPTIMIZER_KEYS = {
     "adamw": ("beta1", "beta2", "eps"),
     "sgd": ("momentum", "nesterov"),
 }
 SCHEDULES = ("constant", "cosine", "one_cycle", "step")
-PRECISIONS = ("fp32", "fp64")
-PARALLEL = ("dp", "pmap")
+PRECISIONS = ("bf16", "fp16", "fp32", "fp64", "tf32")
+PARALLEL = ("dp", "fsdp", "pmap")
 TRACKERS = ("none", "tensorboard", "wandb")
 
 
@@ -52,6 +68,10 @@ def _expanded(key: str, path: str) -> str:
         return str(Path(path).expanduser())
     except RuntimeError as error:
         raise ConfigError(f"{key}={path}: {error}; write the path in full") from None
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _fraction(key: str, value: float) -> None:
@@ -82,9 +102,10 @@ class DataConfig:
 
     name: str = MISSING
     root: str = MISSING  # where datasets lie and are acquired to
+    source: str = "torchvision"  # or tfds: who brings a published dataset here
     image_shape: list[int] = MISSING  # height, width, channels
     classes: int = MISSING  # 0: one real target per example (regression)
-    mean: list[float] = MISSING  # per channel, pixels in [0, 1]
+    mean: list[float] = MISSING  # per channel, or one for all; pixels in [0, 1]
     std: list[float] = MISSING
     train_examples: int | None = None  # synthetic and line only; files fix the others
     test_examples: int | None = None
@@ -93,12 +114,17 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _one_of("data.name", self.name, DATASETS)
+        _one_of("data.source", self.source, SOURCES)
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ConfigError(
                 "data.image_shape must be [height, width, channels], "
                 f"each at least 1, got {self.image_shape}"
             )
         channels = self.image_shape[2]
+        self.mean, self.std = (
+            values * channels if len(values) == 1 else values
+            for values in (self.mean, self.std)
+        )
         for key, values in ("data.mean", self.mean), ("data.std", self.std):
             if len(values) != channels:
                 raise ConfigError(
@@ -119,15 +145,57 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class NormConfig:
+    """How a model with normalisation layers normalises.
+
+    batch: over examples and pixels; group: over pixels and a group of channels; layer:
+    over the channels of each pixel or token.
+    """
+
+    name: str = "batch"
+    sync: bool = True  # batch: over all devices' examples; false: over each device's
+    momentum: float = 0.1  # batch: running = (1 - momentum) running + momentum batch's
+    eps: float = 1e-5  # added to the variance
+    groups: int = 32  # group: how many the channels are split into
+
+    def __post_init__(self) -> None:
+        _one_of("model.norm.name", self.name, NORMS)
+        if not 0 < self.momentum <= 1:
+            raise ConfigError(
+                f"model.norm.momentum must lie in (0, 1], got {self.momentum}"
+            )
+        if not 0 < self.eps < math.inf:
+            raise ConfigError(f"model.norm.eps must be finite and > 0, got {self.eps}")
+        _at_least("model.norm.groups", self.groups, 1)
+
+
+@dataclass(kw_only=True)
 class ModelConfig:
     """An architecture by name; its outputs are `data.classes`, or one value."""
 
     name: str = MISSING
     channels: list[int] = field(default_factory=list)  # cnn: of its two convolutions
     hidden: list[int] = field(default_factory=list)  # mlp and cnn: dense layers' widths
+    folder: str | None = None  # own: where its three files are; docs/add-a-model.md
+    width: float = 1.0  # residual networks and ViT: times their channels or features
+    # resnet18, resnet50: whether blocks begin as identities, the last norm's scale at 0
+    zero_init_residual: bool = False
+    patch: int = 4  # vit: side of its patches in pixels
+    blocks: int = 12  # vit: one after the other
+    norm: NormConfig = field(default_factory=NormConfig)
+    weights: str | None = None  # a file to start from; null draws them
 
     def __post_init__(self) -> None:
         _one_of("model.name", self.name, MODELS)
+        if (self.name == "own") != (self.folder is not None):
+            raise ConfigError(
+                f"model.folder={self.folder} with model={self.name}: model=own has a "
+                "folder, and no other model does"
+            )
+        if self.folder is not None:
+            folder = Path(_expanded("model.folder", self.folder))
+            self.folder = str(folder.absolute())
+            return  # channels and hidden are what its files make of them
         convolutions = 2 if self.name == "cnn" else 0
         if len(self.channels) != convolutions or min(self.channels, default=1) < 1:
             raise ConfigError(
@@ -135,12 +203,29 @@ class ModelConfig:
                 f"{'two positive numbers' if convolutions else 'empty'}, "
                 f"got {self.channels}"
             )
-        if min(self.hidden, default=1) < 1 or (self.hidden and self.name == "linear"):
+        dense = self.name in ("cnn", "mlp")
+        if min(self.hidden, default=1) < 1 or (self.hidden and not dense):
             raise ConfigError(
                 f"model.hidden of {self.name} must be "
-                f"{'empty' if self.name == 'linear' else 'positive widths'}, "
+                f"{'positive widths' if dense else 'empty'}, "
                 f"got {self.hidden}"
             )
+        if self.zero_init_residual and self.name not in RESNETS:
+            raise ConfigError(
+                "model.zero_init_residual=true is of the blocks of "
+                f"{' and '.join(RESNETS)}; {self.name} has none, leave it out"
+            )
+        if not 0 < self.width < math.inf:
+            raise ConfigError(f"model.width must be finite and > 0, got {self.width}")
+        if self.width != 1 and self.name not in SCALED:
+            raise ConfigError(
+                f"model.width={self.width} scales {', '.join(SCALED)}; "
+                f"{self.name} takes model.hidden and model.channels, leave it at 1"
+            )
+        _at_least("model.patch", self.patch, 1)
+        _at_least("model.blocks", self.blocks, 1)
+        if self.weights is not None:
+            self.weights = _expanded("model.weights", self.weights)
 
 
 @dataclass(kw_only=True)
@@ -231,10 +316,35 @@ class ScheduleConfig:
 
 
 @dataclass(kw_only=True)
+class LossScaleConfig:
+    """Dynamic loss scaling in torch's form, by torch's defaults."""
+
+    initial: float = 65536.0
+    growth: float = 2.0  # what the scale is multiplied by after `interval` finite steps
+    backoff: float = 0.5  # what it is multiplied by after a step that was not finite
+    interval: int = 2000  # optimizer steps
+
+    def __post_init__(self) -> None:
+        key = "precision.loss_scale"
+        if not 0 < self.initial < math.inf:
+            raise ConfigError(f"{key}.initial must be finite and > 0: {self.initial}")
+        if not 1 < self.growth < math.inf:
+            raise ConfigError(f"{key}.growth must be finite and > 1: {self.growth}")
+        if not 0 < self.backoff < 1:
+            raise ConfigError(f"{key}.backoff must lie in (0, 1): {self.backoff}")
+        _at_least(f"{key}.interval", self.interval, 1)
+
+
+@dataclass(kw_only=True)
 class PrecisionConfig:
-    """fp32 is true single precision, TF32 off; fp64 is the proof mode."""
+    """What numbers are kept and computed in; `precision.py` of either twin says how.
+
+    fp64 is the proof mode, fp32 true single precision, tf32 the same with matrix
+    products on TF32 units; bf16 and fp16 compute in 16 bits and keep parameters in 32.
+    """
 
     name: str = MISSING
+    loss_scale: LossScaleConfig | None = None  # null: the loss is not scaled
 
     def __post_init__(self) -> None:
         _one_of("precision", self.name, PRECISIONS)
@@ -242,7 +352,11 @@ class PrecisionConfig:
 
 @dataclass(kw_only=True)
 class ParallelConfig:
-    """dp: torch DDP, JAX jit over a mesh.  pmap: JAX's older way to the same."""
+    """How devices share the work.
+
+    dp: torch DDP, JAX jit over a mesh.  pmap: JAX's older way to the same.  fsdp: so
+    that each device keeps a share of the parameters and of the optimizer's state.
+    """
 
     name: str = MISSING
 
@@ -278,12 +392,24 @@ class TunedConfig:
 
 
 @dataclass(kw_only=True)
+class TaskConfig:
+    """What an experiment's images and classes are like, for data=synthetic to match.
+
+    So any experiment runs without a download.
+    """
+
+    image_shape: list[int] = field(default_factory=lambda: [28, 28, 1])
+    classes: int = 10
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """How long, in what batches, from which seed."""
 
     epochs: int | None = None
     steps: int | None = None  # optimizer steps; wins over epochs where both are given
     global_batch: int = MISSING  # examples per optimizer step over all devices
+    accumulate: int = 1  # micro-batches that a global batch is computed in
     label_smoothing: float = 0.0  # share of the target spread evenly over all classes
     seed: int = 0
     window_steps: int = 20  # losses are fetched, and time is taken, once per window
@@ -291,6 +417,7 @@ class TrainConfig:
     # The control of a parity check: 0 leaves the initial weights alone; any other
     # number moves each of them one unit in the last place, seeded by this number.
     nudge: int = 0
+    trace: int | None = None  # a step, from 1: it is recorded layer by layer, and ends
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None:
@@ -298,6 +425,7 @@ class TrainConfig:
         _at_least("train.epochs", self.epochs, 1)
         _at_least("train.steps", self.steps, 1)
         _at_least("train.global_batch", self.global_batch, 1)
+        _at_least("train.accumulate", self.accumulate, 1)
         _at_least("train.seed", self.seed, 0)
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(
@@ -306,6 +434,12 @@ class TrainConfig:
         _at_least("train.window_steps", self.window_steps, 1)
         _at_least("train.evaluate_every_epochs", self.evaluate_every_epochs, 0)
         _at_least("train.nudge", self.nudge, 0)
+        _at_least("train.trace", self.trace, 1)
+        if self.trace and self.steps and self.trace > self.steps:
+            raise ConfigError(
+                f"train.trace={self.trace} is beyond the last step, {self.steps}; "
+                f"trace one of 1 to {self.steps}, or raise train.steps"
+            )
 
 
 @dataclass(kw_only=True)
@@ -334,10 +468,12 @@ class Config:
     parallel: ParallelConfig = MISSING
     tracking: TrackingConfig = MISSING
     tuned: TunedConfig = MISSING
+    task: TaskConfig = field(default_factory=TaskConfig)
     train: TrainConfig = MISSING
     run: RunConfig = MISSING
     devices: int | None = None  # of the whole run; default: one for each process
     platform: str = "auto"  # auto: a GPU where there is one, else the CPU
+    deterministic: bool = False  # only kernels that give the same bits every time
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]{1,60}", self.name) or self.name.startswith("."):
@@ -358,18 +494,21 @@ class Config:
                 f"data.augment.cutout={self.data.augment.cutout} leaves nothing of "
                 f"images of {height}x{width}; take less than {min(height, width)}"
             )
-        if self.model.name == "cnn" and min(height, width) < 16:
-            raise ConfigError(
-                f"model=cnn needs images of at least 16x16, got {height}x{width} "
-                "from data.image_shape; use model=mlp or model=linear"
-            )
+        layers(self)  # refuses what the architecture cannot take
 
 
 @dataclass(kw_only=True)
 class ParityConfig(Config):
-    """A parity check: the run above, in both frameworks, at each world size."""
+    """A parity check: the run above, in both frameworks, at each world size.
 
-    world_sizes: list[int] = field(default_factory=lambda: [1, 2])
+    Or, with `trace`, one step of both taken apart; or, with `a` and `b`, two finished
+    runs held together without training any.
+    """
+
+    world_sizes: Any = field(default_factory=lambda: [1, 2])  # Any: refused in words
+    trace: int | None = None  # a step, from 1
+    a: str | None = None  # run folders
+    b: str | None = None
     controls: int = 4  # nudged runs of each framework, where the precision needs them
     # How JAX takes N devices: one process with N of them, or N processes.
     jax_layouts: list[str] = field(default_factory=lambda: ["devices", "processes"])
@@ -377,10 +516,11 @@ class ParityConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.world_sizes or min(self.world_sizes) < 1:
+        sizes = self.world_sizes
+        if not isinstance(sizes, list) or not sizes or not all(map(_counts, sizes)):
             raise ConfigError(
-                f"world_sizes must be positive numbers, got {self.world_sizes}; "
-                "write world_sizes=[1,2,4]"
+                "world_sizes must be a list of positive whole numbers, got "
+                f"{sizes}; write world_sizes=[1,2,4]"
             )
         for layout in self.jax_layouts:
             _one_of("jax_layouts", layout, ("devices", "processes"))
@@ -392,6 +532,18 @@ class ParityConfig(Config):
             raise ConfigError("parity takes world_sizes=[...] instead of devices")
         if self.train.nudge:
             raise ConfigError("parity nudges its own controls; leave train.nudge at 0")
+        if self.train.trace:
+            raise ConfigError("parity takes trace=STEP instead of train.trace")
+        # What is refused of a single run's trace is refused here, before any starts.
+        self.train = replace(self.train, trace=self.trace)
+        if (self.a is None) != (self.b is None):
+            raise ConfigError(
+                f"a={self.a} b={self.b}: two run folders are compared; give both"
+            )
+        if self.a is not None and self.trace:
+            raise ConfigError(
+                "a= and b= compare finished runs, trace= trains; give one or the other"
+            )
 
 
 def to_config(composed: DictConfig, schema: type[Config] = Config) -> Any:
@@ -429,8 +581,9 @@ def known_keys(schema: type, prefix: str = "") -> list[str]:
     keys = []
     for name, kind in get_type_hints(schema).items():
         keys.append(f"{prefix}{name}")
-        if is_dataclass(kind):
-            keys += known_keys(cast(type, kind), f"{prefix}{name}.")
+        for part in get_args(kind) or (kind,):  # of a union, such as with None
+            if is_dataclass(part):
+                keys += known_keys(cast(type, part), f"{prefix}{name}.")
     return keys
 
 
@@ -477,15 +630,27 @@ def from_yaml(text: str) -> Config:
 def recipe_hash(config: Config) -> str:
     """SHA-256 of what makes two runs the same experiment.
 
-    Where a run happens does not count: devices, platform, parallel strategy, trackers,
-    folders. Nor do the measuring window and the control's nudge.
+    Where a run happens does not count: devices, platform, kernels, parallel strategy,
+    trackers, folders. Nor do the measuring window, the control's nudge and what is
+    traced.
     """
     recipe = asdict(config)
-    del recipe["tuned"]  # what was taken of it is in optim and schedule
-    for place in ("devices", "platform", "parallel", "tracking", "run"):
+    del recipe["tuned"], recipe["task"]  # what was taken of them is in other groups
+    for place in (
+        "devices",
+        "platform",
+        "deterministic",
+        "parallel",
+        "tracking",
+        "run",
+    ):
         del recipe[place]
-    del recipe["data"]["root"]
-    del recipe["train"]["window_steps"], recipe["train"]["nudge"]
+    # Nor who brought the data: the record has its fingerprint.
+    del recipe["data"]["root"], recipe["data"]["source"]
+    if config.model.folder is not None:
+        recipe["model"]["folder"] = Path(config.model.folder).name
+    for look in ("window_steps", "nudge", "trace"):
+        del recipe["train"][look]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
@@ -500,17 +665,36 @@ def check_world(config: Config, processes: Processes) -> None:
     Raises:
       ConfigError: quoting the numbers and the nearest that would do.
     """
+    check_own_model(config.model.folder)
     devices = world_size(config, processes)
+    if config.train.trace and (devices > 1 or config.parallel.name != "dp"):
+        raise ConfigError(
+            f"train.trace={config.train.trace} looks at one device under parallel=dp, "
+            f"got {devices} under parallel={config.parallel.name}; leave both out"
+        )
     if devices % processes.count:
         raise ConfigError(
             f"devices={devices} does not divide over {processes.count} processes; "
             f"use a multiple of {processes.count}"
         )
-    batch = config.train.global_batch
-    if batch % devices:
-        below, above = batch // devices * devices, -(-batch // devices) * devices
+    batch, parts = config.train.global_batch, config.train.accumulate
+    share = devices * parts
+    accumulate = f" x train.accumulate={parts}" if parts > 1 else ""
+    if batch % share:
+        below, above = batch // share * share, -(-batch // share) * share
         nearest = f"nearest that do: {below}, {above}" if below else f"use {above}"
         raise ConfigError(
-            f"train.global_batch={batch} does not divide over world_size={devices}; "
-            f"{nearest}"
+            f"train.global_batch={batch} does not divide over world_size={devices}"
+            f"{accumulate}; {nearest}"
+        )
+    norm = config.model.norm
+    alone = batch // (parts if norm.sync else share) == 1
+    if config.model.name in NORMALISED and norm.name == "batch" and alone:
+        raise ConfigError(
+            f"train.global_batch={batch} over world_size={devices}{accumulate} leaves "
+            f"batch normalisation with model.norm.sync={str(norm.sync).lower()} one "
+            "example to take its statistics over; it needs two: use a larger "
+            "train.global_batch, "
+            + ("" if norm.sync else "model.norm.sync=true, ")
+            + "or model.norm.name=group"
         )

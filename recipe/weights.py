@@ -1,88 +1,132 @@
 """The initial weights: (seed, architecture) -> named NumPy arrays in canonical layout.
 
-Canonical names are module paths joined by dots (`dense.0.kernel`); canonical layouts
-are HWIO for convolution kernels and (in, out) for dense ones. Each framework's
-`weights.py` maps them to its own; every transpose is there and nowhere else.
+Names, layouts and shapes are `recipe/architecture.py`'s. Each framework's `weights.py`
+maps them to its own; every transpose is there and nowhere else.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
+from numpy.random import Generator
 
+from recipe.architecture import Leaf, layers
 from recipe.config import Config
+from recipe.own_model import own_module
 from recipe.rng import keyed_generator
 
 Weights = dict[str, np.ndarray]
+Shape = tuple[int, ...]
 
-CNN_KERNEL = 5  # height and width of the CNN's convolutions, without padding
-
-
-def outputs(config: Config) -> int:
-    """Width of the last layer: one logit per class, or the predicted value."""
-    return config.data.classes or 1
+# Of the numbers that are multiplied, the leading one included (IEEE 754; bfloat16 keeps
+# fp32's exponent and 7 bits after it, TF32 10).
+SIGNIFICAND_BITS = {"fp64": 53, "fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8}
 
 
-def cnn_features(config: Config) -> int:
-    """Features that the CNN flattens: two rounds of convolution and 2x2 pooling."""
-    height, width, _ = config.data.image_shape
-    for _ in config.model.channels:
-        height, width = (height - CNN_KERNEL + 1) // 2, (width - CNN_KERNEL + 1) // 2
-    return height * width * config.model.channels[-1]
-
-
-def dense_widths(config: Config) -> list[int]:
-    """Widths from the first dense layer's input to the last one's output."""
-    if config.model.name == "cnn":
-        features = cnn_features(config)
-    else:
-        features = math.prod(config.data.image_shape)
-    return [features, *config.model.hidden, outputs(config)]
-
-
-def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> shape of every parameter, in forward order."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    channels = [config.data.image_shape[2], *config.model.channels]
-    for i, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
-        shapes[f"conv.{i}.kernel"] = (CNN_KERNEL, CNN_KERNEL, before, after)
-        shapes[f"conv.{i}.bias"] = (after,)
-    widths = dense_widths(config)
-    for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-        shapes[f"dense.{i}.kernel"] = (before, after)
-        shapes[f"dense.{i}.bias"] = (after,)
-    return shapes
+def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape of all that a model holds, in forward order."""
+    return {name: leaf.shape for name, leaf in _leaves(config).items()}
 
 
 def initial_weights(config: Config) -> Weights:
-    """Every parameter at step 0, He-normal kernels and zero biases.
+    """Everything that a model holds at step 0: kernels drawn, scales 1, biases 0.
 
-    Kernels are N(0, 2 / fan_in), fan_in = all axes but the last. Each is drawn in
-    float64 from its own generator, keyed by (seed, name), so that adding a layer moves
-    no other; fp32 rounds what fp64 uses. `train.nudge` then moves every number one unit
-    in the last place.
-
-    Source: He et al., Delving Deep into Rectifiers, ICCV 2015.
+    Each kernel is drawn in float64 from its own generator, keyed by (seed, name), so
+    that adding a layer moves no other; fp32 rounds what fp64 uses.
     """
-    dtype = np.float64 if config.precision.name == "fp64" else np.float32
     weights: Weights = {}
-    for name, shape in parameter_shapes(config).items():
-        if name.endswith(".kernel"):
-            generator = keyed_generator(config.train.seed, "weights", name)
-            std = math.sqrt(2 / math.prod(shape[:-1]))
-            weights[name] = (std * generator.standard_normal(shape)).astype(dtype)
-        else:
-            weights[name] = np.zeros(shape, dtype)
-    if config.train.nudge:
-        return {n: _nudged(w, config.train.nudge, n) for n, w in weights.items()}
-    return weights
+    for name, leaf in _leaves(config).items():
+        generator = keyed_generator(config.train.seed, "weights", name)
+        drawn = _DRAW[leaf.init](generator, leaf.shape)
+        weights[name] = drawn.astype(weight_dtype(config))
+    return nudged(config, weights)
 
 
-def _nudged(array: np.ndarray, seed: int, name: str) -> np.ndarray:
-    """Each number one unit in the last place up or down; zeros stay zero."""
-    up = keyed_generator(seed, "nudge", name).integers(2, size=array.shape) == 1
-    toward = np.where(up, np.inf, -np.inf).astype(array.dtype)
-    # The float next to zero is subnormal; flushed in one framework, it is not a nudge.
-    return np.where(array == 0, array, np.nextafter(array, toward))
+def weight_dtype(config: Config) -> type[np.floating]:
+    """What parameters and statistics are kept in."""
+    return np.float64 if config.precision.name == "fp64" else np.float32
+
+
+def nudged(config: Config, weights: Weights) -> Weights:
+    """Every trained number one unit in the last place away, as `train.nudge` asks."""
+    if not config.train.nudge:
+        return weights
+    return {
+        name: _nudged(config, array, name) if is_trained(name) else array
+        for name, array in weights.items()
+    }
+
+
+def _leaves(config: Config) -> dict[str, Leaf]:
+    if config.model.folder is not None:
+        own = own_module(config.model.folder, "shapes.py")
+        shapes = own.weight_shapes(config)
+        return {n: Leaf(tuple(shape), own_init(n)) for n, shape in shapes.items()}
+    return {
+        f"{layer.name}.{name}": leaf
+        for layer in layers(config)
+        for name, leaf in layer.leaves.items()
+    }
+
+
+def own_init(name: str) -> str:
+    """How a leaf of a user's own model begins, by what it is called.
+
+    >>> own_init("stem.kernel"), own_init("norm.scale"), own_init("norm.bias")
+    ('he', 'ones', 'zeros')
+    """
+    leaf = name.rpartition(".")[2]
+    return {"kernel": "he", "scale": "ones", "var": "ones"}.get(leaf, "zeros")
+
+
+def _normal(generator: Generator, shape: Shape, variance: float) -> np.ndarray:
+    return math.sqrt(variance) * generator.standard_normal(shape)
+
+
+def _glorot(generator: Generator, shape: Shape) -> np.ndarray:
+    bound = math.sqrt(6 / sum(shape))
+    return generator.uniform(-bound, bound, shape)
+
+
+# How a leaf begins; fan_in is all axes of a kernel but the last.
+_DRAW: dict[str, Callable[[Generator, Shape], np.ndarray]] = {
+    "zeros": lambda _, shape: np.zeros(shape),
+    "ones": lambda _, shape: np.ones(shape),
+    # N(0, 2 / fan_in): He et al., Delving Deep into Rectifiers, ICCV 2015.
+    "he": lambda g, shape: _normal(g, shape, 2 / math.prod(shape[:-1])),
+    # N(0, 1 / fan_in): LeCun et al., Efficient BackProp, 1998.
+    "lecun": lambda g, shape: _normal(g, shape, 1 / math.prod(shape[:-1])),
+    # U(+-sqrt(6 / (in + out))): Glorot and Bengio, AISTATS 2010; as Dosovitskiy et al.,
+    # An Image is Worth 16x16 Words, ICLR 2021, begin attention and MLPs.
+    "glorot": _glorot,
+    # N(0, 0.02^2): Dosovitskiy et al.'s position embeddings.
+    "embedding": lambda g, shape: _normal(g, shape, 0.02**2),
+}
+
+
+def is_trained(name: str) -> bool:
+    """Whether a canonical name is a parameter's; else it is a running statistic's."""
+    return not name.endswith((".mean", ".var"))
+
+
+def parameter_count(weights: Weights) -> int:
+    """How many numbers training moves."""
+    return sum(array.size for name, array in weights.items() if is_trained(name))
+
+
+def _nudged(config: Config, array: np.ndarray, name: str) -> np.ndarray:
+    """Each number one unit in the last place up or down; zeros stay zero.
+
+    The place is that of the numbers that convolutions and matrix products take: an ulp
+    of the fp32 parameters would vanish in their cast to 16 bits.
+    """
+    generator = keyed_generator(config.train.nudge, "nudge", name)
+    up = generator.integers(2, size=array.shape) == 1
+    _, exponent = np.frexp(array)
+    ulp = np.ldexp(1.0, exponent - SIGNIFICAND_BITS[config.precision.name])
+    # Beside zero all is subnormal; flushed in one framework, it is not a nudge.
+    moved = np.where(array == 0, 0.0, np.where(up, ulp, -ulp))
+    return array + moved.astype(array.dtype)
 
 
 def decays(config: Config, name: str) -> bool:

@@ -21,7 +21,7 @@ PACKAGES = (
 
 def describe_environment(framework: str, devices: list[str]) -> dict[str, Any]:
     """Versions, devices, host, commit and command, without importing a framework."""
-    commit = _git("rev-parse", "HEAD")
+    commit, dirty = git_state()
     return {
         "framework": framework,
         "devices": devices,
@@ -33,7 +33,7 @@ def describe_environment(framework: str, devices: list[str]) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "host": socket.gethostname(),
         "git_commit": commit,
-        "git_dirty": None if commit is None else _git_dirty(),
+        "git_dirty": dirty,
         "command": psutil.Process().cmdline(),
     }
 
@@ -47,6 +47,12 @@ def peak_resident_bytes() -> int:
     """This process's peak resident memory."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def git_state() -> tuple[str | None, bool | None]:
+    """The checkout's commit, and whether tracked files had changes; None outside."""
+    commit = _git("rev-parse", "HEAD")
+    return commit, None if commit is None else _git_dirty()
 
 
 def _version(package: str) -> str | None:

@@ -5,6 +5,7 @@
     metrics.jsonl      one row per step, timed window and evaluation
     summary.json       what the run came to; written last
     final.safetensors  the weights, canonical names and layouts
+    trace-N.safetensors  what went on in step N, where train.trace asks for it
     logs/rank*.log     each rank its own
 
 `record/schema.py` has every field. The folder is the truth; trackers and the screen
@@ -17,7 +18,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +46,7 @@ from record.schema import (
     strict_json,
 )
 from record.screen import open_screen
+from record.trace import Trace, to_bytes, trace_file
 from record.tracking import open_tracker
 
 LOGGER = logging.getLogger("duet")
@@ -84,6 +86,8 @@ def _check_empty(path: Path) -> None:
         held = f"a {read_summary(path)['status']} run"
     elif (path / "config.yaml").exists():
         held = "a run without an end"
+    elif (path / "parity.json").exists():
+        held = "a parity check"
     raise RecordError(
         f"run.dir={path} already holds {held}; nothing is overwritten: choose another "
         "run.dir, or move that folder away"
@@ -130,7 +134,8 @@ def _claim(path: Path, config: Config) -> None:
         # A full disk: half a config would occupy the folder of a run that never was.
         with contextlib.suppress(OSError):
             (path / "config.yaml").unlink(missing_ok=True)
-            path.rmdir()
+            if config.run.dir is None:
+                path.rmdir()
         raise
 
 
@@ -175,6 +180,7 @@ class Recorder:
         self.failure: RecordError | None = None
         self._writes = facts.rank == 0
         self._windows: list[dict[str, Any]] = []
+        self._skipped = 0  # steps
         self._summary: dict[str, Any] = {}
         self._metrics: TextIO | None = None
 
@@ -201,11 +207,13 @@ class Recorder:
             "model": self.config.model.name,
             "parallel": self.config.parallel.name,
             "precision": self.config.precision.name,
+            "deterministic": self.config.deterministic,
             "world_size": facts.world_size,
             "processes": facts.processes,
             "global_batch": self.config.train.global_batch,
             "parameters": facts.parameters,
             "steps": 0,
+            "skipped_steps": 0,
             "images_per_second": median_throughput([]),
             "compile_seconds": facts.compile_seconds,
             "startup_seconds": facts.startup_seconds,
@@ -230,7 +238,7 @@ class Recorder:
             self.config,
             framework=facts.framework,
             world_size=facts.world_size,
-            steps=self.plan.steps,
+            steps=self.plan.last,
         )
         self._screen.__enter__()
         return self
@@ -242,12 +250,15 @@ class Recorder:
         losses: np.ndarray,
         learning_rates: list[float],
         grad_norms: np.ndarray,
+        loss_scales: Sequence[float] | np.ndarray,
+        skipped: Sequence[bool] | np.ndarray,
         seconds: float,
     ) -> None:
         """Record a window's steps and its time.
 
         Args:
-          losses, grad_norms: one per step, the same on every rank.
+          losses, grad_norms, loss_scales, skipped: one per step, the same on every
+            rank.
           seconds: of the slowest rank.
 
         Raises:
@@ -262,10 +273,18 @@ class Recorder:
                 "loss": float(loss),
                 "learning_rate": rate,
                 "grad_norm": float(norm),
+                "loss_scale": float(scale),
+                "skipped": bool(skip),
                 "examples": (step + 1) * batch,
             }
-            for step, loss, rate, norm in zip(
-                window.steps, losses, learning_rates, grad_norms, strict=True
+            for step, loss, rate, norm, scale, skip in zip(
+                window.steps,
+                losses,
+                learning_rates,
+                grad_norms,
+                loss_scales,
+                skipped,
+                strict=True,
             )
         ]
         timed = {
@@ -280,6 +299,8 @@ class Recorder:
         self._windows.append(timed)
         self._write_rows([*rows, timed])
         self._summary["steps"] = window.steps.stop
+        self._skipped += sum(row["skipped"] for row in rows)
+        self._summary["skipped_steps"] = self._skipped
         for row in rows:
             if not math.isfinite(row["loss"]):
                 raise DivergedError(
@@ -288,6 +309,12 @@ class Recorder:
                     f"window; the record is kept in {self.path}. "
                     "Try a smaller optim.peak_lr or schedule.warmup_steps > 0"
                 )
+
+    def trace(self, trace: Trace) -> None:
+        """Record one step's activations and gradients."""
+        if self._writes:
+            with self._deferred():
+                _write(trace_file(self.path, trace.step), to_bytes(trace))
 
     def evaluation(self, window: Window, metrics: dict[str, Any]) -> None:
         """Record the evaluation that follows a window."""
@@ -310,10 +337,10 @@ class Recorder:
         for name, array in weights.items():
             if not np.isfinite(array).all():
                 raise DivergedError(
-                    f"{name} is not finite after the last step, {self.plan.steps}; the "
+                    f"{name} is not finite after the last step, {self.plan.last}; the "
                     f"record is kept in {self.path}. Try a smaller optim.peak_lr"
                 )
-        LOGGER.info("trained %d steps", self.plan.steps)
+        LOGGER.info("trained %d steps", self.plan.last)
         if not self._writes:
             return
         if self.failure is None:
@@ -421,7 +448,7 @@ def read_run(path: Path) -> Run:
             f"{path / 'config.yaml'} is not the config that summary.json was written "
             "for: their hashes differ"
         )
-    environment = _read_json(path / "environment.json", ENVIRONMENT)
+    environment = read_environment(path)
     try:
         weights = safetensors.numpy.load_file(path / "final.safetensors")
     except (SafetensorError, OSError) as error:
@@ -464,6 +491,11 @@ def read_summary(path: Path) -> dict[str, Any]:
             f"this version of Duet reads {SCHEMA_VERSION}"
         )
     return summary
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """A run folder's `environment.json`, checked against the schema."""
+    return _read_json(path / "environment.json", ENVIRONMENT)
 
 
 def _read(file: Path) -> str:

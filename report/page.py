@@ -52,7 +52,7 @@ def write_parity_page(
 def _parity_html(
     verdict: Verdict, runs: dict[str, Run], image: str, command: list[str]
 ) -> str:
-    broken = [
+    broken = verdict.notes + [
         f"{c.a} against {c.b}: {r}" for c in verdict.comparisons for r in c.broken
     ]
     comparisons = [
@@ -85,7 +85,7 @@ def _parity_html(
     environment = next(iter(runs.values())).environment
     packages = ", ".join(f"{k} {v}" for k, v in environment["packages"].items() if v)
     said = {
-        IDENTICAL: "both frameworks, at every world size, trained the same run",
+        IDENTICAL: "all of these runs, one for each line below, are the same",
     }.get(verdict.verdict, "the runs part further than rounding allows")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

@@ -50,10 +50,15 @@ class Bounds:
     controls: bool
 
 
-# 1e-10 is a million fp64 roundings, 2e-6 seventeen fp32 ones.
+# 1e-10 is a million fp64 roundings, 2e-6 seventeen fp32 ones, 2e-2 some five of bf16.
+# Where 8 or 11 bits are multiplied, no bound for a hundred steps is both safe and
+# sharp: there the controls, moved by one unit of those bits, judge alone.
 BOUNDS = {
     "fp64": Bounds(first=1e-12, hundred=1e-10, controls=False),
     "fp32": Bounds(first=2e-6, hundred=1e-3, controls=True),
+    "tf32": Bounds(first=2e-2, hundred=np.inf, controls=True),
+    "bf16": Bounds(first=2e-2, hundred=np.inf, controls=True),
+    "fp16": Bounds(first=2e-2, hundred=np.inf, controls=True),
 }
 
 
@@ -240,7 +245,7 @@ def compare(
     allowed[0] = min(allowed[0], bounds.first)
     lost = control.lost if bounds.controls and control else None
     if lost is not None:
-        allowed[lost - 1 :] = np.inf
+        allowed[max(lost - 1, 1) :] = np.inf  # the first step's bound always holds
         leaves_allowed = dict.fromkeys(leaves, np.inf)
     test_a, test_b = (run.summary["test"]["loss"] for run in (run_a, run_b))
     comparison = Comparison(
@@ -254,7 +259,8 @@ def compare(
         float(relative_difference(np.array(test_a), np.array(test_b))),
         (score(run_a), score(run_b)),
     )
-    comparison.broken.extend(_broken(comparison))
+    comparison.broken.extend(broken_bounds(comparison))
+    comparison.broken.extend(_scales_part(run_a, run_b, lost))
     if lost is not None and control is not None:
         comparison.broken.extend(_out_of_interval(comparison, control))
     return comparison
@@ -281,7 +287,7 @@ def _same_recipe(a: tuple[str, Run], b: tuple[str, Run]) -> None:
             )
 
 
-def _broken(comparison: Comparison) -> list[str]:
+def broken_bounds(comparison: Comparison) -> list[str]:
     """Every bound that is broken, the first step and the largest leaf by name."""
     broken = []
     above = np.greater(comparison.differences, comparison.allowed)
@@ -311,6 +317,23 @@ def _broken(comparison: Comparison) -> list[str]:
     return broken
 
 
+def _scales_part(a: Run, b: Run, lost: int | None) -> list[str]:
+    """The first step whose loss was scaled otherwise, while the trajectory is held.
+
+    A scale is a power of its factors, the same in both to the last bit.
+    """
+    pairs = zip(a.of_kind("step"), b.of_kind("step"), strict=True)
+    for step, (row_a, row_b) in enumerate(pairs, start=1):
+        if lost is not None and step >= lost:
+            break
+        if row_a["loss_scale"] != row_b["loss_scale"]:
+            return [
+                f"the loss scale parts at step {step}: {row_a['loss_scale']:g} and "
+                f"{row_b['loss_scale']:g}"
+            ]
+    return []
+
+
 def _out_of_interval(comparison: Comparison, control: Envelope) -> list[str]:
     """Scores that one more control would not have had."""
     low, high = control.score_interval()
@@ -331,6 +354,7 @@ class Verdict:
     Args:
       comparisons: every pair that was held against each other.
       control: the envelope that judged them, where there is one.
+      notes: what a reader has to know beside it.
     """
 
     experiment: str
@@ -339,6 +363,7 @@ class Verdict:
     data_fingerprint: str
     comparisons: list[Comparison]
     control: Envelope | None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -351,9 +376,6 @@ class Verdict:
         if self.control is None:
             return f"fixed bounds ({bounds.hundred:.0e})"
         envelope = f"{ENVELOPE:g} x the envelope of one-ulp controls"
-        held = fixed_bound_holds(self.control.losses, bounds)
-        if held.all():
-            return f"fixed bounds ({bounds.hundred:.0e}) and {envelope}"
         lost = ""
         if self.control.lost is not None:
             low, high = self.control.score_interval()
@@ -362,6 +384,11 @@ class Verdict:
                 "and have lost the trajectory, by the test score lying in their "
                 f"{CONFIDENCE:.0%} interval, {low:.4f} to {high:.4f}"
             )
+        if np.isinf(bounds.hundred):
+            return f"a first step within {bounds.first:.0e} and {envelope}{lost}"
+        held = fixed_bound_holds(self.control.losses, bounds)
+        if held.all():
+            return f"fixed bounds ({bounds.hundred:.0e}) and {envelope}"
         last = int(np.argmin(held))
         why = "the controls themselves are beyond it"
         if last == HUNDRED:
@@ -377,6 +404,7 @@ class Verdict:
             "schema_version": 1,
             "verdict": self.verdict,
             "decided_by": self.decided_by,
+            "notes": self.notes,
             "experiment": self.experiment,
             "precision": self.precision,
             "config_hash": self.config_hash,

@@ -33,6 +33,7 @@ PLANTED = {
     "recipe": ("recipe/schedule.py", "import omegaconf"),
     "data": ("data/planted.py", "import torch"),
     "acquire": ("data/planted.py", "import data.acquire"),
+    "tfds": ("data/dataset.py", "import data.tfds"),
     "record": ("record/planted.py", "import data"),
     "report": ("report/planted.py", "import data"),
     "torch": ("torch_impl/planted.py", "import jax"),

@@ -6,6 +6,10 @@ import pytest
 
 # Public names that one twin has and the other has no use for, by file, with the reason.
 ALONE: dict[str, dict[str, str]] = {
+    "parallel.py": {
+        "place_state": "torch's parameters are placed by `replicate`, then wrapped",
+        "only_the_last": "DDP shares gradients when asked, jit when they are read",
+    },
     "step.py": {"TrainState": "a pure step hands its state on; torch updates in place"},
 }
 

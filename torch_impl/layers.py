@@ -1,16 +1,187 @@
 """Layers whose convention has to be written out.
 
-Shapes: B batch, C channels, H height, W width, F features.
+Parameters are kept in one dtype and computed with in another: `precision.Dtypes`.
+
+Shapes: B batch, C channels, H height, W width, T tokens, F features.
 """
 
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from recipe.config import NormConfig
+from torch_impl.precision import Dtypes
 
 
-def max_pool(x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
-    """The maximum of 2x2 pixels, stride 2; the first of equals has the gradient."""
-    return F.max_pool2d(x_BCHW, kernel_size=2)
+class Conv(nn.Conv2d):
+    """A square convolution, padded by as many zeros as said, on all four sides.
+
+    The input and the kernel are cast to the compute dtype.
+    """
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        kernel: int,
+        dtypes: Dtypes,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = False,
+    ):
+        super().__init__(
+            before, after, kernel, stride, padding, bias=bias, dtype=dtypes.parameter
+        )
+        self.compute_dtype = dtypes.compute
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B c h w"]:
+        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        return self._conv_forward(
+            input.to(self.compute_dtype), self.weight.to(self.compute_dtype), bias
+        )
+
+
+class Dense(nn.Linear):
+    """A matrix product over the last axis; both sides cast to the compute dtype."""
+
+    def __init__(self, before: int, after: int, dtypes: Dtypes, *, bias: bool = True):
+        super().__init__(before, after, bias=bias, dtype=dtypes.parameter)
+        self.compute_dtype = dtypes.compute
+
+    def forward(self, input: Float[Tensor, "*B F"]) -> Float[Tensor, "*B f"]:
+        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        return F.linear(
+            input.to(self.compute_dtype), self.weight.to(self.compute_dtype), bias
+        )
+
+
+class BatchNorm(nn.Module):
+    """Each channel to mean 0 and variance 1 over examples and pixels, then an affine.
+
+    Variances are taken in two passes and normalise with 1/N; the running variance takes
+    N/(N - 1) of them, N = examples x pixels, and evaluation normalises with the running
+    statistics. All in the parameters' dtype, the result in the compute dtype.
+
+    `parallel.scope_norms` sets `sum_over_ranks` where the statistics are those of the
+    global batch and other ranks hold parts of it.
+
+    Source: Ioffe and Szegedy, Batch Normalization, ICML 2015.
+    """
+
+    def __init__(self, channels: int, norm: NormConfig, dtypes: Dtypes):
+        super().__init__()
+        dtype = dtypes.parameter
+        self.scale = nn.Parameter(torch.ones(channels, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(channels, dtype=dtype))
+        self.mean: Tensor
+        self.var: Tensor
+        self.register_buffer("mean", torch.zeros(channels, dtype=dtype))
+        self.register_buffer("var", torch.ones(channels, dtype=dtype))
+        self.sync, self.momentum, self.eps = norm.sync, norm.momentum, norm.eps
+        self.compute_dtype = dtypes.compute
+        self.sum_over_ranks: Callable[[Tensor], Tensor] | None = None  # differentiable
+        self.ranks = 1  # that it sums over
+
+    def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        x_BCHW = x_BCHW.to(self.scale.dtype)
+        if self.training and self.sum_over_ranks is not None:
+            normal = self._over_ranks(x_BCHW, self.sum_over_ranks)
+        else:
+            normal = F.batch_norm(
+                x_BCHW,
+                self.mean,
+                self.var,
+                self.scale,
+                self.bias,
+                self.training,
+                self.momentum,
+                self.eps,
+            )
+        return normal.to(self.compute_dtype)
+
+    def _over_ranks(
+        self, x_BCHW: Tensor, sum_over_ranks: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What `F.batch_norm` does, were the whole batch here."""
+        count = x_BCHW[:, 0].numel() * self.ranks
+        mean_C = sum_over_ranks(x_BCHW.sum((0, 2, 3))) / count
+        centred = x_BCHW - mean_C[:, None, None]
+        var_C = sum_over_ranks(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.mean.lerp_(mean_C, self.momentum)
+            self.var.lerp_(var_C * (count / (count - 1)), self.momentum)
+        scale_C = self.scale * torch.rsqrt(var_C + self.eps)
+        return centred * scale_C[:, None, None] + self.bias[:, None, None]
+
+
+class GroupNorm(nn.Module):
+    """Each example's groups of channels to mean 0 and variance 1, then an affine.
+
+    In the parameters' dtype, the result in the compute dtype. `F.group_norm` takes the
+    variance as E[x²] - E[x]² on a CPU: at mean 100 and deviation 0.03 it is 1.6 away.
+
+    Source: Wu and He, Group Normalization, ECCV 2018.
+    """
+
+    def __init__(self, channels: int, norm: NormConfig, dtypes: Dtypes):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels, dtype=dtypes.parameter))
+        self.bias = nn.Parameter(torch.zeros(channels, dtype=dtypes.parameter))
+        self.groups, self.eps = norm.groups, norm.eps
+        self.compute_dtype = dtypes.compute
+
+    def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        groups_BGP = x_BCHW.to(self.scale.dtype).reshape(len(x_BCHW), self.groups, -1)
+        normal = F.layer_norm(groups_BGP, groups_BGP.shape[2:], eps=self.eps)
+        scale_C11, bias_C11 = self.scale[:, None, None], self.bias[:, None, None]
+        normal = normal.reshape(x_BCHW.shape) * scale_C11 + bias_C11
+        return normal.to(self.compute_dtype)
+
+
+class LayerNorm(nn.Module):
+    """Each pixel's or token's channels to mean 0 and variance 1, then an affine.
+
+    In the parameters' dtype, the result in the compute dtype.
+
+    Source: Ba et al., Layer Normalization, 2016; of pixels, Liu et al., A ConvNet for
+    the 2020s, CVPR 2022.
+    """
+
+    def __init__(self, channels: int, norm: NormConfig, dtypes: Dtypes):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels, dtype=dtypes.parameter))
+        self.bias = nn.Parameter(torch.zeros(channels, dtype=dtypes.parameter))
+        self.eps = norm.eps
+        self.compute_dtype = dtypes.compute
+
+    def forward(self, x: Float[Tensor, "B C H W"] | Float[Tensor, "B T C"]) -> Tensor:
+        channels = 1 if x.ndim == 4 else -1
+        wide = x.to(self.scale.dtype).movedim(channels, -1)
+        normal = F.layer_norm(wide, self.scale.shape, self.scale, self.bias, self.eps)
+        return normal.movedim(-1, channels).to(self.compute_dtype)
+
+
+NORMS = {"batch": BatchNorm, "group": GroupNorm, "layer": LayerNorm}
+
+
+def max_pool(
+    x_BCHW: Float[Tensor, "B C H W"], size: int = 2, padding: int = 0
+) -> Float[Tensor, "B C h w"]:
+    """The maximum of size² pixels, stride 2; the first of equals has the gradient.
+
+    Args:
+      padding: pixels of -infinity on each side.
+    """
+    return F.max_pool2d(x_BCHW, kernel_size=size, stride=2, padding=padding)
+
+
+def average(x: Tensor, axes: int | tuple[int, ...], dtypes: Dtypes) -> Tensor:
+    """The mean over pixels or tokens, summed in the parameters' dtype."""
+    return x.to(dtypes.parameter).mean(axes)
 
 
 def flatten(x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:

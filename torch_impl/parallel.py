@@ -1,32 +1,39 @@
 """Who takes part in a run, and how numbers move between them.
 
 A process owns one device. Parallelism is applied to a model from outside, by wrapping
-it in DistributedDataParallel.
+it in DistributedDataParallel, or by sharding its parameters.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from recipe.agreement import answer_of_rank_zero, results_of_all
 from recipe.config import Config, world_size
-from recipe.errors import ConfigError, DuetError
+from recipe.errors import ConfigError
 from recipe.processes import Processes, check_accelerators
+from recipe.sharding import check_shards
 from record.environment import peak_resident_bytes
+from torch_impl.layers import BatchNorm
+from torch_impl.precision import choose_kernels
 
 T = TypeVar("T")
 
-# Rank 0 may be downloading a dataset while the others wait for it.
-FIRST_TIMEOUT = timedelta(minutes=60)
-TEXT_BYTES = 4096  # of a message from rank 0: a path, or one error
+# Of every collective: rank 0 may be downloading a dataset while the others wait.
+COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 
 
 @dataclass(frozen=True)
@@ -38,18 +45,23 @@ class World:
       processes: of the run.
       size: devices of the run.
       device: this process's own.
+      fsdp: whether parameters and optimizer state are sharded over the ranks.
     """
 
     rank: int
     processes: int
     size: int
     device: torch.device
+    fsdp: bool = False
 
 
 def check(config: Config, processes: Processes) -> None:
     """Refuse what PyTorch cannot do, before anything starts."""
     if config.parallel.name == "pmap":
-        raise ConfigError("parallel=pmap is JAX's alone; PyTorch takes parallel=dp")
+        raise ConfigError(
+            "parallel=pmap is JAX's alone; PyTorch takes parallel=dp or parallel=fsdp"
+        )
+    check_shards(config, processes)
     devices = world_size(config, processes)
     if devices != processes.count:
         raise ConfigError(
@@ -69,6 +81,7 @@ def start(config: Config, processes: Processes) -> World:
     Raises:
       ConfigError: if this node has fewer accelerators than processes.
     """
+    choose_kernels(config)
     present = torch.accelerator.device_count()
     if config.platform == "cpu" or (config.platform == "auto" and present == 0):
         device = torch.device("cpu")
@@ -87,9 +100,10 @@ def start(config: Config, processes: Processes) -> World:
             ),
             rank=processes.rank,
             world_size=processes.count,
-            timeout=FIRST_TIMEOUT,
+            timeout=COLLECTIVE_TIMEOUT,
         )
-    return World(processes.rank, processes.count, processes.count, device)
+    fsdp = config.parallel.name == "fsdp" and processes.count > 1
+    return World(processes.rank, processes.count, processes.count, device, fsdp)
 
 
 def _accelerator_type() -> str:
@@ -111,26 +125,89 @@ def replicate(array: np.ndarray, world: World) -> Tensor:
     return torch.tensor(array, device=world.device)
 
 
-def shard(rows: np.ndarray, world: World) -> Tensor:
-    """This rank's rows of a batch, on its device."""
-    return torch.from_numpy(rows.copy()).to(world.device, non_blocking=True)
+def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
+    """This rank's rows of a batch, on its device; None where there are none.
 
-
-def shard_all(columns: Any, world: World) -> Any:
-    """Columns of a batch as `shard` places each; None where there are none."""
+    Args:
+      columns: an array, or a NamedTuple of arrays.
+      axis: that counts rows; JAX has to know.
+    """
     if columns is None:
         return None
-    return type(columns)(*(shard(column, world) for column in columns))
+    if isinstance(columns, tuple):
+        return type(columns)(*(place_batch(c, world, axis) for c in columns))
+    return torch.from_numpy(columns.copy()).to(world.device, non_blocking=True)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over ranks, on each of them; every rank's loss is one of its readers."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _SumOverRanks.apply(*gradients)
+
+
+def scope_norms(model: nn.Module, world: World) -> None:
+    """Let each BatchNorm with `sync` take its statistics over all ranks' examples."""
+    for layer in model.modules():
+        if isinstance(layer, BatchNorm) and layer.sync and world.processes > 1:
+            layer.sum_over_ranks, layer.ranks = _SumOverRanks.apply, world.processes
+
+
+def share_statistics(model: nn.Module, world: World) -> None:
+    """Give every rank the running statistics of rank 0, its own where they are local.
+
+    They are what is evaluated and recorded.
+    """
+    if world.processes > 1:
+        for statistic in model.buffers():
+            dist.broadcast(statistic, src=0)
 
 
 def parallelize(model: nn.Module, world: World) -> nn.Module:
     """The model whose backward pass averages gradients over ranks."""
     if world.processes == 1:
         return model
+    if world.fsdp:
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        # Blocks are gathered one at a time, inner ones first, the root what is left.
+        for module in reversed(list(model.modules())):
+            if isinstance(module, nn.ModuleList):
+                for block in module:
+                    fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model  # the same, which holds shards from here on
     device_ids = None if world.device.type == "cpu" else [world.device]
     return DistributedDataParallel(
-        model, device_ids=device_ids, gradient_as_bucket_view=True
+        model,
+        device_ids=device_ids,
+        gradient_as_bucket_view=True,
+        forward_sync_buffers=False,  # `share_statistics` does, and not at every step
     )
+
+
+@contextmanager
+def only_the_last(model: nn.Module, last: bool) -> Iterator[None]:
+    """Backward passes in it add to gradients; ranks share the sum at the last one's."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+        yield
+    elif isinstance(model, DistributedDataParallel) and not last:
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+def unshard(tensor: Tensor, world: World) -> Tensor:
+    """A tensor whole, of which each rank may hold a shard; a call of all ranks."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def to_host(tensors: list[Tensor], world: World) -> np.ndarray:
@@ -148,7 +225,7 @@ def sum_over_ranks(tensors: list[Tensor], world: World) -> np.ndarray:
 
 def gather_ranks(values: list[float], world: World) -> Float[np.ndarray, "ranks n"]:
     """Every rank's values on every rank."""
-    own = torch.tensor(values, dtype=torch.float32, device=world.device)
+    own = torch.tensor(values, dtype=torch.float64, device=world.device)
     if world.processes == 1:
         return own.cpu().numpy()[None]
     rows = [torch.empty_like(own) for _ in range(world.processes)]
@@ -164,23 +241,13 @@ def from_rank_zero(answer: Callable[[], str], world: World) -> str:
     """
     if world.processes == 1:
         return answer()
-    error, text = None, ""
-    if world.rank == 0:
-        try:
-            text = "+" + answer()
-        except DuetError as caught:
-            error, text = caught, "-" + str(caught)
-    message = np.zeros(TEXT_BYTES, np.uint8)
-    encoded = np.frombuffer(text.encode()[:TEXT_BYTES], np.uint8)
-    message[: len(encoded)] = encoded
-    shared = shard(message, world)
-    dist.broadcast(shared, src=0)
-    text = shared.cpu().numpy().tobytes().rstrip(b"\0").decode(errors="replace")
-    if error is not None:
-        raise error
-    if text.startswith("-"):
-        raise DuetError(text[1:])
-    return text[1:]
+
+    def broadcast(message: np.ndarray) -> np.ndarray:
+        shared = torch.from_numpy(message).to(world.device)
+        dist.broadcast(shared, src=0)
+        return shared.cpu().numpy()
+
+    return answer_of_rank_zero(answer, world.rank, broadcast)
 
 
 def on_every_rank(make: Callable[[], T], world: World) -> T:
@@ -189,18 +256,7 @@ def on_every_rank(make: Callable[[], T], world: World) -> T:
     Raises:
       DuetError: a rank's own, or which ranks have one.
     """
-    result, own = None, None
-    try:
-        result = make()
-    except DuetError as error:
-        own = error
-    failed = gather_ranks([own is not None], world)[:, 0].nonzero()[0].tolist()
-    if own is not None:
-        own.of_one_rank = len(failed) < world.processes
-        raise own
-    if failed:
-        raise DuetError(f"stopped, since ranks {failed} could not go on")
-    return cast(T, result)
+    return results_of_all(make, lambda numbers: gather_ranks(numbers, world))
 
 
 def synchronize(world: World) -> None:

@@ -1,6 +1,7 @@
 """One training step and one evaluation step.
 
-Shapes: B this rank's batch, H height, W width, C channels, K classes.
+Shapes: A micro-batches, B this rank's rows of one, H height, W width, C channels,
+K classes.
 """
 
 from typing import Any, NamedTuple
@@ -11,8 +12,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from recipe.config import Config
+from recipe.loss_scale import LossScale, next_loss_scale
 from torch_impl.augment import crop_and_flip, cut_out
 from torch_impl.optim import apply_update, clip_gradients
+from torch_impl.parallel import World, only_the_last, unshard
+from torch_impl.precision import parameter_dtype
 
 
 class DeviceData(NamedTuple):
@@ -22,6 +26,22 @@ class DeviceData(NamedTuple):
     labels: Int[Tensor, " N"] | Float[Tensor, " N"]
     mean: Float[Tensor, " C"]
     scale: Float[Tensor, " C"]
+
+
+class StepMetrics(NamedTuple):
+    """What a training step came to.
+
+    Args:
+      loss: this rank's share of it before the update, to be summed over ranks.
+      grad_norm: 2-norm of the global gradient.
+      loss_scale: what the loss was multiplied by; 1 without loss scaling.
+      skipped: whether the update was left out, the scaled gradient being not finite.
+    """
+
+    loss: Float[Tensor, ""]
+    grad_norm: Float[Tensor, ""]
+    loss_scale: float
+    skipped: bool
 
 
 def gather(
@@ -63,7 +83,8 @@ def loss_fn(
 ) -> Float[Tensor, ""]:
     """This rank's share of the loss: its sum over the global batch's size."""
     smoothing = config.train.label_smoothing  # of training alone: tests are of labels
-    losses_B = example_losses(config, model(images), labels, smoothing)
+    outputs = model(images).to(parameter_dtype(config))
+    losses_B = example_losses(config, outputs, labels, smoothing)
     return losses_B.sum() / config.train.global_batch
 
 
@@ -72,30 +93,51 @@ def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     data: DeviceData,
-    indices_B: Int[Tensor, " B"],
+    indices_AB: Int[Tensor, "A B"],
     draws: Any,
     learning_rate: float,
-    world_size: int,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Update the parameters in place.
+    loss_scale: LossScale | None,
+    world: World,
+) -> tuple[LossScale | None, StepMetrics]:
+    """Update the parameters, and the running statistics, in place.
+
+    A skipped step leaves parameters and optimizer as they were; the running statistics
+    have moved with the forward pass.
 
     Args:
-      draws: the examples' augmentation, or None.
+      draws: the examples' augmentation, a row for each micro-batch, or None.
 
     Returns:
-      This rank's share of the loss before the update, to be summed over ranks, and the
-      2-norm of the global gradient.
+      The next step's loss scale, and what there is to know of this one.
     """
-    images, labels = gather(config, data, indices_B, draws)
+    scale = 1.0 if loss_scale is None else loss_scale.value
+    model.train()
     optimizer.zero_grad()
-    loss = loss_fn(config, model, images, labels)
-    # DDP averages over ranks; the loss is a share of a sum, so the average is undone.
-    (loss * world_size).backward()
+    losses = []
+    for part, indices_B in enumerate(indices_AB):
+        drawn = None if draws is None else type(draws)(*(d[part] for d in draws))
+        images, labels = gather(config, data, indices_B, drawn)
+        with only_the_last(model, last=part == len(indices_AB) - 1):
+            loss = loss_fn(config, model, images, labels)
+            # Ranks' gradients are averaged; the loss is a share of a sum, so the
+            # average is undone.
+            (loss * (scale * world.size)).backward()
+        losses.append(loss.detach())
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    grad_norm = nn.utils.get_total_norm(gradients)
+    if loss_scale is not None:
+        for gradient in gradients:
+            gradient.mul_(1 / scale)
+    grad_norm = unshard(nn.utils.get_total_norm(gradients), world)
+    metrics = StepMetrics(torch.stack(losses).sum(), grad_norm, scale, False)
+    if loss_scale is not None and config.precision.loss_scale is not None:
+        # Finite for every rank or for none, since the norm is the global gradient's.
+        finite = bool(grad_norm.isfinite())
+        loss_scale = next_loss_scale(config.precision.loss_scale, loss_scale, finite)
+        if not finite:
+            return loss_scale, metrics._replace(skipped=True)
     clip_gradients(config, model, grad_norm)
     apply_update(optimizer, learning_rate)
-    return loss.detach(), grad_norm
+    return loss_scale, metrics
 
 
 @torch.no_grad()
@@ -111,7 +153,8 @@ def eval_step(
     The matrix counts rows of true class i predicted as j; without classes it is empty.
     """
     images, labels = gather(config, data, indices_B)
-    outputs = model(images)
+    model.eval()
+    outputs = model(images).to(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels)
     loss_sum = torch.where(mask_B, losses_B, 0).sum()
     classes = config.data.classes

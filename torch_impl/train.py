@@ -12,13 +12,16 @@ from data.dataset import acquire, load
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
 from recipe.errors import DuetError
+from recipe.loss_scale import initial_loss_scale
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
-from recipe.weights import initial_weights
+from recipe.weights import parameter_count
 from record.environment import describe_environment, process_age_seconds
 from record.metrics import evaluation_metrics
 from record.run import Facts, Recorder, create_folder
+from record.trace import Trace
+from record.weights import starting_weights
 from torch_impl.model import build_model
 from torch_impl.optim import build_optimizer
 from torch_impl.parallel import (
@@ -29,9 +32,10 @@ from torch_impl.parallel import (
     on_every_rank,
     parallelize,
     peak_memory_bytes,
+    place_batch,
     replicate,
-    shard,
-    shard_all,
+    scope_norms,
+    share_statistics,
     start,
     stop,
     sum_over_ranks,
@@ -40,6 +44,7 @@ from torch_impl.parallel import (
 )
 from torch_impl.precision import configure
 from torch_impl.step import DeviceData, eval_step, train_step
+from torch_impl.trace import trace_step
 from torch_impl.weights import load_weights, save_weights
 
 
@@ -69,10 +74,10 @@ def train(config: Config, world: World) -> Path:
     configure(config, world.device)
 
     # The numbers, the same for both frameworks
-    from_rank_zero(lambda: acquire(config.data) or "", world)
+    from_rank_zero(lambda: acquire(config.data), world)
     dataset = on_every_rank(lambda: load(config.data), world)
     plan = BatchPlan.of(config, len(dataset.train_labels))
-    weights = initial_weights(config)
+    weights = on_every_rank(lambda: starting_weights(config), world)
     pixels = pixel_affine(config)
 
     # The framework's own: data, model and optimizer on the device
@@ -83,42 +88,54 @@ def train(config: Config, world: World) -> Path:
     test_data = place(dataset.test_images, dataset.test_labels)
     model = build_model(config)
     load_weights(model, weights, world)
+    scope_norms(model, world)
     parallel = parallelize(model, world)
     optimizer = build_optimizer(config, model)
+    loss_scale = initial_loss_scale(config)
 
     facts = Facts(
         framework="torch",
         rank=world.rank,
         processes=world.processes,
         world_size=world.size,
-        parameters=sum(array.size for array in weights.values()),
+        parameters=parameter_count(weights),
         data_fingerprint=dataset.fingerprint,
         compile_seconds=0.0,
         startup_seconds=process_age_seconds(),
         environment=describe_environment("torch", device_names(world)),
     )
     folder = Path(from_rank_zero(lambda: str(create_folder(config, "torch")), world))
+
+    def take_apart(step: int) -> Trace:
+        whole = plan.indices(step)  # an accumulated batch as the one it stands for
+        draws = place_batch(batch_draws(config, plan, step, whole), world)
+        batch = train_data, place_batch(whole, world), draws
+        return trace_step(config, model, *batch, step + 1, world)
+
     with Recorder(folder, config, plan, facts) as record:
         for window in plan.windows(
             config.train.window_steps, config.train.evaluate_every_epochs
         ):
             begin = time.perf_counter()
-            rates, losses, norms = [], [], []
+            rates, metrics = [], []
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
-                indices = plan.indices(step, world.rank, world.processes)
-                loss, norm = train_step(
+                if step + 1 == plan.trace:
+                    record.trace(take_apart(step))
+                rows = plan.micro_batches(step, world.rank, world.processes)
+                draws = batch_draws(config, plan, step, rows)
+                loss_scale, seen = train_step(
                     config,
                     parallel,
                     optimizer,
                     train_data,
-                    shard(indices, world),
-                    shard_all(batch_draws(config, plan, step, indices), world),
+                    place_batch(rows, world, axis=1),
+                    place_batch(draws, world, axis=1),
                     rates[-1],
-                    world.size,
+                    loss_scale,
+                    world,
                 )
-                losses.append(loss)
-                norms.append(norm)
+                metrics.append(seen)
             synchronize(world)
             seconds = time.perf_counter() - begin
 
@@ -129,19 +146,22 @@ def train(config: Config, world: World) -> Path:
             record.stop_if(any_failed > 0)
             record.window(
                 window,
-                losses=sum_over_ranks(losses, world),
+                losses=sum_over_ranks([m.loss for m in metrics], world),
                 learning_rates=rates,
-                grad_norms=to_host(norms, world),
+                grad_norms=to_host([m.grad_norm for m in metrics], world),
+                loss_scales=[m.loss_scale for m in metrics],
+                skipped=[m.skipped for m in metrics],
                 seconds=float(slowest),
             )
             if window.evaluates:
+                share_statistics(model, world)
                 metrics = evaluate(
                     config, model, test_data, len(dataset.test_labels), world
                 )
                 record.evaluation(window, metrics)
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
-        record.finish(save_weights(model), int(peak))
+        record.finish(save_weights(model, world), int(peak))
         failed = record.failure is not None
         record.stop_if(gather_ranks([failed], world).max() > 0)
     return folder
@@ -156,7 +176,7 @@ def evaluate(
         examples, config.train.global_batch, world.rank, world.processes
     ):
         loss_sum, confusion = eval_step(
-            config, model, data, shard(indices, world), shard(mask, world)
+            config, model, data, place_batch(indices, world), place_batch(mask, world)
         )
         loss_sums.append(loss_sum)
         confusions.append(confusion)

@@ -4,11 +4,12 @@ import numpy as np
 from torch import nn
 
 from recipe.weights import Weights
-from torch_impl.parallel import World, replicate
+from torch_impl.parallel import World, replicate, unshard
 
-# Own inverse for dense kernels; convolutions go HWIO -> OHWI, and OIHW -> HWIO back.
-_TO_TORCH = {1: (0,), 2: (1, 0), 4: (3, 0, 1, 2)}
-_FROM_TORCH = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+# Of kernels by rank: dense ones are their own inverse, convolutions go HWIO -> OHWI,
+# and OIHW -> HWIO back.
+_TO_TORCH = {2: (1, 0), 4: (3, 0, 1, 2)}
+_FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
 
 
 def canonical_name(name: str) -> str:
@@ -17,24 +18,27 @@ def canonical_name(name: str) -> str:
 
 
 def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
-    """Give every parameter its canonical numbers, on the rank's device."""
+    """Give all that the model holds its canonical numbers, on the rank's device."""
     tensors = {}
-    for name, _ in model.named_parameters():
+    for name in model.state_dict():
         array = weights[canonical_name(name)]
-        array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
+        if canonical_name(name).endswith(".kernel"):
+            array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
         tensors[name] = replicate(array, world)
         if array.ndim == 4:
             # OHWI in memory, as channels-last images make gradients, whose strides DDP
-            # wants of parameters too.
-            tensors[name] = tensors[name].permute(0, 3, 1, 2)
+            # wants of parameters too; FSDP shards contiguous ones alone.
+            kernel = tensors[name].permute(0, 3, 1, 2)
+            tensors[name] = kernel.contiguous() if world.fsdp else kernel
     model.load_state_dict(tensors, assign=True)
 
 
-def save_weights(model: nn.Module) -> Weights:
-    """The parameters as canonical NumPy arrays."""
+def save_weights(model: nn.Module, world: World) -> Weights:
+    """The parameters and statistics as canonical NumPy arrays."""
     weights = {}
-    for name, parameter in model.named_parameters():
-        array = parameter.detach().cpu().numpy()
-        array = np.ascontiguousarray(array.transpose(_FROM_TORCH[array.ndim]))
+    for name, tensor in model.state_dict().items():
+        array = unshard(tensor, world).cpu().numpy()
+        if canonical_name(name).endswith(".kernel"):
+            array = np.ascontiguousarray(array.transpose(_FROM_TORCH[array.ndim]))
         weights[canonical_name(name)] = array
     return weights

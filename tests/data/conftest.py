@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.acquire import IDX_FILES
 from data.arrays import Arrays
+from data.idx import FILES
 from recipe.config import DataConfig
 
 
@@ -30,7 +30,7 @@ def write_archive(
         random.integers(10, size=test, dtype=np.uint8),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    for name, array in zip(IDX_FILES, arrays, strict=True):
+    for name, array in zip(FILES, arrays, strict=True):
         if gz:
             (folder / f"{name}.gz").write_bytes(gzip.compress(as_idx(array)))
         else:

@@ -13,10 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from data import acquire, decoded
+from data import acquire, decoded, idx
 from data.arrays import Arrays
 from data.dataset import load
-from recipe.errors import DataError
 
 PLACES = {
     "mnist": [".", "mnist", "MNIST/raw"],
@@ -42,7 +41,10 @@ def torchvision(monkeypatch):
         module = types.ModuleType("torchvision")
         module.__version__ = "0"
         module.datasets = types.SimpleNamespace(MNIST=download, FashionMNIST=download)
+        utils = types.SimpleNamespace(download_url=None)
         monkeypatch.setitem(sys.modules, "torchvision", module)
+        monkeypatch.setitem(sys.modules, "torchvision.datasets", module.datasets)
+        monkeypatch.setitem(sys.modules, "torchvision.datasets.utils", utils)
 
     return stand_in
 
@@ -92,9 +94,10 @@ def test_the_place_named_after_the_dataset_wins(tmp_path, config, write_archive)
 
 def test_three_files_of_four_are_not_an_archive(tmp_path, write_archive):
     write_archive(tmp_path)
-    assert acquire.find("mnist", tmp_path) is not None
-    (tmp_path / acquire.IDX_FILES[3]).unlink()
-    assert acquire.find("mnist", tmp_path) is None
+    paths = acquire.find([tmp_path], [idx.FILES])
+    assert paths == [tmp_path / file for file in idx.FILES]
+    paths[3].unlink()
+    assert acquire.find([tmp_path], [idx.FILES]) is None
 
 
 def test_the_manifest_says_what_lies_beside_it(tmp_path, config, write_archive):
@@ -140,14 +143,13 @@ def test_a_corrupt_file_is_named_and_leaves_nothing_behind(
     tmp_path, write_archive, capsys
 ):
     write_archive(tmp_path / "mnist")
-    path = tmp_path / "mnist" / acquire.IDX_FILES[0]
+    path = tmp_path / "mnist" / idx.FILES[0]
     path.write_bytes(path.read_bytes()[:-1])
     assert run("mnist", tmp_path) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}: truncated")
     assert error.count("\n") == 1
-    assert not decoded.decoded_folder("mnist", tmp_path).exists()
-    assert not leftovers(tmp_path)
+    assert len(list((tmp_path / "mnist").iterdir())) == 4
 
 
 def test_a_label_out_of_range_is_named_with_file_and_place(
@@ -155,7 +157,7 @@ def test_a_label_out_of_range_is_named_with_file_and_place(
 ):
     labels = write_archive(tmp_path, gz=True).test_labels.copy()
     labels[7] = 10
-    path = tmp_path / f"{acquire.IDX_FILES[3]}.gz"
+    path = tmp_path / f"{idx.FILES[3]}.gz"
     path.write_bytes(gzip.compress(as_idx(labels)))
     assert run("mnist", tmp_path) == 2
     assert f"{path}[7] = 10 is not in [0, 10)" in capsys.readouterr().err
@@ -163,7 +165,7 @@ def test_a_label_out_of_range_is_named_with_file_and_place(
 
 def test_images_of_another_size_are_refused(tmp_path, write_archive, as_idx, capsys):
     write_archive(tmp_path)
-    path = tmp_path / acquire.IDX_FILES[2]
+    path = tmp_path / idx.FILES[2]
     path.write_bytes(as_idx(np.zeros((10, 32, 32), np.uint8)))
     assert run("mnist", tmp_path) == 2
     assert f"{path} holds images of shape [32, 32, 1]" in capsys.readouterr().err
@@ -191,7 +193,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_behind(
         patch.setattr(np, "save", full)
         assert run("mnist", tmp_path) == 2
     assert "No space left on device" in capsys.readouterr().err
-    assert not list((tmp_path / "mnist").iterdir())
+    assert not (tmp_path / "mnist").exists()
     assert run("mnist", tmp_path) == 0
 
 
@@ -221,11 +223,11 @@ def test_a_failed_download_says_in_one_line_what_to_put_where(
     assert run("fashion_mnist", tmp_path) == 2
     out, err = capsys.readouterr()
     assert err.count("\n") == 1
-    assert all(file in err for file in acquire.IDX_FILES)
+    assert all(file in err for file in idx.FILES)
     assert f"into {tmp_path / 'fashion_mnist'}" in err
     assert "dataset-fashion-mnist" in err
     assert "Failed to download" not in out
-    assert not leftovers(tmp_path, "fashion_mnist")
+    assert not list(tmp_path.iterdir())
 
 
 def test_torchvision_itself_offline_is_one_clear_error(tmp_path, run_python):
@@ -268,24 +270,59 @@ def test_the_second_acquirer_leaves_the_first_one_s_files(tmp_path, write_archiv
     assert folder.stat().st_ino != first
 
 
-def test_another_dataset_s_files_are_refused(tmp_path, write_archive, monkeypatch):
-    write_archive(tmp_path)
-    run("fashion_mnist", tmp_path)
-    known = decoded.verify("fashion_mnist", tmp_path)["fingerprint"]
-    assert run("mnist", tmp_path) == 0
-    monkeypatch.setitem(acquire.PUBLISHED, "fashion_mnist", known)
-    with pytest.raises(DataError, match="holds fashion_mnist, not mnist"):
-        acquire.acquire("mnist", tmp_path, again=True)
+@pytest.fixture
+def published(tmp_path, write_archive, monkeypatch):
+    """A made archive in the root, as the one that Fashion-MNIST is published as."""
+    arrays = write_archive(tmp_path)
+    sums = [hashlib.sha256((tmp_path / f).read_bytes()).hexdigest() for f in idx.FILES]
+    monkeypatch.setitem(idx.PUBLISHED, "fashion_mnist", tuple(sums))
+    monkeypatch.setattr(idx, "PUBLISHED_EXAMPLES", (20, 20, 10, 10))
+    return arrays
 
 
-def test_a_published_dataset_s_size_with_other_content_is_refused(
-    tmp_path, write_archive, monkeypatch
+def test_another_dataset_s_files_are_refused(tmp_path, published, capsys):
+    assert run("fashion_mnist", tmp_path) == 0
+    assert run("mnist", tmp_path) == 2
+    assert f"{tmp_path / idx.FILES[0]} is of fashion_mnist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", range(4))
+def test_the_file_is_named_that_differs_from_the_published(
+    tmp_path, published, as_idx, field, capsys
 ):
-    write_archive(tmp_path)
-    acquire.acquire("fashion_mnist", tmp_path)
-    monkeypatch.setattr(acquire, "PUBLISHED_EXAMPLES", (20, 10))
-    with pytest.raises(DataError, match="is not fashion_mnist as published"):
-        acquire.acquire("fashion_mnist", tmp_path, again=True)
+    path = tmp_path / idx.FILES[field]
+    path.write_bytes(as_idx(published[field][::-1]))
+    assert run("fashion_mnist", tmp_path) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {path} is not that of fashion_mnist as published")
+
+
+def test_a_root_that_is_only_read_is_decoded_into_another(
+    tmp_path, config, write_archive, monkeypatch, capsys
+):
+    archives = tmp_path / "archives"
+    write_archive(archives / "MNIST" / "raw")
+
+    def read_only(path, *mode, **options):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:  # root may write anywhere, so it is played
+        patch.setattr("pathlib.Path.mkdir", read_only)
+        assert run("mnist", archives) == 2
+    assert f"--archives {archives} --root FOLDER" in capsys.readouterr().err
+    assert run("mnist", tmp_path / "root", "--archives", str(archives)) == 0
+    assert len(load(config("mnist", root=str(tmp_path / "root"))).train_images) == 20
+
+
+def test_a_failed_acquisition_leaves_no_folder_that_was_not_there(
+    tmp_path, torchvision
+):
+    torchvision(lambda root, download: (_ for _ in ()).throw(OSError("offline")))
+    (tmp_path / "kept").mkdir()
+    for root in tmp_path / "made" / "deep", tmp_path / "kept":
+        assert run("mnist", root) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert not list((tmp_path / "kept").iterdir())
 
 
 def test_torchvision_s_reader_agrees_with_ours(
@@ -294,7 +331,7 @@ def test_torchvision_s_reader_agrees_with_ours(
     write_archive(tmp_path / "MNIST" / "raw")
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for file in acquire.IDX_FILES:
+    for file in idx.FILES:
         with (
             gzip.open(fashion_mnist / f"{file}.gz") as packed,
             (raw / file).open("wb") as plain,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.augment import batch_draws, epoch_draws
+from data.augment import batch_draws, epoch_draw
 from recipe.batch_plan import BatchPlan
 
 
@@ -20,27 +20,46 @@ def test_an_examples_draws_do_not_depend_on_its_batch_or_rank(config):
         np.testing.assert_array_equal(column, np.concatenate(pieces))
 
 
-def test_epochs_and_seeds_draw_anew():
-    first = epoch_draws(0, 0, 500, 4, 32, 32)
-    for other in epoch_draws(0, 1, 500, 4, 32, 32), epoch_draws(1, 0, 500, 4, 32, 32):
-        for column, another in zip(first, other, strict=True):
-            assert (column != another).mean() > 0.3
+def test_epochs_seeds_and_kinds_draw_anew():
+    first = epoch_draw(0, "top", 0, 500, 9)
+    for other in (0, "top", 1), (1, "top", 0), (0, "left", 0):
+        assert (first != epoch_draw(*other, 500, 9)).mean() > 0.8
 
 
-def test_draws_are_even_over_all_that_may_be_drawn():
-    draws = epoch_draws(0, 0, 90_000, 4, 32, 24)
-    for column, count in zip(draws, (9, 9, 2, 32, 24), strict=True):
-        share = np.bincount(column.astype(int), minlength=count) / len(column)
-        assert len(share) == count
-        # Five standard deviations of a share.
-        assert abs(share - 1 / count).max() < 5 * np.sqrt(1 / count / len(column))
+@pytest.mark.parametrize("stop", [1, 2, 9, 32])
+def test_draws_are_even_over_all_that_may_be_drawn(stop):
+    draws = epoch_draw(0, "top", 0, 90_000, stop)
+    share = np.bincount(draws, minlength=stop) / len(draws)
+    assert len(share) == stop
+    # Five standard deviations of a share.
+    assert abs(share - 1 / stop).max() <= 5 * np.sqrt(1 / stop / len(draws))
 
 
-def test_columns_are_drawn_apart_from_each_other():
-    draws = epoch_draws(0, 0, 5000, 4, 9, 9)
-    assert (draws.top == draws.left).mean() < 0.2
-    wider = epoch_draws(0, 0, 5000, 4, 9, 30)
-    np.testing.assert_array_equal(draws.cut_top, wider.cut_top)
+KINDS = {
+    "pad_crop=4": {"top", "left"},
+    "flip=true": {"flip"},
+    "cutout=8": {"cut_top", "cut_left"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_kind_of_augmentation_draws_alone_what_it_draws_among_all(
+    make_config, kind
+):
+    plan = BatchPlan(seed=0, examples=100, global_batch=100, steps=10)
+    alone, among = (
+        batch_draws(
+            make_config(*(f"data.augment.{key}" for key in keys)),
+            plan,
+            3,
+            plan.indices(3),
+        )
+        for keys in ([kind], KINDS)
+    )
+    for field in alone._fields:
+        expected = getattr(among, field) * (field in KINDS[kind])
+        np.testing.assert_array_equal(getattr(alone, field), expected)
+        assert getattr(among, field).any()
 
 
 def test_nothing_is_drawn_where_nothing_is_augmented(make_config):

@@ -7,8 +7,8 @@ import pytest
 
 from data import decoded
 from data.acquire import PUBLISHED
-from data.arrays import Arrays
-from data.dataset import LOADERS, acquire, load
+from data.arrays import Arrays, fingerprint
+from data.dataset import IN_MEMORY, ON_DISK, acquire, load
 from recipe.config import DATASETS
 from recipe.errors import ConfigError, DataError
 
@@ -30,8 +30,9 @@ def folder(mnist):
     return decoded.decoded_folder("mnist", mnist.root)
 
 
-def test_every_dataset_of_the_schema_has_a_loader():
-    assert set(LOADERS) == set(DATASETS)
+def test_every_dataset_of_the_schema_is_made_in_memory_or_acquired():
+    assert sorted([*IN_MEMORY, *ON_DISK]) == list(DATASETS)
+    assert set(PUBLISHED) == set(ON_DISK)
 
 
 def test_real_fashion_mnist_is_acquired_without_torch_and_is_the_published(
@@ -50,7 +51,6 @@ print(*sorted({"jax", "sklearn", "torch", "torchvision"} & set(sys.modules)))
 """
     done = run_python(["-c", probe, tmp_path])
     assert done.stdout == f"60000 10000 {FASHION_MNIST}\n\n", done.stderr
-    assert PUBLISHED["fashion_mnist"] == FASHION_MNIST
 
 
 @pytest.mark.parametrize("module, enters", [("sklearn", False), ("numpy", True)])
@@ -76,6 +76,26 @@ def test_arrays_are_read_only(config, mnist):
         for field in Arrays._fields:
             with pytest.raises(ValueError, match="read-only"):
                 getattr(dataset, field)[0] = 0
+
+
+def test_each_array_is_read_once_for_its_checksum_and_the_fingerprint_is_its_own(
+    mnist, monkeypatch
+):
+    read = []
+    sha256_of = decoded.sha256_of
+    monkeypatch.setattr(
+        decoded, "sha256_of", lambda path: read.append(path.name) or sha256_of(path)
+    )
+    monkeypatch.setattr("data.dataset.fingerprint", None)
+    dataset = load(mnist)
+    assert read == list(decoded.FILES)
+    fields = [getattr(dataset, field) for field in Arrays._fields]
+    assert fingerprint(Arrays(*fields)) == dataset.fingerprint
+
+
+def test_acquiring_says_where_the_data_lies(mnist, folder, config):
+    assert acquire(mnist) == str(folder)
+    assert acquire(config("digits")) == "memory"
 
 
 def test_loading_acquires_nothing_and_says_how_to(config, tmp_path):

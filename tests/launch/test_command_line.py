@@ -133,7 +133,7 @@ def test_a_batch_that_two_ranks_cannot_share_is_refused_once(run_python, tmp_pat
     [
         (["world_sizes=[3]"], ("world_size=3", "63, 66")),
         (["world_sizes=[]"], ("world_sizes",)),
-        (["world_sizes=2"], ("world_sizes=2", "a list is wanted: 'world_sizes=[2]'")),
+        (["world_sizes=2"], ("world_sizes must be a list", "got 2")),
         (["devices=2"], ("world_sizes",)),
         (["jax_layouts=[threads]"], ("threads", "processes")),
     ],

@@ -114,8 +114,8 @@ def planted(root, tmp_path):
 WRONG = {
     "one step's examples out of order": (
         "train.py",
-        "indices = plan.indices(step, world.rank, world.processes)",
-        "indices = plan.indices(step + (step == 3), world.rank, world.processes)",
+        "plan.micro_batches(step, world.rank, world.processes)",
+        "plan.micro_batches(step + (step == 3), world.rank, world.processes)",
         "parts at step 4",
     ),
     "half the learning rate": (

@@ -9,6 +9,9 @@ import time
 
 import pytest
 
+from launch.cluster import check_cluster
+from recipe.errors import ConfigError
+from recipe.study import ClusterConfig
 from record.run import read_summary
 from tests.conftest import NO_GPU, clean_environment
 
@@ -91,16 +94,11 @@ def test_a_dry_run_prints_every_cell_and_makes_nothing(run_python, tmp_path):
 
 
 REFUSED = {
-    "study.precision=[fp16]": ("cell torch-1-fp16-dp", "fp32, fp64"),
+    "study.precision=[fp8]": ("cell torch-1-fp8-dp", "fp16, fp32, fp64"),
     "study.framework=[torch,mxnet]": ("mxnet is unknown", "torch, jax"),
-    "study.parallel=[fsdp4]": ("parallel=fsdp4 is unknown", "dp"),
-    "study.world_size=[0]": ("must be positive",),
-    "study.world_size=[4096]": ("4096 cores", "study.world_size=[1,"),
     "study.sizes=[1]": ("study.sizes is no key",),
     "study=demi": ("demi", "demo, strong, weak"),
     "precision=fp64": ("an axis of the study", "study.precision=[...]"),
-    "cluster.gpus_per_node=64": ("this machine has 0",),
-    "cluster.partition=gpu": ("add cluster=slurm",),
     "cluster=slurm": ("needs sbatch", "cluster=local"),
 }
 
@@ -117,6 +115,24 @@ def test_what_cannot_be_is_refused_before_anything_starts(
     for word in REFUSED[override]:
         assert word in done.stderr
     assert not folder.exists()
+
+
+NOT_HERE = {
+    "cores": ({}, [4096], ("4096 cores", "study.world_size=[1,")),
+    "GPUs": ({"gpus_per_node": 64}, [1], ("this machine has 0",)),
+    "a partition": ({"partition": "gpu"}, [1], ("add cluster=slurm",)),
+}
+
+
+@pytest.mark.parametrize("what", NOT_HERE)
+def test_what_this_machine_has_not_is_refused(what, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    keys, world_sizes, words = NOT_HERE[what]
+    check_cluster(ClusterConfig(name="local"), [1])
+    with pytest.raises(ConfigError) as refused:
+        check_cluster(ClusterConfig(name="local", **keys), world_sizes)
+    for word in words:
+        assert word in str(refused.value)
 
 
 def test_the_folder_of_another_study_is_refused(run_python, own, tmp_path):
@@ -180,7 +196,7 @@ def test_a_study_that_is_ended_ends_its_cell(root, own, tmp_path):
         assert study.poll() is None
         time.sleep(0.2)
     os.kill(study.pid, signal.SIGTERM)
-    assert study.wait(60) == 143
+    assert study.wait(120) == 143
     size = rows.stat().st_size
     time.sleep(1)
     assert rows.stat().st_size == size

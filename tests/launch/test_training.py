@@ -67,8 +67,12 @@ def test_final_weights_load_without_a_framework(tracked):
         {"overrides": ["parallel=pmap"]},
         {"overrides": ["devices=2", "parallel=pmap"]},
         {"overrides": ["devices=4", "parallel=pmap"], "processes": 2},
+        {"overrides": ["devices=4", "parallel=fsdp"], "processes": 2},
     ],
-    ids=["four devices", "pmap", "pmap of two", "pmap of two processes of two"],
+    ids=[
+        *("four devices", "pmap", "pmap of two", "pmap of two processes of two"),
+        "fsdp of two processes of two",
+    ],
 )
 def test_every_layout_of_jax_trains_the_same_run(train, layout):
     recipe = ["experiment=digits_cnn", "precision=fp64", "train.steps=10"]
@@ -80,6 +84,66 @@ def test_every_layout_of_jax_trains_the_same_run(train, layout):
     )
     assert relative_difference(losses(one), losses(other)).max() <= 1e-12
     assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
+
+
+SHARDED = ["experiment=digits_mlp", "precision=fp64", "train.steps=10"]
+SHARDED += ["optim.clip_norm=1", "train.accumulate=2"]
+
+
+def test_sharded_parameters_train_the_same_run(framework, train):
+    one = read_run(train(framework, *SHARDED))
+    other = read_run(train(framework, *SHARDED, "parallel=fsdp", processes=2))
+    assert relative_difference(losses(one), losses(other)).max() <= 1e-12
+    assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
+    assert one.summary["test"]["loss"] == pytest.approx(
+        other.summary["test"]["loss"], rel=1e-12
+    )
+
+
+NORMED = [
+    *("experiment=cifar10_resnet9", "data=synthetic", "model.width=0.03125"),
+    *("task.image_shape=[16,16,3]", "precision=fp64", "train.steps=5"),
+    *("train.global_batch=16", "data.train_examples=128", "data.test_examples=40"),
+]
+
+
+@pytest.mark.parametrize(
+    ("framework", "overrides", "processes"),
+    [
+        ("torch", [], 2),
+        ("jax", ["devices=4"], 1),
+        ("jax", ["devices=2", "parallel=pmap"], 1),
+        ("torch", ["parallel=fsdp"], 2),
+        ("jax", ["devices=4", "parallel=fsdp"], 1),
+    ],
+    ids=["torch", "jit", "pmap", "torch fsdp", "jax fsdp"],
+)
+def test_batch_norm_is_over_the_global_batch_at_every_world_size(
+    train, framework, overrides, processes
+):
+    one = read_run(train("torch", *NORMED))
+    other = read_run(train(framework, *NORMED, *overrides, processes=processes))
+    assert relative_difference(losses(one), losses(other)).max() <= 1e-12
+    assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
+    assert other.summary["test"]["loss"] == pytest.approx(
+        one.summary["test"]["loss"], rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("parallel", ["dp", "pmap"])
+def test_local_batch_norm_is_over_each_devices_share_and_the_firsts_is_evaluated(
+    train, parallel
+):
+    local = [*NORMED, "model.norm.sync=false"]
+    one = read_run(train("torch", *local, processes=2))
+    other = read_run(train("jax", *local, "devices=2", f"parallel={parallel}"))
+    assert relative_difference(losses(one), losses(other)).max() <= 1e-12
+    assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
+    assert other.summary["test"]["loss"] == pytest.approx(
+        one.summary["test"]["loss"], rel=1e-12
+    )
+    whole = read_run(train("torch", *NORMED))
+    assert relative_difference(losses(one), losses(whole)).max() > 1e-6
 
 
 LOADED = """

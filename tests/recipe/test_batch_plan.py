@@ -165,3 +165,13 @@ def test_a_slice_is_a_view_in_rank_order():
         [2, 3],
         [4, 5],
     ]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_a_micro_batch_holds_the_same_examples_at_every_world_size(world_size):
+    plan = BatchPlan(seed=3, examples=100, global_batch=24, steps=9, accumulate=3)
+    whole = BatchPlan(seed=3, examples=100, global_batch=24, steps=9)
+    for step in 0, 5:
+        shares = [plan.micro_batches(step, r, world_size) for r in range(world_size)]
+        together = np.concatenate(shares, axis=1)
+        np.testing.assert_array_equal(together, whole.indices(step).reshape(3, 8))

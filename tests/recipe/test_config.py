@@ -43,6 +43,7 @@ GROUPS = {
 # What is typed, then what the answer must hold: the key, the value, what is allowed.
 BAD = [
     ("data.name=cifar", "data.name=cifar", "digits, fashion_mnist"),
+    ("data.source=hub", "data.source=hub", "tfds, torchvision"),
     ("data.image_shape=[28,28]", "data.image_shape", "[28, 28]", "width, channels]"),
     ("data.image_shape=[0,28,1]", "data.image_shape", "[0, 28, 1]", "at least 1"),
     ("data.mean=[0.1,0.2]", "data.mean", "[0.1, 0.2]", "each of 1 channels"),
@@ -59,6 +60,24 @@ BAD = [
     ("model=mlp model.hidden=[0]", "model.hidden", "[0]", "positive widths"),
     ("model=linear model.hidden=[9]", "model.hidden", "[9]", "empty"),
     ("model=cnn data.image_shape=[28,15,1]", "data.image_shape", "28x15", "16x16"),
+    ("model.norm.name=instance", "model.norm.name=instance", "batch, group, layer"),
+    ("model.norm.momentum=0", "model.norm.momentum", "got 0", "(0, 1]"),
+    ("model.norm.eps=0", "model.norm.eps", "got 0", "> 0"),
+    (
+        "model=resnet18 model.norm.name=group model.norm.groups=24",
+        *("model.norm.groups=24", "64 channels of stem.norm", "divisor of 64"),
+    ),
+    ("model=mlp model.width=0.5", "model.width=0.5", "resnet9", "model.hidden"),
+    (
+        "model=mlp model.zero_init_residual=true",
+        "zero_init_residual",
+        "resnet50",
+        "mlp",
+    ),
+    ("model=resnet9 model.width=0", "model.width", "got 0", "> 0"),
+    ("model=resnet9 data.image_shape=[7,9,1]", "model=resnet9", "7x9", "8x8"),
+    ("model=vit_tiny model.patch=5", "model.patch=5", "28x28", "divisor"),
+    ("model=vit_tiny model.norm.name=batch", "norm.name=layer", "got batch"),
     ("optim.name=lion", "optim.name=lion", "sgd"),
     ("optim.peak_lr=0", "optim.peak_lr", "got 0", "> 0"),
     ("optim.peak_lr=nan", "optim.peak_lr", "got nan", "> 0"),
@@ -70,8 +89,14 @@ BAD = [
     ("schedule.name=linear", "schedule.name=linear", "constant, cosine"),
     ("schedule.warmup_steps=-1", "schedule.warmup_steps", "-1", "at least 0"),
     ("schedule.end_factor=1.5", "schedule.end_factor", "1.5", "[0, 1]"),
-    ("precision.name=fp8", "precision=fp8", "fp32, fp64"),
-    ("parallel.name=mpi", "parallel=mpi", "dp, pmap"),
+    ("precision.name=fp8", "precision=fp8", "bf16, fp16, fp32, fp64, tf32"),
+    ("parallel.name=mpi", "parallel=mpi", "dp, fsdp, pmap"),
+    ("train.accumulate=0", "train.accumulate", "got 0", "at least 1"),
+    *(
+        (f"precision=fp16 precision.loss_scale.{key}={value}", key, f": {value}")
+        for key, value in (("initial", 0.0), ("growth", 1.0), ("backoff", 1.0))
+    ),
+    ("precision=fp16 precision.loss_scale.interval=0", "interval", "at least 1"),
     ("tracking.name=mlflow", "tracking=mlflow", "none, tensorboard, wandb"),
     ("train.epochs=null", "train.epochs or train.steps", "null"),
     ("train.epochs=0", "train.epochs", "got 0", "at least 1"),
@@ -252,7 +277,7 @@ def test_any_number_survives_yaml_to_the_last_bit(config, number):
 
 def test_yaml_is_checked_again_when_read(config):
     text = to_yaml(config()).replace("seed: 0", "seed: -1")
-    with pytest.raises(ConfigError, match="^train.seed must be .* at least 0, got -1$"):
+    with pytest.raises(ConfigError, match="^train.seed must be at least 0, got -1$"):
         from_yaml(text)
 
 
@@ -284,6 +309,7 @@ def test_text_that_is_no_config_is_refused(text, told):
         "tracking=wandb",
         "run.dir=elsewhere",
         "data.root=elsewhere",
+        "data.source=tfds",
         "train.nudge=1",
         "train.window_steps=5",
     ],
@@ -329,3 +355,54 @@ def test_a_duet_data_that_is_empty_is_refused(config, monkeypatch, data):
     monkeypatch.setenv("DUET_DATA", "")
     with pytest.raises(ConfigError, match=r"^data\.root is empty; .* unset DUET_DATA$"):
         config(f"data={data}")
+
+
+def test_a_batch_that_does_not_divide_over_devices_and_parts_names_those_that_do(
+    config,
+):
+    recipe = config("train.global_batch=100", "train.accumulate=4", "devices=8")
+    told = "world_size=8 x train.accumulate=4; nearest that do: 96, 128$"
+    with pytest.raises(ConfigError, match=told):
+        check_world(recipe, PYTHON)
+    check_world(replace(recipe, train=replace(recipe.train, global_batch=96)), PYTHON)
+
+
+def test_only_fp16_scales_its_loss_by_default(config):
+    for name in PRECISIONS:
+        scaled = config(f"precision={name}").precision.loss_scale is not None
+        assert scaled == (name == "fp16")
+    assert from_yaml(to_yaml(config("precision=fp16"))) == config("precision=fp16")
+
+
+def test_deterministic_kernels_make_no_other_experiment(config):
+    recipe = config()
+    assert recipe_hash(recipe) == recipe_hash(config("deterministic=true"))
+    assert recipe_hash(recipe) != recipe_hash(config("train.accumulate=2"))
+
+
+@pytest.mark.parametrize(
+    "devices, norm, refused",
+    [
+        (4, "model.norm.sync=false", True),
+        (4, "model.norm.sync=true", False),
+        (2, "model.norm.sync=false", False),
+        (4, "model.norm={name:group,sync:false,groups:8}", False),
+    ],
+)
+def test_batch_norm_over_one_example_is_refused(compose, devices, norm, refused):
+    composed = compose("data=synthetic", "model=resnet18", norm, f"devices={devices}")
+    config = to_config(composed)
+    config.train.global_batch = 4
+    if refused:
+        with pytest.raises(ConfigError, match="one example .* model.norm.sync=true"):
+            check_world(config, Processes())
+    else:
+        check_world(config, Processes())
+
+
+def test_any_experiment_takes_synthetic_data_of_its_own_shape(config):
+    for experiment in EXPERIMENTS:
+        if experiment != "linear_line":
+            recipe = config(f"experiment={experiment}", "data=synthetic")
+            assert recipe.data.image_shape == recipe.task.image_shape
+            assert len(recipe.data.mean) == recipe.data.image_shape[2]

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from recipe.weights import decays, initial_weights, parameter_shapes
+from recipe.flops import forward_flops
+from recipe.weights import (
+    decays,
+    initial_weights,
+    is_trained,
+    parameter_count,
+    weight_shapes,
+)
 
 
 def kernels(weights):
@@ -20,18 +27,24 @@ def kernels(weights):
         # 28 -conv-> 24 -pool-> 12 -conv-> 8 -pool-> 4: 4 x 4 x 20 = 320 features
         (["model=cnn"], 260 + 5_020 + 320 * 50 + 50 + 50 * 10 + 10),  # 21,840
         (["experiment=linear_line"], 1 + 1),
+        (["experiment=cifar10_resnet9", "data=synthetic"], 6_573_120),
+        (["experiment=cifar10_resnet18", "data=synthetic"], 11_173_962),
+        (["experiment=cifar100_resnet18", "data=synthetic"], 11_220_132),
+        (["experiment=imagenet_like_resnet50"], 25_557_032),
+        (["experiment=cifar10_vit_tiny", "data=synthetic"], 5_360_074),
     ],
 )
 def test_a_model_has_as_many_parameters_as_counted_by_hand(
     config, overrides, parameters
 ):
-    weights = initial_weights(config(*overrides))
-    assert sum(w.size for w in weights.values()) == parameters
+    recipe = config(*overrides)
+    weights = {name: np.empty(shape) for name, shape in weight_shapes(recipe).items()}
+    assert parameter_count(weights) == parameters
 
 
 def test_layouts_are_height_width_in_out_and_in_out(config):
     recipe = config("model=cnn")
-    shapes = parameter_shapes(recipe)
+    shapes = weight_shapes(recipe)
     assert list(shapes.items()) == [
         ("conv.0.kernel", (5, 5, 1, 10)),
         ("conv.0.bias", (10,)),
@@ -128,6 +141,22 @@ def test_a_nudge_moves_every_nonzero_number_by_one_ulp(config, precision):
             assert not nudged[name].any(), name
 
 
+@pytest.mark.parametrize("precision, bits", [("bf16", 7), ("tf32", 10), ("fp16", 10)])
+def test_a_nudge_is_one_unit_of_the_numbers_that_are_multiplied(
+    config, precision, bits
+):
+    plain, nudged = (
+        initial_weights(config("model=cnn", f"precision={precision}", nudge))
+        for nudge in ("train.nudge=0", "train.nudge=1")
+    )
+    for name, array in kernels(plain).items():
+        assert array.dtype == np.float32
+        # Bits below the last that is multiplied are what the cast rounds away.
+        moved = ulps(array, nudged[name]) / 2 ** (23 - bits)
+        assert abs(moved).min() > 0.4 and abs(moved).max() < 2, name
+        assert np.mean(abs(moved) == 1) > 0.98  # others cross a power of 2
+
+
 def test_nudges_are_seeded_by_their_number(config):
     first, again, second = (
         initial_weights(config(f"train.nudge={nudge}"))["dense.0.kernel"]
@@ -148,3 +177,30 @@ def test_decay_is_one_named_rule(config, rule, decayed):
     recipe = config("model=cnn", f"optim.decay={rule}")
     names = ["conv.0.kernel", "conv.0.bias", "dense.0.kernel", "dense.0.bias"]
     assert {name for name in names if decays(recipe, name)} == decayed
+
+
+def test_a_cifar_resnet18_takes_555_million_multiply_adds(config):
+    recipe = config("experiment=cifar10_resnet18", "data=synthetic")
+    assert forward_flops(recipe) / 2 == 555_422_720
+
+
+def test_running_statistics_begin_as_a_standard_normals_and_are_not_trained(config):
+    tiny = ["data=synthetic", "model=resnet18", "model.width=0.03125"]
+    plain = initial_weights(config(*tiny))
+    nudged = initial_weights(config(*tiny, "train.nudge=1"))
+    for name, array in plain.items():
+        leaf = name.rpartition(".")[2]
+        assert is_trained(name) == (leaf not in ("mean", "var"))
+        if leaf != "kernel":
+            assert (array == (leaf in ("scale", "var"))).all(), name
+        moved = leaf in ("kernel", "scale")
+        assert (nudged[name] != array).all() == moved, name
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_residual_blocks_begin_as_identities_where_asked(config, zero):
+    asked = f"model.zero_init_residual={str(zero).lower()}"
+    weights = initial_weights(config("data=synthetic", "model=resnet50", asked))
+    zeros = [n for n, w in weights.items() if n.endswith("scale") and not w.any()]
+    last = [n for n in weights if n.endswith("norm.2.scale")]
+    assert len(last) == 16 and zeros == (last if zero else [])

@@ -98,6 +98,8 @@ def write_run(
                 losses=np.array(losses[steps], np.float32),
                 learning_rates=[0.1, 0.05],
                 grad_norms=np.array(NORMS[steps]),
+                loss_scales=[8.0, 4.0],
+                skipped=[True, False],
                 seconds=0.5,
             )
             recorder.evaluation(window, scores)
@@ -168,6 +170,8 @@ def test_rows_say_what_happened_from_step_1_and_epoch_1(written):
     assert [row["examples"] for row in steps] == [8, 16, 24, 32]
     assert [row["loss"] for row in steps] == np.float32(LOSSES).tolist()
     assert [row["learning_rate"] for row in steps] == [0.1, 0.05] * 2
+    assert [row["loss_scale"] for row in steps] == [8.0, 4.0] * 2
+    assert [row["skipped"] for row in steps] == [True, False] * 2
     assert windows[1] == {
         **{"kind": "window", "step": 4, "steps": 2, "seconds": 0.5},
         **{"step_seconds": 0.25, "images_per_second": 32.0, "warmup": False},
@@ -192,11 +196,13 @@ def test_the_summary_is_what_the_run_came_to(written):
         "model": run.model.name,
         "parallel": "dp",
         "precision": "fp32",
+        "deterministic": False,
         "world_size": 4,
         "processes": 2,
         "global_batch": 8,
         "parameters": 2570,
         "steps": 4,
+        "skipped_steps": 2,
         "images_per_second": {"median": 32.0, "windows": [32.0]},
         "compile_seconds": 3.25,
         "startup_seconds": 1.5,
@@ -383,6 +389,8 @@ def test_a_full_disk_does_not_raise_where_the_other_ranks_would_go_on(full_disk)
             losses=np.ones(2),
             learning_rates=[0.1, 0.1],
             grad_norms=np.ones(2),
+            loss_scales=np.ones(2),
+            skipped=np.zeros(2, bool),
             seconds=1.0,
         )
         recorder.evaluation(plan.windows(2, 1)[0], SCORES)
@@ -656,7 +664,7 @@ def damage(file: Path, number: int, line: str) -> None:
 
 STEP = {
     **{"kind": "step", "step": 2, "epoch": 1, "loss": 2.0, "learning_rate": 0.1},
-    **{"grad_norm": 1.0, "examples": 16},
+    **{"grad_norm": 1.0, "loss_scale": 1.0, "skipped": False, "examples": 16},
 }
 
 

@@ -76,6 +76,8 @@ def metrics() -> list[dict]:
                 "loss": 1 / (3 * step),
                 "learning_rate": 1e-300,
                 "grad_norm": math.nan if step > 398 else 0.1 + 0.2,
+                "loss_scale": 8.0,
+                "skipped": step == 2,
                 "examples": 8 * step,
             }
         )

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from recipe.config import LossScaleConfig
 from recipe.errors import RecordError
+from recipe.loss_scale import LossScale, next_loss_scale
 from record.run import Run
 from report.parity import (
     BOUNDS,
@@ -36,13 +38,18 @@ def make_run(tmp_path):
         precision="fp64",
         *,
         losses=None,
+        scales=None,
         weights=None,
         test=1.0,
         accuracy=0.91,
         **summary,
     ):
         curve = np.linspace(2.0, 1.0, STEPS) if losses is None else losses
-        rows = [{"kind": "step", "loss": float(loss)} for loss in curve]
+        scales = [1.0] * len(curve) if scales is None else scales
+        rows = [
+            {"kind": "step", "loss": float(loss), "loss_scale": scale}
+            for loss, scale in zip(curve, scales, strict=True)
+        ]
         end = {"a.kernel": np.ones((2, 3)), "b.bias": np.full(3, 0.5)}
         return Run(
             path=tmp_path,
@@ -78,6 +85,29 @@ def bent(step, by):
     curve = np.linspace(2.0, 1.0, STEPS)
     curve[step - 1] *= 1 + by
     return curve
+
+
+def loss_scales(interval):
+    """Of a run whose seventh step overflows."""
+    config = LossScaleConfig(initial=8, interval=interval)
+    scale, seen = LossScale(8.0, 0), []
+    for step in range(1, STEPS + 1):
+        seen.append(scale.value)
+        scale = next_loss_scale(config, scale, step != 7)
+    return seen
+
+
+def test_a_loss_scale_that_grows_one_step_late_is_named_at_that_step(make_run, control):
+    right, late = (make_run("fp16", scales=loss_scales(n)) for n in (5, 6))
+    assert held(right, right, control).verdict == IDENTICAL
+    told = held(right, late, control).broken
+    assert told == ["the loss scale parts at step 6: 16 and 8"]
+
+
+def test_loss_scales_are_not_compared_once_the_trajectory_is_lost(make_run, control):
+    lost = Envelope(np.full(STEPS, 0.5), control.leaves, SCORES, 1000)
+    right, late = (make_run("fp16", scales=loss_scales(n)) for n in (5, 6))
+    assert held(right, late, lost).verdict == IDENTICAL
 
 
 def test_a_run_is_identical_to_itself(make_run, control):
@@ -155,6 +185,24 @@ def test_lost_controls_leave_the_judgement_to_accuracy(make_run):
     assert "from step 60 on" in verdict.decided_by
     before = make_run("fp32", losses=bent(59, 0.5))
     assert "at step 59" in held(make_run("fp32"), before, lost).broken[0]
+
+
+def test_sixteen_bits_are_bound_by_their_first_step_and_their_controls(make_run):
+    for level, step, by, broken in (
+        (0.0, 1, 1.9e-2, False),
+        (0.0, 1, 2.1e-2, True),
+        (0.5, 1, 2.1e-2, True),  # though the controls have lost it at once
+        (4e-3, 9, 3.9e-2, False),
+        (4e-3, 9, 4.3e-2, True),
+    ):
+        leaves = {"a.kernel": level, "b.bias": level}
+        control = Envelope(np.full(STEPS, level), leaves, SCORES, 9)
+        result = held(
+            make_run("bf16"), make_run("bf16", losses=bent(step, by)), control
+        )
+        assert bool(result.broken) == broken, (level, step, by)
+        verdict = Verdict("line", "bf16", "r", "d", [result], control)
+        assert verdict.decided_by.startswith("a first step within 2e-02 and 10 x")
 
 
 def test_equal_controls_still_allow_one_example():
@@ -236,6 +284,8 @@ def test_the_bounds_are_those_documented(root):
     contract = (root / "docs" / "identity.md").read_text()
     for bounds in BOUNDS.values():
         for bound in (bounds.first, bounds.hundred):
+            if np.isinf(bound):  # the controls alone
+                continue
             mantissa, exponent = f"{bound:.0e}".split("e")
             assert f"{mantissa}e{int(exponent)}" in contract
     assert f"{ENVELOPE:.0f} ×" in contract

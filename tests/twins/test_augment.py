@@ -9,14 +9,14 @@ import torch
 
 from data.augment import batch_draws
 from jax_impl import step as jax_step
+from jax_impl.parallel import place_batch as jax_batch
 from jax_impl.parallel import replicate as jax_place
-from jax_impl.parallel import shard_all as jax_shard_all
 from recipe.batch_plan import BatchPlan
 from recipe.pixels import pixel_affine
 from tests.twins.conftest import TORCH
 from torch_impl import step as torch_step
+from torch_impl.parallel import place_batch as torch_batch
 from torch_impl.parallel import replicate as torch_place
-from torch_impl.parallel import shard_all as torch_shard_all
 
 EXAMPLES = 40
 KINDS = {
@@ -68,13 +68,13 @@ def test_augmented_pixels_are_numpys_bit_for_bit(kind, precision, make_config, w
 
     placed = torch_step.DeviceData(*(torch_place(a, TORCH) for a in data))
     in_torch, _ = torch_step.gather(
-        config, placed, torch.tensor(indices), torch_shard_all(draws, TORCH)
+        config, placed, torch.tensor(indices), torch_batch(draws, TORCH)
     )
     np.testing.assert_array_equal(in_torch.permute(0, 2, 3, 1).numpy(), right)
 
     jax_placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
     gather = jax.jit(partial(jax_step.gather, config))
-    in_jax, _ = gather(jax_placed, indices, jax_shard_all(draws, worlds[1]))
+    in_jax, _ = gather(jax_placed, indices, jax_batch(draws, worlds[1]))
     np.testing.assert_array_equal(np.asarray(in_jax), right)
 
     plain, _ = torch_step.gather(config, placed, torch.tensor(indices))

@@ -1,5 +1,7 @@
 """What is refused for the devices that there are."""
 
+import os
+
 import jax
 import pytest
 import torch
@@ -63,3 +65,25 @@ def test_fp32_is_true_fp32_in_every_backend_of_torch(make_config):
     ):
         found = torch._C._get_fp32_precision_getter(backend, operation)
         assert found == "ieee", (backend, operation)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_kernels_are_chosen_before_a_framework_starts(
+    make_config, monkeypatch, wanted
+):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=4")
+    config = make_config(f"deterministic={str(wanted).lower()}", "platform=cpu")
+    try:
+        torch_impl.parallel.start(config, Processes())
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert torch.backends.cudnn.deterministic == wanted
+        assert (os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8") == wanted
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic = False
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    jax_impl.parallel.start(config, Processes())
+    flags = os.environ["XLA_FLAGS"].split()
+    assert flags[0] == "--xla_gpu_autotune_level=4"
+    assert ("--xla_gpu_exclude_nondeterministic_ops=true" in flags) == wanted

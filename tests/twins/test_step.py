@@ -15,7 +15,7 @@ from jax_impl import weights as jax_weights
 from jax_impl.parallel import replicate as jax_place
 from recipe.pixels import pixel_affine
 from report.parity import leaf_differences
-from tests.twins.conftest import TORCH, random_weights
+from tests.twins.conftest import EXAMPLES, TORCH, random_weights
 from torch_impl import layers as torch_layers
 from torch_impl import model as torch_model
 from torch_impl import optim as torch_optim
@@ -24,64 +24,10 @@ from torch_impl import weights as torch_weights
 from torch_impl.parallel import replicate as torch_place
 
 EXPERIMENTS = ["linear_line", "digits_mlp", "digits_cnn"]
-EXAMPLES = 24
-
-
-@pytest.fixture
-def arrays():
-    """Random images with labels for classes or for regression."""
-
-    def make(config):
-        generator = np.random.default_rng(1)
-        shape = (EXAMPLES, *config.data.image_shape)
-        images = generator.integers(256, size=shape, dtype=np.uint8)
-        if config.data.classes:
-            return images, generator.integers(10, size=EXAMPLES, dtype=np.int32)
-        return images, generator.normal(size=EXAMPLES)
-
-    return make
-
-
-@pytest.fixture
-def twins(arrays, worlds):
-    """Either twin as a function: indices, steps -> losses, norms, weights."""
-
-    def make(config, weights):
-        data = (*arrays(config), *pixel_affine(config))
-
-        def in_torch(batches, rate=0.1):
-            placed = torch_step.DeviceData(*(torch_place(a, TORCH) for a in data))
-            model = torch_model.build_model(config)
-            torch_weights.load_weights(model, weights, TORCH)
-            optimizer = torch_optim.build_optimizer(config, model)
-            seen = [
-                torch_step.train_step(
-                    config, model, optimizer, placed, torch.tensor(batch), None, rate, 1
-                )
-                for batch in batches
-            ]
-            return np.array(seen), torch_weights.save_weights(model)
-
-        def in_jax(batches, rate=0.1):
-            placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
-            graphdef, params = jax_weights.load_weights(
-                jax_model.build_model(config), weights
-            )
-            optimizer = jax_optim.build_optimizer(config, params)
-            params = jax_place(params, worlds[1])
-            state = jax_step.TrainState(params, optimizer.init(params))
-            step = jax.jit(
-                partial(jax_step.train_step, config, graphdef, optimizer, None)
-            )
-            seen = []
-            for batch in batches:
-                state, metrics = step(state, placed, batch, None, rate)
-                seen.append(metrics)
-            return np.array(seen), jax_weights.save_weights(state.params, worlds[1])
-
-        return in_torch, in_jax
-
-    return make
+DEEP = [
+    *("data=synthetic", "task.image_shape=[16,16,3]", "model.width=0.0625"),
+    *("data.augment.pad_crop=2", "data.augment.flip=true", "data.augment.cutout=4"),
+]
 
 
 RECIPES = [
@@ -90,6 +36,11 @@ RECIPES = [
     ["experiment=digits_mlp", "optim=adamw", "optim.decay=all", "optim.eps=1e-3"],
     ["experiment=digits_mlp", "optim.clip_norm=0.5"],
     ["experiment=digits_mlp", "train.label_smoothing=0.2"],
+    ["experiment=cifar10_resnet9", *DEEP],
+    ["experiment=cifar10_resnet18", *DEEP],
+    ["experiment=cifar10_resnet9", *DEEP, "model.norm={name:group,groups:4}"],
+    ["experiment=cifar10_resnet9", *DEEP, "model.norm.name=layer"],
+    ["experiment=cifar10_vit_tiny", *DEEP, "model.blocks=2"],
 ]
 
 
@@ -112,8 +63,8 @@ def test_one_wrong_example_is_a_thousand_times_the_bound(make_config, twins):
     batches = np.arange(8, dtype=np.int32)[None]
     other = batches.copy()
     other[0, 3] = 20
-    difference = abs(in_torch(batches)[0] - in_jax(other)[0]) / in_torch(batches)[0]
-    assert difference[0, 0] > 1e-9
+    mine, theirs = in_torch(batches)[0][0], in_jax(other)[0][0]
+    assert abs(mine[0] - theirs[0]) / mine[0] > 1e-9
 
 
 @pytest.mark.parametrize(
@@ -152,19 +103,23 @@ def test_sgd_is_its_formula_in_both(optim, make_config, worlds):
             p.grad = g.detach()
         torch_optim.apply_update(optimizer, rate)
     assert (
-        max(leaf_differences(torch_weights.save_weights(model), expected).values())
+        max(
+            leaf_differences(
+                torch_weights.save_weights(model, TORCH), expected
+            ).values()
+        )
         < 1e-14
     )
 
     graph = jax_model.build_model(config)
-    _, params = jax_weights.load_weights(graph, weights)
+    _, params, none = jax_weights.load_weights(graph, weights)
     transform = jax_optim.build_optimizer(config, params)
     slots = transform.init(params)
     for gradient, rate in zip(gradients, rates, strict=True):
-        _, g = jax_weights.load_weights(graph, gradient)
+        _, g, _ = jax_weights.load_weights(graph, gradient)
         updates, slots = transform.update(g, slots, params)
         params = jax_optim.apply_update(params, updates, rate)
-    saved = jax_weights.save_weights(jax_place(params, worlds[1]), worlds[1])
+    saved = jax_weights.save_weights(jax_place(params, worlds[1]), none, worlds[1])
     assert max(leaf_differences(saved, expected).values()) < 1e-14
 
 
@@ -238,10 +193,10 @@ def test_weights_survive_the_way_into_a_framework_and_back(
     weights = random_weights(config)
     model = torch_model.build_model(config)
     torch_weights.load_weights(model, weights, TORCH)
-    _, params = jax_weights.load_weights(jax_model.build_model(config), weights)
+    _, *states = jax_weights.load_weights(jax_model.build_model(config), weights)
     for back in (
-        torch_weights.save_weights(model),
-        jax_weights.save_weights(jax_place(params, worlds[1]), worlds[1]),
+        torch_weights.save_weights(model, TORCH),
+        jax_weights.save_weights(*jax_place(states, worlds[1]), worlds[1]),
     ):
         assert back.keys() == weights.keys()
         for name in weights:
@@ -314,14 +269,14 @@ def test_evaluation_counts_masked_rows_for_nothing(
             config, model, placed, torch.tensor(indices), torch.tensor(mask)
         )
 
-    graphdef, params = jax_weights.load_weights(jax_model.build_model(config), weights)
+    graphdef, *states = jax_weights.load_weights(jax_model.build_model(config), weights)
     in_jax = jax.jit(partial(jax_step.eval_step, config, graphdef, None))
     jax_placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
 
     whole = in_torch(indices[:2], mask[:2])
     for loss, confusion in (
         in_torch(indices, mask),
-        in_jax(params, jax_placed, indices, mask),
+        in_jax(*states, jax_placed, indices, mask),
     ):
         np.testing.assert_allclose(float(loss), float(whole[0]), rtol=1e-12)
         np.testing.assert_array_equal(np.asarray(confusion), whole[1].numpy())
@@ -334,7 +289,9 @@ def test_gradients_are_those_of_finite_differences(
 ):
     config = make_config(f"experiment={experiment}", "precision=fp64")
     weights = random_weights(config)
-    graphdef, params = jax_weights.load_weights(jax_model.build_model(config), weights)
+    graphdef, params, statistics = jax_weights.load_weights(
+        jax_model.build_model(config), weights
+    )
     data = jax_step.DeviceData(
         *jax_place((*arrays(config), *pixel_affine(config)), worlds[1])
     )
@@ -342,10 +299,11 @@ def test_gradients_are_those_of_finite_differences(
 
     @jax.jit
     def loss(params):
-        return jax_step.loss_fn(config, graphdef, params, images, labels)
+        states = params, statistics
+        return jax_step.loss_fn(config, graphdef, *states, images, labels)[0]
 
     gradient = jax.grad(loss)(params)
-    _, direction = jax_weights.load_weights(
+    _, direction, _ = jax_weights.load_weights(
         jax_model.build_model(config), random_weights(config, 5)
     )
     slope = sum(

@@ -1,0 +1,91 @@
+"""Seconds and memory that a report's rows take over many run folders.
+
+    python benchmarks/report_rows.py [FOLDERS]
+
+Writes as many small run folders as asked for (10,000) below a temporary folder, reads
+them, and makes the table; leaves with 1 if that takes 30 s or 2 GB.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from record.environment import describe_environment  # noqa: E402
+from record.schema import SUMMARY  # noqa: E402
+from report.runs import find_runs, read_timed_runs  # noqa: E402
+from report.scaling import scaling  # noqa: E402
+from report.table import rows  # noqa: E402
+
+SECONDS, GIBIBYTES = 30, 2
+SIZES, REPEATS, WINDOWS, STEPS = (1, 2, 4, 8, 16), 5, 50, 100
+
+
+def write_folders(root: Path, count: int) -> None:
+    """Studies of both frameworks, five repeats of a cell, a strong curve each."""
+    environment = json.dumps(describe_environment("torch", ["An Accelerator 0"]))
+    step = {"kind": "step", "step": STEPS, "epoch": 1, "loss": 0.1}
+    for number in range(count):
+        cell, repeat = divmod(number, REPEATS)
+        curve, size = cell // len(SIZES), SIZES[cell % len(SIZES)]
+        windows = [1000.0 * size + repeat + w / 1000 + number for w in range(WINDOWS)]
+        summary = {
+            "schema_version": 1,
+            "status": "finished",
+            "error": None,
+            "framework": ("torch", "jax")[curve % 2],
+            "experiment": f"experiment-{curve // 2}",
+            "data": "synthetic",
+            "model": "cnn",
+            "parallel": "dp",
+            "precision": "fp32",
+            "deterministic": False,
+            "world_size": size,
+            "processes": size,
+            "global_batch": 512,
+            "parameters": 1_000_000,
+            "steps": STEPS,
+            "skipped_steps": 0,
+            "images_per_second": {"median": windows[WINDOWS // 2], "windows": windows},
+            "compile_seconds": 1.0,
+            "startup_seconds": 1.0,
+            "test": None,
+            "peak_memory_bytes": 2**30,
+            "data_fingerprint": "d" * 64,
+            "config_hash": f"{curve // 2:064d}",
+            "run_dir": "elsewhere",
+        }
+        assert summary.keys() == SUMMARY.keys(), summary.keys() ^ SUMMARY.keys()
+        folder = root / f"{number:06d}"
+        folder.mkdir()
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "environment.json").write_text(environment)
+        (folder / "config.yaml").write_text("train:\n  nudge: 0\n")
+        (folder / "metrics.jsonl").write_text((json.dumps(step) + "\n") * STEPS)
+
+
+def main() -> int:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    with tempfile.TemporaryDirectory() as name:
+        write_folders(Path(name), count)
+        started = time.perf_counter()
+        runs, left_out = read_timed_runs(find_runs([Path(name)]))
+        read = time.perf_counter() - started
+        table = rows(scaling(runs))
+        seconds = time.perf_counter() - started
+    assert len(runs) == count and not left_out, left_out[:3]
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+    print(
+        f"{count} run folders -> {len(table)} rows in {seconds:.1f} s "
+        f"({read:.1f} s of reading), peak {memory:.2f} GiB"
+    )
+    return int(seconds >= SECONDS or memory >= GIBIBYTES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

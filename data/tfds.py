@@ -1,0 +1,177 @@
+"""MNIST, Fashion-MNIST and CIFAR through TensorFlow Datasets, in their published order.
+
+TFDS stores examples sorted by a hash of their key, salted with the split's name. The
+key of these four datasets is the example's place in the published files, so TFDS's own
+hasher says where each example belongs; those of CIFAR also carry their place as `id`,
+which has to agree.
+
+Datasets prepared as array_record are read without TensorFlow; to build one, or to read
+tfrecord, TFDS needs it. `data.acquire` alone imports this.
+"""
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from data.arrays import Arrays
+from recipe.errors import DataError
+
+INSTEAD = "or use data.source=torchvision, which gives the same arrays"
+FOLDERS = "TFDS_DATA_DIR", "~/tensorflow_datasets"  # where TFDS itself prepares them
+
+
+def prepared(name: str, places: Sequence[Path]) -> Path | None:
+    """The newest version in the folder tfds of a place, or where TFDS keeps its own."""
+    variable, default = FOLDERS
+    own = Path(os.environ.get(variable) or default).expanduser()
+    for folder in *(place / "tfds" for place in places), own:
+        found = (folder / name).glob("*.*.*/dataset_info.json")
+        folders = [path.parent for path in found]
+        if folders:
+            return max(folders, key=lambda folder: _version(folder.name))
+    return None
+
+
+def build(name: str, archives: Path | None, private: Path, mend: str) -> Path:
+    """Let TFDS prepare a dataset.
+
+    Args:
+      archives: a folder that holds the published files; None downloads them.
+      private: a folder for everything that TFDS writes.
+      mend: what a message advises to do.
+
+    Returns:
+      The folder of the prepared dataset.
+
+    Raises:
+      DataError: if TensorFlow is missing, or with what TFDS says is wrong.
+    """
+    tfds = _tfds()
+    _require_tensorflow(f"to build {name}, TFDS")
+    from tensorflow_datasets.core.download import downloader
+
+    downloader.MAX_RETRIES = 3  # ten take minutes where there is no network
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # of threads that go on trying
+    settings = tfds.download.DownloadConfig(
+        manual_dir=archives or private / "none", try_download_gcs=False
+    )
+    try:
+        with _quiet(tfds):
+            builder = tfds.builder(name, data_dir=private, file_format="array_record")
+            builder.download_and_prepare(
+                download_dir=private / "downloads", download_config=settings
+            )
+    except Exception as error:  # what TFDS and its downloader raise is no one family
+        raise DataError(f"TFDS cannot build {name}: {_line(error)}; {mend}") from error
+    return Path(builder.data_dir)
+
+
+def read(folder: Path) -> Arrays:
+    """The arrays of a prepared dataset, in the order that they were published in.
+
+    Raises:
+      DataError: naming the folder, if it cannot be read or is in another order.
+    """
+    tfds = _tfds()
+    try:
+        with _quiet(tfds):
+            builder = tfds.builder_from_directory(folder)
+            stored_as = builder.info.file_format
+            if stored_as not in tfds.core.FileFormat.with_random_access():
+                _require_tensorflow(f"{folder} holds {stored_as.value}, for which TFDS")
+            return Arrays(*_split(builder, "train"), *_split(builder, "test"))
+    except DataError:
+        raise
+    except Exception as error:  # of the formats, the features and the image decoder
+        raise DataError(
+            f"{folder} cannot be read: {_line(error)}; delete it, to have it built anew"
+        ) from error
+
+
+def version() -> str:
+    return _tfds().__version__
+
+
+def _split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    count = builder.info.splits[split].num_examples
+    images = np.empty((count, *builder.info.features["image"].shape), np.uint8)
+    labels = np.empty(count, np.int32)
+    for place, example in zip(
+        _places(split, count), _stored(builder, split), strict=True
+    ):
+        images[place], labels[place] = example["image"], example["label"]
+        expected = f"{split}_{place:05d}".encode()
+        if example.get("id", expected) != expected:
+            raise DataError(
+                f"{builder.data_dir}: {example['id'].decode()} lies where "
+                f"{expected.decode()} is expected, so this is not TFDS's own order; "
+                f"delete the folder, to have it built anew, {INSTEAD}"
+            )
+    return images, labels
+
+
+def _places(split: str, count: int) -> list[int]:
+    """Where the stored examples were published, in the order that they are stored."""
+    from tensorflow_datasets.core.hashing import Hasher
+
+    return sorted(range(count), key=Hasher(split).hash_key)
+
+
+def _stored(builder: Any, split: str) -> Iterable[dict[str, Any]]:
+    tfds = _tfds()
+    if builder.info.file_format in tfds.core.FileFormat.with_random_access():
+        return builder.as_data_source(split)
+    one_by_one = tfds.ReadConfig(interleave_cycle_length=1)  # else shards are mixed
+    return tfds.as_numpy(builder.as_dataset(split=split, read_config=one_by_one))
+
+
+def _tfds() -> ModuleType:
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise DataError(
+            f"data.source=tfds needs the package {error.name}; install the extra with "
+            f"`pip install -e '.[tfds]'`, {INSTEAD}"
+        ) from error
+    return tensorflow_datasets
+
+
+def _require_tensorflow(who: str) -> None:
+    for key, value in ("TF_CPP_MIN_LOG_LEVEL", "3"), ("TF_ENABLE_ONEDNN_OPTS", "0"):
+        os.environ.setdefault(key, value)  # both for its silence
+    try:
+        importlib.import_module("tensorflow")
+    except ImportError as error:
+        raise DataError(
+            f"{who} needs TensorFlow; install it by `pip install -e '.[tfds-build]'`, "
+            f"put the dataset as array_record into data.root/tfds, {INSTEAD}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet(tfds: ModuleType) -> Iterator[None]:
+    """What is said on the way to a failure would bury the one line that helps."""
+    tfds.disable_progress_bar()
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _version(name: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else -1 for part in name.split("."))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

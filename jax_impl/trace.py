@@ -1,0 +1,110 @@
+"""One training step taken apart, by subclasses of the model's modules from outside.
+
+Shapes: B batch, H height, W width, C channels.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Int
+
+from jax_impl.step import DeviceData, TrainState, gather, loss_fn
+from jax_impl.weights import canonical_name
+from recipe.config import Config
+from record.trace import Trace, numbered
+
+
+def trace_step(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    state: TrainState,
+    data: DeviceData,
+    indices_B: Int[Array, " B"],
+    draws: Any,
+    step: int,
+) -> Trace:
+    """What a training step is about to compute; the state is left as it is.
+
+    Args:
+      step: from 1, for the record.
+    """
+    outputs: dict[str, Array] = {}
+    nudges: dict[str, Array] = {}  # zeros: the loss's gradient by them is the output's
+    kinds: dict[str, str] = {}
+
+    def keep_output(name: str, module: nnx.Module, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return keep_output(name, module, output[0]), *output[1:]
+        if not isinstance(output, Array):
+            return output
+        call = numbered(name, outputs)
+        kinds[call] = type(module).__mro__[1].__name__
+        if call in nudges:
+            output = output + nudges[call]
+        outputs[call] = output
+        return output
+
+    model = nnx.merge(graphdef, state.params, state.statistics)
+    for path, module in list(nnx.iter_modules(model)):
+        _observe(module, canonical_name(path) or "model", keep_output)
+    graphdef, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
+
+    def forward(
+        params: nnx.State,
+        by_output: dict[str, Array],
+        statistics: nnx.State,
+        images: Array,
+        labels: Array,
+    ) -> tuple[Array, dict[str, Array]]:
+        outputs.clear()
+        nudges.update(by_output)
+        outputs["input"], outputs["labels"] = images, labels
+        loss, _ = loss_fn(config, graphdef, params, statistics, images, labels)
+        outputs["loss"] = loss
+        return loss, dict(outputs)
+
+    batch = statistics, *gather(config, data, indices_B, draws)
+    _, shapes = jax.eval_shape(forward, params, {}, *batch)
+    order = list(outputs)  # a dict that has been through jit is sorted
+    zeros = {name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in kinds}
+    differentiate = jax.value_and_grad(forward, argnums=(0, 1), has_aux=True)
+    (_, found), (gradients, by_output) = jax.jit(differentiate)(params, zeros, *batch)
+    return Trace(
+        step=step,
+        weights=_canonical_weights(params) | _canonical_weights(statistics),
+        outputs={name: canonical_layout(found[name]) for name in order},
+        output_gradients={n: canonical_layout(by_output[n]) for n in kinds},
+        gradients=_canonical_weights(gradients),
+        kinds=kinds,
+    )
+
+
+def _observe(module: nnx.Module, name: str, keep_output: Any) -> None:
+    """Hand what this one module returns to `keep_output`, whoever calls it.
+
+    Python looks up `__call__` on the class, so the module gets one of its own.
+    """
+    kind = type(module)
+    if not callable(module):
+        return
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return keep_output(name, self, kind.__call__(self, *args, **kwargs))
+
+    module.__class__ = type(kind.__name__, (kind,), {"__call__": call})
+
+
+def _canonical_weights(params: nnx.State) -> dict[str, np.ndarray]:
+    return {
+        canonical_name(path): np.asarray(variable.get_value())
+        for path, variable in nnx.to_flat_state(params)
+    }
+
+
+def canonical_layout(array: Array) -> Float[np.ndarray, "..."]:
+    """On the host, at least fp32; Flax's layout is the canonical one already."""
+    return np.asarray(array, None if array.dtype == jnp.float64 else np.float32)

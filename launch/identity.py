@@ -1,0 +1,120 @@
+"""The proof, regenerated: every parity check of conf/identity.yaml, one after another.
+
+    python launch/identity.py            the whole matrix, then docs/identity.md
+    python launch/identity.py mlp cnn    these cells alone, printed and not written
+
+A check is a process of its own, `launch/parity.py`, in a folder named by the commit
+under runs/: cells that have a verdict there are not run again. Exit status 1 if any is
+not identical.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+# Python puts this file's folder first, where `jax.py` would hide the package JAX.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+
+from launch.cli import ROOT, leave  # noqa: E402
+from launch.trainings import end  # noqa: E402
+from recipe.errors import ConfigError, DuetError  # noqa: E402
+from record.environment import git_state  # noqa: E402
+from report.identity import (  # noqa: E402
+    Cell,
+    curves_figure,
+    measured,
+    with_measured,
+)
+
+PAGE = ROOT / "docs" / "identity.md"
+FIGURE = ROOT / "docs" / "images" / "identity.png"
+
+
+def main(names: list[str]) -> None:
+    """Run what is asked for, and write the page where that is everything.
+
+    Raises:
+      ConfigError: for a cell that does not exist.
+      SystemExit: 1 if a cell is not identical.
+    """
+    matrix = read_matrix(ROOT / "conf" / "identity.yaml")
+    if unknown := sorted(set(names) - matrix.keys()):
+        raise ConfigError(
+            f"{', '.join(unknown)} is no cell; one of: {', '.join(matrix)}"
+        )
+    commit, dirty = git_state()
+    state = f"{str(commit)[:12]}{'-changed' if dirty else ''}"
+    folder = ROOT / "runs" / f"identity-{state}"
+    cells = []
+    for name in names or matrix:
+        begin = time.perf_counter()
+        cells.append(run_cell(name, matrix[name], folder / name))
+        verdict = cells[-1].verdict
+        said = cells[-1].error if verdict is None else verdict["verdict"]
+        print(f"{name}: {said}, {time.perf_counter() - begin:.0f} s", flush=True)
+    if names:
+        print(measured(cells, ""))
+    else:
+        figure = curves_figure(FIGURE, cells)
+        text = measured(cells, f"images/{FIGURE.name}" if figure else "")
+        PAGE.write_text(with_measured(PAGE.read_text(), text))
+        print(f"written: {PAGE.relative_to(ROOT)}")
+    if not all(cell.identical for cell in cells):
+        raise SystemExit(1)
+
+
+def read_matrix(file: Path) -> dict[str, list[str]]:
+    """Cell -> what is typed for `launch/parity.py`, its part's common keys first."""
+    return {
+        name: [*part["common"].split(), *typed.split()]
+        for part in yaml.safe_load(file.read_text()).values()
+        for name, typed in part["cells"].items()
+    }
+
+
+def run_cell(name: str, typed: list[str], folder: Path) -> Cell:
+    """The cell's verdict, from its folder where it is there already."""
+    if not (folder / "parity.json").exists():
+        if folder.exists():  # begun and not finished
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        log = folder.with_suffix(".log")
+        with log.open("w") as output:
+            check = subprocess.Popen(
+                [sys.executable, "launch/parity.py", *typed, f"run.dir={folder}"],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that all of it ends with this
+            )
+            try:
+                check.wait()
+            finally:
+                end(check)
+        if not (folder / "parity.json").exists():
+            lines = log.read_text(errors="replace").splitlines()
+            said = [line for line in lines if line.startswith("error: ")] or lines[-1:]
+            return Cell(name, typed, error=" ".join(said) or f"see {log}")
+    return Cell(
+        name,
+        typed,
+        json.loads((folder / "parity.json").read_text()),
+        json.loads((folder / "torch-1" / "environment.json").read_text()),
+    )
+
+
+if __name__ == "__main__":
+    # As an exception, so that the check is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        main(sys.argv[1:])
+    except DuetError as error:
+        leave(error, rank=0)

@@ -1,0 +1,114 @@
+"""Both twins up to one step, and that step taken apart layer by layer."""
+
+import json
+import time
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from launch.trainings import Training, make_folder, train, train_at_once, typed_keys
+from recipe.config import ParityConfig, check_world
+from recipe.errors import ConfigError
+from recipe.processes import Processes
+from recipe.weights import Weights
+from record.run import Run
+from record.trace import Trace, read_trace
+from report.parity import BOUNDS, IDENTICAL
+from report.trace import Difference, TraceVerdict, compare_traces
+
+
+def trace_twins(config: ParityConfig) -> None:
+    """Train both twins up to the step, compare it, print and write.
+
+    Raises:
+      ConfigError: before anything starts.
+      SystemExit: 1 if they part.
+    """
+    typed = typed_keys()
+    if any(t.lstrip("+").startswith("world_sizes=") for t in typed) and (
+        config.world_sizes != [1]
+    ):
+        raise ConfigError(
+            f"trace={config.trace} looks at one device of either twin, got "
+            f"world_sizes={config.world_sizes}; leave it out"
+        )
+    config.devices = 1
+    check_world(config, Processes())
+    config.devices = None
+    folder = make_folder(config, "trace")
+    console = Console(highlight=False)
+    nudges = range(1, config.controls + 1) if _needs_controls(config) else ()
+    todo = [Training(name, nudge=n) for n in (0, *nudges) for name in ("torch", "jax")]
+
+    def trained(training: Training) -> Run:
+        begin = time.perf_counter()
+        run = train(training, config, typed, folder)
+        console.print(f"{training.label}  {time.perf_counter() - begin:.0f} s")
+        return run
+
+    console.print(f"{config.name} up to step {config.trace}, {len(todo)} trainings:")
+    runs = train_at_once(todo, trained)
+    verdict = judge(config, runs)
+    text = json.dumps(verdict.to_json(), indent=1, allow_nan=False)
+    (folder / "trace.json").write_text(text + "\n")
+    show(verdict, console)
+    console.print(f"trace: {folder / 'trace.json'}", soft_wrap=True, markup=False)
+    if verdict.verdict != IDENTICAL:
+        raise SystemExit(1)
+
+
+def _needs_controls(config: ParityConfig) -> bool:
+    return BOUNDS[config.precision.name].controls
+
+
+def judge(config: ParityConfig, runs: dict[Training, Run]) -> TraceVerdict:
+    """One twin against the other, controls against the runs they were nudged from."""
+    assert config.trace is not None
+
+    def step(run: Run, number: int = config.trace) -> tuple[Trace, Weights]:
+        return read_trace(run.path, number), run.weights
+
+    ones = {name: step(runs[Training(name)]) for name in ("torch", "jax")}
+    return compare_traces(
+        ones["torch"],
+        ones["jax"],
+        [(step(run), ones[t.framework]) for t, run in runs.items() if t.nudge],
+        experiment=config.name,
+        precision=config.precision.name,
+    )
+
+
+def show(verdict: TraceVerdict, console: Console) -> None:
+    """Layer by layer in forward order, then where they part and what to suspect."""
+    title = f"{verdict.experiment} in {verdict.precision}, step {verdict.step}"
+    table = Table(title=escape(title), box=SIMPLE_HEAD)
+    for column in ("layer", "torch", "jax"):
+        table.add_column(column, no_wrap=True)
+    for column in ("output", "gradient", "weights' gradients"):
+        table.add_column(column, no_wrap=True, justify="right")
+    for layer, kinds in verdict.kinds.items():
+        of_layer = [d for d in verdict.differences if d.layer == layer]
+        output = [d for d in of_layer if d.stage == "forward"]
+        backward = [d for d in of_layer if d.stage == "backward"]
+        own = [d for d in backward if d.what.endswith("output")]
+        leaves = [d for d in backward if not d.what.endswith("output")]
+        cells = [_worst(group) for group in (output, own, leaves)]
+        table.add_row(escape(layer), *map(escape, kinds), *cells)
+    console.print(table)
+    for module in verdict.alone:
+        console.print(f"not compared, in one twin alone: {module}", markup=False)
+    console.print(f"verdict: {verdict.verdict}, by {verdict.decided_by}")
+    console.print(verdict.said, markup=False, soft_wrap=True)
+    if verdict.suspects:
+        console.print(f"suspect: {verdict.suspects}", markup=False, soft_wrap=True)
+
+
+def _worst(group: list[Difference]) -> str:
+    """The one that is furthest from what it may be, in red where it is beyond."""
+    if not group:
+        return "–"
+    worst = max(group, key=lambda d: d.value / d.allowed)
+    text = f"{worst.value:.1e}"
+    return f"[bold red]{text}[/]" if worst.parts else text

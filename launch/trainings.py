@@ -1,0 +1,215 @@
+"""Trainings as processes of their own, for whoever compares what they leave behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from hydra.core.hydra_config import HydraConfig
+
+from launch.cli import ROOT
+from recipe.config import ParityConfig
+from recipe.errors import ConfigError, DuetError
+from record.run import Run, check_folder, read_run
+
+SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
+# What parity decides for each training; the rest is handed on as it was typed.
+OWN_KEYS = (
+    *("world_sizes", "controls", "jax_layouts", "timeout_seconds", "trace"),
+    *("run.dir", "train.steps", "train.evaluate_every_epochs", "parallel"),
+    *("data.root", "model.folder", "model.weights"),
+)
+
+
+def command(framework: str, processes: int, overrides: list[str]) -> list[str]:
+    """The command line that trains, in as many processes on this machine."""
+    launcher = [sys.executable]
+    if processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone"]
+        launcher += [*torchrun, f"--nproc-per-node={processes}"]
+    return [*launcher, SCRIPTS[framework], *overrides]
+
+
+def quoted(path: Path) -> str:
+    """A path as Hydra's grammar takes any text."""
+    return "'" + str(path).replace("'", "\\'") + "'"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of the check, a process or several of their own."""
+
+    framework: str
+    world_size: int = 1
+    processes: int = 1
+    nudge: int = 0
+
+    @property
+    def label(self) -> str:
+        """For people: "torch ×2", "jax ×2 (processes)", "jax control 1"."""
+        if self.nudge:
+            return f"{self.framework} control {self.nudge}"
+        layout = (
+            " (processes)" if self.framework == "jax" and self.processes > 1 else ""
+        )
+        return f"{self.framework} ×{self.world_size}{layout}"
+
+    @property
+    def folder(self) -> str:
+        """For files: "jax-2-processes"."""
+        if self.nudge:
+            return f"{self.framework}-control-{self.nudge}"
+        layout = "-processes" if self.framework == "jax" and self.processes > 1 else ""
+        return f"{self.framework}-{self.world_size}{layout}"
+
+    def command(
+        self, config: ParityConfig, typed: list[str], run_dir: Path
+    ) -> list[str]:
+        """The command line that trains this, with what was typed for parity itself."""
+        typed = [
+            override
+            for override in typed
+            if override.lstrip("+").partition("=")[0] not in OWN_KEYS
+        ]
+        parallel = config.parallel.name
+        if parallel == "pmap" and self.framework == "torch":
+            parallel = "dp"  # pmap is JAX's alone
+        every = config.train.evaluate_every_epochs
+        own, w = config.model.folder, config.model.weights
+        overrides = [
+            *typed,
+            *([] if own is None else [f"model.folder={quoted(Path(own))}"]),
+            f"train.steps={'null' if (n := config.train.steps) is None else n}",
+            f"train.trace={'null' if (n := config.train.trace) is None else n}",
+            f"train.evaluate_every_epochs={every}",
+            f"train.nudge={self.nudge}",
+            f"parallel={parallel}",
+            f"devices={self.world_size}",
+            # Relative to where parity was started, which is not where this will be.
+            f"data.root={quoted(Path(config.data.root).absolute())}",
+            f"model.weights={quoted(Path(w).absolute()) if w else 'null'}",
+            f"run.dir={quoted(run_dir)}",
+        ]
+        return command(self.framework, self.processes, overrides)
+
+
+def typed_keys() -> list[str]:
+    """What was typed, group=option and key=value, as Hydra has read it."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def make_folder(config: ParityConfig, kind: str) -> Path:
+    """Where a check leaves what it found: `run.dir`, or a new one under `runs/`.
+
+    Raises:
+      DuetError: if it is occupied, or cannot be made.
+    """
+    check_folder(config)
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = Path(config.run.dir or f"runs/{kind}-{config.name}-{now}").absolute()
+    try:
+        # Of two checks in one second, or given one folder, the first to make it has it.
+        empty = folder.is_dir() and config.run.dir is not None
+        folder.mkdir(parents=True, exist_ok=empty)
+    except OSError as error:
+        raise ConfigError(f"run.dir={folder} cannot be made: {error}") from error
+    return folder
+
+
+def train_at_once(
+    todo: list[Training], train_one: Callable[[Training], Run]
+) -> dict[Training, Run]:
+    """Several trainings, two at a time; where one fails, the others are ended.
+
+    Nothing is timed here: two at once fill the cores that a small model leaves idle.
+    """
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        try:
+            return dict(zip(todo, pool.map(train_one, todo), strict=True))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            end_trainings()
+            raise
+
+
+def train(
+    training: Training, config: ParityConfig, typed: list[str], folder: Path
+) -> Run:
+    """Run one training to its end and read its record.
+
+    Raises:
+      DuetError: if it failed, with the end of what it printed.
+    """
+    run_dir, log = folder / training.folder, folder / f"{training.folder}.log"
+    # Loopback alone: these processes are all on this machine. And JAX is not to claim
+    # a GPU's memory whole, since another control may be on it.
+    loopback = {"GLOO_SOCKET_IFNAME": "lo", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment = {**os.environ, **loopback}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            training.command(config, typed, run_dir),
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that ranks end with what launched them
+        )
+        RUNNING.add(process)
+        try:
+            status = process.wait(config.timeout_seconds)
+        except subprocess.TimeoutExpired:
+            raise DuetError(
+                f"{training.label} took more than {config.timeout_seconds} s; see "
+                f"{log}, or raise timeout_seconds"
+            ) from None
+        finally:
+            RUNNING.discard(process)
+            end(process)
+    if status:
+        failure = DuetError(f"{training.label} failed, see {log}:\n  {said(log)}")
+        failure.exit_status = 2 if status == 2 else 1
+        raise failure
+    return read_run(run_dir)
+
+
+RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a session's first process and whatever came of it, if any of it still runs.
+
+    torchrun gives each rank a session of its own, so a kill of this one leaves them.
+    """
+    family = []
+    if process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            first = psutil.Process(process.pid)
+            first.suspend()  # so that it starts no other while they are listed
+            family = first.children(recursive=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+def said(log: Path) -> str:
+    """Why a training failed: its own errors, or else the last that it printed."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    errors = [line for line in lines if line.startswith("error: ")] or lines[-12:]
+    return "\n  ".join(errors) or "it said nothing"
+
+
+def end_trainings() -> None:
+    """End whatever is running, when parity itself is to end."""
+    for process in list(RUNNING):
+        end(process)

@@ -1,0 +1,145 @@
+"""Where other projects keep the same numbers: names and transposes, nothing else.
+
+torchvision: the `state_dict` of `torchvision.models.resnet18` and `resnet50`.
+flax: the variables of Flax's ImageNet example (`examples/imagenet/models.py`), which
+many projects copied, as `flax.traverse_util.flatten_dict(variables, sep="/")`.
+
+A transpose is all there is to a layout, but not to a network: where Flax's example pads
+strided convolutions and the max-pool with "SAME", it looks one pixel further to the
+lower right than torchvision and Duet do, and weights trained for one lose some accuracy
+in the other.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from recipe.architecture import RESNETS
+from recipe.config import Config
+from recipe.errors import ConfigError
+from recipe.weights import Weights, weight_shapes
+
+LAYOUTS = ("canonical", "torchvision", "flax")
+
+
+class Place(NamedTuple):
+    """Where a canonical array lies in a layout.
+
+    Args:
+      name: its own there.
+      axes: of the canonical array, in the layout's order.
+    """
+
+    name: str
+    axes: tuple[int, ...]
+
+
+def places(config: Config, layout: str) -> dict[str, Place]:
+    """Canonical name -> place, for all that the model holds.
+
+    Raises:
+      ConfigError: if the layout is unknown, or has no such architecture.
+    """
+    if layout not in LAYOUTS:
+        raise ConfigError(f"layout={layout} is unknown; one of: {', '.join(LAYOUTS)}")
+    if layout != "canonical" and config.model.name not in RESNETS:
+        raise ConfigError(
+            f"layout={layout} is known of {', '.join(RESNETS)}, not of "
+            f"{config.model.name}; use layout=canonical"
+        )
+    name_in = {"canonical": _canonical, "torchvision": _torchvision, "flax": _flax}
+    found = {}
+    for name, shape in weight_shapes(config).items():
+        axes = tuple(range(len(shape)))
+        if layout == "torchvision" and name.endswith(".kernel"):
+            axes = {2: (1, 0), 4: (3, 2, 0, 1)}[len(shape)]
+        found[name] = Place(name_in[layout](config, name), axes)
+    return found
+
+
+def to_layout(config: Config, weights: Weights, layout: str) -> Weights:
+    """Canonical arrays under a layout's names and in its order of axes."""
+    return {
+        place.name: np.ascontiguousarray(weights[name].transpose(place.axes))
+        for name, place in places(config, layout).items()
+    }
+
+
+def from_layout(config: Config, arrays: Weights) -> Weights:
+    """Canonical arrays from those of whichever layout has these names.
+
+    Names beyond it are left alone (torchvision counts batches, for one).
+
+    Raises:
+      ConfigError: naming the array that is missing, or whose shape is another.
+    """
+    known = LAYOUTS if config.model.name in RESNETS else ("canonical",)
+    candidates = [places(config, layout) for layout in known]
+    nearest = max(candidates, key=lambda c: sum(p.name in arrays for p in c.values()))
+    weights = {}
+    for name, shape in weight_shapes(config).items():
+        place = nearest[name]
+        if place.name not in arrays:
+            raise ConfigError(
+                f"{place.name} is missing, {config.model.name} needs it; layouts that "
+                f"are understood: {', '.join(known)}"
+            )
+        wanted = tuple(shape[axis] for axis in place.axes)
+        given = arrays[place.name]
+        if given.shape != wanted:
+            raise ConfigError(
+                f"{place.name} has shape {given.shape}, but {config.model.name} at "
+                f"model.width={config.model.width} with {config.data.classes} classes "
+                f"needs {wanted}"
+            )
+        weights[name] = given.transpose(np.argsort(place.axes))
+    return weights
+
+
+def _canonical(config: Config, name: str) -> str:
+    return name
+
+
+def _torchvision(config: Config, name: str) -> str:
+    """torchvision's `layer1.0.bn2.running_var` is `stage.0.block.0.norm.1.var`."""
+    *path, leaf = name.split(".")
+    leaf = {
+        "kernel": "weight",
+        "scale": "weight",
+        "mean": "running_mean",
+        "var": "running_var",
+    }.get(leaf, leaf)
+    match path:
+        case ["head"]:
+            return f"fc.{leaf}"
+        case ["stem", "conv" | "norm" as kind]:
+            return f"{_short(kind)}1.{leaf}"
+        case ["stage", i, "block", j, "shortcut", kind]:
+            return f"layer{int(i) + 1}.{j}.downsample.{int(kind == 'norm')}.{leaf}"
+        case ["stage", i, "block", j, kind, k]:
+            return f"layer{int(i) + 1}.{j}.{_short(kind)}{int(k) + 1}.{leaf}"
+    raise AssertionError(name)
+
+
+def _short(kind: str) -> str:
+    return {"conv": "conv", "norm": "bn"}[kind]
+
+
+def _flax(config: Config, name: str) -> str:
+    """Flax's `batch_stats/ResNetBlock_0/BatchNorm_1/var` is the same one."""
+    *path, leaf = name.split(".")
+    form = RESNETS[config.model.name]
+    top = "batch_stats" if leaf in ("mean", "var") else "params"
+    block_name = "ResNetBlock" if form.expansion == 1 else "BottleneckResNetBlock"
+    match path:
+        case ["head"]:
+            return f"{top}/Dense_0/{leaf}"
+        case ["stem", kind]:
+            return f"{top}/{_short(kind)}_init/{leaf}"
+        case ["stage", i, "block", j, *rest]:
+            block = f"{top}/{block_name}_{sum(form.blocks[: int(i)]) + int(j)}"
+            if rest[0] == "shortcut":
+                return f"{block}/{rest[1]}_proj/{leaf}"
+            kind = {"conv": "Conv", "norm": "BatchNorm"}[rest[0]]
+            return f"{block}/{kind}_{rest[1]}/{leaf}"
+    raise AssertionError(name)

@@ -1,0 +1,62 @@
+"""The dynamic loss scale: what keeps small fp16 gradients from vanishing.
+
+The loss is multiplied by the scale before the backward pass and the gradients divided
+by it after. A step whose gradient is not finite is skipped and backs the scale off; it
+grows again after an interval of finite steps.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from recipe.config import Config, LossScaleConfig
+
+FP32_MAX = float(np.finfo(np.float32).max)
+
+
+class LossScale(NamedTuple):
+    """A scale and its history: NumPy scalars, or arrays of shape () in a compiled step.
+
+    Args:
+      value: what the next step's loss is multiplied by, fp32.
+      finite_steps: steps since it last moved, all with finite gradients, int32.
+    """
+
+    value: Any
+    finite_steps: Any
+
+
+def initial_loss_scale(config: Config) -> LossScale | None:
+    """Before the first step; None where the precision does without."""
+    if config.precision.loss_scale is None:
+        return None
+    return LossScale(np.float32(config.precision.loss_scale.initial), np.int32(0))
+
+
+def next_loss_scale(
+    config: LossScaleConfig, scale: LossScale, finite: Any
+) -> LossScale:
+    """The scale after a step.
+
+    Nothing but arithmetic, so that a compiled step can hold it. It grows at the
+    `interval`-th finite step in a row, not one later, and never beyond fp32.
+
+    Args:
+      finite: whether the step's global gradient was; of the same kind as `scale`.
+
+    Source: torch.amp.GradScaler; Micikevicius et al., Mixed Precision Training, ICLR
+    2018.
+
+    >>> config = LossScaleConfig(initial=8, interval=2)
+    >>> next_loss_scale(config, LossScale(8.0, 1), True)
+    LossScale(value=16.0, finite_steps=0)
+    >>> next_loss_scale(config, LossScale(8.0, 1), False)
+    LossScale(value=4.0, finite_steps=0)
+    """
+    finite = finite * 1  # a number, 0 or 1: torch has no arithmetic on booleans
+    steps = (scale.finite_steps + 1) * finite
+    due = (steps == config.interval) * 1
+    grows = due * (scale.value <= FP32_MAX / config.growth)
+    # One of the three is a factor, the others are zero.
+    factor = grows * config.growth + (finite - grows) + (1 - finite) * config.backoff
+    return LossScale(scale.value * factor, steps * (1 - due))

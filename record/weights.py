@@ -1,0 +1,79 @@
+"""Files of weights: what a run starts from, and what other projects can read.
+
+A file is `.safetensors`, or `.npz`, of named arrays in any layout of
+`recipe/layouts.py`; a run folder's `final.safetensors` is one in the canonical layout.
+"""
+
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from recipe.config import Config
+from recipe.errors import ConfigError
+from recipe.layouts import from_layout, to_layout
+from recipe.weights import Weights, initial_weights, nudged, weight_dtype
+
+
+def check_weights(config: Config) -> None:
+    """Refuse a `model.weights` that cannot be read or does not fit.
+
+    Raises:
+      ConfigError: naming the file, and the array with its shape.
+    """
+    if config.model.weights is not None:
+        starting_weights(config)
+
+
+def starting_weights(config: Config) -> Weights:
+    """The numbers of `model.weights`, or those drawn where it is null.
+
+    Raises:
+      ConfigError: if the file cannot be read, or does not fit the model.
+    """
+    if config.model.weights is None:
+        return initial_weights(config)
+    path = Path(config.model.weights)
+    try:
+        weights = from_layout(config, read_arrays(path))
+    except ConfigError as error:
+        raise ConfigError(f"model.weights={path}: {error}") from error
+    dtype = weight_dtype(config)
+    return nudged(config, {name: w.astype(dtype) for name, w in weights.items()})
+
+
+def read_arrays(path: Path) -> Weights:
+    """Every array of a file, by name.
+
+    Raises:
+      ConfigError: if it cannot be read, or is neither kind of file.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.numpy.load_file(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return dict(file)
+    except (SafetensorError, BadZipFile, OSError, ValueError) as error:
+        raise ConfigError(f"cannot be read: {error}") from error
+    raise ConfigError("is neither .safetensors nor .npz")
+
+
+def export_weights(config: Config, weights: Weights, layout: str, path: Path) -> None:
+    """Write canonical arrays as another project's.
+
+    Args:
+      path: to `.safetensors` or `.npz`; replaced where it exists.
+
+    Raises:
+      ConfigError: if the layout is unknown, or the file is of another kind.
+    """
+    arrays = to_layout(config, weights, layout)
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]  a keyword each
+    elif path.suffix == ".safetensors":
+        safetensors.numpy.save_file(arrays, path)
+    else:
+        raise ConfigError(f"{path} is neither .safetensors nor .npz")

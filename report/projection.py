@@ -1,0 +1,277 @@
+"""Measured compute + a model of the interconnect -> more devices than there are.
+
+    n   devices, on n / g nodes of g devices each
+    m   bytes of gradients that are summed over all devices, once per step
+    a   latency of a link in seconds; B its bandwidth in bytes/s
+
+A step takes its computation, and of the exchange whatever does not hide behind the
+backward pass. This is a model, to be drawn dashed: it knows of no data loading, no
+host, no straggler and no congestion, so it is an upper bound. `docs/scaling.md` states
+how far it is from published tables.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.optimize
+from jaxtyping import Float
+
+from recipe.errors import ConfigError
+
+# Of a step's computation: two of its three products are backward's, and the exchange
+# of a layer's gradient begins when backward is past it.
+BACKWARD = 2 / 3
+# DDP hands gradients to the exchange in buckets of 25 MiB (torch.nn.parallel.
+# DistributedDataParallel, bucket_cap_mb); the last one has nothing left to hide behind.
+BUCKET_BYTES = 25 * 2**20
+
+
+@dataclass(frozen=True)
+class Link:
+    """Seconds per message, and bytes/s of one direction."""
+
+    latency: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Interconnect:
+    """How devices are joined.
+
+    Args:
+      devices_per_node: g.
+      inside: between neighbours in a node.
+      between: between nodes; the bandwidth of all of a node's network cards together,
+        as a ring through g devices uses each.
+      source: of the numbers.
+    """
+
+    name: str
+    devices_per_node: int
+    inside: Link
+    between: Link
+    source: str
+
+
+# Latencies are NCCL's own model of a step of a ring (src/graph/tuning.cc, hwLat, Ring
+# and Simple): 3.4 us over NVLink, 9.6 us over a network.
+_NVLINK, _NETWORK = 3.4e-6, 9.6e-6
+_NCCL = "latencies from NCCL's src/graph/tuning.cc"
+INTERCONNECTS = {
+    "dgx-1-v100": Interconnect(
+        "DGX-1, 8 V100, 4 x EDR InfiniBand",
+        8,
+        Link(_NVLINK, 150e9),
+        Link(_NETWORK, 50e9),
+        "NVIDIA DGX-1 data sheet (6 NVLinks of 25 GB/s, 4 x 100 Gb/s, nominal); "
+        + _NCCL,
+    ),
+    "dgx-a100": Interconnect(
+        "DGX A100, 8 A100, 8 x HDR InfiniBand",
+        8,
+        Link(_NVLINK, 235e9),
+        Link(_NETWORK, 200e9),
+        "235 GB/s is the cap that NCCL's tuning.cc sets for compute capability 8.0; "
+        "NVIDIA DGX A100 data sheet (8 x 200 Gb/s, nominal); " + _NCCL,
+    ),
+    "dgx-h100": Interconnect(
+        "DGX H100, 8 H100, 8 x NDR InfiniBand",
+        8,
+        Link(_NVLINK, 450e9),
+        Link(_NETWORK, 400e9),
+        "NVIDIA DGX H100 data sheet (18 NVLinks of 25 GB/s, 8 x 400 Gb/s, nominal); "
+        + _NCCL,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A step on so many devices, by the model.
+
+    Args:
+      compute_seconds: forward, backward and update on one device.
+      exchange_seconds: of all buckets, one after another.
+      exposed_seconds: what of that does not hide behind the backward pass.
+      algorithm: "ring" or "tree", the faster; "none" on one device.
+    """
+
+    devices: int
+    compute_seconds: float
+    exchange_seconds: float
+    exposed_seconds: float
+    algorithm: str
+    images_per_second: float
+    efficiency: float
+
+    @property
+    def step_seconds(self) -> float:
+        return self.compute_seconds + self.exposed_seconds
+
+
+def ring_seconds(nbytes: float, devices: int, net: Interconnect) -> float:
+    """All-reduce around a ring: reduce-scatter, then all-gather.
+
+    2 (n - 1) steps, each of m / n bytes: bandwidth-optimal, and slow to start where n
+    is large. All go at the pace of the slowest link.
+
+    Source: Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms for clusters of
+    workstations, JPDC 69 (2009); Thakur, Rabenseifner and Gropp, Optimization of
+    collective communication operations in MPICH, IJHPCA 19 (2005).
+
+    >>> round(ring_seconds(100e6, 8, INTERCONNECTS["dgx-a100"]) * 1e3, 3)  # ms
+    0.792
+    """
+    nodes = _nodes(devices, net)
+    across = 2 * (nodes - 1)
+    inside = 2 * (devices - 1) - across
+    start = inside * net.inside.latency + across * net.between.latency
+    return start + 2 * (devices - 1) / devices * nbytes / _slowest(nodes, net)
+
+
+def tree_seconds(nbytes: float, devices: int, net: Interconnect) -> float:
+    """All-reduce up and down a tree over nodes, and a chain within each.
+
+    2 (g - 1) steps within a node and 2 log2(n / g) between nodes, pipelined, so that
+    each byte passes a link twice.
+
+    Source: Sanders, Speck and Traeff, Two-tree algorithms for full bandwidth broadcast,
+    reduction and scan, Parallel Computing 35 (2009); NCCL's src/graph/tuning.cc counts
+    the same steps.
+
+    >>> round(tree_seconds(0, 1024, INTERCONNECTS["dgx-a100"]) * 1e6)  # us, start alone
+    182
+    """
+    nodes = _nodes(devices, net)
+    in_node = min(devices, net.devices_per_node)
+    depth = math.ceil(math.log2(nodes))
+    start = 2 * ((in_node - 1) * net.inside.latency + depth * net.between.latency)
+    return start + 2 * nbytes / _slowest(nodes, net)
+
+
+def project(
+    *,
+    compute_seconds: float,
+    device_batch: float,
+    gradient_bytes: float,
+    net: Interconnect,
+    devices: Sequence[int] = tuple(2**power for power in range(11)),
+    strong: bool = False,
+    overlap: float = BACKWARD,
+    bucket_bytes: float = BUCKET_BYTES,
+) -> list[Projected]:
+    """Throughput on up to 1,024 devices, from a step measured on one.
+
+    Args:
+      compute_seconds: of a step on one device without exchange.
+      device_batch: examples of that step.
+      gradient_bytes: summed over the devices in a step: parameters times their bytes.
+      strong: whether the global batch stays and a device's share of it shrinks, and
+        with it the computation; optimistic, as small batches fill a device less.
+      overlap: share of the computation that exchange may hide behind; 0 for none.
+
+    Raises:
+      ConfigError: if a number is out of range.
+    """
+    _check(compute_seconds=compute_seconds, device_batch=device_batch)
+    _check(gradient_bytes=gradient_bytes, bucket_bytes=bucket_bytes)
+    if not 0 <= overlap <= 1:
+        raise ConfigError(f"overlap must lie in [0, 1], got {overlap}")
+    projected = []
+    for n in devices:
+        compute = compute_seconds / n if strong else compute_seconds
+        exchange, last, algorithm = _exchange(gradient_bytes, bucket_bytes, n, net)
+        exposed = max(exchange - overlap * compute, last) if n > 1 else 0.0
+        examples = device_batch * (1 if strong else n)
+        rate = examples / (compute + exposed)
+        one = device_batch / compute_seconds
+        efficiency = rate / one / n
+        projected.append(
+            Projected(n, compute, exchange, exposed, algorithm, rate, efficiency)
+        )
+    return projected
+
+
+def measured_interconnect(
+    nbytes: Float[np.ndarray, " sizes"],
+    seconds: Float[np.ndarray, " sizes"],
+    devices: int,
+    name: str = "measured",
+) -> Interconnect:
+    """Latency and bandwidth from timed all-reduces of several sizes, by a ring's model.
+
+    Args:
+      nbytes: of each all-reduce.
+      seconds: it took, on the slowest rank.
+      devices: that took part.
+
+    Raises:
+      ConfigError: if there are too few sizes to tell latency from bandwidth.
+    """
+    sizes, times = np.asarray(nbytes, np.float64), np.asarray(seconds, np.float64)
+    if len(np.unique(sizes)) < 2 or devices < 2 or times.min(initial=np.inf) <= 0:
+        raise ConfigError(
+            "an interconnect is measured by all-reduces of two sizes or more on two "
+            f"devices or more, in positive times; got {len(np.unique(sizes))} sizes "
+            f"on {devices} devices"
+        )
+    steps = 2 * (devices - 1)
+    terms = np.stack([np.full_like(sizes, steps), steps / devices * sizes], axis=1)
+    # Relative errors, or the largest size alone would be fitted; neither is negative.
+    (latency, inverse), _ = scipy.optimize.nnls(
+        terms / times[:, None], np.ones_like(times)
+    )
+    link = Link(float(latency), float(1 / inverse) if inverse > 0 else math.inf)
+    source = f"{len(sizes)} all-reduces timed on {devices} devices"
+    return Interconnect(name, devices, link, link, source)
+
+
+def bus_bandwidth(nbytes: float, seconds: float, devices: int) -> float:
+    """Bytes/s that each device's link carried in an all-reduce, whatever the algorithm.
+
+    Source: nccl-tests, doc/PERFORMANCE.md: B = S/t x 2 (n - 1) / n.
+
+    >>> bus_bandwidth(8e9, 0.1, 8) / 1e9
+    140.0
+    """
+    return nbytes / seconds * 2 * (devices - 1) / devices
+
+
+def _exchange(
+    nbytes: float, bucket: float, devices: int, net: Interconnect
+) -> tuple[float, float, str]:
+    """Seconds of all buckets, of the last one, and the algorithm of the whole ones."""
+    if devices == 1:
+        return 0.0, 0.0, "none"
+    whole, rest = divmod(nbytes, bucket)
+    times = {
+        "ring": lambda size: ring_seconds(size, devices, net),
+        "tree": lambda size: tree_seconds(size, devices, net),
+    }
+
+    def faster(size: float) -> tuple[float, str]:
+        return min((seconds(size), name) for name, seconds in times.items())
+
+    last, algorithm = faster(rest or bucket)
+    if not whole:
+        return last, last, algorithm
+    each, algorithm = faster(bucket)
+    return whole * each + (last if rest else 0.0), last, algorithm
+
+
+def _nodes(devices: int, net: Interconnect) -> int:
+    return math.ceil(devices / net.devices_per_node)
+
+
+def _slowest(nodes: int, net: Interconnect) -> float:
+    if nodes == 1:
+        return net.inside.bandwidth
+    return min(net.inside.bandwidth, net.between.bandwidth)
+
+
+def _check(**given: float) -> None:
+    for name, value in given.items():
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name} must be finite and > 0, got {value}")

@@ -1,0 +1,219 @@
+"""Many run folders -> what timing needs of each, read from their summaries alone.
+
+They may be ten thousand, so neither weights nor metrics are read: `summary.json` has
+the timed windows, and of `metrics.jsonl` only the end is looked at, to see that it is
+all there. What cannot be used is left out by name.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipe.errors import RecordError
+from record.run import read_environment, read_summary
+
+# Enough for the longest row: a row is some 200 bytes.
+TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedRun:
+    """A finished run with its timed windows; names as in `summary.json`.
+
+    Args:
+      path: of the run folder.
+      device: what one device is, without its number; on a CPU the processor's name.
+      accumulate: micro-batches that a global batch is computed in, one after another.
+      windows: images/s over all devices of each timed window, warm-up left out.
+      compile_seconds, startup_seconds: None where they were not taken.
+      peak_memory_bytes: largest of any rank.
+    """
+
+    path: Path
+    framework: str
+    experiment: str
+    data: str
+    model: str
+    precision: str
+    parallel: str
+    device: str
+    world_size: int
+    processes: int
+    global_batch: int
+    accumulate: int = 1
+    parameters: int
+    config_hash: str
+    data_fingerprint: str
+    windows: tuple[float, ...]
+    compile_seconds: float | None = None
+    startup_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+    @cached_property
+    def images_per_second(self) -> float:
+        """The run's one figure: the median of its timed windows."""
+        return float(np.median(self.windows))
+
+    @property
+    def device_batch(self) -> float:
+        """Examples that a device computes at once."""
+        return self.global_batch / (self.world_size * self.accumulate)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run folder, or a cell of them, that no figure is made of, and why."""
+
+    name: str
+    reason: str
+
+
+def find_runs(roots: Iterable[Path]) -> list[Path]:
+    """Every run folder at or below the given folders, each once, in order of name.
+
+    A run folder holds `summary.json`, or `config.yaml` where the run was killed.
+
+    Raises:
+      RecordError: if a given folder is missing or holds no run.
+    """
+    found: dict[Path, Path] = {}
+    for root in roots:
+        here = list(_walk(root))
+        if not here:
+            raise RecordError(
+                f"{root} holds no run folder; give folders that launch/pytorch.py, "
+                "launch/jax.py or launch/study.py wrote, or any folder above them"
+            )
+        for path in here:
+            found.setdefault(path.resolve(), path)
+    return sorted(found.values())
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    if not root.is_dir():
+        raise RecordError(f"{root} is no folder; give run folders, or one above them")
+    for folder, below, files in os.walk(root):
+        if "summary.json" in files or "config.yaml" in files:
+            below.clear()  # a tracker's files, which may have such names as well
+            yield Path(folder)
+
+
+def read_timed_runs(paths: Iterable[Path]) -> tuple[list[TimedRun], list[LeftOut]]:
+    """The runs that can be timed, and the others with the reason, in the given order.
+
+    A run that was copied, so that its every window is another's to the last digit, is
+    left out too: it would count as a repeat, and narrow intervals that it says nothing
+    about.
+    """
+    runs: list[TimedRun] = []
+    left_out: list[LeftOut] = []
+    seen: dict[tuple[Any, ...], Path] = {}
+    for path in paths:
+        try:
+            run = read_timed_run(path)
+        except RecordError as error:
+            left_out.append(LeftOut(str(path), str(error)))
+            continue
+        first = seen.setdefault((run.framework, run.world_size, run.windows), path)
+        if first != path:
+            left_out.append(LeftOut(str(path), f"is a copy of {first}"))
+        else:
+            runs.append(run)
+    return runs, left_out
+
+
+def read_timed_run(path: Path) -> TimedRun:
+    """One run folder's timing.
+
+    Raises:
+      RecordError: if the run did not finish, has no timed window, or a file of it is
+        missing, damaged or cut short.
+    """
+    if not (path / "summary.json").exists():
+        raise RecordError(f"{path} has no summary.json: the run was killed, or runs")
+    summary = read_summary(path)
+    if summary["status"] != "finished":
+        raise RecordError(
+            f"{path} holds a run that {summary['status']}: {summary['error']}"
+        )
+    windows = summary["images_per_second"].get("windows")
+    if not windows:
+        raise RecordError(
+            f"{path} has no timed window after the first, which is warm-up; train for "
+            "more steps, or set a smaller train.window_steps"
+        )
+    if not all(isinstance(w, int | float) and 0 < w < np.inf for w in windows):
+        raise RecordError(f"{path}: images_per_second holds no rates: {windows[:3]}")
+    # It has the hash of the run that it was nudged from, and would pass for a repeat.
+    if nudge := _train_number(path, "nudge", 0):
+        raise RecordError(
+            f"{path} is a parity check's control (train.nudge={nudge}), which is "
+            "trained beside others: its speed says nothing"
+        )
+    _check_metrics_end(path, summary["steps"])
+    environment = read_environment(path)
+    names = {field: summary[field] for field in _SUMMARY}
+    return TimedRun(
+        path=path,
+        device=_device(environment),
+        windows=tuple(map(float, windows)),
+        accumulate=_train_number(path, "accumulate", 1),
+        **names,
+    )
+
+
+_SUMMARY = (
+    *("framework", "experiment", "data", "model", "precision", "parallel"),
+    *("world_size", "processes", "global_batch", "parameters"),
+    *("config_hash", "data_fingerprint"),
+    *("compile_seconds", "startup_seconds", "peak_memory_bytes"),
+)
+
+
+def _device(environment: dict[str, Any]) -> str:
+    """What a device is: "NVIDIA H100 1" and "NVIDIA H100 0" are the same."""
+    first = str(environment["devices"][0]) if environment["devices"] else "unknown"
+    name = re.sub(r"[ :]\d+$", "", first)
+    return environment["processor"] if name.lower().startswith("cpu") else name
+
+
+def _train_number(path: Path, name: str, default: int) -> int:
+    """A number under `train` in `config.yaml`; `default` where there is no such line.
+
+    Only that line is read: parsing YAML takes a hundred times as long as all the rest.
+    """
+    file = path / "config.yaml"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"cannot read {file}: {error}") from error
+    found = re.search(rf"^  {name}: (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else default
+
+
+def _check_metrics_end(path: Path, steps: int) -> None:
+    """Refuse a `metrics.jsonl` that does not end with the run's last step."""
+    file = path / "metrics.jsonl"
+    try:
+        with file.open("rb") as metrics:
+            metrics.seek(max(0, os.fstat(metrics.fileno()).st_size - TAIL_BYTES))
+            tail = metrics.read()
+    except OSError as error:
+        raise RecordError(f"cannot read {file}: {error.strerror}") from error
+    try:
+        last = json.loads(tail.splitlines()[-1]) if tail.endswith(b"\n") else {}
+        whole = isinstance(last, dict) and last.get("step") == steps
+    except (ValueError, IndexError):
+        whole = False
+    if not whole:
+        raise RecordError(
+            f"{file} is cut short: it does not end with a row of step {steps}, the "
+            "last in summary.json"
+        )

@@ -1,0 +1,152 @@
+"""Run folders in any state: read, or left out by name with the reason."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from recipe.errors import RecordError
+from record.run import create_folder
+from report.runs import find_runs, read_timed_run, read_timed_runs
+from tests.record.test_run import recipe, write_run
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A run folder as a training writes it; world size 4 in 2 processes."""
+    folder = tmp_path_factory.mktemp("written") / "run"
+    create_folder(recipe(folder), "jax")
+    write_run(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "study" / "run")
+
+
+def change(folder, name="summary.json", **fields):
+    file = folder / name
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_a_run_folder_gives_its_timing(folder):
+    run = read_timed_run(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert list(run.windows) == summary["images_per_second"]["windows"]
+    assert run.images_per_second == summary["images_per_second"]["median"]
+    for name in ("framework", "world_size", "global_batch", "config_hash", "precision"):
+        assert getattr(run, name) == summary[name]
+    assert run.device_batch == 2.0
+    environment = json.loads((folder / "environment.json").read_text())
+    assert run.device == environment["processor"]  # on a CPU
+
+
+def test_micro_batches_are_known_from_the_config(folder):
+    assert read_timed_run(folder).accumulate == 1
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("accumulate: 1", "accumulate: 2"))
+    assert read_timed_run(folder).device_batch == 1.0
+
+
+@pytest.mark.parametrize(
+    ("devices", "device"),
+    [
+        (["NVIDIA H100 80GB HBM3 1"], "NVIDIA H100 80GB HBM3"),
+        (["NVIDIA H100 80GB HBM3"], "NVIDIA H100 80GB HBM3"),
+        (["Tesla V100-SXM2-16GB"], "Tesla V100-SXM2-16GB"),
+        ([], "unknown"),
+    ],
+)
+def test_a_device_is_known_by_its_kind_not_by_its_number(folder, devices, device):
+    change(folder, "environment.json", devices=devices)
+    assert read_timed_run(folder).device == device
+
+
+def cut(folder):
+    file = folder / "metrics.jsonl"
+    os.truncate(file, file.stat().st_size - 10)
+
+
+def cut_a_row(folder):
+    file = folder / "metrics.jsonl"
+    rows = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(row for row in rows if json.loads(row)["step"] < 4))
+
+
+def nudge(folder):
+    file = folder / "config.yaml"
+    text = file.read_text()
+    assert text.count("  nudge: 0\n") == 1
+    file.write_text(text.replace("  nudge: 0\n", "  nudge: 3\n"))
+
+
+DAMAGE = {
+    "a control": (nudge, r"is a parity check's control \(train\.nudge=3\)"),
+    "no config": (lambda f: (f / "config.yaml").unlink(), "cannot read .*config"),
+    "a row cut short": (cut, r"metrics\.jsonl is cut short: .* row of step 4"),
+    "rows missing": (cut_a_row, r"metrics\.jsonl is cut short"),
+    "no rows": (lambda f: (f / "metrics.jsonl").write_text(""), "is cut short"),
+    "no metrics": (lambda f: (f / "metrics.jsonl").unlink(), "cannot read .*metrics"),
+    "killed": (lambda f: (f / "summary.json").unlink(), "the run was killed"),
+    "no JSON": (lambda f: (f / "summary.json").write_text("{"), "is not JSON"),
+    "failed": (
+        lambda f: change(f, status="failed", error="disk full"),
+        "holds a run that failed: disk full",
+    ),
+    "no window": (
+        lambda f: change(f, images_per_second={"median": None, "windows": []}),
+        "no timed window .*; train for more steps",
+    ),
+    "no rate": (
+        lambda f: change(f, images_per_second={"median": 0, "windows": [0.0]}),
+        "holds no rates",
+    ),
+    "no environment": (lambda f: (f / "environment.json").unlink(), "environment"),
+}
+
+
+@pytest.mark.parametrize("harm", DAMAGE)
+def test_a_damaged_folder_is_left_out_by_name_and_the_others_are_read(folder, harm):
+    good = shutil.copytree(folder, folder.with_name("good"))
+    damage, told = DAMAGE[harm]
+    damage(folder)
+    with pytest.raises(RecordError, match=told) as refused:
+        read_timed_run(folder)
+    runs, left_out = read_timed_runs([folder, good])
+    assert [run.path for run in runs] == [good]
+    assert [(out.name, out.reason) for out in left_out] == [
+        (str(folder), str(refused.value))
+    ]
+
+
+def test_a_copied_run_is_no_repeat(folder):
+    copy = shutil.copytree(folder, folder.with_name("run-copy"))
+    runs, (out,) = read_timed_runs([folder, copy])
+    assert [run.path for run in runs] == [folder]
+    assert (out.name, out.reason) == (str(copy), f"is a copy of {folder}")
+
+
+def test_runs_are_found_below_a_folder_once_however_often_it_is_given(folder):
+    study = folder.parent
+    (folder / "wandb" / "files").mkdir(parents=True)
+    (folder / "wandb" / "files" / "config.yaml").touch()  # W&B's, of no run folder
+    link = study.with_name("link")
+    link.symlink_to(study)
+    assert find_runs([study, folder, link]) == [folder]
+
+
+def test_an_empty_folder_is_refused_by_name(tmp_path, folder):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(RecordError, match=f"{empty} holds no run folder; give folders"):
+        find_runs([folder, empty])
+    with pytest.raises(RecordError, match="absent is no folder"):
+        find_runs([tmp_path / "absent"])
+
+
+def test_many_folders_are_read_fast(run_python):
+    done = run_python(["benchmarks/report_rows.py", "200"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("200 run folders -> 40 rows in ")

@@ -1,0 +1,141 @@
+"""Where two traces part, on traces made by hand."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from record.trace import Trace
+from report.parity import DIFFERENT, IDENTICAL
+from report.trace import SUSPECTS, compare_traces, pixel_sums
+
+
+def trace(step=1):
+    generator = np.random.default_rng(0)
+
+    def array(*shape):
+        return generator.normal(size=shape)
+
+    kernels = {"conv.kernel": array(3, 3, 1, 2), "head.kernel": array(8, 4)}
+    features = {"conv": array(5, 2, 2, 2), "head": array(5, 4)}
+    batch = {"input": array(5, 2, 2, 1), "labels": np.arange(5.0)}
+    return Trace(
+        step=step,
+        weights=kernels,
+        outputs={**batch, **features, "loss": array(1)},
+        output_gradients={name: array(*f.shape) for name, f in features.items()},
+        gradients={name: array(*k.shape) for name, k in kernels.items()},
+        kinds={"conv": "Conv", "head": "Linear"},
+    )
+
+
+AFTER = {"conv.kernel": np.ones((3, 3, 1, 2)), "conv.var": np.ones(2)}
+
+
+def bent(section, name, by, step=1):
+    """A trace one of whose arrays is larger by a fraction."""
+    whole = trace(step)
+    arrays = dict(getattr(whole, section))
+    arrays[name] = arrays[name] * (1 + by)
+    return replace(whole, **{section: arrays})
+
+
+def held(a, b, after=AFTER, controls=(), precision="fp64"):
+    return compare_traces(
+        (a, AFTER), (b, after), controls, experiment="line", precision=precision
+    )
+
+
+def test_a_step_is_identical_to_itself():
+    verdict = held(trace(), trace())
+    assert verdict.verdict == IDENTICAL and verdict.first is None
+    assert verdict.suspects == ""
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "what", "suspect"),
+    [
+        ("weights", "head.kernel", "head.kernel before the step", "weights"),
+        ("outputs", "input", "the input", "input"),
+        ("outputs", "labels", "the labels", "labels"),
+        ("outputs", "conv", "the output of conv", "conv"),
+        ("outputs", "head", "the output of head", "linear"),
+        ("outputs", "loss", "the loss", "loss"),
+        ("output_gradients", "head", "the gradient of head's output", "linear"),
+        ("gradients", "conv.kernel", "the gradient of conv.kernel", "conv"),
+    ],
+)
+def test_what_parts_is_named_with_its_suspects(section, name, what, suspect):
+    verdict = held(trace(), bent(section, name, 1e-9))
+    assert verdict.verdict == DIFFERENT
+    assert verdict.first.what == what
+    assert verdict.suspects.startswith(SUSPECTS[suspect])
+
+
+def test_the_first_in_the_order_of_the_step_is_named():
+    wrong = bent("outputs", "conv", 1e-6)
+    wrong = replace(wrong, outputs=wrong.outputs | {"head": np.ones((5, 4))})
+    verdict = held(trace(), wrong)
+    assert verdict.first.what == "the output of conv"
+    assert "up to the labels all agrees" in verdict.said
+
+
+def test_an_update_and_a_running_statistic_have_suspects_of_their_own():
+    other = held(trace(), trace(), AFTER | {"conv.kernel": np.ones((3, 3, 1, 2)) * 1.1})
+    assert other.suspects == SUSPECTS["update"]
+    other = held(trace(), trace(), AFTER | {"conv.var": np.ones(2) * 1.1})
+    assert other.suspects == SUSPECTS["statistics"]
+
+
+def test_another_shape_is_as_far_as_can_be():
+    wrong = trace()
+    wrong = replace(wrong, outputs=wrong.outputs | {"conv": np.ones((5, 4, 4, 2))})
+    verdict = held(trace(), wrong)
+    assert verdict.first.value == np.inf
+    text = json.dumps(verdict.to_json(), allow_nan=False)
+    assert json.loads(text)["first"]["layer"] == "conv"
+
+
+@pytest.mark.parametrize(("step", "by"), [(1, 1e-12), (2, 1e-10)])
+def test_fp64_bounds_are_those_of_a_first_and_of_any_step(step, by):
+    for factor, verdict in ((0.9, IDENTICAL), (1.1, DIFFERENT)):
+        wrong = bent("outputs", "conv", by * factor, step)
+        assert held(trace(step), wrong).verdict == verdict
+
+
+def test_fp32_is_bound_by_ten_times_its_controls_so_far():
+    control = ((bent("outputs", "conv", 1e-5), AFTER), (trace(), AFTER))
+    for name, by, verdict in (
+        ("input", 1e-5, DIFFERENT),  # before the controls have parted
+        ("conv", 0.9e-4, IDENTICAL),
+        ("conv", 1.1e-4, DIFFERENT),
+        ("head", 0.9e-4, IDENTICAL),
+    ):
+        wrong = bent("outputs", name, by)
+        found = held(trace(), wrong, controls=[control], precision="fp32")
+        assert found.verdict == verdict, name
+
+
+def test_a_gradient_of_nothing_but_rounding_does_not_part():
+    zero = {"conv.kernel": np.full((3, 3, 1, 2), 1e-18)}
+    a, b = trace(), trace()
+    a = replace(a, gradients=a.gradients | zero)
+    b = replace(b, gradients=b.gradients | {"conv.kernel": -zero["conv.kernel"]})
+    assert held(a, b).verdict == IDENTICAL
+
+
+def test_a_gradient_may_fall_on_another_of_equal_pixels_but_not_on_another_channel():
+    a = trace()
+    moved = {"conv": a.output_gradients["conv"][:, ::-1]}
+    assert held(a, replace(a, output_gradients=moved)).verdict == IDENTICAL
+    moved = {"conv": a.output_gradients["conv"][..., ::-1]}
+    assert held(a, replace(a, output_gradients=moved)).verdict == DIFFERENT
+    assert pixel_sums(np.ones((5, 2, 2, 3))).shape == (5, 3)
+
+
+def test_a_module_of_one_twin_alone_is_told_and_not_compared():
+    b = trace()
+    extra = replace(b, kinds=b.kinds | {"identity": "Identity"})
+    verdict = held(b, extra)
+    assert verdict.alone == ["identity"] and verdict.verdict == IDENTICAL

@@ -1,0 +1,305 @@
+"""Planted differences: a convention broken in one twin is caught, and where is said."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from data.augment import batch_draws
+from jax_impl import model as jax_model
+from jax_impl import optim as jax_optim
+from jax_impl import step as jax_step
+from jax_impl import trace as jax_trace
+from jax_impl import weights as jax_weights
+from jax_impl.layers import BatchNorm
+from jax_impl.parallel import place_batch as jax_batch
+from jax_impl.parallel import replicate as jax_place
+from recipe.batch_plan import BatchPlan, evaluation_batches
+from recipe.own_model import own_module
+from recipe.pixels import pixel_affine
+from record.run import Run
+from report.parity import DIFFERENT, IDENTICAL, compare
+from report.trace import compare_traces
+from tests.twins.conftest import TORCH, random_weights
+from torch_impl import model as torch_model
+from torch_impl import optim as torch_optim
+from torch_impl import step as torch_step
+from torch_impl import trace as torch_trace
+from torch_impl import weights as torch_weights
+from torch_impl.parallel import place_batch as torch_batch
+from torch_impl.parallel import replicate as torch_place
+
+FOLDER = Path(__file__).parent / "planted"
+EXAMPLES, BATCH, STEPS = 12, 4, 2
+RECIPE = (
+    *("model=own", f"model.folder={FOLDER}", "precision=fp64", "data=synthetic"),
+    *("data.image_shape=[8,8,1]", f"train.global_batch={BATCH}", "optim.nesterov=true"),
+    *("optim.weight_decay=0.1", f"train.steps={STEPS}"),
+)
+
+
+@pytest.fixture
+def steps(worlds):
+    """Either twin's steps taken apart, (trace, weights after it) one at a time.
+
+    As they are asked for, and without compiling a graph that nothing else uses.
+    """
+
+    def steps(config):
+        generator = np.random.default_rng(1)
+        shape = EXAMPLES, *config.data.image_shape
+        images = generator.integers(256, size=shape, dtype=np.uint8)
+        labels = generator.integers(10, size=EXAMPLES, dtype=np.int32)
+        data = (images, labels, *pixel_affine(config))
+        weights = random_weights(config)
+        plan = BatchPlan.of(config, EXAMPLES)
+        batches = [plan.indices(step) for step in range(STEPS)]
+        draws = [batch_draws(config, plan, t, b) for t, b in enumerate(batches)]
+        return zip(
+            in_torch(config, data, weights, batches, draws),
+            in_jax(config, data, weights, batches, draws, worlds[1]),
+            strict=True,
+        )
+
+    with jax.disable_jit():
+        yield steps
+
+
+def in_torch(config, data, weights, batches, draws):
+    placed = torch_step.DeviceData(*(torch_place(a, TORCH) for a in data))
+    model = torch_model.build_model(config)
+    torch_weights.load_weights(model, weights, TORCH)
+    optimizer = torch_optim.build_optimizer(config, model)
+    for number, (rows, drawn) in enumerate(zip(batches, draws, strict=True), start=1):
+        whole = torch_batch(rows, TORCH), torch_batch(drawn, TORCH)
+        trace = torch_trace.trace_step(config, model, placed, *whole, number, TORCH)
+        micro = torch_batch(rows[None], TORCH), torch_batch(a_row(drawn), TORCH)
+        step = config, model, optimizer, placed, *micro, 0.1, None, TORCH
+        torch_step.train_step(*step)
+        after = torch_weights.save_weights(model, TORCH)
+        yield trace, {name: array.copy() for name, array in after.items()}
+
+
+def in_jax(config, data, weights, batches, draws, world):
+    placed = jax_step.DeviceData(*jax_place(data, world))
+    graphdef, *states = jax_weights.load_weights(jax_model.build_model(config), weights)
+    optimizer = jax_optim.build_optimizer(config, states[0])
+    params, statistics = jax_place(tuple(states), world)
+    state = jax_step.TrainState(params, statistics, optimizer.init(params), None)
+    train = partial(jax_step.train_step, config, graphdef, optimizer, None)
+    for number, (rows, drawn) in enumerate(zip(batches, draws, strict=True), start=1):
+        whole = jax_batch(rows, world), jax_batch(drawn, world)
+        trace = jax_trace.trace_step(config, graphdef, state, placed, *whole, number)
+        micro = jax_batch(rows[None], world, 1), jax_batch(a_row(drawn), world, 1)
+        state, _ = train(state, placed, *micro, 0.1)
+        yield trace, jax_weights.save_weights(state.params, state.statistics, world)
+
+
+def a_row(drawn):
+    """The batch's draws as those of one micro-batch."""
+    return None if drawn is None else type(drawn)(*(column[None] for column in drawn))
+
+
+def first_to_part(steps):
+    """The step, from 1, and what parts there; None where nothing does."""
+    for number, (a, b) in enumerate(steps, start=1):
+        verdict = compare_traces(a, b, [], experiment="", precision="fp64")
+        if verdict.first is not None:
+            return number, verdict.first.what, verdict.suspects
+    return None
+
+
+def in_model(change):
+    """Plants in JAX's model, after it was built rightly."""
+
+    def plant(monkeypatch):
+        own = own_module(str(FOLDER), "jax_model.py")
+        build_rightly = own.build_model
+
+        def build(config):
+            model = build_rightly(config)
+            change(model)
+            return model
+
+        monkeypatch.setattr(own, "build_model", build)
+
+    return plant
+
+
+def same_padding(model):
+    model.stem.padding = "SAME"
+
+
+def another_eps(model):
+    model.norm.eps = 1e-6
+
+
+def flax_momentum(model):
+    model.norm.momentum = 1 - model.norm.momentum
+
+
+def unsynchronised(model):
+    model.norm.groups = 2
+
+
+def tanh_gelu(model):
+    model.gelu = partial(jax.nn.gelu, approximate=True)
+
+
+def biased_variance(monkeypatch):
+    def update(self, mean, var, count):
+        self.mean[...] += self.momentum * (mean - self.mean[...])
+        self.var[...] += self.momentum * (var - self.var[...])
+
+    monkeypatch.setattr(BatchNorm, "_update", update)
+
+
+def fast_variance(monkeypatch):
+    """E[x²] - E[x]², as Flax does unless told otherwise."""
+    average = BatchNorm._average
+
+    def call(self, x):
+        mean, square = average(self, x_GPC := x.reshape(1, -1, x.shape[-1])), None
+        square = average(self, jnp.square(x_GPC))
+        var = square - jnp.square(mean)
+        self._update(mean[0, 0], var[0, 0], x_GPC.shape[1])
+        scale = self.scale * jax.lax.rsqrt(var + self.eps)
+        return ((x_GPC - mean) * scale + self.bias).reshape(x.shape)
+
+    monkeypatch.setattr(BatchNorm, "__call__", call)
+
+
+def one_flipped_image(monkeypatch):
+    rightly = jax_step.crop_and_flip
+
+    def crop_and_flip(augment, images, indices, draws):
+        flip = draws.flip.at[3].set(~draws.flip[3])
+        return rightly(augment, images, indices, draws._replace(flip=flip))
+
+    monkeypatch.setattr(jax_step, "crop_and_flip", crop_and_flip)
+
+
+def two_examples_exchanged(monkeypatch):
+    rightly = jax_step.gather
+
+    def gather(config, data, indices, draws=None):
+        swapped = indices.at[0].set(indices[1]).at[1].set(indices[0])
+        return rightly(config, data, swapped, draws)
+
+    monkeypatch.setattr(jax_step, "gather", gather)
+    monkeypatch.setattr(jax_trace, "gather", gather)
+
+
+def decay_after_momentum(monkeypatch):
+    chain = optax.chain
+    monkeypatch.setattr(jax_optim.optax, "chain", lambda *parts: chain(*parts[::-1]))
+
+
+def dampening(monkeypatch):
+    rightly = torch_optim.build_optimizer
+
+    def build_optimizer(config, model):
+        optimizer = rightly(config, model)
+        for group in optimizer.param_groups:
+            group["dampening"] = 0.1
+        return optimizer
+
+    monkeypatch.setattr(torch_optim, "build_optimizer", build_optimizer)
+
+
+def clipping_without_a_millionth(monkeypatch):
+    def clip_gradients(config, gradients, norm):
+        scale = jnp.minimum(1.0, config.optim.clip_norm / norm)
+        return jax.tree.map(lambda g: g * scale, gradients)
+
+    monkeypatch.setattr(jax_step, "clip_gradients", clip_gradients)
+
+
+# What is planted, with what beside the recipe, the step and the place that it is to be
+# named at, and a word of what is to be suspected. The right place is within one layer:
+# a function between two, such as GELU, shows in what follows it.
+PLANTED = {
+    "wrong padding": (in_model(same_padding), [], 1, "the output of stem", "SAME"),
+    "biased variance": (biased_variance, [], 1, "norm.var after the step", "biased"),
+    "momentum convention": (
+        in_model(flax_momentum),
+        *([], 1, "norm.mean after the step", "flax's"),
+    ),
+    "decay after momentum": (
+        decay_after_momentum,
+        *([], 1, "stem.kernel after the step", "decay"),
+    ),
+    "dampening": (dampening, [], 2, "stem.kernel after the step", "dampening"),
+    "variance in one pass": (
+        fast_variance,
+        *([], 1, "the output of norm", "use_fast_variance"),
+    ),
+    "one flipped image": (
+        one_flipped_image,
+        *(["data.augment.flip=true"], 1, "the input", "flip"),
+    ),
+    "examples out of order": (two_examples_exchanged, [], 1, "the input", "order"),
+    "unsynchronised norm": (
+        in_model(unsynchronised),
+        *([], 1, "the output of norm", "one device's"),
+    ),
+    "eps": (in_model(another_eps), [], 1, "the output of norm", "eps"),
+    "GELU by tanh": (in_model(tanh_gelu), [], 1, "the output of body", "GELU"),
+    "clipping's eps": (
+        clipping_without_a_millionth,
+        *(["optim.clip_norm=0.1"], 1, "stem.kernel after the step", "1e-6"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["data.augment.flip=true", "optim.clip_norm=0.1"]], ids=" ".join
+)
+def test_without_a_planted_difference_nothing_parts(steps, make_config, overrides):
+    config = make_config(*RECIPE, *overrides)
+    assert first_to_part(steps(config)) is None
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_difference_is_named_within_one_layer_and_step(
+    planted, steps, make_config, monkeypatch
+):
+    plant, overrides, step, place, suspect = PLANTED[planted]
+    plant(monkeypatch)
+    config = make_config(*RECIPE, *overrides)
+    number, what, suspects = first_to_part(steps(config))
+    assert (number, what) == (step, place)
+    assert suspect in suspects
+
+
+@pytest.mark.parametrize(
+    ("planted", "verdict"), [(False, IDENTICAL), (True, DIFFERENT)]
+)
+def test_a_mean_of_means_parts_the_test_loss(planted, verdict, make_config, tmp_path):
+    """Over 12 examples in batches of 5, the last of which holds two."""
+    losses = np.random.default_rng(0).uniform(1, 2, size=12)
+    sums = [np.where(m, losses[i], 0).sum() for i, m in evaluation_batches(12, 5)]
+    means = [total / rows for total, rows in zip(sums, (5, 5, 2), strict=True)]
+    tests = sum(sums) / 12, np.mean(means) if planted else losses.mean()
+    runs = [
+        Run(
+            path=tmp_path,
+            config=make_config("precision=fp64"),
+            environment={},
+            summary={
+                "config_hash": "recipe",
+                "data_fingerprint": "data",
+                "test": {"loss": float(loss), "accuracy": 0.9, "confusion": None},
+            },
+            rows=[{"kind": "step", "loss": 1.0, "loss_scale": 1.0}],
+            weights={"dense.0.kernel": np.ones((2, 3))},
+        )
+        for loss in tests
+    ]
+    found = compare(("a", runs[0]), ("b", runs[1]), "frameworks", None)
+    assert found.verdict == verdict
+    assert all("the test loss parts" in reason for reason in found.broken)

@@ -1,0 +1,94 @@
+"""One training step taken apart, by hooks on the model's modules from outside.
+
+Shapes: B batch, H height, W width, C channels.
+"""
+
+import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from recipe.config import Config
+from recipe.weights import is_trained
+from record.trace import Trace, numbered
+from torch_impl.parallel import World
+from torch_impl.step import DeviceData, gather, loss_fn
+from torch_impl.weights import canonical_name, save_weights
+
+
+def trace_step(
+    config: Config,
+    model: nn.Module,
+    data: DeviceData,
+    indices_B: Int[Tensor, " B"],
+    draws: Any,
+    step: int,
+    world: World,
+) -> Trace:
+    """What a training step is about to compute; the model is left as it is.
+
+    Args:
+      step: from 1, for the record.
+    """
+    weights = {name: array.copy() for name, array in save_weights(model, world).items()}
+    model = copy.deepcopy(model)  # hooks and running statistics stay with the copy
+    outputs: dict[str, np.ndarray] = {}
+    output_gradients: dict[str, np.ndarray] = {}
+    kinds: dict[str, str] = {}
+
+    def keep_gradient(name: str, gradient: Tensor) -> None:
+        output_gradients[name] = canonical_layout(gradient)
+
+    def keep_output(name: str, module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, tuple):
+            output = output[0]  # attention's is followed by its weights
+        if not isinstance(output, Tensor):
+            return
+        call = numbered(name, outputs)
+        kinds[call] = type(module).__name__
+        outputs[call] = canonical_layout(output)
+        if output.requires_grad:
+            output.register_hook(partial(keep_gradient, call))
+
+    for name, module in model.named_modules():
+        module.register_forward_hook(
+            partial(keep_output, canonical_name(name) or "model")
+        )
+
+    model.train()
+    images, labels = gather(config, data, indices_B, draws)
+    outputs["input"], outputs["labels"] = map(canonical_layout, (images, labels))
+    loss = loss_fn(config, model, images, labels)
+    loss.backward()
+    outputs["loss"] = canonical_layout(loss)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(
+                torch.zeros_like(parameter)
+                if parameter.grad is None
+                else parameter.grad
+            )
+    return Trace(
+        step=step,
+        weights=weights,
+        outputs=outputs,
+        output_gradients={n: output_gradients[n] for n in outputs if n in kinds},
+        gradients={
+            n: g for n, g in save_weights(model, world).items() if is_trained(n)
+        },
+        kinds=kinds,
+    )
+
+
+def canonical_layout(tensor: Tensor) -> Float[np.ndarray, "..."]:
+    """On the host, at least fp32, features as NHWC; four axes are taken to be NCHW."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype != torch.float64:
+        tensor = tensor.float()
+    if tensor.ndim == 4:
+        tensor = tensor.permute(0, 2, 3, 1)
+    return tensor.numpy().copy()
