@@ -116,11 +116,9 @@ def _table(ran: list[Cell]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _largest(values: list[float | None]) -> str:
-    """Infinity, which JSON lacks, is None there."""
-    if not values:
-        return "–"
-    return f"{max(np.inf if v is None else v for v in values):.1e}"
+def _largest(values: list[float | str]) -> str:
+    """Infinity, which JSON lacks, is its name there."""
+    return f"{max(map(float, values)):.1e}" if values else "–"
 
 
 def curves_figure(path: Path, cells: list[Cell]) -> bool:
@@ -143,14 +141,14 @@ def curves_figure(path: Path, cells: list[Cell]) -> bool:
         panel.set_visible(True)
         verdict = cell.verdict
         assert verdict is not None
-        control = _filled(verdict["control_losses"])
+        control = _floats(verdict["control_losses"])
         steps = np.arange(1, len(control) + 1)
         panel.fill_between(steps, LEAST, np.maximum(control, LEAST), color="0.85")
         for comparison in verdict["comparisons"]:
             colour = "C0" if comparison["kind"] == "frameworks" else "C1"
-            curve = np.maximum(_filled(comparison["differences"]), LEAST)
+            curve = np.maximum(_floats(comparison["differences"]), LEAST)
             panel.plot(steps, curve, color=colour, linewidth=0.8)
-        allowed = np.min([_filled(c["allowed"]) for c in verdict["comparisons"]], 0)
+        allowed = np.min([_floats(c["allowed"]) for c in verdict["comparisons"]], 0)
         panel.plot(steps, allowed, color="black", linewidth=1)
         panel.set_yscale("log")
         panel.set_ylim(LEAST, 10)
@@ -164,8 +162,8 @@ def curves_figure(path: Path, cells: list[Cell]) -> bool:
 LEAST = float(np.finfo(np.float32).eps) / 8  # equal losses lie on the lower edge
 
 
-def _filled(values: list[float | None]) -> np.ndarray:
-    return np.array([np.inf if value is None else value for value in values])
+def _floats(values: list[float | str]) -> np.ndarray:
+    return np.array(list(map(float, values)))
 
 
 def with_measured(page: str, text: str) -> str:

@@ -21,8 +21,8 @@ def cell(name="mlp", verdict="identical", control=None):
         return {
             "kind": kind,
             "differences": [1e-16, worst],
-            "allowed": [1e-12, None],
-            "leaves": {"w": 2e-15, "b": None if worst > 1 else 0.0},
+            "allowed": [1e-12, "Infinity"],
+            "leaves": {"w": 2e-15, "b": "Infinity" if worst > 1 else 0.0},
         }
 
     return Cell(
