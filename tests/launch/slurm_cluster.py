@@ -226,7 +226,7 @@ class SlurmCluster:
 
     def ended(self, job: str, seconds: float = 300) -> list[str]:
         """The states that a job and its tasks end in."""
-        deadline = time.monotonic() + seconds
+        states, deadline = [], time.monotonic() + seconds
         while time.monotonic() < deadline:
             states = self.states(job)
             if states and ENDED.issuperset(states):
