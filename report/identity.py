@@ -1,5 +1,6 @@
 """Parity checks -> the measured part of docs/identity.md, and its figure."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,9 @@ def measured(cells: list[Cell], figure: str) -> str:
     ]
     if figure:
         parts.append(
-            "Loss differences where rounding shows; grey is the controls' envelope, "
-            f"black what is allowed:\n\n![Differences of the loss by step]({figure})"
+            "Loss differences where rounding shows, blue between frameworks, orange "
+            "between world sizes; grey is the controls' envelope, black what is "
+            f"allowed:\n\n![Differences of the loss by step]({figure})"
         )
     return "\n\n".join(parts)
 
@@ -62,20 +64,22 @@ def measured(cells: list[Cell], figure: str) -> str:
 def _where(ran: list[Cell]) -> str:
     seen = {
         (
-            cell.environment["git_commit"],
-            cell.environment["git_dirty"],
-            cell.environment["processor"],
-            cell.environment["cpu_count"],
-            *(cell.environment["packages"][name] for name in ("torch", "jax", "flax")),
+            f"{cell.environment['processor']}, {cell.environment['cpu_count']} cores",
+            *(
+                f"{name} {cell.environment['packages'][name]}"
+                for name in ("torch", "jax", "flax")
+            ),
+            f"commit {str(cell.environment['git_commit'])[:12]}"
+            + (", with local changes" if cell.environment["git_dirty"] else ""),
         )
         for cell in ran
         if cell.environment is not None
     }
-    lines = [
-        f"{processor}, {cores} cores; torch {torch}, jax {jax}, flax {flax}; commit "
-        f"{str(commit)[:12]}{', with local changes' if dirty else ''}."
-        for commit, dirty, processor, cores, torch, jax, flax in sorted(seen, key=str)
-    ]
+    lines = []
+    for *place, _ in sorted(seen):
+        commits = sorted(commit for *other, commit in seen if other == place)
+        line = f"{', '.join(place)}; {' and '.join(commits)}."
+        lines += [line] if line not in lines else []
     return (
         "Each row is one `launch/parity.py`, as `conf/identity.yaml` has it: the "
         "largest relative difference of any of its comparisons. " + " ".join(lines)
@@ -110,10 +114,16 @@ def _table(ran: list[Cell]) -> str:
                         lambda c: c["leaves"].values(),
                     )
                 ),
-                cell.verdict["verdict"],
+                cell.verdict["verdict"] + _lost(cell.verdict["decided_by"]),
             )
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _lost(decided_by: str) -> str:
+    """Where the controls had lost the trajectory, the test score decided."""
+    found = re.search(r"; from step (\d+) on", decided_by)
+    return f"; from step {found[1]} on by test score" if found else ""
 
 
 def _largest(values: list[float | str]) -> str:
@@ -134,7 +144,7 @@ def curves_figure(path: Path, cells: list[Cell]) -> bool:
     columns = min(3, len(drawn))
     rows = -(-len(drawn) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.4 * rows), dpi=100, layout="constrained")
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for panel in panels:
         panel.set_visible(False)
     for panel, cell in zip(panels, drawn, strict=False):

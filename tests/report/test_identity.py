@@ -1,5 +1,6 @@
 """The measured part of docs/identity.md, from verdicts made by hand."""
 
+import matplotlib.image
 import pytest
 
 from launch.identity import read_matrix
@@ -31,6 +32,7 @@ def cell(name="mlp", verdict="identical", control=None):
         {
             "verdict": verdict,
             "precision": "fp64",
+            "decided_by": "controls; from step 7 on, by the score" if control else "",
             "control_losses": control,
             "comparisons": [comparison("frameworks", 3e-14)],
         },
@@ -58,6 +60,13 @@ def test_curves_are_drawn_of_what_controls_judged(tmp_path):
     assert not curves_figure(tmp_path / "a.png", [cell()])
     assert curves_figure(tmp_path / "b.png", [cell(), cell("cnn", control=[0.0, 1e-7])])
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    pixels = matplotlib.image.imread(tmp_path / "b.png")[..., :3]
+    assert (pixels < 0.9).mean() > 0.02  # labels alone are a hundredth
+
+
+def test_where_the_controls_lost_the_trajectory_the_row_says_what_decided():
+    text = measured([cell("cnn", control=[0.0, 1e-7])], "")
+    assert "| identical; from step 7 on by test score |" in text
 
 
 def test_what_is_between_the_marks_is_replaced_and_nothing_else():
