@@ -10,6 +10,7 @@ not identical.
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
 from launch.cli import ROOT, leave  # noqa: E402
+from launch.trainings import end  # noqa: E402
 from recipe.errors import ConfigError, DuetError  # noqa: E402
 from record.environment import git_state  # noqa: E402
 from report.identity import (  # noqa: E402
@@ -85,14 +87,18 @@ def run_cell(name: str, typed: list[str], folder: Path) -> Cell:
         folder.parent.mkdir(parents=True, exist_ok=True)
         log = folder.with_suffix(".log")
         with log.open("w") as output:
-            subprocess.run(
+            check = subprocess.Popen(
                 [sys.executable, "launch/parity.py", *typed, f"run.dir={folder}"],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                check=False,
+                start_new_session=True,  # so that all of it ends with this
             )
+            try:
+                check.wait()
+            finally:
+                end(check)
         if not (folder / "parity.json").exists():
             lines = log.read_text(errors="replace").splitlines()
             said = [line for line in lines if line.startswith("error: ")] or lines[-1:]
@@ -106,6 +112,8 @@ def run_cell(name: str, typed: list[str], folder: Path) -> Cell:
 
 
 if __name__ == "__main__":
+    # As an exception, so that the check is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main(sys.argv[1:])
     except DuetError as error:

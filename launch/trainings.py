@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 from hydra.core.hydra_config import HydraConfig
 
 from launch.cli import ROOT
@@ -18,12 +19,27 @@ from recipe.config import ParityConfig
 from recipe.errors import ConfigError, DuetError
 from record.run import Run, check_folder, read_run
 
+SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 # What parity decides for each training; the rest is handed on as it was typed.
 OWN_KEYS = (
     *("world_sizes", "controls", "jax_layouts", "timeout_seconds", "trace"),
     *("run.dir", "train.steps", "train.evaluate_every_epochs", "parallel"),
     *("data.root", "model.folder", "model.weights"),
 )
+
+
+def command(framework: str, processes: int, overrides: list[str]) -> list[str]:
+    """The command line that trains, in as many processes on this machine."""
+    launcher = [sys.executable]
+    if processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone"]
+        launcher += [*torchrun, f"--nproc-per-node={processes}"]
+    return [*launcher, SCRIPTS[framework], *overrides]
+
+
+def quoted(path: Path) -> str:
+    """A path as Hydra's grammar takes any text."""
+    return "'" + str(path).replace("'", "\\'") + "'"
 
 
 @dataclass(frozen=True)
@@ -57,11 +73,6 @@ class Training:
         self, config: ParityConfig, typed: list[str], run_dir: Path
     ) -> list[str]:
         """The command line that trains this, with what was typed for parity itself."""
-        script = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}[self.framework]
-        launcher = [sys.executable]
-        if self.processes > 1:
-            torchrun = ["-m", "torch.distributed.run", "--standalone"]
-            launcher += [*torchrun, f"--nproc-per-node={self.processes}"]
         typed = [
             override
             for override in typed
@@ -72,9 +83,9 @@ class Training:
             parallel = "dp"  # pmap is JAX's alone
         every = config.train.evaluate_every_epochs
         own, w = config.model.folder, config.model.weights
-        return [
-            *(*launcher, script, *typed),
-            *([] if own is None else [f"model.folder={_quoted(Path(own))}"]),
+        overrides = [
+            *typed,
+            *([] if own is None else [f"model.folder={quoted(Path(own))}"]),
             f"train.steps={'null' if (n := config.train.steps) is None else n}",
             f"train.trace={'null' if (n := config.train.trace) is None else n}",
             f"train.evaluate_every_epochs={every}",
@@ -82,15 +93,11 @@ class Training:
             f"parallel={parallel}",
             f"devices={self.world_size}",
             # Relative to where parity was started, which is not where this will be.
-            f"data.root={_quoted(Path(config.data.root).absolute())}",
-            f"model.weights={_quoted(Path(w).absolute()) if w else 'null'}",
-            f"run.dir={_quoted(run_dir)}",
+            f"data.root={quoted(Path(config.data.root).absolute())}",
+            f"model.weights={quoted(Path(w).absolute()) if w else 'null'}",
+            f"run.dir={quoted(run_dir)}",
         ]
-
-
-def _quoted(path: Path) -> str:
-    """A path as Hydra's grammar takes any text."""
-    return "'" + str(path).replace("'", "\\'") + "'"
+        return command(self.framework, self.processes, overrides)
 
 
 def typed_keys() -> list[str]:
@@ -167,10 +174,7 @@ def train(
             RUNNING.discard(process)
             end(process)
     if status:
-        lines = log.read_text(errors="replace").splitlines()
-        said = [line for line in lines if line.startswith("error: ")] or lines[-12:]
-        text = "\n  ".join(said)
-        failure = DuetError(f"{training.label} failed, see {log}:\n  {text}")
+        failure = DuetError(f"{training.label} failed, see {log}:\n  {said(log)}")
         failure.exit_status = 2 if status == 2 else 1
         raise failure
     return read_run(run_dir)
@@ -180,10 +184,29 @@ RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a training and the ranks it launched; nothing where it is over."""
+    """End a session's first process and whatever came of it, if any of it still runs.
+
+    torchrun gives each rank a session of its own, so a kill of this one leaves them.
+    """
+    family = []
+    if process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            first = psutil.Process(process.pid)
+            first.suspend()  # so that it starts no other while they are listed
+            family = first.children(recursive=True)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
+
+
+def said(log: Path) -> str:
+    """Why a training failed: its own errors, or else the last that it printed."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    errors = [line for line in lines if line.startswith("error: ")] or lines[-12:]
+    return "\n  ".join(errors) or "it said nothing"
 
 
 def end_trainings() -> None:

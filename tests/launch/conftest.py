@@ -1,9 +1,12 @@
 """Real runs, each trained once for all the tests that look at it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import NO_GPU, clean_environment
+from tests.launch.slurm_cluster import SlurmCluster, why_not
 
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 
@@ -36,3 +39,20 @@ def train(run_python, tmp_path_factory) -> Callable[..., Path]:
         return folder
 
     return train
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory) -> Iterator[SlurmCluster]:
+    """Two nodes for the whole session; skipped, with the reason, where none can be."""
+    if reason := why_not():
+        pytest.skip(reason)
+    data = {"DUET_DATA": str(tmp_path_factory.mktemp("data"))}
+    with SlurmCluster(clean_environment() | NO_GPU | data) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm(slurm_cluster) -> Iterator[SlurmCluster]:
+    """The cluster, without a job before and after."""
+    yield slurm_cluster
+    slurm_cluster.clear()

@@ -17,6 +17,7 @@ from tests.launch.conftest import SCRIPTS, torchrun
 
 JAX = "launch/jax.py"
 PARITY = "launch/parity.py"
+STUDY = "launch/study.py"
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -27,7 +28,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         assert word in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS.values(), PARITY])
+@pytest.mark.parametrize("name", [*SCRIPTS.values(), PARITY, STUDY])
 def test_cfg_job_prints_the_composed_config(run_python, name):
     done = run_python([name, "experiment=fashion_cnn", "--cfg", "job"])
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,63 @@
+"""What runs in a process that submitit starts: one cell of a study."""
+
+import fcntl
+import os
+import subprocess
+from pathlib import Path
+from typing import TextIO
+
+from launch.overrides import ROOT
+from launch.trainings import end
+
+
+def alone(
+    command: list[str], variables: dict[str, str], log: Path, cores: int, lock: Path
+) -> int:
+    """Run a cell on this machine while no other does, and return its exit status.
+
+    Args:
+      log: of what it prints; where there is one, the cell was run while this waited.
+      cores: that it and its processes may use, for whole libraries keep to them.
+      lock: held until the command ends, even if this process is killed.
+    """
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        return 0 if log.exists() else _run(command, variables, log, cores, held)
+
+
+def _run(
+    command: list[str], variables: dict[str, str], log: Path, cores: int, held: TextIO
+) -> int:
+    with log.open("w") as output:
+        if hasattr(os, "sched_setaffinity"):  # Linux has it
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that ranks end with what launched them
+            pass_fds=[held.fileno()],
+        )
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # what submitit ends a function with
+            output.write("error: it was ended, or took more than cluster.minutes\n")
+            raise
+        finally:
+            end(process)
+
+
+def task(command: list[str], variables: dict[str, str], log: Path) -> int:
+    """Run one rank of a cell in a task of a SLURM step; SLURM ends it."""
+    with log.open("a") as output:
+        return subprocess.call(
+            command,
+            cwd=ROOT,
+            env=os.environ | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )

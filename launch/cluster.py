@@ -1,0 +1,309 @@
+"""Where the cells of a study run: this machine, one at a time, or SLURM's jobs.
+
+Both go through submitit, which starts a process (or, on SLURM, a job's tasks) for a
+function's call.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+from submitit.core.utils import FailedJobError
+
+from launch import cell
+from launch.overrides import ROOT
+from recipe.errors import ConfigError
+from recipe.study import ClusterConfig
+
+# Held by whichever cell runs on this machine, of whichever study of this user.
+LOCK = Path(tempfile.gettempdir()) / f"duet-cell-{os.getuid()}.lock"
+CLIENTS = ("sbatch", "srun", "squeue", "sinfo")
+POLL_SECONDS = {"local": 0.2, "slurm": 2.0}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One thing to run.
+
+    Args:
+      command: for this machine; starts all its processes.
+      task: for one task of a SLURM step.
+      devices: it trains on.
+      tasks: of a SLURM step.
+      log: file that everything it prints goes to.
+    """
+
+    name: str
+    command: list[str]
+    task: list[str]
+    devices: int
+    tasks: int
+    log: Path
+
+
+def check_cluster(cluster: ClusterConfig, world_sizes: list[int]) -> None:
+    """Refuse what the machine or the cluster cannot do, before anything starts.
+
+    Raises:
+      ConfigError: saying what there is.
+    """
+    if cluster.name == "local":
+        _check_local(cluster, max(world_sizes))
+    else:
+        _check_slurm(cluster, world_sizes)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _visible_gpus() -> list[int]:
+    """GPUs that this machine has, or that CUDA_VISIBLE_DEVICES leaves of them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [int(index) for index in chosen.split(",") if index.strip().isdigit()]
+    return list(range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
+
+
+def cores_per_device(cluster: ClusterConfig, world_sizes: list[int]) -> int:
+    """The same at every world size: what a curve compares is the number of devices."""
+    if cluster.cores_per_device is not None:
+        return cluster.cores_per_device
+    return max(1, _cores() // max(world_sizes)) if cluster.name == "local" else 1
+
+
+def _check_local(cluster: ClusterConfig, largest: int) -> None:
+    for key, given in ("partition", cluster.partition), ("account", cluster.account):
+        if given is not None:
+            raise ConfigError(
+                f"cluster.{key}={given} is SLURM's; add cluster=slurm, or leave it out"
+            )
+    gpus, cores = len(_visible_gpus()), _cores()
+    if cluster.gpus_per_node > gpus:
+        raise ConfigError(
+            f"cluster.gpus_per_node={cluster.gpus_per_node}, but this machine has "
+            f"{gpus}; use at most that many, 0 for CPUs"
+        )
+    if cluster.gpus_per_node and largest > cluster.gpus_per_node:
+        raise ConfigError(
+            f"study.world_size={largest} needs {largest} GPUs, and "
+            f"cluster.gpus_per_node={cluster.gpus_per_node}; take smaller world sizes, "
+            "or cluster=slurm for several nodes"
+        )
+    needed = largest * (cluster.cores_per_device or 1)
+    if needed > cores:
+        raise ConfigError(
+            f"study.world_size={largest} with {cluster.cores_per_device or 1} core(s) "
+            f"for each device needs {needed} cores, and this machine has {cores}; take "
+            f"world sizes that fit, such as study.world_size=[1,{cores}]"
+        )
+
+
+def _check_slurm(cluster: ClusterConfig, world_sizes: list[int]) -> None:
+    missing = [name for name in CLIENTS if shutil.which(name) is None]
+    if missing:
+        raise ConfigError(
+            f"cluster=slurm needs {', '.join(missing)}, not found on this machine; "
+            "start the study on the cluster's login node, or use cluster=local"
+        )
+    listed = subprocess.run(
+        ["sinfo", "-h", "-o", "%R|%P|%D|%c|%G"], capture_output=True, text=True
+    )
+    if listed.returncode:
+        raise ConfigError(f"cluster=slurm: sinfo says {listed.stderr.strip()}")
+    rows = [line.split("|") for line in listed.stdout.splitlines()]
+    default = next((row[0] for row in rows if row[1].endswith("*")), None)
+    name = cluster.partition or default
+    kinds = [row for row in rows if row[0] == name]  # of nodes in that partition
+    if not kinds:
+        raise ConfigError(
+            f"cluster.partition={cluster.partition} does not exist; one of: "
+            f"{', '.join(sorted({row[0] for row in rows}))}"
+        )
+    nodes = sum(int(row[2]) for row in kinds)
+    cores = max(int(row[3].rstrip("+")) for row in kinds)
+    gpus = max(sum(map(int, re.findall(r"gpu:(?:\w+:)?(\d+)", r[4]))) for r in kinds)
+    if cluster.gpus_per_node > gpus:
+        raise ConfigError(
+            f"cluster.gpus_per_node={cluster.gpus_per_node}, but a node of partition "
+            f"{name} has {gpus}; use at most that many"
+        )
+    per_node = cluster.devices_per_node
+    if cluster.gpus_per_node and per_node > cluster.gpus_per_node:
+        raise ConfigError(
+            f"cluster.tasks_per_node={per_node} is more than "
+            f"cluster.gpus_per_node={cluster.gpus_per_node}; a task needs a GPU"
+        )
+    if per_node * (cluster.cores_per_device or 1) > cores:
+        raise ConfigError(
+            f"{per_node} tasks of {cluster.cores_per_device or 1} core(s) need more "
+            f"than the {cores} cores of a node of partition {name}; change "
+            "cluster.tasks_per_node or cluster.cores_per_device"
+        )
+    for size in world_sizes:
+        if size > per_node * nodes or (size > per_node and size % per_node):
+            raise ConfigError(
+                f"study.world_size={size} takes no whole nodes of {per_node} devices, "
+                f"or more than the {nodes} of partition {name}; use 1 to {per_node}, "
+                f"or multiples of {per_node} up to {per_node * nodes}"
+            )
+
+
+def run(
+    cluster: ClusterConfig, works: list[Work], cores: int, folder: Path
+) -> Iterator[Work]:
+    """Run everything, and hand each back when it has ended, well or badly.
+
+    Args:
+      cores: of each device.
+      folder: for submitit's files.
+    """
+    # submitit's process finds the function that it is to call by this.
+    os.environ["PYTHONPATH"] = str(ROOT)
+    if cluster.name == "local":
+        yield from _run_local(cluster, works, cores, folder)
+    else:
+        yield from _run_slurm(cluster, works, cores, folder)
+
+
+def _run_local(
+    cluster: ClusterConfig, works: list[Work], cores: int, folder: Path
+) -> Iterator[Work]:
+    for work in works:
+        executor = submitit.LocalExecutor(folder)
+        gpus = work.devices if cluster.gpus_per_node else 0
+        executor.update_parameters(
+            timeout_min=cluster.minutes,
+            signal_delay_s=0,
+            gpus_per_node=gpus,
+            visible_gpus=_visible_gpus()[:gpus],
+        )
+        variables = {"OMP_NUM_THREADS": str(cores), "GLOO_SOCKET_IFNAME": "lo"}
+        job = executor.submit(
+            cell.alone, work.command, variables, work.log, cores * work.devices, LOCK
+        )
+        try:
+            while not job.done():
+                time.sleep(POLL_SECONDS["local"])
+        except BaseException:
+            job.cancel()
+            _wait_for_end(30)
+            raise
+        yield work
+
+
+def _wait_for_end(seconds: float) -> None:
+    """Until the cell that is being ended has let go of the machine, or so long."""
+    deadline = time.monotonic() + seconds
+    with LOCK.open("w") as held:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                return fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def after_earlier(
+    cluster: ClusterConfig, folder: Path, say: Callable[[str], None]
+) -> Iterator[None]:
+    """Wait for what an earlier start of this study left running, saying what it is.
+
+    On this machine no cell begins while this is held: not even one that an earlier
+    start had asked for, and that finds its log when it comes to run.
+    """
+    if cluster.name == "local":
+        with LOCK.open("w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("a cell of an earlier start, or of another study, still runs")
+                fcntl.flock(held, fcntl.LOCK_EX)
+            yield
+        return
+    jobs = folder / "jobs.json"
+    earlier = set(json.loads(jobs.read_text())) if jobs.exists() else set()
+    if left := earlier & _listed():
+        say(f"{len(left)} jobs of an earlier start still run or wait: {sorted(left)}")
+    while earlier & _listed():
+        time.sleep(POLL_SECONDS["slurm"])
+    yield
+
+
+def _run_slurm(
+    cluster: ClusterConfig, works: list[Work], cores: int, folder: Path
+) -> Iterator[Work]:
+    per_node = cluster.devices_per_node
+    waiting: dict[str, Work] = {}
+    # An array for each shape, in the order of the study.
+    for tasks in dict.fromkeys(work.tasks for work in works):
+        shaped = [work for work in works if work.tasks == tasks]
+        devices = max(work.devices for work in shaped)
+        executor = submitit.SlurmExecutor(folder)
+        optional = {
+            "partition": cluster.partition,
+            "account": cluster.account,
+            "gpus_per_node": min(devices, cluster.gpus_per_node) or None,
+            "exclusive": cluster.exclusive or None,
+        }
+        executor.update_parameters(
+            job_name="duet",
+            time=cluster.minutes,
+            nodes=-(-tasks // per_node),
+            ntasks_per_node=min(tasks, per_node),
+            cpus_per_task=cores * (devices if tasks == 1 else 1),
+            stderr_to_stdout=True,
+            srun_args=["--kill-on-bad-exit=1"],
+            **{key: value for key, value in optional.items() if value is not None},
+        )
+        variables = {"OMP_NUM_THREADS": str(cores)}
+        try:
+            with executor.batch():
+                jobs = [
+                    executor.submit(cell.task, work.task, variables, work.log)
+                    for work in shaped
+                ]
+        except FailedJobError as error:
+            _cancel(waiting)
+            raise ConfigError(f"cluster=slurm: sbatch says {error}") from error
+        waiting |= {job.job_id: work for job, work in zip(jobs, shaped, strict=True)}
+        (folder / "jobs.json").write_text(json.dumps(list(waiting)))
+    try:
+        while waiting:
+            time.sleep(POLL_SECONDS["slurm"])
+            listed = _listed()
+            for job in [job for job in waiting if job not in listed]:
+                yield waiting.pop(job)
+    except BaseException:
+        _cancel(waiting)
+        raise
+
+
+def _cancel(jobs: Iterable[str]) -> None:
+    if left := sorted(_listed().intersection(jobs)):
+        subprocess.run(["scancel", *left], check=False)
+
+
+def _listed() -> set[str]:
+    """This user's jobs that wait or run, an array's each by its own id.
+
+    squeue rather than submitit, which asks sacct, that not every cluster has.
+    """
+    listed = subprocess.run(
+        ["squeue", "--me", "-h", "-r", "-o", "%i"], capture_output=True, text=True
+    )
+    if listed.returncode:  # the controller is being restarted: nothing is known
+        time.sleep(10)
+        return _listed()
+    return set(listed.stdout.split())

@@ -1,0 +1,397 @@
+"""Run a study: one recipe at every point of a plan, several times, nothing beside it.
+
+    python launch/study.py study=demo
+    python launch/study.py study=strong cluster=slurm cluster.gpus_per_node=4
+
+Started again it runs what is missing. Leaves study.json (the plan and its order),
+cells.jsonl (what ended when and how), the parity check and every run in `run.dir`.
+"""
+
+import json
+import shlex
+import signal
+import statistics
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+# Python puts this file's folder first, where `jax.py` would hide the package JAX.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+
+from hydra import compose  # noqa: E402
+from hydra.core.config_store import ConfigStore  # noqa: E402
+from hydra.core.hydra_config import HydraConfig  # noqa: E402
+from hydra.errors import HydraException  # noqa: E402
+from rich.box import SIMPLE_HEAD  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.live import Live  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from launch.cli import hydra_main, this_process  # noqa: E402
+from launch.cluster import (  # noqa: E402
+    Work,
+    after_earlier,
+    check_cluster,
+    cores_per_device,
+    run,
+)
+from launch.overrides import refusal  # noqa: E402
+from launch.trainings import SCRIPTS, command, quoted, said  # noqa: E402
+from recipe.config import Config, check_world, to_config  # noqa: E402
+from recipe.errors import ConfigError, RecordError  # noqa: E402
+from recipe.processes import Processes  # noqa: E402
+from recipe.sharding import check_shards  # noqa: E402
+from recipe.study import AXES, Cell, StudyConfig, StudyPlan, cells, points  # noqa: E402
+from record.run import check_folder, read_summary  # noqa: E402
+from record.weights import check_weights  # noqa: E402
+
+PARITY = "parity"
+# What makes two studies the same, so that one may go on in the other's folder.
+IDENTITY = ("name", "regime", "recipe", "parity", "order", "cluster")
+
+
+def recipe_overrides(config: StudyConfig) -> list[str]:
+    """What every cell is asked for: the plan's recipe, then what was typed for it.
+
+    Raises:
+      ConfigError: if a key was typed that is an axis, or each cell's own.
+    """
+    overrides = list(config.study.recipe)
+    for typed in HydraConfig.get().overrides.task:
+        key = typed.lstrip("+").partition("=")[0]
+        if key in AXES.values():
+            axis = next(axis for axis, of in AXES.items() if of == key)
+            raise ConfigError(
+                f"{typed}: that is an axis of the study; write study.{axis}=[...]"
+            )
+        if key == "platform":
+            raise ConfigError(f"{typed}: cluster.gpus_per_node decides; 0 is the CPU")
+        own = ("study", "cluster", "dry_run", "run")
+        if key.partition(".")[0] not in own and key != "data.root":
+            overrides.append(typed)
+    # Relative to where the study was started, which is not where a cell will be.
+    for key in "folder", "weights":
+        if (place := getattr(config.model, key)) is not None:
+            overrides.append(f"model.{key}={quoted(Path(place).absolute())}")
+    platform = "gpu" if config.cluster.gpus_per_node else "cpu"
+    return [*overrides, f"platform={platform}"]
+
+
+def composed(overrides: list[str]) -> Config:
+    """The config that a run with these overrides has, checked.
+
+    Raises:
+      ConfigError: what the run would be refused with.
+    """
+    ConfigStore.instance().store("schema", node=Config)
+    try:
+        return to_config(compose("config", overrides))
+    except HydraException as error:
+        raise refusal(error, Config) from error
+
+
+def check_cells(plan: StudyPlan, recipe: list[str]) -> int:
+    """Refuse a plan of which any cell would be refused; the recipe's global batch.
+
+    Raises:
+      ConfigError: naming the cell.
+    """
+    if not points(plan):
+        raise ConfigError("study.parallel=[pmap] is JAX's alone; add jax to framework")
+    alone = composed(recipe)
+    check_weights(alone)
+    global_batch = alone.train.global_batch
+    for point in points(plan):
+        try:
+            own = point.overrides(global_batch, plan.regime)
+            config = composed([*recipe, *own])
+            check_world(config, Processes())
+            check_shards(config, Processes())
+        except ConfigError as error:
+            raise ConfigError(f"cell {point.point}: {error}") from error
+    return global_batch
+
+
+class Study:
+    """A checked study and its folder."""
+
+    def __init__(self, config: StudyConfig):
+        plan, cluster = config.study, config.cluster
+        self.config, self.plan, self.cluster = config, plan, cluster
+        check_cluster(cluster, plan.world_size)
+        self.recipe = recipe_overrides(config)
+        self.global_batch = check_cells(plan, self.recipe)
+        # The same wherever a cell starts; no part of what makes a study that study.
+        root = quoted(Path(config.data.root).absolute())
+        self.overrides = [*self.recipe, f"data.root={root}"]
+        self.cores = cores_per_device(cluster, plan.world_size)
+        folder = config.run.dir or f"runs/study-{plan.name}"
+        self.folder = Path(folder).absolute()
+        self.order = cells(plan)
+        self.description = {
+            "schema_version": 1,
+            "name": plan.name,
+            "regime": plan.regime,
+            "recipe": self.recipe,
+            "parity": list(plan.parity),
+            "order": [asdict(cell) | {"name": cell.name} for cell in self.order],
+            "order_seed": plan.order_seed,
+            "cluster": {
+                "name": cluster.name,
+                "gpus_per_node": cluster.gpus_per_node,
+                "devices_per_node": cluster.devices_per_node,
+                "cores_per_device": self.cores,
+                "exclusive": cluster.exclusive,
+            },
+        }
+        self.begun = self._begun()
+
+    def _begun(self) -> bool:
+        """Whether the folder holds this very study already.
+
+        Raises:
+          ConfigError, RecordError: if it holds anything else.
+        """
+        file = self.folder / "study.json"
+        if not file.exists():
+            self.config.run.dir = str(self.folder)
+            check_folder(self.config)
+            return False
+        try:
+            held = json.loads(file.read_text())
+            other = [key for key in IDENTITY if held[key] != self.description[key]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"{file} is no study's: {error!r}") from error
+        if other:
+            raise ConfigError(
+                f"run.dir={self.folder} holds another study ({', '.join(other)} "
+                "differ); choose another run.dir, or ask for that study again"
+            )
+        return True
+
+    def works(self) -> dict[str, Work]:
+        """The parity checks, one for each precision, then the cells in their order."""
+        works = [self._parity(precision) for precision in self.plan.precision]
+        works += [self._cell(cell) for cell in self.order]
+        return {work.name: work for work in works}
+
+    def _cell(self, cell: Cell) -> Work:
+        size = cell.world_size
+        overrides = [
+            *self.overrides,
+            *cell.overrides(self.global_batch, self.plan.regime),
+            f"run.dir={quoted(self.folder / cell.name)}",
+        ]
+        return Work(
+            name=cell.name,
+            command=command(cell.framework, size, overrides),
+            task=[sys.executable, SCRIPTS[cell.framework], *overrides],
+            devices=size,
+            tasks=size,
+            log=self.folder / f"{cell.name}.log",
+        )
+
+    def _parity(self, precision: str) -> Work:
+        """Of what fits one node, since parity starts its own processes."""
+        sizes = list(self.plan.world_size)
+        if self.cluster.name == "slurm":
+            fit = self.cluster.devices_per_node
+            sizes = [size for size in sizes if size <= fit] or [1]
+        batch = self.global_batch * (max(sizes) if self.plan.regime == "weak" else 1)
+        # Its own number of steps, unless it is given: its bounds are for that many.
+        steps = ("train.steps=", "train.epochs=", "train.evaluate_every_epochs=")
+        name = f"{PARITY}-{precision}"
+        parity = [
+            *(sys.executable, "launch/parity.py"),
+            *(o for o in self.overrides if not o.startswith(steps)),
+            f"precision={precision}",
+            f"train.global_batch={batch}",
+            f"world_sizes={sizes}".replace(" ", ""),
+            "jax_layouts=[processes]",
+            *self.plan.parity,
+            f"run.dir={quoted(self.folder / name)}",
+        ]
+        log = self.folder / f"{name}.log"
+        return Work(name, parity, parity, devices=max(sizes), tasks=1, log=log)
+
+    def finished(self, name: str) -> bool:
+        """Whether a cell, or a parity check, has come to its end."""
+        if name.startswith(PARITY):
+            return (self.folder / name / "parity.json").exists()
+        try:
+            return read_summary(self.folder / name)["status"] == "finished"
+        except RecordError:
+            return False
+
+    def put_aside(self, work: Work) -> None:
+        """Move what a start that was cut short left, for the cell to begin anew."""
+        number = 1
+        left = [p for p in (self.folder / work.name, work.log) if p.exists()]
+        while left and (self.folder / "unfinished" / f"{work.name}-{number}").exists():
+            number += 1
+        for path in left:
+            aside = self.folder / "unfinished" / f"{work.name}-{number}"
+            aside.mkdir(parents=True, exist_ok=True)
+            path.rename(aside / path.name)
+
+    def start(self, console: Console) -> list[str]:
+        """Run what is missing, a table below it; the names of what failed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        jobs = self.folder / "submitit"
+        jobs.mkdir(exist_ok=True)
+        if not self.begun:
+            now = {"command": sys.argv, "begun": datetime.now(UTC).isoformat()}
+            _write(self.folder / "study.json", self.description | now)
+        works = self.works()
+
+        def say(earlier: str) -> None:
+            console.print(f"{earlier}: waiting for it", **PLAIN)
+
+        with after_earlier(self.cluster, jobs, say):
+            missing = [w for w in works.values() if not self.finished(w.name)]
+            for work in missing:
+                self.put_aside(work)
+        if self.begun:
+            done = len(works) - len(missing)
+            console.print(
+                f"{done} of {len(works)} are finished; running the {len(missing)} "
+                "that are missing"
+            )
+        failed, ended = [], len(works) - len(missing)
+        parity = [work for work in missing if work.name.startswith(PARITY)]
+        with Live(self.table(), console=console, auto_refresh=False) as live:
+            for part in parity, [work for work in missing if work not in parity]:
+                for work in run(self.cluster, part, self.cores, jobs):
+                    ended += 1
+                    text = f"{ended}/{len(works)} {work.name}: {self._ended(work)}"
+                    console.print(text, **PLAIN)
+                    live.update(self.table(), refresh=True)
+                    if not self.finished(work.name):
+                        failed.append(work.name)
+        return failed
+
+    def _ended(self, work: Work) -> str:
+        """Note in cells.jsonl how something ended, and say it."""
+        status, text = "failed", f"failed, see {work.log}:\n  {said(work.log)}"
+        if self.finished(work.name):
+            status = "finished"
+            if work.name.startswith(PARITY):
+                file = self.folder / work.name / "parity.json"
+                status = text = json.loads(file.read_text())["verdict"]
+            else:
+                rate = self._rate(work.name)
+                text = f"{rate:,.0f} images/s" if rate else "finished"
+        row = {
+            "name": work.name,
+            "status": status,
+            "ended": datetime.now(UTC).isoformat(),
+            "cores": self.cores * work.devices,
+            "log": work.log.name,
+        }
+        with (self.folder / "cells.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        return text
+
+    def table(self) -> Table:
+        """Every point: how many of its repeats are finished, and their median."""
+        table = Table(title=f"study {self.plan.name}", box=SIMPLE_HEAD)
+        table.add_column("cell", no_wrap=True)
+        table.add_column("finished", justify="right", no_wrap=True)
+        table.add_column("median images/s", justify="right", no_wrap=True)
+        for point in points(self.plan):
+            names = [c.name for c in self.order if c.point == point.point]
+            done = [name for name in names if self.finished(name)]
+            rates = [rate for name in done if (rate := self._rate(name))]
+            median = f"{statistics.median(rates):,.0f}" if rates else "–"
+            table.add_row(point.point, f"{len(done)} of {len(names)}", median)
+        return table
+
+    def _rate(self, name: str) -> float | None:
+        """Images per second of a finished cell; None if it was too short for one."""
+        return read_summary(self.folder / name)["images_per_second"]["median"]
+
+    def show_plan(self, console: Console) -> None:
+        """What would run, and at most how long."""
+        works = self.works()
+        slurm = self.cluster.name == "slurm"
+        for work in works.values():
+            text = "finished" if self.finished(work.name) else ""
+            line = shlex.join(work.task if slurm else work.command)
+            tasks = f"srun --ntasks={work.tasks} " if slurm else ""
+            console.print(f"{work.name}: {text or tasks + line}", **PLAIN)
+        missing = [w for w in works.values() if not self.finished(w.name)]
+        hours = sum(work.devices for work in missing) * self.cluster.minutes / 60
+        console.print(
+            f"{len(missing)} of {len(works)} to run, in this order; at most "
+            f"{hours:.1f} device-hours (cluster.minutes={self.cluster.minutes} each)",
+            **PLAIN,
+        )
+
+
+PLAIN: dict[str, Any] = {"markup": False, "soft_wrap": True}
+
+
+def _write(path: Path, value: Any) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+
+
+def run_study(config: StudyConfig) -> None:
+    """Check all, then run what is missing and say what it came to.
+
+    Raises:
+      ConfigError: before anything starts.
+      SystemExit: 1 if anything failed, or a parity check found a difference.
+    """
+    study = Study(config)
+    console = Console(highlight=False)
+    if config.dry_run:
+        study.show_plan(console)
+        return
+    console.print(f"{study.folder}: {len(study.order)} cells", **PLAIN)
+    if config.cluster.name == "slurm":
+        console.print("watch: squeue --me; logs: *.log in that folder", **PLAIN)
+    failed = study.start(console)
+    different = []
+    for precision in config.study.precision:
+        file = study.folder / f"{PARITY}-{precision}" / "parity.json"
+        if file.exists() and json.loads(file.read_text())["verdict"] != "identical":
+            different.append(precision)
+    if different:
+        console.print(f"parity fails in {', '.join(different)}: compare no speeds")
+    if failed:
+        console.print(f"failed, and run anew by the next start: {', '.join(failed)}")
+    if failed or different:
+        raise SystemExit(1)
+
+
+def main() -> None:
+    """Run what the command line asks for, from this one process."""
+    processes = this_process()
+
+    def alone(config: StudyConfig) -> None:
+        if processes.launcher != "python":
+            raise ConfigError(
+                "a study starts its own processes; run it as python launch/study.py, "
+                "without torchrun or srun"
+            )
+        try:
+            run_study(config)
+        except OSError as error:
+            raise RecordError(f"the study's folder: {error}") from error
+
+    rank = processes.rank
+    hydra_main(alone, config_name="study", schema=StudyConfig, rank=rank)
+
+
+if __name__ == "__main__":
+    # As an exception, so that a cell is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # submitit ends its processes by SIGINT. A shell's background jobs ignore it, and
+    # would hand that on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main()

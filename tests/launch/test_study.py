@@ -1,0 +1,202 @@
+"""Studies as their users start them, on this machine and on a real SLURM."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from launch.cluster import check_cluster
+from recipe.errors import ConfigError
+from recipe.study import ClusterConfig
+from record.run import read_summary
+from tests.conftest import NO_GPU, clean_environment
+
+STUDY = "launch/study.py"
+SMALL = (
+    *(STUDY, "experiment=linear_line", "train.steps=4", "study.precision=[fp64]"),
+    'study.parity=["train.steps=4"]',
+)
+
+
+@pytest.fixture
+def own(tmp_path) -> dict[str, str]:
+    """An environment whose lock on the machine is this test's own."""
+    (tmp_path / "tmp").mkdir()
+    return {"TMPDIR": str(tmp_path / "tmp"), "COLUMNS": "200"}
+
+
+def test_a_study_that_was_killed_runs_only_what_is_missing(
+    run_python, root, own, tmp_path
+):
+    command = [
+        *(*SMALL, "study.framework=[torch]", "study.world_size=[1]"),
+        *("study.repeats=2", f"run.dir={tmp_path / 'study'}"),
+    ]
+    study = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=root,
+        env=clean_environment() | NO_GPU | own,
+        stdout=subprocess.DEVNULL,
+    )
+    ended = tmp_path / "study" / "cells.jsonl"
+    while not ended.exists():  # the parity check comes first
+        assert study.poll() is None
+        time.sleep(0.1)
+    study.kill()
+    study.wait()
+    done = run_python(command, **own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "are finished; running the" in done.stdout
+    names = [json.loads(line)["name"] for line in ended.read_text().splitlines()]
+    assert names[0] == "parity-fp64" and len(names) == len(set(names))
+    for repeat in 1, 2:
+        summary = read_summary(tmp_path / "study" / f"torch-1-fp64-dp-{repeat}")
+        assert summary["status"] == "finished"
+    again = run_python(command, **own)
+    assert "3 of 3 are finished" in again.stdout
+    assert len(ended.read_text().splitlines()) == len(names)
+
+
+def test_a_failed_cell_is_named_with_its_log_and_the_study_goes_on(
+    run_python, own, tmp_path
+):
+    done = run_python(
+        [
+            *(STUDY, "experiment=mnist_mlp", f"data.root={tmp_path / 'data'}"),
+            *("study.framework=[torch]", "study.world_size=[1]", "study.repeats=1"),
+            f"run.dir={tmp_path / 'study'}",
+        ],
+        http_proxy="http://127.0.0.1:9",
+        https_proxy="http://127.0.0.1:9",
+        **own,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1/2 parity-fp32: failed" in done.stdout
+    assert "2/2 torch-1-fp32-dp-1: failed" in done.stdout
+    assert f"{tmp_path / 'study' / 'torch-1-fp32-dp-1.log'}" in done.stdout
+    assert "train-images-idx3-ubyte" in done.stdout
+
+
+def test_a_dry_run_prints_every_cell_and_makes_nothing(run_python, tmp_path):
+    folder = tmp_path / "study"
+    done = run_python([STUDY, "dry_run=true", f"run.dir={folder}"])
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("parity-fp32: ")
+    assert sum("launch/pytorch.py" in line for line in lines) == 10
+    assert sum("launch/jax.py" in line for line in lines) == 10
+    assert "device-hours" in done.stdout
+    assert not folder.exists()
+
+
+REFUSED = {
+    "study.precision=[fp8]": ("cell torch-1-fp8-dp", "fp16, fp32, fp64"),
+    "study.framework=[torch,mxnet]": ("mxnet is unknown", "torch, jax"),
+    "study.sizes=[1]": ("study.sizes is no key",),
+    "study=demi": ("demi", "demo, strong, weak"),
+    "precision=fp64": ("an axis of the study", "study.precision=[...]"),
+    "cluster=slurm": ("needs sbatch", "cluster=local"),
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_cannot_be_is_refused_before_anything_starts(
+    run_python, override, tmp_path
+):
+    folder = tmp_path / "study"
+    # No SLURM on the path, whatever this machine has.
+    done = run_python([STUDY, override, f"run.dir={folder}"], PATH=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("error: ") == 1
+    for word in REFUSED[override]:
+        assert word in done.stderr
+    assert not folder.exists()
+
+
+NOT_HERE = {
+    "cores": ({}, [4096], ("4096 cores", "study.world_size=[1,")),
+    "GPUs": ({"gpus_per_node": 64}, [1], ("this machine has 0",)),
+    "a partition": ({"partition": "gpu"}, [1], ("add cluster=slurm",)),
+}
+
+
+@pytest.mark.parametrize("what", NOT_HERE)
+def test_what_this_machine_has_not_is_refused(what, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    keys, world_sizes, words = NOT_HERE[what]
+    check_cluster(ClusterConfig(name="local"), [1])
+    with pytest.raises(ConfigError) as refused:
+        check_cluster(ClusterConfig(name="local", **keys), world_sizes)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_the_folder_of_another_study_is_refused(run_python, own, tmp_path):
+    (tmp_path / "study.json").write_text('{"name": "weak"}')
+    done = run_python([STUDY, f"run.dir={tmp_path}"])
+    assert (done.returncode, "is no study's" in done.stderr) == (2, True), done.stderr
+    (tmp_path / "study.json").unlink()
+    done = run_python([STUDY, f"run.dir={tmp_path}"])
+    assert "already holds files of something else" in done.stderr
+
+
+SLURM_REFUSED = {
+    "cluster.partition=gpu": ("does not exist; one of: debug",),
+    "cluster.gpus_per_node=3": ("a node of partition debug has 2",),
+    "study.world_size=[3]": ("more than the 2 of partition debug",),
+}
+
+
+@pytest.mark.parametrize("override", SLURM_REFUSED)
+def test_what_the_cluster_has_not_is_refused(run_python, slurm, override, tmp_path):
+    folder = tmp_path / "study"
+    done = run_python(
+        [STUDY, "cluster=slurm", override, f"run.dir={folder}"],
+        SLURM_CONF=slurm.env["SLURM_CONF"],
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    for word in SLURM_REFUSED[override]:
+        assert word in done.stderr
+    assert not folder.exists()
+
+
+def test_a_study_on_slurm_comes_to_its_last_cell(slurm, run_python, own, tmp_path):
+    folder = tmp_path / "study"
+    done = run_python(
+        [
+            *(*SMALL, "cluster=slurm", "study.world_size=[2]", "study.repeats=1"),
+            f"run.dir={folder}",
+        ],
+        SLURM_CONF=slurm.env["SLURM_CONF"],
+        **own,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "squeue --me" in done.stdout
+    for framework in "torch", "jax":
+        summary = read_summary(folder / f"{framework}-2-fp64-dp-1")
+        assert (summary["status"], summary["processes"]) == ("finished", 2)
+    assert slurm.run("squeue", "-h").stdout == ""
+
+
+def test_a_study_that_is_ended_ends_its_cell(root, own, tmp_path):
+    command = [*SMALL, "study.world_size=[1]", f"run.dir={tmp_path / 'study'}"]
+    command = [word.replace("steps=4", "steps=1000000") for word in command]
+    study = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=root,
+        env=clean_environment() | NO_GPU | own,
+        stdout=subprocess.DEVNULL,
+    )
+    rows = tmp_path / "study" / "parity-fp64" / "torch-1" / "metrics.jsonl"
+    while not rows.exists() or not rows.stat().st_size:
+        assert study.poll() is None
+        time.sleep(0.2)
+    os.kill(study.pid, signal.SIGTERM)
+    assert study.wait(120) == 143
+    size = rows.stat().st_size
+    time.sleep(1)
+    assert rows.stat().st_size == size
