@@ -148,7 +148,7 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
     stopping.watch(folder)
 
     def take_apart(state: TrainState, step: int) -> Trace:
-        whole = plan.indices(step)  # an accumulated batch as the one it stands for
+        whole = plan.indices(step)
         draws = place_batch(batch_draws(config, plan, step, whole), world)
         batch = train_data, place_batch(whole, world), draws
         return trace_step(config, graphdef, state, *batch, step + 1)

@@ -45,6 +45,7 @@ from recipe.errors import ConfigError, RecordError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
 from recipe.sharding import check_shards  # noqa: E402
 from recipe.study import AXES, Cell, StudyConfig, StudyPlan, cells, points  # noqa: E402
+from record.disk import to_json, write_whole  # noqa: E402
 from record.run import check_folder, read_summary  # noqa: E402
 from record.weights import check_weights  # noqa: E402
 
@@ -244,7 +245,7 @@ class Study:
         jobs.mkdir(exist_ok=True)
         if not self.begun:
             now = {"command": sys.argv, "begun": datetime.now(UTC).isoformat()}
-            _write(self.folder / "study.json", self.description | now)
+            write_whole(self.folder / "study.json", to_json(self.description | now))
         works = self.works()
 
         def say(earlier: str) -> None:
@@ -332,12 +333,6 @@ class Study:
 
 
 PLAIN: dict[str, Any] = {"markup": False, "soft_wrap": True}
-
-
-def _write(path: Path, value: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
 
 
 def run_study(config: StudyConfig) -> None:

@@ -630,6 +630,15 @@ def unknown_keys(composed: DictConfig, schema: type[Config]) -> list[str]:
     return [key for key in keys(OmegaConf.to_container(composed)) if key not in known]
 
 
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Key and value of all that a nested dictionary holds: `train.steps`, 100."""
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def to_yaml(config: Config) -> str:
     """The resolved config, as `config.yaml` in the run folder holds it."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))

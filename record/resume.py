@@ -5,12 +5,10 @@ checkpoints beyond the step it goes on from are removed.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from recipe.config import Config, from_yaml, identity_parts, to_yaml
+from recipe.config import Config, from_yaml, identity_parts, leaves, to_yaml
 from recipe.errors import ConfigError, RecordError
 from recipe.weights import Weights, is_trained, weight_dtype, weight_shapes
 from record.checkpoint import (
@@ -151,7 +149,7 @@ def _differences(
         before, data = found.checkpoint.recipe, found.checkpoint.data_fingerprint
     else:
         before, data = identity_parts(_config_of(found.source)), None
-    was, asked = dict(_leaves(before)), dict(_leaves(identity_parts(config)))
+    was, asked = dict(leaves(before)), dict(leaves(identity_parts(config)))
     differences = [
         f"{key} is {asked.get(key, ABSENT)}, was {was.get(key, ABSENT)}"
         for key in sorted(was.keys() | asked.keys())
@@ -160,14 +158,6 @@ def _differences(
     if None not in (data, data_fingerprint) and data != data_fingerprint:
         differences.append(f"the data's SHA-256 is {data_fingerprint}, was {data}")
     return differences
-
-
-def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _config_of(folder: Path) -> Config:

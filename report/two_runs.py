@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from recipe.config import leaves
 from recipe.errors import RecordError
 from record.run import Run
 from report.parity import (
@@ -73,7 +74,7 @@ def compare_fixed(a: tuple[str, Run], b: tuple[str, Run], precision: str) -> Com
             "their final weights are not of one step; train both for as many"
         )
     bounds = BOUNDS[precision]
-    leaves = leaf_differences(run_a.weights, run_b.weights)
+    parted = leaf_differences(run_a.weights, run_b.weights)
     # Where controls alone bound a hundred steps, the first step's bound has to do.
     hundred = bounds.hundred if np.isfinite(bounds.hundred) else bounds.first
     allowed = np.full(len(curves[0]), hundred)
@@ -85,8 +86,8 @@ def compare_fixed(a: tuple[str, Run], b: tuple[str, Run], precision: str) -> Com
         "runs",
         relative_difference(*curves).tolist(),
         allowed.tolist(),
-        leaves,
-        dict.fromkeys(leaves, hundred),
+        parted,
+        dict.fromkeys(parted, hundred),
         float(relative_difference(*tests)),
         (score(run_a), score(run_b)),
     )
@@ -117,18 +118,10 @@ def notes(a: Run, b: Run, precision: str, steps: int) -> Iterator[str]:
 
 def recipe_differences(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
     """Key -> its two values, where the recipes differ; places are left out."""
-    flat = [dict(_flat(asdict(run.config))) for run in (a, b)]
+    flat = [dict(leaves(asdict(run.config))) for run in (a, b)]
     return {
         key: (flat[0].get(key), flat[1].get(key))
         for key in sorted(flat[0].keys() | flat[1].keys())
         if flat[0].get(key) != flat[1].get(key)
         and not any(key == place or key.startswith(f"{place}.") for place in PLACE)
     }
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -120,7 +120,7 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
     stopping.watch(folder)
 
     def take_apart(step: int) -> Trace:
-        whole = plan.indices(step)  # an accumulated batch as the one it stands for
+        whole = plan.indices(step)
         draws = place_batch(batch_draws(config, plan, step, whole), world)
         batch = train_data, place_batch(whole, world), draws
         return trace_step(config, model, *batch, step + 1, world)
