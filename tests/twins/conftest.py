@@ -115,7 +115,7 @@ def twins(arrays, worlds):
             )
             state = jax_place(state, worlds[1])
             step = jax.jit(
-                partial(jax_step.train_step, config, graphdef, optimizer, None)
+                partial(jax_step.train_step, config, graphdef, optimizer, worlds[1])
             )
             seen = []
             for i, batch in enumerate(batches):
