@@ -17,7 +17,8 @@ from recipe.architecture import RESNETS
 from recipe.flops import forward_flops, training_flops
 from recipe.layouts import from_layout, to_layout
 from report.parity import leaf_differences, relative_difference
-from tests.twins.conftest import TORCH, random_weights
+from tests.twins.conftest import TORCH
+from tests.twins.steps import random_weights
 from torch_impl import model as torch_model
 from torch_impl import step as torch_step
 from torch_impl import weights as torch_weights

@@ -24,7 +24,8 @@ from recipe.pixels import pixel_affine
 from record.run import Run
 from report.parity import DIFFERENT, IDENTICAL, compare
 from report.trace import compare_traces
-from tests.twins.conftest import TORCH, random_weights
+from tests.twins.conftest import TORCH
+from tests.twins.steps import random_weights
 from torch_impl import model as torch_model
 from torch_impl import optim as torch_optim
 from torch_impl import step as torch_step

@@ -15,7 +15,7 @@ from recipe.config import LossScaleConfig
 from recipe.errors import ConfigError
 from recipe.loss_scale import FP32_MAX, LossScale, next_loss_scale
 from report.parity import leaf_differences, relative_difference
-from tests.twins.conftest import EXAMPLES, random_weights
+from tests.twins.steps import EXAMPLES, random_weights
 from torch_impl import step as torch_step
 
 TWINS = pytest.mark.parametrize("twin", [0, 1], ids=["torch", "jax"])
