@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jax_impl.precision import Dtypes
-from recipe.config import NormConfig
+from recipe.config import NormConfig, check_statistics
 
 
 class Conv(nnx.Conv):
@@ -94,10 +94,12 @@ class BatchNorm(nnx.Module):
         else:
             channels = x_BHWC.shape[-1]
             x_PC = x_BHWC.astype(self.scale.dtype).reshape(-1, channels)
+            ranks = 1 if self.axis is None else jax.lax.axis_size(self.axis)
+            check_statistics(len(x_PC) * ranks)
             mean_C = self._average(x_PC)
             centred = x_PC - mean_C
             var = self._average(jnp.square(centred))
-            self._update(mean_C, var, len(x_PC))
+            self._update(mean_C, var, len(x_PC) * ranks)
         scale = self.scale * jax.lax.rsqrt(var + self.eps)
         normal = centred * scale + self.bias
         return normal.reshape(x_BHWC.shape).astype(self.compute_dtype)
@@ -108,8 +110,6 @@ class BatchNorm(nnx.Module):
 
     def _update(self, mean_C: Array, var_C: Array, count: int) -> None:
         """Move the running statistics towards the batch's."""
-        if self.axis is not None:
-            count *= jax.lax.axis_size(self.axis)
         unbiased_C = var_C * (count / (count - 1))
         self.mean[...] += self.momentum * (mean_C - self.mean[...])
         self.var[...] += self.momentum * (unbiased_C - self.var[...])

@@ -218,6 +218,8 @@ def share_gradients(
       The loss, its gradients placed as the parameters are, and the statistics of the
       first device, its own where they are local: they are evaluated and recorded.
     """
+    if world.size == 1:
+        return local(params, whole, rows)
     specs = jax.tree.map(lambda leaf: shards(leaf.shape, world), params)
 
     def on_a_device(params: nnx.State, whole: Any, rows: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from recipe.config import Config
 from recipe.loss_scale import initial_loss_scale
 from recipe.pixels import pixel_affine
 from recipe.weights import Weights, weight_shapes
+from record.run import Run
 from torch_impl import model as torch_model
 from torch_impl import optim as torch_optim
 from torch_impl import parallel as torch_parallel
@@ -143,3 +145,14 @@ def jax_call(
     ]
     step = partial(jax_step.train_step, config, graphdef, optimizer, world)
     return step, state, others
+
+
+def record(
+    config: Config, seen: np.ndarray, weights: Weights, test: dict[str, Any]
+) -> Run:
+    """What a run folder would hold of these steps, weights and test metrics."""
+    summary = {"config_hash": "recipe", "data_fingerprint": "data", "test": test}
+    rows = [
+        {"kind": "step", "loss": row[0], "loss_scale": row[2]} for row in seen.tolist()
+    ]
+    return Run(Path(), config, {}, summary, rows, weights)
