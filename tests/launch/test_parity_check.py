@@ -19,7 +19,7 @@ def test_fp64_proves_both_frameworks_identical_at_world_sizes_one_and_two(
 ):
     done = run_python(
         [
-            *(PARITY, "experiment=digits_cnn", "world_sizes=[1,2]", "precision=fp64"),
+            *(PARITY, "experiment=digits_mlp", "world_sizes=[1,2]", "precision=fp64"),
             *("train.steps=40", f"run.dir={tmp_path / 'check'}"),
         ],
         COLUMNS="60",

@@ -75,7 +75,7 @@ def test_final_weights_load_without_a_framework(tracked):
     ],
 )
 def test_every_layout_of_jax_trains_the_same_run(train, layout):
-    recipe = ["experiment=digits_cnn", "precision=fp64", "train.steps=10"]
+    recipe = ["experiment=digits_mlp", "precision=fp64", "train.steps=10"]
     one = read_run(train("jax", *recipe))
     other = read_run(
         train(
