@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from jax_impl.parallel import World, to_host, unshard
-from recipe.weights import Weights
+from recipe.weights import Weights, check_leaves
 
 
 def canonical_name(path: tuple[Any, ...]) -> str:
@@ -21,12 +21,17 @@ def load_weights(
     """The model as a static graph, its parameters and its running statistics.
 
     Both hold the canonical numbers.
+
+    Raises:
+      ConfigError: if the model holds other leaves than `weights`.
     """
     graphdef, state = nnx.split(model)
+    leaves = {canonical_name(path): leaf for path, leaf in nnx.to_flat_state(state)}
+    check_leaves({n: leaf.get_value().shape for n, leaf in leaves.items()}, weights)
     filled = nnx.from_flat_state(
         [
-            (path, variable.replace(weights[canonical_name(path)]))
-            for path, variable in nnx.to_flat_state(state)
+            (path, leaf.replace(weights[canonical_name(path)]))
+            for path, leaf in nnx.to_flat_state(state)
         ]
     )
     params, statistics = nnx.split_state(filled, nnx.Param, nnx.BatchStat)

@@ -91,6 +91,18 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
     return ConfigError(": ".join(" ".join(line.split()) for line in lines))
 
 
+def below_null(error: Exception) -> ConfigError | None:
+    """What OmegaConf means where a key is set below the one group that may be null."""
+    if "Unexpected type for root: NoneType" in str(error) or (
+        "full_key: precision.loss_scale" in str(error)
+    ):
+        return ConfigError(
+            "precision.loss_scale is null, so nothing below it can be set: only "
+            "precision=fp16 scales its loss"
+        )
+    return None
+
+
 def unknown_key(key: str, schema: type[Config]) -> ConfigError:
     """A key that no recipe has, and those that are spelled like it."""
     near = get_close_matches(key, known_keys(schema), cutoff=0.75)

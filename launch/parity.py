@@ -194,7 +194,7 @@ def show(verdict: Verdict, console: Console) -> None:
     console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
     for c in verdict.comparisons:
-        for reason in c.broken:
+        for reason in c.broken + c.unseen:
             console.print(f"{c.a} against {c.b}: {reason}", markup=False)
     for note in verdict.notes:
         console.print(note, markup=False)

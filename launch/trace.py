@@ -100,8 +100,8 @@ def show(verdict: TraceVerdict, console: Console) -> None:
     wide = console.options.update(width=1000)
     console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
-    for module in verdict.alone:
-        console.print(f"not compared, in one twin alone: {module}", markup=False)
+    for name in verdict.alone:
+        console.print(f"in one twin alone: {name}", markup=False)
     console.print(f"verdict: {verdict.verdict}, by {verdict.decided_by}")
     console.print(verdict.said, markup=False, soft_wrap=True)
     if verdict.suspects:

@@ -365,6 +365,11 @@ class PrecisionConfig:
 
     def __post_init__(self) -> None:
         _one_of("precision", self.name, PRECISIONS)
+        if (self.loss_scale is None) == (self.name == "fp16"):
+            raise ConfigError(
+                f"precision={self.name} and precision.loss_scale={self.loss_scale}: "
+                "fp16 has to have one, and no other precision needs it"
+            )
 
 
 @dataclass(kw_only=True)
@@ -584,9 +589,10 @@ class ParityConfig(Config):
             )
         # What is refused of a single run's trace is refused here, before any starts.
         self.train = replace(self.train, trace=self.trace)
-        if (self.a is None) != (self.b is None):
+        if bool(self.a) != bool(self.b) or "" in (self.a, self.b):
+            missing = "a" if not self.a else "b"
             raise ConfigError(
-                f"a={self.a} b={self.b}: two run folders are compared; give both"
+                f"a= and b= are two run folders to be compared; {missing}= is missing"
             )
         if self.a is not None and self.trace:
             raise ConfigError(

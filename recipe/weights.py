@@ -5,13 +5,14 @@ maps them to its own; every transpose is there and nowhere else.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.random import Generator
 
 from recipe.architecture import Leaf, layers
 from recipe.config import Config
+from recipe.errors import ConfigError
 from recipe.own_model import own_module
 from recipe.rng import keyed_generator
 
@@ -107,6 +108,26 @@ _DRAW: dict[str, Callable[[Generator, Shape], np.ndarray]] = {
 def is_trained(name: str) -> bool:
     """Whether a canonical name is a parameter's; else it is a running statistic's."""
     return not name.endswith((".mean", ".var"))
+
+
+def check_leaves(shapes: Mapping[str, Shape], weights: Weights) -> None:
+    """Refuse a model that does not hold what its architecture says.
+
+    Args:
+      shapes: canonical name -> canonical shape of all that a framework's model holds.
+      weights: what it is to hold.
+
+    Raises:
+      ConfigError: naming the first leaf to differ.
+    """
+    for name in [*shapes, *weights]:
+        held = shapes.get(name, "nothing")
+        said = weights[name].shape if name in weights else "nothing"
+        if held != said:
+            raise ConfigError(
+                f"{name} is {held} in the model and {said} in its weight_shapes; "
+                "docs/add-a-model.md says how leaves are named and laid out"
+            )
 
 
 def parameter_count(weights: Weights) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from record.run import Run
 from report.figures import parity_figure
-from report.parity import IDENTICAL, Verdict
+from report.parity import IDENTICAL, UNDECIDED, Verdict
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --good: #00695c; --bad: #b71c1c; }
@@ -53,7 +53,9 @@ def _parity_html(
     verdict: Verdict, runs: dict[str, Run], image: str, command: list[str]
 ) -> str:
     broken = verdict.notes + [
-        f"{c.a} against {c.b}: {r}" for c in verdict.comparisons for r in c.broken
+        f"{c.a} against {c.b}: {r}"
+        for c in verdict.comparisons
+        for r in c.broken + c.unseen
     ]
     comparisons = [
         [
@@ -86,6 +88,7 @@ def _parity_html(
     packages = ", ".join(f"{k} {v}" for k, v in environment["packages"].items() if v)
     said = {
         IDENTICAL: "all of these runs, one for each line below, are the same",
+        UNDECIDED: "what would tell them apart could not be seen",
     }.get(verdict.verdict, "the runs part further than rounding allows")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">

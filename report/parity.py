@@ -20,6 +20,7 @@ from record.run import Run
 from record.schema import strict_json
 
 IDENTICAL, DIFFERENT = "identical", "different"
+UNDECIDED = "undecided"  # nothing parts, but only since nothing could be seen to
 
 # A run may be this many times further from another than the controls are from their
 # originals: a control's first difference is one ulp of the weights, a framework's is
@@ -75,7 +76,9 @@ class Comparison:
       leaves_allowed: what each of those may be.
       test_difference: relative difference of the test losses.
       scores: test accuracies of both, without classes the negated test losses.
-      broken: what is not allowed, in words; empty if the runs are identical.
+      broken: what is not allowed, in words.
+      unseen: what could not be judged, in words. The runs are identical if both are
+        empty.
     """
 
     a: str
@@ -88,10 +91,13 @@ class Comparison:
     test_difference: float
     scores: tuple[float, float]
     broken: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
-        return DIFFERENT if self.broken else IDENTICAL
+        if self.broken:
+            return DIFFERENT
+        return UNDECIDED if self.unseen else IDENTICAL
 
     @property
     def worst_step(self) -> int:
@@ -110,15 +116,18 @@ class Envelope:
     Args:
       losses: largest relative difference of any control up to each step.
       leaves: parameter name -> largest relative difference at the end.
-      scores: test accuracies of controls and originals, without classes negated test
-        losses, shape (runs,).
+      scores: framework -> test accuracies of its controls and their original, without
+        classes negated test losses, shape (runs,). Not of both frameworks together:
+        two that are apart would widen the interval that is to tell them apart.
       examples: in the test set.
+      chance: the score of a guess; without classes minus infinity.
     """
 
     losses: Float[np.ndarray, " steps"]
     leaves: dict[str, float]
-    scores: Float[np.ndarray, " runs"]
+    scores: dict[str, Float[np.ndarray, " runs"]]
     examples: int
+    chance: float
 
     @property
     def lost(self) -> int | None:
@@ -126,14 +135,15 @@ class Envelope:
         above = self.losses > LOST
         return int(np.argmax(above)) + 1 if above.any() else None
 
-    def score_interval(self) -> tuple[float, float]:
-        """Where one more run's score lies with 99 % confidence.
+    def score_interval(self, framework: str) -> tuple[float, float]:
+        """Where the score of one more run of the framework lies with 99 % confidence.
 
-        Student's prediction interval over the controls, and never narrower than one
+        Student's prediction interval over its controls, and never narrower than one
         test example on either side, which is accuracy's own resolution.
         """
-        n, mean = len(self.scores), float(self.scores.mean())
-        spread = float(self.scores.std(ddof=1)) if n > 1 else 0.0
+        scores = self.scores[framework]
+        n, mean = len(scores), float(scores.mean())
+        spread = float(scores.std(ddof=1)) if n > 1 else 0.0
         quantile = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, max(n - 1, 1)))
         half = max(quantile * spread * np.sqrt(1 + 1 / n), 1 / self.examples)
         return mean - half, mean + half
@@ -187,12 +197,16 @@ def envelope(pairs: Sequence[tuple[Run, Run]]) -> Envelope:
     curves = [relative_difference(losses(a), losses(b)) for a, b in pairs]
     leaves = [leaf_differences(a.weights, b.weights) for a, b in pairs]
     every = {id(run): run for pair in pairs for run in pair}.values()
+    scores: dict[str, list[float]] = {}
+    for run in every:
+        scores.setdefault(run.summary["framework"], []).append(score(run))
     confusion = pairs[0][0].summary["test"]["confusion"]
     return Envelope(
         np.maximum.accumulate(np.max(curves, axis=0)),
         {name: max(leaf[name] for leaf in leaves) for name in leaves[0]},
-        np.array([score(run) for run in every]),
+        {name: np.array(values) for name, values in scores.items()},
         int(np.sum(confusion)) if confusion else 1_000_000,
+        1 / len(confusion) if confusion else -np.inf,
     )
 
 
@@ -262,7 +276,8 @@ def compare(
     comparison.broken.extend(broken_bounds(comparison))
     comparison.broken.extend(scales_part(run_a, run_b, lost))
     if lost is not None and control is not None:
-        comparison.broken.extend(_out_of_interval(comparison, control))
+        for run, other in (a, run_b), (b, run_a):
+            _judge_score(comparison, run, control, other.summary["framework"])
     return comparison
 
 
@@ -275,6 +290,13 @@ def fixed_bound_holds(
     array([ True,  True, False, False])
     """
     return (control <= bounds.hundred) & (np.arange(len(control)) < HUNDRED)
+
+
+# A device's share of a gradient is rounded to 16 bits before the sum, which is of fp32.
+SCALE_BY_SIZE = (
+    " (what overflows on one device need not overflow in the shares of several; "
+    "a lower precision.loss_scale.initial keeps clear of it)"
+)
 
 
 def _same_recipe(a: tuple[str, Run], b: tuple[str, Run]) -> None:
@@ -327,24 +349,34 @@ def scales_part(a: Run, b: Run, lost: int | None) -> list[str]:
         if lost is not None and step >= lost:
             break
         if row_a["loss_scale"] != row_b["loss_scale"]:
+            sizes = a.summary["world_size"], b.summary["world_size"]
+            mend = "" if sizes[0] == sizes[1] else SCALE_BY_SIZE
             return [
                 f"the loss scale parts at step {step}: {row_a['loss_scale']:g} and "
-                f"{row_b['loss_scale']:g}"
+                f"{row_b['loss_scale']:g}{mend}"
             ]
     return []
 
 
-def _out_of_interval(comparison: Comparison, control: Envelope) -> list[str]:
-    """Scores that one more control would not have had."""
-    low, high = control.score_interval()
-    return [
-        f"the test score of {label} is {value:.4f}, outside of the controls' "
-        f"{low:.4f} to {high:.4f}"
-        for label, value in zip(
-            (comparison.a, comparison.b), comparison.scores, strict=True
+def _judge_score(
+    comparison: Comparison, labelled: tuple[str, Run], control: Envelope, framework: str
+) -> None:
+    """Hold a run's score against the interval of the controls of the other's framework.
+
+    One that reaches down to chance would let anything pass.
+    """
+    label, run = labelled
+    low, high = control.score_interval(framework)
+    interval = f"{framework}'s controls, {low:.4f} to {high:.4f}"
+    if not low <= score(run) <= high:
+        comparison.broken.append(
+            f"the test score of {label} is {score(run):.4f}, outside of {interval}"
         )
-        if not low <= value <= high
-    ]
+    elif low <= control.chance:
+        comparison.unseen.append(
+            f"the test score of {label} cannot be told from chance by {interval}: take "
+            "more controls, or a recipe that learns"
+        )
 
 
 @dataclass(frozen=True)
@@ -367,27 +399,31 @@ class Verdict:
 
     @property
     def verdict(self) -> str:
-        broken = any(c.broken for c in self.comparisons)
-        return DIFFERENT if broken else IDENTICAL
+        found = {c.verdict for c in self.comparisons}
+        worst_first = DIFFERENT, UNDECIDED
+        return next((v for v in worst_first if v in found), IDENTICAL)
 
     @property
     def decided_by(self) -> str:
-        bounds = BOUNDS[self.precision]
-        if self.control is None:
+        bounds, control = BOUNDS[self.precision], self.control
+        if control is None:
             finite = np.isfinite(bounds.hundred)
             return f"fixed bounds ({bounds.hundred if finite else bounds.first:.0e})"
         envelope = f"{ENVELOPE:g} x the envelope of one-ulp controls"
         lost = ""
-        if self.control.lost is not None:
-            low, high = self.control.score_interval()
+        if control.lost is not None:
+            intervals = ", ".join(
+                "{1:.4f} to {2:.4f} of {0}".format(name, *control.score_interval(name))
+                for name in control.scores
+            )
             lost = (
-                f"; from step {self.control.lost} on, where they are beyond {LOST:g} "
-                "and have lost the trajectory, by the test score lying in their "
-                f"{CONFIDENCE:.0%} interval, {low:.4f} to {high:.4f}"
+                f"; from step {control.lost} on, where they are beyond {LOST:g} and "
+                "have lost the trajectory, by the test scores lying in the "
+                f"{CONFIDENCE:.0%} interval of the other's controls, {intervals}"
             )
         if np.isinf(bounds.hundred):
             return f"a first step within {bounds.first:.0e} and {envelope}{lost}"
-        held = fixed_bound_holds(self.control.losses, bounds)
+        held = fixed_bound_holds(control.losses, bounds)
         if held.all():
             return f"fixed bounds ({bounds.hundred:.0e}) and {envelope}"
         last = int(np.argmin(held))

@@ -87,7 +87,7 @@ class TraceVerdict:
     Args:
       differences: everything compared, in the order of the step.
       kinds: module -> its class in either twin.
-      alone: modules that one twin alone has, not compared.
+      alone: modules, parameters and statistics that one twin alone has.
       decided_by: the bounds, in words.
     """
 
@@ -206,7 +206,10 @@ def compare_traces(
             for d, limit in zip(found, allowed, strict=True)
         ],
         {n: (kinds_a[n], kinds_b[n]) for n in _both(kinds_a, kinds_b)},
-        sorted(kinds_a.keys() ^ kinds_b.keys()),
+        sorted(
+            (kinds_a.keys() ^ kinds_b.keys())
+            | (a[0].weights.keys() ^ b[0].weights.keys())
+        ),
         decided_by,
     )
 
@@ -223,9 +226,11 @@ def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Diff
     def compared(stage: str, layer: str, what: str, value: float) -> None:
         found.append(Difference(stage, layer, what, value))
 
-    for name in _both(trace_a.weights, trace_b.weights):
-        pair = trace_a.weights[name], trace_b.weights[name]
-        compared("weights", name, f"{name} before the step", largest(*pair))
+    for name in trace_a.weights | trace_b.weights:
+        value = np.inf  # what one twin alone has is as far apart as can be
+        if name in trace_a.weights and name in trace_b.weights:
+            value = largest(trace_a.weights[name], trace_b.weights[name])
+        compared("weights", name, f"{name} before the step", value)
     for name in _both(trace_a.outputs, trace_b.outputs):
         pair = trace_a.outputs[name], trace_b.outputs[name]
         own_stage = name not in trace_a.kinds
@@ -236,7 +241,7 @@ def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Diff
         {name: pixel_sums(g) for name, g in trace.output_gradients.items()}
         for trace in (trace_a, trace_b)
     ]
-    scales = [_largest_of(trace.gradients) for trace in (trace_a, trace_b)]
+    scales = [_largest_finite(*t.gradients.values()) for t in (trace_a, trace_b)]
     leaves = _both(trace_a.gradients, trace_b.gradients)
 
     def leaf(name: str) -> None:
@@ -246,9 +251,8 @@ def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Diff
         compared("backward", layer or name, f"the gradient of {name}", value)
 
     for name in reversed(_both(*sums)):
-        scale = max(
-            float(pixel_sums(np.abs(t.output_gradients[name])).max(initial=0))
-            for t in (trace_a, trace_b)
+        scale = _largest_finite(
+            *(pixel_sums(np.abs(t.output_gradients[name])) for t in (trace_a, trace_b))
         )
         value = largest(sums[0][name], sums[1][name], scale)
         compared("backward", name, f"the gradient of {name}'s output", value)
@@ -271,8 +275,10 @@ def _both(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return [name for name in a if name in b]
 
 
-def _largest_of(arrays: Weights) -> float:
-    return max((float(np.abs(a).max(initial=0)) for a in arrays.values()), default=0.0)
+def _largest_finite(*arrays: Float[np.ndarray, "..."]) -> float:
+    """In fp16 a gradient may overflow; the others are still to be told apart."""
+    every = (float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in arrays)
+    return max(every, default=0.0)
 
 
 def largest(
@@ -280,7 +286,8 @@ def largest(
 ) -> float:
     """Largest absolute difference over the largest absolute value, or over the scale.
 
-    Arrays of different shapes are infinitely far apart.
+    Arrays of different shapes are infinitely far apart, and so is a number from one
+    that is not finite; infinities of one sign, and NaNs, are the same.
 
     >>> largest(np.array([1.0, 4.0]), np.array([2.0, 4.0]))
     0.25
@@ -288,11 +295,11 @@ def largest(
     if a.shape != b.shape:
         return np.inf
     a, b = a.astype(np.float64), b.astype(np.float64)
-    difference = float(np.abs(a - b).max(initial=0.0))
-    if difference == 0:
-        return 0.0
-    scale = max(scale, float(np.abs(a).max()), float(np.abs(b).max()))
-    return float(np.nan_to_num(difference / scale, nan=np.inf))
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if not np.isfinite(a[~same]).all() or not np.isfinite(b[~same]).all():
+        return np.inf
+    difference = float(np.abs(a[~same] - b[~same]).max(initial=0.0))
+    return difference / max(scale, _largest_finite(a, b)) if difference else 0.0
 
 
 def pixel_sums(gradient: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

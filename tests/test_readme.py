@@ -4,6 +4,7 @@ import re
 import shlex
 
 import pytest
+import yaml
 
 from recipe.config import ParityConfig, known_keys
 from tests.conftest import ROOT
@@ -55,6 +56,13 @@ def test_every_key_is_explained():
         for sibling in re.findall(r"`\.(\w+)`", line) if first else ():
             explained.add(f"{first[1]}.{sibling}")
     assert set(known_keys(ParityConfig)) - groups <= explained
+
+
+def test_every_cell_of_the_matrix_has_its_row(root):
+    matrix = yaml.safe_load((root / "conf" / "identity.yaml").read_text())
+    cells = {name for part in matrix.values() for name in part["cells"]}
+    page = (root / "docs" / "identity.md").read_text()
+    assert cells == set(re.findall(r"^\| `([\w-]+)` \| \w+ \| \d+ \|", page, re.M))
 
 
 def test_every_test_that_the_contract_names_is_there(root):

@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor, nn
 
-from recipe.weights import Weights
+from recipe.weights import Weights, check_leaves
 from torch_impl.parallel import World, replicate, unshard
 
 # Of kernels by rank: dense ones are their own inverse, convolutions go HWIO -> OHWI,
@@ -17,8 +17,22 @@ def canonical_name(name: str) -> str:
     return name.removesuffix("weight") + "kernel" if name.endswith("weight") else name
 
 
+def canonical_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
+    """Of the tensor `name`, laid out as the canonical array is."""
+    shape = tuple(tensor.shape)
+    if canonical_name(name).endswith(".kernel") and len(shape) in _FROM_TORCH:
+        return tuple(shape[axis] for axis in _FROM_TORCH[len(shape)])
+    return shape
+
+
 def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
-    """Give all that the model holds its canonical numbers, on the rank's device."""
+    """Give all that the model holds its canonical numbers, on the rank's device.
+
+    Raises:
+      ConfigError: if the model holds other leaves than `weights`.
+    """
+    leaves = {n: canonical_shape(n, t) for n, t in model.state_dict().items()}
+    check_leaves({canonical_name(n): shape for n, shape in leaves.items()}, weights)
     tensors = {
         name: load_array(name, weights[canonical_name(name)], world)
         for name in model.state_dict()

@@ -89,6 +89,7 @@ BAD_OVERRIDES = {
     "train.epochs=0": ("train.epochs must be at least 1, got 0",),
     "train.epochs=null": ("train.epochs", "train.steps"),
     "precision=fp12": ("fp12", "fp64"),
+    "precision.loss_scale.initial=8": ("loss_scale is null", "precision=fp16"),
     "parallel=ddp": ("ddp", "pmap"),
     "model.channels=[3]": ("model.channels of mlp",),
     "train.global_batch=99999": ("99999", "1438"),
@@ -135,6 +136,7 @@ def test_a_batch_that_two_ranks_cannot_share_is_refused_once(run_python, tmp_pat
         (["world_sizes=[]"], ("world_sizes",)),
         (["world_sizes=2"], ("world_sizes must be a list", "got 2")),
         (["devices=2"], ("world_sizes",)),
+        (["a=", "b="], ("a= and b= are two run folders", "a= is missing")),
         (["jax_layouts=[threads]"], ("threads", "processes")),
     ],
 )

@@ -146,6 +146,32 @@ print("loaded:", sorted({"torch", "jax"} & sys.modules.keys()))
 """
 
 
+SLOW = """
+import runpy, sys, time
+from importlib import import_module
+sys.path[0] = "."
+train = import_module(sys.argv[1])
+rightly = train.synchronize
+train.synchronize = lambda *state: (time.sleep(0.2), rightly(*state))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_window_is_timed_until_its_device_has_done_it(
+    framework, run_python, tmp_path
+):
+    overrides = ["train.steps=4", "train.window_steps=2", f"run.dir={tmp_path / 'run'}"]
+    twin = f"{framework}_impl.train"
+    done = run_python(["-c", SLOW, twin, SCRIPTS[framework], *overrides])
+    assert done.returncode == 0, done.stderr
+    run = read_run(tmp_path / "run")
+    windows = run.of_kind("window")
+    assert len(windows) == 2 and min(row["seconds"] for row in windows) >= 0.2
+    # XLA compiles, before the first window and in a figure of its own.
+    assert (run.summary["compile_seconds"] > 0) == (framework == "jax")
+
+
 def test_a_whole_run_loads_its_own_framework_alone(framework, run_python, tmp_path):
     overrides = ["tracking=wandb", "train.steps=3", f"run.dir={tmp_path / 'run'}"]
     done = run_python(["-c", LOADED, SCRIPTS[framework], *overrides])

@@ -14,6 +14,7 @@ from report.parity import (
     DIFFERENT,
     ENVELOPE,
     IDENTICAL,
+    UNDECIDED,
     Envelope,
     Verdict,
     compare,
@@ -23,7 +24,8 @@ from report.parity import (
 )
 
 STEPS = 120
-SCORES = np.array([0.90, 0.91, 0.92])  # of controls
+CONFUSION = np.eye(10, dtype=int).tolist()  # ten examples of ten classes
+SCORES = {"torch": np.array([0.90, 0.91, 0.92]), "jax": np.array([0.91, 0.91, 0.92])}
 
 
 class Precision:
@@ -37,6 +39,7 @@ def make_run(tmp_path):
     def make(
         precision="fp64",
         *,
+        framework="torch",
         losses=None,
         scales=None,
         weights=None,
@@ -56,9 +59,15 @@ def make_run(tmp_path):
             config=Precision(precision),
             environment={},
             summary={
+                "framework": framework,
+                "world_size": 1,
                 "config_hash": "recipe",
                 "data_fingerprint": "data",
-                "test": {"loss": test, "accuracy": accuracy, "confusion": [[10]]},
+                "test": {
+                    "loss": test,
+                    "accuracy": accuracy,
+                    "confusion": np.eye(10, dtype=int).tolist(),
+                },
                 **summary,
             },
             rows=rows,
@@ -73,7 +82,7 @@ def control():
     """Controls that part a little at step 11, and by 1e-5 from step 51 on."""
     curve = np.zeros(STEPS)
     curve[10:50], curve[50:] = 1e-7, 1e-5
-    return Envelope(curve, {"a.kernel": 1e-6, "b.bias": 0.0}, SCORES, 1000)
+    return Envelope(curve, {"a.kernel": 1e-6, "b.bias": 0.0}, SCORES, 1000, 0.1)
 
 
 def held(a, b, control=None):
@@ -105,7 +114,7 @@ def test_a_loss_scale_that_grows_one_step_late_is_named_at_that_step(make_run, c
 
 
 def test_loss_scales_are_not_compared_once_the_trajectory_is_lost(make_run, control):
-    lost = Envelope(np.full(STEPS, 0.5), control.leaves, SCORES, 1000)
+    lost = Envelope(np.full(STEPS, 0.5), control.leaves, SCORES, 1000, 0.1)
     right, late = (make_run("fp16", scales=loss_scales(n)) for n in (5, 6))
     assert held(right, late, lost).verdict == IDENTICAL
 
@@ -149,7 +158,9 @@ def test_fp32_is_bound_by_ten_times_its_controls(make_run, control, step, by, ve
 
 
 def test_a_thousandth_is_too_much_while_the_controls_keep_to_it(make_run):
-    tame = Envelope(np.full(STEPS, 9e-4), {"a.kernel": 9e-4, "b.bias": 9e-4}, SCORES, 9)
+    tame = Envelope(
+        np.full(STEPS, 9e-4), {"a.kernel": 9e-4, "b.bias": 9e-4}, SCORES, 9, 0.1
+    )
     for step, broken in ((100, True), (101, False)):  # it holds for a hundred steps
         a, b = make_run("fp32"), make_run("fp32", losses=bent(step, 1.1e-3))
         assert bool(held(a, b, tame).broken) == broken
@@ -157,7 +168,7 @@ def test_a_thousandth_is_too_much_while_the_controls_keep_to_it(make_run):
 
 def test_beyond_it_themselves_the_controls_alone_bound_a_step(make_run):
     curve = np.where(np.arange(1, STEPS + 1) < 50, 1e-4, 2e-3)
-    wild = Envelope(curve, {"a.kernel": 2e-3, "b.bias": 2e-3}, SCORES, 9)
+    wild = Envelope(curve, {"a.kernel": 2e-3, "b.bias": 2e-3}, SCORES, 9, 0.1)
     for step, by, broken in (
         (49, 1.1e-3, True),
         (50, 1.1e-3, False),
@@ -171,8 +182,8 @@ def test_beyond_it_themselves_the_controls_alone_bound_a_step(make_run):
 
 def test_lost_controls_leave_the_judgement_to_accuracy(make_run):
     curve = np.where(np.arange(1, STEPS + 1) < 60, 1e-4, 0.2)
-    lost = Envelope(curve, {"a.kernel": 0.2, "b.bias": 0.2}, SCORES, 1000)
-    low, high = lost.score_interval()
+    lost = Envelope(curve, {"a.kernel": 0.2, "b.bias": 0.2}, SCORES, 1000, 0.1)
+    low, high = lost.score_interval("torch")
     # Student's t for two degrees of freedom, 9.925, times .01, times sqrt(4/3).
     assert (low, high) == pytest.approx((0.91 - 0.1146, 0.91 + 0.1146), abs=1e-4)
     wild = bent(60, 0.5)
@@ -187,6 +198,36 @@ def test_lost_controls_leave_the_judgement_to_accuracy(make_run):
     assert "at step 59" in held(make_run("fp32"), before, lost).broken[0]
 
 
+@pytest.mark.parametrize("controls", [1, 2, 4, 20])
+def test_frameworks_that_are_apart_do_not_widen_the_interval_between_them(
+    make_run, controls
+):
+    def runs(framework, level):
+        curves = [np.linspace(2.0, 1.0, STEPS), bent(60, 0.5)]
+        scores = level + np.linspace(-0.002, 0.002, controls + 1)
+        return [
+            make_run("fp32", framework=framework, losses=curves[n > 0], accuracy=value)
+            for n, value in enumerate(scores)
+        ]
+
+    torch, jax = runs("torch", 0.97), runs("jax", 0.10)
+    pairs = [(run, own[0]) for own in (torch, jax) for run in own[1:]]
+    found = held(torch[0], jax[0], envelope(pairs))
+    assert found.verdict == DIFFERENT
+    assert "the test score of b is 0.0980, outside of torch's" in found.broken[1]
+    alike = held(torch[0], torch[1], envelope(pairs))
+    assert alike.verdict == IDENTICAL
+
+
+def test_an_interval_that_covers_chance_decides_nothing(make_run):
+    wide = {"torch": np.array([0.2, 0.9])}
+    lost = Envelope(np.full(STEPS, 0.2), {"a.kernel": 0.2, "b.bias": 0.2}, wide, 9, 0.1)
+    found = held(make_run("fp32"), make_run("fp32"), lost)
+    assert found.verdict == UNDECIDED
+    assert "cannot be told from chance by torch's controls" in found.unseen[0]
+    assert Verdict("line", "fp32", "r", "d", [found], lost).verdict == UNDECIDED
+
+
 def test_sixteen_bits_are_bound_by_their_first_step_and_their_controls(make_run):
     for level, step, by, broken in (
         (0.0, 1, 1.9e-2, False),
@@ -196,7 +237,7 @@ def test_sixteen_bits_are_bound_by_their_first_step_and_their_controls(make_run)
         (4e-3, 9, 4.3e-2, True),
     ):
         leaves = {"a.kernel": level, "b.bias": level}
-        control = Envelope(np.full(STEPS, level), leaves, SCORES, 9)
+        control = Envelope(np.full(STEPS, level), leaves, SCORES, 9, 0.1)
         result = held(
             make_run("bf16"), make_run("bf16", losses=bent(step, by)), control
         )
@@ -206,8 +247,8 @@ def test_sixteen_bits_are_bound_by_their_first_step_and_their_controls(make_run)
 
 
 def test_equal_controls_still_allow_one_example():
-    control = Envelope(np.zeros(1), {}, np.full(5, 0.5), 100)
-    assert control.score_interval() == pytest.approx((0.49, 0.51))
+    control = Envelope(np.zeros(1), {}, {"torch": np.full(5, 0.5)}, 100, 0.1)
+    assert control.score_interval("torch") == pytest.approx((0.49, 0.51))
 
 
 def test_fp32_without_controls_is_refused(make_run):

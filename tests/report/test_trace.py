@@ -139,3 +139,29 @@ def test_a_module_of_one_twin_alone_is_told_and_not_compared():
     extra = replace(b, kinds=b.kinds | {"identity": "Identity"})
     verdict = held(b, extra)
     assert verdict.alone == ["identity"] and verdict.verdict == IDENTICAL
+
+
+def test_a_gradient_that_overflows_in_both_twins_hides_no_other():
+    def overflowing(head):
+        whole = trace()
+        stem = np.full((3, 3, 1, 2), np.inf)
+        gradients = {"conv.kernel": stem, "head.kernel": np.full((8, 4), head)}
+        return replace(whole, gradients=gradients)
+
+    assert held(overflowing(1.0), overflowing(1.0)).verdict == IDENTICAL
+    verdict = held(overflowing(1.0), overflowing(5.0), precision="fp16")
+    assert verdict.first.what == "the gradient of head.kernel"
+    assert verdict.first.value == pytest.approx(0.8)
+    finite = replace(
+        trace(), gradients=trace().gradients | {"head.kernel": np.ones((8, 4))}
+    )
+    assert held(overflowing(1.0), finite, precision="fp16").first.value == np.inf
+
+
+def test_a_parameter_of_one_twin_alone_parts_before_the_step():
+    whole = trace()
+    more = replace(whole, weights=whole.weights | {"conv.bias": np.zeros(2)})
+    for pair in (whole, more), (more, whole):
+        verdict = held(*pair)
+        assert verdict.first.what == "conv.bias before the step"
+        assert verdict.alone == ["conv.bias"]

@@ -151,7 +151,13 @@ def record(
     config: Config, seen: np.ndarray, weights: Weights, test: dict[str, Any]
 ) -> Run:
     """What a run folder would hold of these steps, weights and test metrics."""
-    summary = {"config_hash": "recipe", "data_fingerprint": "data", "test": test}
+    summary = {
+        "framework": "torch",
+        "world_size": 1,
+        "config_hash": "recipe",
+        "data_fingerprint": "data",
+        "test": test,
+    }
     rows = [
         {"kind": "step", "loss": row[0], "loss_scale": row[2]} for row in seen.tolist()
     ]

@@ -67,6 +67,24 @@ def test_fp32_is_true_fp32_in_every_backend_of_torch(make_config):
         assert found == "ieee", (backend, operation)
 
 
+@pytest.mark.parametrize(
+    ("precision", "said"), [("fp32", "HIGHEST"), ("bf16", "HIGHEST")]
+)
+def test_jax_multiplies_in_what_the_precision_says(make_config, precision, said):
+    jax_impl.precision.configure(
+        make_config(f"precision={precision}"), jax.devices()[0]
+    )
+    x = jax.numpy.ones((1, 4, 4, 1))
+
+    def products(x):
+        window = jax.lax.conv(x, x, (1, 1), "SAME")
+        return window, x[0, :, :, 0] @ x[0, :, :, 0]
+
+    text = jax.jit(products).lower(x).as_text()
+    assert text.count(f"precision_config = [#stablehlo<precision {said}>") == 1
+    assert f"precision = [{said}, {said}]" in text
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_deterministic_kernels_are_chosen_before_a_framework_starts(
     make_config, monkeypatch, wanted

@@ -1,5 +1,7 @@
 """The models are the published ones, and their FLOPs are counted rightly."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from jax_impl import model as jax_model
 from jax_impl import step as jax_step
 from jax_impl import weights as jax_weights
 from recipe.architecture import RESNETS
+from recipe.errors import ConfigError
 from recipe.flops import forward_flops, training_flops
 from recipe.layouts import from_layout, to_layout
 from report.parity import leaf_differences, relative_difference
@@ -108,6 +111,32 @@ def test_resnets_are_torchvisions_in_outputs_gradients_and_statistics(
     assert float(loss) == pytest.approx(float(right.detach()), rel=1e-12)
     moved = jax_weights.save_weights(gradient, statistics, worlds[1])
     assert max(leaf_differences(moved, after).values()) <= 1e-10
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"head.bias": (1,)}, r"head.bias is \(10,\) in the model and \(1,\)"),
+        ({"tail.bias": (1,)}, r"tail.bias is nothing in the model and \(1,\)"),
+        ({"stem.kernel": None}, r"stem.kernel is \(3, 3, 1, 8\) .* and nothing in"),
+    ],
+)
+def test_a_model_that_holds_other_leaves_is_refused_by_both(make_config, change, told):
+    planted = Path(__file__).parent / "planted"
+    config = make_config(
+        *("model=own", f"model.folder={planted}", "data=synthetic"),
+        "data.image_shape=[8,8,1]",
+    )
+    weights = random_weights(config)
+    for name, shape in change.items():
+        if shape is None:
+            del weights[name]
+        else:
+            weights[name] = np.zeros(shape)
+    with pytest.raises(ConfigError, match=told):
+        torch_weights.load_weights(torch_model.build_model(config), weights, TORCH)
+    with pytest.raises(ConfigError, match=told):
+        jax_weights.load_weights(jax_model.build_model(config), weights)
 
 
 @pytest.mark.parametrize("name", [*RESIDUAL, "vit_tiny"])

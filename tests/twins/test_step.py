@@ -94,6 +94,12 @@ def test_sgd_is_its_formula_in_both(optim, make_config, worlds):
             update = g + o.momentum * momenta[name] if o.nesterov else momenta[name]
             expected[name] = expected[name] - rate * update
 
+    for end in after_updates(config, weights, gradients, rates, worlds):
+        assert max(leaf_differences(end, expected).values()) < 1e-14
+
+
+def after_updates(config, weights, gradients, rates, worlds):
+    """The weights that either twin's optimizer makes of these gradients."""
     model = torch_model.build_model(config)
     torch_weights.load_weights(model, weights, TORCH)
     optimizer = torch_optim.build_optimizer(config, model)
@@ -103,14 +109,7 @@ def test_sgd_is_its_formula_in_both(optim, make_config, worlds):
         for p, g in zip(model.parameters(), holder.parameters(), strict=True):
             p.grad = g.detach()
         torch_optim.apply_update(optimizer, rate)
-    assert (
-        max(
-            leaf_differences(
-                torch_weights.save_weights(model, TORCH), expected
-            ).values()
-        )
-        < 1e-14
-    )
+    yield torch_weights.save_weights(model, TORCH)
 
     graph = jax_model.build_model(config)
     _, params, none = jax_weights.load_weights(graph, weights)
@@ -120,8 +119,7 @@ def test_sgd_is_its_formula_in_both(optim, make_config, worlds):
         _, g, _ = jax_weights.load_weights(graph, gradient)
         updates, slots = transform.update(g, slots, params)
         params = jax_optim.apply_update(params, updates, rate)
-    saved = jax_weights.save_weights(jax_place(params, worlds[1]), none, worlds[1])
-    assert max(leaf_differences(saved, expected).values()) < 1e-14
+    yield jax_weights.save_weights(jax_place(params, worlds[1]), none, worlds[1])
 
 
 def after_one_step(in_torch, in_jax):
@@ -169,6 +167,28 @@ def test_adamw_is_its_formula_in_both(make_config, twins):
             expected = w - rate * (g / (abs(g) + o.eps) + decay * w)
             # g was read back from a difference of weights, and so is rounded.
             np.testing.assert_allclose(end[name], expected, atol=1e-7)
+
+
+def test_adamw_keeps_to_its_formula_over_several_gradients(make_config, worlds):
+    # An eps that shows, inside the root or outside of it.
+    config = make_config(
+        *("model=linear", "precision=fp64", "optim=adamw", "optim.eps=1e-3"),
+        *("optim.beta1=0.8", "optim.beta2=0.95", "optim.weight_decay=0.1"),
+    )
+    weights, o = random_weights(config), config.optim
+    gradients = [random_weights(config, seed) for seed in (1, 2, 3)]
+    rates = [0.1, 0.2, 0.05]
+    expected = {name: array.copy() for name, array in weights.items()}
+    first, second = ({n: 0.0 for n in weights} for _ in range(2))
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        for name, g in gradient.items():
+            first[name] = o.beta1 * first[name] + (1 - o.beta1) * g
+            second[name] = o.beta2 * second[name] + (1 - o.beta2) * g**2
+            m, v = first[name] / (1 - o.beta1**t), second[name] / (1 - o.beta2**t)
+            decay = o.weight_decay * ("kernel" in name) * expected[name]
+            expected[name] = expected[name] - rate * (m / (v**0.5 + o.eps) + decay)
+    for end in after_updates(config, weights, gradients, rates, worlds):
+        assert max(leaf_differences(end, expected).values()) < 1e-13
 
 
 def test_smoothed_labels_are_cross_entropy_against_their_mixture(make_config):
