@@ -66,6 +66,7 @@ class Chart:
       says: what a reader should look for.
       joined: POINTS with intervals, STEPS of a distribution, or plain LINES.
       one: a horizontal line that stands for "no difference", where there is one.
+      from_zero: whether y's axis begins at 0, so that heights can be compared.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Chart:
     log_x: bool = False
     log_y: bool = False
     one: float | None = None
+    from_zero: bool = False
 
 
 def to_csv(chart: Chart) -> str:
@@ -158,6 +160,7 @@ def _loss_chart(
         says=says,
         rows=tuple(rows),
         joined=LINES,
+        from_zero=True,
     )
 
 
@@ -213,6 +216,7 @@ def _ratio(report: Report, group: Group) -> Chart:
         ),
         rows=tuple(sorted(rows, key=lambda row: row.x)),
         log_x=True,
+        from_zero=True,
         one=1.0,
     )
 
@@ -235,6 +239,7 @@ def _accuracy(report: Report, group: Group) -> Chart | None:
         says="Lower is faster. Compilation, start-up and evaluation are left out.",
         rows=tuple(_of_points(group, seconds)),
         log_x=True,
+        from_zero=True,
     )
 
 
@@ -248,6 +253,7 @@ def _efficiency(report: Report, group: Group) -> Chart:
         says="1 is ideal: twice the devices, twice the images per second.",
         rows=tuple(_of_points(group, lambda p: p.efficiency)),
         log_x=True,
+        from_zero=True,
         one=1.0,
     )
 
@@ -333,16 +339,17 @@ def _utilisation(report: Report, group: Group) -> Chart:
         ),
         rows=tuple(_of_points(group, figure)),
         log_x=True,
+        from_zero=True,
     )
 
 
 def _projection(report: Report, group: Group) -> Chart:
-    curves = {id(curve) for curve in group.curves}
+    projections = {id(p.curve): p for p in report.projections}
     rows: list[Row] = []
-    for projection in report.projections:
-        if id(projection.curve) not in curves or not projection.points:
+    for curve in group.curves:
+        projection, label = projections[id(curve)], group.label(curve)
+        if not projection.points:
             continue
-        curve, label = projection.curve, group.label(projection.curve)
         rows += _of_curve(curve, label, lambda p: p.images_per_second)
         rows += [
             Row(

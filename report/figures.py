@@ -22,7 +22,7 @@ from matplotlib.ticker import (
 )
 
 from record.run import Run
-from report.charts import BOUND, LINES, MODEL, STEPS, Chart, Row
+from report.charts import BOUND, LINES, MEASURED, MODEL, STEPS, Chart, Row
 from report.parity import Verdict, losses
 
 # Okabe and Ito's palette: told apart by the colour-blind. In grey the two are near each
@@ -31,7 +31,7 @@ COLOURS = {"torch": "#D55E00", "jax": "#0072B2", "": "#222222"}
 MARKERS = {"torch": "oDv", "jax": "s^p", "": "D"}
 STYLES = ("-", "--", ":", "-.")
 
-LOOK = {
+LOOK: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -70,6 +70,7 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
     if chart.one is not None:
         axes.axhline(chart.one, color="0.45", linewidth=1)
     seen: dict[str, int] = {}  # framework -> its measured series so far
+    measured = {row.series for row in chart.rows if row.kind == MEASURED}
     bounds = 0
     for number, (name, group) in enumerate(
         itertools.groupby(chart.rows, lambda row: row.series)
@@ -105,19 +106,26 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
             width = max(5.0 - 1.3 * number, 0.8)
             axes.plot(x, y, color=colour, linewidth=width, label=name)
         else:
-            _draw_points(axes, rows, colour, first.framework, nth, name)
+            # Side by side, since intervals at one number of devices hide each other.
+            aside = 1.015 ** (2 * sum(seen.values()) - 1 - len(measured))
+            _draw_points(axes, rows, aside, nth, name)
 
 
 def _draw_points(
-    axes: Axes, rows: Sequence[Row], colour: str, framework: str, nth: int, name: str
+    axes: Axes, rows: Sequence[Row], aside: float, nth: int, name: str
 ) -> None:
-    """Medians joined by a line, their intervals as bars, and a band between these."""
-    x, y = [row.x for row in rows], [row.y for row in rows]
-    axes.plot(x, y, linewidth=1.4, label=name, zorder=3, **_mark(framework, nth))
+    """Medians joined by a line, their intervals as bars, and a band between these.
+
+    Args:
+      aside: factor by which the series is moved along x.
+    """
+    look = _mark(rows[0].framework, nth)
+    x, y = [row.x * aside for row in rows], [row.y for row in rows]
+    axes.plot(x, y, linewidth=1.4, label=name, zorder=3, **look)
     sure = [row for row in rows if row.low is not None and row.high is not None]
     if not sure:
         return
-    at = np.array([row.x for row in sure])
+    at, colour = np.array([row.x * aside for row in sure]), look["color"]
     ends = np.array([[row.low, row.high] for row in sure], np.float64).T
     axes.vlines(at, *ends, color=colour, linewidth=1.4, zorder=2)
     if len(sure) > 1:
@@ -138,8 +146,9 @@ def _mark(framework: str, nth: int) -> dict[str, Any]:
 
 
 def _scale_axes(axes: Axes, chart: Chart) -> None:
-    if chart.joined == LINES:
-        axes.set_ylim(bottom=min(0.0, min(row.y for row in chart.rows)))
+    if chart.from_zero:
+        top = max(row.y if row.high is None else row.high for row in chart.rows)
+        axes.set_ylim(0, 1.08 * max(top, chart.one or 0))
     if chart.log_y:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
@@ -148,9 +157,8 @@ def _scale_axes(axes: Axes, chart: Chart) -> None:
             LogLocator(subs=(1.0, 2.0, 5.0)) if wide else MaxNLocator(5)
         )
         axes.yaxis.set_minor_locator(NullLocator())
-    elif chart.joined != LINES:
+    else:
         axes.yaxis.set_major_locator(MaxNLocator(6))
-        _leave_room(axes, chart)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     if chart.log_x:
         axes.set_xscale("log", base=10 if chart.joined == STEPS else 2)
@@ -165,14 +173,6 @@ def _scale_axes(axes: Axes, chart: Chart) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend()
-
-
-def _leave_room(axes: Axes, chart: Chart) -> None:
-    """A flat curve in the middle of its axis; a line at 1 or 0 inside of it."""
-    low, high = axes.get_ylim()
-    least = 0.1 * (abs(chart.one) if chart.one else 0.1)
-    if chart.one is not None and high - low < least:
-        axes.set_ylim(chart.one - least, chart.one + least)
 
 
 def plain(value: float) -> str:

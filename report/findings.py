@@ -286,15 +286,18 @@ def _project(curve: Curve, options: Options) -> Projection:
     one = curve.points[0]
     run = one.cell.runs[0]
     measured = {p.cell.world_size: p.images_per_second.value for p in curve.points}
-    sizes = sorted({2**power for power in range(11)} | measured.keys())
+    strong = curve.regime != WEAK
+    # Of a global batch that stays, a device has one example at least.
+    most = min(1024, run.global_batch) if strong else 1024
+    sizes = {2**power for power in range(11) if 2**power <= most}
     points = project(
         compute_seconds=run.global_batch / one.images_per_second.value,
         device_batch=run.global_batch,
         # Gradients are summed in fp32 whatever computed them, or in fp64.
         gradient_bytes=run.parameters * (8 if setting.precision == "fp64" else 4),
         net=net,
-        devices=sizes,
-        strong=curve.regime != WEAK,
+        devices=sorted(sizes | measured.keys()),
+        strong=strong,
     )
     errors = {
         p.devices: p.images_per_second / measured[p.devices] - 1

@@ -47,9 +47,9 @@ def what_is_fixed(setting: Setting) -> dict[str, str]:
         "experiment": setting.experiment,
         "model": f"{setting.model} on {setting.data}",
         "precision": setting.precision,
-        "strategy": setting.parallel,
+        "strategy": f"parallel={setting.parallel}",
         "device": setting.device,
-        "kernels": "deterministic" if setting.deterministic else "any kernels",
+        "kernels": "deterministic kernels" if setting.deterministic else "",
     }
 
 
@@ -75,7 +75,7 @@ def grouped(
             v for v in versus if id(v.jax.runs) in cells and id(v.torch.runs) in cells
         ]
         fixed = what_is_fixed(pile[0].setting)
-        own = [value for name, value in fixed.items() if name not in common]
+        own = [v for name, v in fixed.items() if v and name not in common]
         regime = pile[0].regime
         how = "one world size" if regime == SINGLE else f"{regime} scaling"
         title = ", ".join([*own, how, pile[0].recipe])

@@ -7,7 +7,7 @@ from pathlib import Path
 from report.charts import FAST, FURTHER, HOLDS_BACK, LOSSES, SCALES, Chart, to_csv
 from report.checks import Check
 from report.environment import commands, environment_rows
-from report.findings import Report
+from report.findings import Projection, Report
 from report.groups import Group
 from report.html import (
     Shown,
@@ -25,6 +25,7 @@ from report.sentences import (
     claim_sentence,
     fit_sentence,
     framework,
+    in_words,
     overhead_sentences,
     parity,
     projection_sentence,
@@ -42,7 +43,7 @@ def page(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     Args:
       figures: by name, each chart with its SVG.
     """
-    verdict, _ = parity(report)
+    verdict, said = parity(report)
     title = f"Scaling report: {_what(report)}"
     sections = (
         _short(report),
@@ -55,7 +56,11 @@ def page(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
         _where(report),
         _terms(),
     )
-    head = f"<h1>{escape(title)}</h1>\n<p>{escape(_of_what(report))}</p>"
+    head = f"""<h1>{escape(title)}</h1>
+<p>{escape(_of_what(report))}</p>
+<div class="verdict {verdict.replace(" ", "-")}">
+<strong>Parity: {escape(verdict)}</strong>
+<p>{escape(said)}</p></div>"""
     return document(f"{title} ({verdict})", "\n".join([head, *sections]))
 
 
@@ -68,29 +73,28 @@ def _what(report: Report) -> str:
 def _of_what(report: Report) -> str:
     """What all of it has in common, in one line."""
     runs = report.runs
-    common = [value for name, value in report.common.items() if name != "experiment"]
-    sizes = ", ".join(map(str, sorted({run.world_size for run in runs})))
+    common = [v for name, v in report.common.items() if v and name != "experiment"]
+    sizes = in_words([f"{size:,}" for size in sorted({r.world_size for r in runs})])
     names = " and ".join(sorted({framework(run.framework) for run in runs})[::-1])
-    told = f"{len(runs)} runs of {names} on {sizes} devices" if runs else "no timed run"
+    told = f"{len(runs)} runs of {names} on {sizes} devices" if runs else "No timed run"
     return "; ".join([told, *common])
 
 
 def _short(report: Report) -> str:
     """The five answers, with what was measured."""
-    _, said = parity(report)
+    verdict, _ = parity(report)
     first = report.groups[:SHORT]
     fast = [s for group in first for s in rate_sentences(group)]
     fast += [claim_sentence(c) for c in report.claims if not c.withheld][: 2 * SHORT]
     answers = {
-        "Did both train the same thing?": [said],
+        "Did both train the same thing?": [f"Parity: {verdict}, as said above."],
         "How fast?": fast,
         "How well does it scale?": [s for g in first for s in scaling_sentences(g)],
         "What holds it back?": [s for g in first for s in overhead_sentences(g)],
         "What to expect further out?": [
             projection_sentence(p, f"{group.label(p.curve)}")
             for group in first
-            for p in report.projections
-            if p.curve in group.curves
+            for p in _projections(report, group)
         ],
     }
     links = ("parity", "fast", "scales", "holds-back", "further")
@@ -103,8 +107,6 @@ def _short(report: Report) -> str:
 
 
 def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
-    verdict, said = parity(report)
-    kind = verdict if verdict != "not checked" else "unchecked"
     rows = [_parity_row(check, c) for check in report.checks for c in check.comparisons]
     shown = table(
         (
@@ -122,8 +124,6 @@ def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
         for reason in c.broken
     ]
     return f"""<h2 id="parity">Did both train the same thing?</h2>
-<div class="verdict {kind}"><strong>{escape(verdict)}</strong>
-<p>{escape(said)}</p></div>
 {listed(broken)}
 {_figures(figures, LOSSES)}
 {shown if rows else ""}
@@ -138,7 +138,7 @@ def _parity_row(check: Check, comparison) -> list[str | Shown]:
         comparison.a,
         comparison.b,
         *(
-            Shown(f"{value:.1e}", value)
+            Shown(f"{value:.1e}" if value else "0", value)
             for value in (comparison.first, comparison.worst, comparison.weights)
         ),
         comparison.verdict,
@@ -203,7 +203,7 @@ def _points_table(report: Report, group: Group) -> str:
                     estimate_cell(point.images_per_second, ",.0f"),
                     estimate_cell(point.speedup, ".2f"),
                     estimate_cell(point.efficiency, ".3f"),
-                    estimate_cell(point.serial_fraction, ".4f"),
+                    estimate_cell(point.serial_fraction, ".3f"),
                     number_cell(use.flops.value / 1e12 if use else None, ".3g"),
                     estimate_cell(use.share if use else None, ".3f"),
                     number_cell(max(memory) / MIB if memory else None, ",.0f"),
@@ -229,9 +229,19 @@ def _points_table(report: Report, group: Group) -> str:
         for t in times.values()
         if t.seconds is None
     ]
-    return table(
-        head, rows, numbers=range(1, len(head)), caption=f"Every point: {group.title}"
-    ) + listed(reasons)
+    # A column without a figure says nothing but its name.
+    told = [n for n, _ in enumerate(head) if any(_text(row[n]) != "–" for row in rows)]
+    shown = table(
+        [head[n] for n in told],
+        [[row[n] for n in told] for row in rows],
+        numbers=range(1, len(told)),
+        caption=f"Every point: {group.title}",
+    )
+    return shown + listed(reasons)
+
+
+def _text(cell: str | Shown) -> str:
+    return cell.text if isinstance(cell, Shown) else cell
 
 
 def _median(runs: Sequence, name: str) -> float | None:
@@ -276,8 +286,7 @@ def _further(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     said = [
         projection_sentence(p, f"{group.title}, {group.label(p.curve)}")
         for group in report.groups
-        for p in report.projections
-        if p.curve in group.curves
+        for p in _projections(report, group)
     ]
     sources = sorted(
         {
@@ -295,6 +304,11 @@ bound.</p>
 {listed(said)}
 {listed(sources)}
 """
+
+
+def _projections(report: Report, group: Group) -> list[Projection]:
+    of = {id(p.curve): p for p in report.projections}
+    return [of[id(curve)] for curve in group.curves]
 
 
 def _left_out(report: Report) -> str:

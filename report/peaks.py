@@ -2,6 +2,9 @@
 
 import re
 
+import numpy as np
+from jaxtyping import Float
+
 # FLOP/s of dense matrix products, from NVIDIA's data sheets: V100 (2020), A100 (2021,
 # Tensor Core figures), H100 and H200 (2023 and 2024, half of their figures with
 # sparsity). fp32 is that of CUDA cores, since fp32 here is never rounded to TF32.
@@ -40,8 +43,8 @@ def peak_flops(device: str, precision: str) -> float | None:
 
 
 def flops_per_device(
-    images_per_second: float, training_flops: int, world_size: int
-) -> float:
+    images_per_second: Float[np.ndarray, "..."], training_flops: int, world_size: int
+) -> Float[np.ndarray, "..."]:
     """FLOP/s that the model's own products took of each device.
 
     Source: Chowdhery et al., PaLM (2022), appendix B: what the model needs, not what

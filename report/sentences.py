@@ -56,7 +56,7 @@ def parity(report: Report) -> tuple[str, str]:
             + (unproven[0].withheld if unproven else "no parity check is among them")
             + ". Their speeds are not compared below."
         )
-    told = f"in {_listed(sorted({check.precision for check in checks}))}"
+    told = f"in {in_words(sorted({check.precision for check in checks}))}"
     part = ""
     if unproven:
         part = (
@@ -154,7 +154,7 @@ def _overhead(first: Estimate, last: Estimate, points: int) -> str:
         return f"about {last.value:.0%} of a step does not get faster with more devices"
     if last.high < 0:
         return "faster than ideal: each device has less to do, or more to do it with"
-    return "no part that does not scale is shown"
+    return "not told from 0: no part that does not scale is shown"
 
 
 def fit_sentence(fit: Fit) -> str:
@@ -176,7 +176,7 @@ def projection_sentence(projection: Projection, label: str) -> str:
         return f"{label}: no projection, {projection.reason}"
     last, net = projection.points[-1], projection.interconnect
     assert net is not None
-    errors = _listed(
+    errors = in_words(
         [f"{error:+.0%} on {n}" for n, error in sorted(projection.errors.items())]
     )
     return (
@@ -186,7 +186,7 @@ def projection_sentence(projection: Projection, label: str) -> str:
     )
 
 
-def _listed(words: Sequence[str]) -> str:
+def in_words(words: Sequence[str]) -> str:
     """In words: "a", "a and b", "a, b and c"."""
     *most, last = words or [""]
     return f"{', '.join(most)} and {last}" if most else last

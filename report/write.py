@@ -6,7 +6,7 @@ from recipe.errors import RecordError
 from record.disk import recording, write_whole
 from report.charts import charts, to_csv
 from report.figures import draw
-from report.findings import Report
+from report.findings import Options, Report, gather
 from report.page import page
 from report.table import to_csv as table_csv
 from report.table import to_json, to_markdown
@@ -29,6 +29,17 @@ def check_place(folder: Path) -> None:
             f"--out {folder} holds something else than a report; nothing is "
             "overwritten: choose another folder"
         )
+
+
+def report_on(folder: Path) -> str:
+    """Write a study's report into its folder, and say where, or why there is none.
+
+    What a study has run is there whatever becomes of its report.
+    """
+    try:
+        return f"report: {write_report(gather([folder], Options()), folder / 'report')}"
+    except RecordError as error:
+        return f"no report: {error}"
 
 
 def write_report(report: Report, folder: Path) -> Path:
