@@ -19,9 +19,11 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 
 from launch.cli import leave  # noqa: E402
 from recipe.errors import ConfigError, DuetError  # noqa: E402
+from record.tracking import fetch_runs, log_report  # noqa: E402
 from report.findings import Options, gather  # noqa: E402
 from report.projection import INTERCONNECTS, read_interconnect  # noqa: E402
-from report.write import check_place, write_report  # noqa: E402
+from report.table import report_rows  # noqa: E402
+from report.write import FETCHED, check_place, write_report  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,6 +54,19 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         help="FLOP/s of one device at best, where its data sheet is not known here",
     )
+    parser.add_argument(
+        "--wandb",
+        metavar="ENTITY/PROJECT",
+        help="read the training runs of this project; they are kept as run folders in "
+        "--out/wandb-runs",
+    )
+    parser.add_argument(
+        "--log-wandb",
+        nargs="?",
+        const="duet",
+        metavar="ENTITY/PROJECT",
+        help="log the report there as well, offline where there is no key or network",
+    )
     return parser
 
 
@@ -62,8 +77,10 @@ def main(typed: list[str]) -> None:
       DuetError: in one line what cannot be done.
     """
     given = parser().parse_args(typed)
-    if not given.folders:
+    if not given.folders and not given.wandb:
         raise ConfigError("give run folders, or folders that hold some; see --help")
+    if not given.folders and not given.out:
+        raise ConfigError("--wandb needs --out, the folder of the report")
     if given.base < 1:
         raise ConfigError(f"--base must be at least 1, got {given.base}")
     if given.accuracy is not None and not 0 < given.accuracy <= 1:
@@ -79,11 +96,20 @@ def main(typed: list[str]) -> None:
     )
     out = given.out or given.folders[0] / "report"
     check_place(out)
-    report = gather(given.folders, options)
+    folders = list(given.folders)
+    if given.wandb:
+        fetched = out / FETCHED
+        for refused in fetch_runs(given.wandb, fetched):
+            print(f"left out: {refused}")
+        folders.append(fetched)
+    report = gather(folders, options)
     page = write_report(report, out)
-    for out in report.scaling.left_out:
-        print(f"left out: {out.name}: {out.reason}")
+    for left in report.scaling.left_out:
+        print(f"left out: {left.name}: {left.reason}")
     print(f"page: {page}")
+    if given.log_wandb:
+        images = {png.stem: png for png in sorted((out / "figures").glob("*.png"))}
+        log_report(given.log_wandb, out, report_rows(report), images, page)
 
 
 if __name__ == "__main__":

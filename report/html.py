@@ -110,7 +110,7 @@ def table(
         for row in rows
     )
     label = escape(caption or ", ".join(head))
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    title = f"<caption><span>{escape(caption)}</span></caption>" if caption else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
         f"{title}<thead><tr>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>"

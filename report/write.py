@@ -12,6 +12,7 @@ from report.table import to_csv as table_csv
 from report.table import to_json, to_markdown
 
 PAGE, JSON = "index.html", "report.json"
+FETCHED = "wandb-runs"  # run folders beside a report, that it was made of
 
 
 def check_place(folder: Path) -> None:
@@ -24,7 +25,8 @@ def check_place(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise RecordError(f"--out {folder} is a file; choose another")
-    if any(folder.iterdir()) and not (folder / JSON).exists():
+    others = {path.name for path in folder.iterdir()} - {FETCHED}
+    if others and not (folder / JSON).exists():
         raise RecordError(
             f"--out {folder} holds something else than a report; nothing is "
             "overwritten: choose another folder"

@@ -1,7 +1,7 @@
 """Chromium without a window, spoken to by its own protocol over two pipes.
 
-https://chromedevtools.github.io/devtools-protocol/ has the methods. Messages are JSON, a
-zero byte after each; what is written to descriptor 3 it reads, and it answers on 4.
+https://chromedevtools.github.io/devtools-protocol/ has the methods. Messages are JSON,
+a zero byte after each; it reads what is written to descriptor 3, and answers on 4.
 """
 
 import json

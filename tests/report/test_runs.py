@@ -7,18 +7,7 @@ import shutil
 import pytest
 
 from recipe.errors import RecordError
-from record.run import create_folder
 from report.runs import find, read_timed_run, read_timed_runs
-from tests.record.test_run import recipe, write_run
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """A run folder as a training writes it; world size 4 in 2 processes."""
-    folder = tmp_path_factory.mktemp("written") / "run"
-    create_folder(recipe(folder), "jax")
-    write_run(folder)
-    return folder
 
 
 @pytest.fixture
