@@ -1,4 +1,4 @@
-"""As much of W&B's server as `wandb.Api` asks of it, over run folders on this machine."""
+"""As much of W&B's server as `wandb.Api` asks of it, over run folders here."""
 
 import contextlib
 import http.server
@@ -75,31 +75,24 @@ def answer(query: str, asked: dict[str, Any], runs: dict[str, Any]) -> dict[str,
     if "query Runs(" in query:
         if asked["project"] != "p":
             return {"project": None}
-        edges = [
-            {"node": node(name, run), "cursor": name} for name, run in runs.items()
-        ]
+        nodes = [node(name, run) for name, run in runs.items()]
+        edges = [{"node": found, "cursor": found["name"]} for found in nodes]
         pages = {"endCursor": None, "hasNextPage": False}
         listed = {"edges": edges, "pageInfo": pages}
         project = {"internalId": "1", "runCount": len(runs), "readOnly": True}
         return {"project": {**project, "runs": listed}}
-    history = runs.get(asked.get("run") or asked.get("name") or "", {}).get(
-        "history", []
-    )
+    name = asked.get("run") or asked.get("name") or ""
+    history = runs.get(name, {}).get("history", [])
     if "historyKeys" in query:
         keys = {"lastStep": len(history) - 1, "keys": {}}
         return {"project": {"run": {"historyKeys": keys}}}
     if "parquetHistory" in query:
-        live = [{"_step": 0}]  # all of it is still live
-        return {
-            "project": {
-                "run": {"parquetHistory": {"parquetUrls": [], "liveData": live}}
-            }
-        }
+        live = {"parquetUrls": [], "liveData": [{"_step": 0}]}  # none is archived
+        return {"project": {"run": {"parquetHistory": live}}}
     if "history(" in query:
         rows = history[asked["minStep"] : asked["maxStep"]]
-        return {
-            "project": {"run": {"history": [json.dumps(strict_json(r)) for r in rows]}}
-        }
+        lines = [json.dumps(strict_json(row)) for row in rows]
+        return {"project": {"run": {"history": lines}}}
     return {}
 
 
