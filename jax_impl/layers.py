@@ -3,8 +3,8 @@
 Parameters are kept in one dtype and computed with in another: `precision.Dtypes`. The
 `nnx.Rngs` that Flax asks for draw nothing: models are built by `nnx.eval_shape`.
 
-Shapes: B batch, C channels, H height, W width, T tokens, F features, G groups of
-examples, P pixels of a group.
+Shapes: B batch, C channels, H height, W width, T tokens, F features, P pixels of the
+batch.
 """
 
 from functools import reduce
@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jax_impl.precision import Dtypes
-from recipe.config import NormConfig
+from recipe.config import NormConfig, check_statistics
 
 
 class Conv(nnx.Conv):
@@ -70,9 +70,8 @@ class BatchNorm(nnx.Module):
     N/(N - 1) of them, N = examples x pixels, and evaluation normalises with the running
     statistics. All in the parameters' dtype, the result in the compute dtype.
 
-    Under jit the batch is the global one. `parallel.scope_norms` sets `groups` where
-    each of its shards has statistics of its own, and `axis` where pmap shows a shard
-    but the statistics are those of all.
+    `parallel.scope_norms` sets `axis` where the statistics are those of the global
+    batch and other devices hold parts of it.
 
     Source: Ioffe and Szegedy, Batch Normalization, ICML 2015.
     """
@@ -86,7 +85,6 @@ class BatchNorm(nnx.Module):
         self.sync, self.momentum, self.eps = norm.sync, norm.momentum, norm.eps
         self.compute_dtype = dtypes.compute
         self.use_running_average = False  # nnx.Module.train() and eval() set it
-        self.groups = 1
         self.axis: str | None = None
 
     def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -95,23 +93,23 @@ class BatchNorm(nnx.Module):
             var = self.var[...]
         else:
             channels = x_BHWC.shape[-1]
-            x_GPC = x_BHWC.astype(self.scale.dtype).reshape(self.groups, -1, channels)
-            mean_G1C = self._average(x_GPC)
-            centred = x_GPC - mean_G1C
+            x_PC = x_BHWC.astype(self.scale.dtype).reshape(-1, channels)
+            ranks = 1 if self.axis is None else jax.lax.axis_size(self.axis)
+            check_statistics(len(x_PC) * ranks)
+            mean_C = self._average(x_PC)
+            centred = x_PC - mean_C
             var = self._average(jnp.square(centred))
-            self._update(mean_G1C[0, 0], var[0, 0], x_GPC.shape[1])
+            self._update(mean_C, var, len(x_PC) * ranks)
         scale = self.scale * jax.lax.rsqrt(var + self.eps)
         normal = centred * scale + self.bias
         return normal.reshape(x_BHWC.shape).astype(self.compute_dtype)
 
-    def _average(self, x_GPC: Array) -> Float[Array, "G 1 C"]:
-        mean_G1C = x_GPC.mean(axis=1, keepdims=True)
-        return mean_G1C if self.axis is None else jax.lax.pmean(mean_G1C, self.axis)
+    def _average(self, x_PC: Array) -> Float[Array, " C"]:
+        mean_C = x_PC.mean(axis=0)
+        return mean_C if self.axis is None else jax.lax.pmean(mean_C, self.axis)
 
     def _update(self, mean_C: Array, var_C: Array, count: int) -> None:
-        """Move the running statistics towards those of the first group."""
-        if self.axis is not None:
-            count *= jax.lax.axis_size(self.axis)
+        """Move the running statistics towards the batch's."""
         unbiased_C = var_C * (count / (count - 1))
         self.mean[...] += self.momentum * (mean_C - self.mean[...])
         self.var[...] += self.momentum * (unbiased_C - self.var[...])

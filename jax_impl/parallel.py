@@ -1,7 +1,8 @@
 """Who takes part in a run, and how numbers move between them.
 
 A process owns one or several devices. Parallelism is applied to a step from outside, by
-compiling it for a mesh of all devices, where the parameters may be sharded, or by pmap.
+compiling it for a mesh of all devices, where the parameters may be sharded, or by pmap;
+within it `share_gradients` sums what the devices' rows came to.
 """
 
 import os
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
@@ -153,13 +155,18 @@ def place_state(tree: Any, world: World) -> Any:
 
     def place(leaf: Any) -> jax.Array:
         array = np.asarray(leaf)
-        axis = sharded_axis(array.shape, world.size)
-        sharding = world.replicated if axis is None else world.split(axis)
+        sharding = NamedSharding(world.mesh, shards(array.shape, world))
         return jax.make_array_from_callback(
             array.shape, sharding, lambda index: array[index]
         )
 
     return jax.tree.map(place, tree)
+
+
+def shards(shape: tuple[int, ...], world: World) -> PartitionSpec:
+    """How a parameter of this shape lies on the devices: in shards under fsdp alone."""
+    axis = sharded_axis(shape, world.size) if world.fsdp else None
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
 
 
 def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
@@ -181,22 +188,66 @@ def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
 
 
 def scope_norms(model: nnx.Module, world: World) -> None:
-    """Let each BatchNorm take its statistics over the examples that `sync` says.
-
-    Under jit a layer sees the global batch, under pmap a device's share of it.
-    """
+    """Let each BatchNorm with `sync` take its statistics over all devices' examples."""
     for _, layer in nnx.iter_modules(model):
-        if isinstance(layer, BatchNorm):
-            layer.axis = AXIS if world.pmap and layer.sync else None
-            layer.groups = 1 if world.pmap or layer.sync else world.size
+        if isinstance(layer, BatchNorm) and layer.sync and world.size > 1:
+            layer.axis = AXIS
 
 
-def share_statistics(statistics: nnx.State, axis: str) -> nnx.State:
-    """The running statistics of the first device, its own where they are local.
+def share_gradients(
+    local: Callable[[nnx.State, Any, Any], tuple[Array, nnx.State, nnx.State]],
+    params: nnx.State,
+    whole: Any,
+    rows: Any,
+    world: World,
+) -> tuple[Array, nnx.State, nnx.State]:
+    """The loss and gradients of all devices' rows, each summed over the devices.
 
-    They are what is evaluated and recorded.
+    Under fsdp a device gathers the parameters whole, and keeps its shard of the
+    gradients' sum. The sums are written out: a compiler that places them by itself
+    sums a weight's gradient where a layer makes it, before its cast to the parameters'
+    dtype, and so in 16 bits (jax#27496).
+
+    Args:
+      local: (params, whole, rows) to the share that these rows have in the loss, its
+        gradients, and the running statistics.
+      whole: what else each device has whole.
+      rows: arrays of which axis 1 counts rows.
+
+    Returns:
+      The loss, its gradients placed as the parameters are, and the statistics of the
+      first device, its own where they are local: they are evaluated and recorded.
     """
-    return jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis)[0], statistics)
+    if world.size == 1:
+        return local(params, whole, rows)
+    specs = jax.tree.map(lambda leaf: shards(leaf.shape, world), params)
+
+    def on_a_device(params: nnx.State, whole: Any, rows: Any) -> Any:
+        params = jax.tree.map(gather, params, specs)
+        loss, gradients, statistics = local(params, whole, rows)
+        first = jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, AXIS)[0], statistics)
+        return jax.lax.psum(loss, AXIS), jax.tree.map(add, gradients, specs), first
+
+    def gather(shard: Array, spec: PartitionSpec) -> Array:
+        if AXIS not in spec:
+            return shard
+        return jax.lax.all_gather(shard, AXIS, axis=spec.index(AXIS), tiled=True)
+
+    def add(gradient: Array, spec: PartitionSpec) -> Array:
+        if AXIS not in spec:
+            return jax.lax.psum(gradient, AXIS)
+        axis = spec.index(AXIS)
+        return jax.lax.psum_scatter(gradient, AXIS, scatter_dimension=axis, tiled=True)
+
+    if not world.pmap:
+        on_a_device = jax.shard_map(
+            on_a_device,
+            mesh=world.mesh,
+            in_specs=(specs, PartitionSpec(), PartitionSpec(None, AXIS)),
+            out_specs=(PartitionSpec(), specs, PartitionSpec()),
+            check_vma=False,  # or gradients would be summed where a layer makes them
+        )
+    return on_a_device(params, whole, rows)
 
 
 def parallelize(

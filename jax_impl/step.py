@@ -1,7 +1,7 @@
 """One training step and one evaluation step, pure functions to be compiled whole.
 
-Shapes: A micro-batches, B rows of one (under pmap, this device's), H height, W width,
-C channels, K classes.
+Shapes: A micro-batches, B rows of one (of all devices, or where a function speaks of
+one device, its own), H height, W width, C channels, K classes.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from jax_impl.augment import crop_and_flip, cut_out
 from jax_impl.optim import apply_update, clip_gradients
-from jax_impl.parallel import share_statistics
+from jax_impl.parallel import World, share_gradients
 from jax_impl.precision import parameter_dtype
 from recipe.config import Config
 from recipe.loss_scale import LossScale, next_loss_scale
@@ -119,7 +119,7 @@ def train_step(
     config: Config,
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
-    axis: str | None,
+    world: World,
     state: TrainState,
     data: DeviceData,
     indices_AB: Int[Array, "A B"],
@@ -133,34 +133,36 @@ def train_step(
 
     Args:
       draws: the examples' augmentation, a row for each micro-batch, or None.
-      axis: the axis to sum over by hand under pmap; jit over a mesh sums by itself.
     """
     scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.value
 
-    def scaled_loss(params: nnx.State, *given: Any) -> Any:
-        loss, statistics = loss_fn(config, graphdef, params, *given)
-        return loss * scale, (loss, statistics)
+    def local_gradients(params: nnx.State, whole: Any, rows: Any) -> Any:
+        statistics, data, scale = whole
 
-    def add_micro_batch(carry: Any, rows: Any) -> tuple[Any, None]:
-        statistics, total, gradients = carry
-        images, labels = gather(config, data, *rows)
-        new, (loss, statistics) = jax.grad(scaled_loss, has_aux=True)(
-            state.params, statistics, images, labels
-        )
-        return (statistics, total + loss, jax.tree.map(jnp.add, gradients, new)), None
+        def scaled_loss(params: nnx.State, *given: Any) -> Any:
+            loss, statistics = loss_fn(config, graphdef, params, *given)
+            return loss * scale, (loss, statistics)
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    total = jnp.zeros((), parameter_dtype(config))
-    (statistics, loss, gradients), _ = jax.lax.scan(
-        add_micro_batch,
-        (state.statistics, total, zeros),
-        (indices_AB, draws),
+        def add_micro_batch(carry: Any, rows: Any) -> tuple[Any, None]:
+            total, gradients, statistics = carry
+            images, labels = gather(config, data, *rows)
+            new, (loss, statistics) = jax.grad(scaled_loss, has_aux=True)(
+                params, statistics, images, labels
+            )
+            gradients = jax.tree.map(jnp.add, gradients, new)
+            return (total + loss, gradients, statistics), None
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        total = jnp.zeros((), parameter_dtype(config))
         # XLA's convolutions on a CPU are some twenty times slower inside a loop.
-        unroll=jax.default_backend() == "cpu",
+        unroll = jax.default_backend() == "cpu"
+        carry = total, zeros, statistics
+        return jax.lax.scan(add_micro_batch, carry, rows, unroll=unroll)[0]
+
+    whole = state.statistics, data, scale
+    loss, gradients, statistics = share_gradients(
+        local_gradients, state.params, whole, (indices_AB, draws), world
     )
-    if axis is not None:
-        loss, gradients = jax.lax.psum((loss, gradients), axis)
-        statistics = share_statistics(statistics, axis)
     if state.loss_scale is not None:
         gradients = jax.tree.map(lambda g: g * (1 / scale), gradients)
     grad_norm = optax.tree.norm(gradients)

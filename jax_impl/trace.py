@@ -29,6 +29,9 @@ def trace_step(
 ) -> Trace:
     """What a training step is about to compute; the state is left as it is.
 
+    Gradients are of the scaled loss where there is a scale, divided by it again: what
+    vanishes in 16 bits here vanishes in training.
+
     Args:
       step: from 1, for the record.
     """
@@ -48,6 +51,7 @@ def trace_step(
         outputs[call] = output
         return output
 
+    scale = 1.0 if state.loss_scale is None else state.loss_scale.value
     model = nnx.merge(graphdef, state.params, state.statistics)
     for path, module in list(nnx.iter_modules(model)):
         _observe(module, canonical_name(path) or "model", keep_output)
@@ -65,7 +69,7 @@ def trace_step(
         outputs["input"], outputs["labels"] = images, labels
         loss, _ = loss_fn(config, graphdef, params, statistics, images, labels)
         outputs["loss"] = loss
-        return loss, dict(outputs)
+        return loss * scale, dict(outputs)
 
     batch = statistics, *gather(config, data, indices_B, draws)
     _, shapes = jax.eval_shape(forward, params, {}, *batch)
@@ -77,8 +81,8 @@ def trace_step(
         step=step,
         weights=_canonical_weights(params) | _canonical_weights(statistics),
         outputs={name: canonical_layout(found[name]) for name in order},
-        output_gradients={n: canonical_layout(by_output[n]) for n in kinds},
-        gradients=_canonical_weights(gradients),
+        output_gradients={n: canonical_layout(by_output[n]) / scale for n in kinds},
+        gradients=_canonical_weights(jax.tree.map(lambda g: g / scale, gradients)),
         kinds=kinds,
     )
 

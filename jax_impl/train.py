@@ -121,7 +121,7 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
     tested = place_batch((rows.reshape(-1), rows.reshape(-1) > 0), world)
     rate = replicate(np.zeros((), dtype), world)
     compiled_train, train_seconds = parallelize(
-        partial(train_step, config, graphdef, optimizer, world.axis),
+        partial(train_step, config, graphdef, optimizer, world),
         (state, train_data, *batch, rate),
         world,
         donate=True,

@@ -144,6 +144,23 @@ class DataConfig:
         self.root = _expanded("data.root", self.root)
 
 
+def check_statistics(values: int) -> None:
+    """Refuse a batch normalisation over a single value, whose variance is none.
+
+    Args:
+      values: of each channel, examples x pixels that the statistics are taken over.
+
+    Raises:
+      ConfigError: where a channel has one alone.
+    """
+    if values == 1:
+        raise ConfigError(
+            "batch normalisation over one value per channel has no variance: use a "
+            "larger train.global_batch, fewer micro-batches or devices, "
+            "model.norm.sync=true, or model.norm.name=group"
+        )
+
+
 @dataclass(kw_only=True)
 class NormConfig:
     """How a model with normalisation layers normalises.

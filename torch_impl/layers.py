@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from recipe.config import NormConfig
+from recipe.config import NormConfig, check_statistics
 from torch_impl.precision import Dtypes
 
 
@@ -88,6 +88,8 @@ class BatchNorm(nn.Module):
 
     def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         x_BCHW = x_BCHW.to(self.scale.dtype)
+        if self.training:
+            check_statistics(x_BCHW[:, 0].numel() * self.ranks)
         if self.training and self.sum_over_ranks is not None:
             normal = self._over_ranks(x_BCHW, self.sum_over_ranks)
         else:

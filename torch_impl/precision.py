@@ -92,6 +92,9 @@ def _has_tf32(device: torch.device) -> bool:
 
 
 def _probe(dtype: torch.dtype, device: torch.device) -> None:
-    """A convolution, a matrix product and their gradients, which a CPU may lack."""
+    """A convolution, matrix products and their gradients, which a CPU may lack.
+
+    JAX needs none: XLA computes in fp32 what a device has no arithmetic for.
+    """
     x = torch.ones(1, 1, 2, 2, dtype=dtype, device=device, requires_grad=True)
-    F.linear(F.conv2d(x, x).flatten(1), x[0, 0, :, :1]).sum().backward()
+    F.linear(F.conv2d(x, x @ x).flatten(1), x[0, 0, :, :1]).sum().backward()

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recipe.config import Config
+from recipe.loss_scale import LossScale
 from recipe.weights import is_trained
 from record.trace import Trace, numbered
 from torch_impl.parallel import World
@@ -26,14 +27,19 @@ def trace_step(
     data: DeviceData,
     indices_B: Int[Tensor, " B"],
     draws: Any,
+    loss_scale: LossScale | None,
     step: int,
     world: World,
 ) -> Trace:
     """What a training step is about to compute; the model is left as it is.
 
+    Gradients are of the scaled loss where there is a scale, divided by it again: what
+    vanishes in 16 bits here vanishes in training.
+
     Args:
       step: from 1, for the record.
     """
+    scale = 1.0 if loss_scale is None else float(loss_scale.value)
     weights = {name: array.copy() for name, array in save_weights(model, world).items()}
     model = copy.deepcopy(model)  # hooks and running statistics stay with the copy
     outputs: dict[str, np.ndarray] = {}
@@ -41,7 +47,7 @@ def trace_step(
     kinds: dict[str, str] = {}
 
     def keep_gradient(name: str, gradient: Tensor) -> None:
-        output_gradients[name] = canonical_layout(gradient)
+        output_gradients[name] = canonical_layout(gradient) / scale
 
     def keep_output(name: str, module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, tuple):
@@ -63,14 +69,14 @@ def trace_step(
     images, labels = gather(config, data, indices_B, draws)
     outputs["input"], outputs["labels"] = map(canonical_layout, (images, labels))
     loss = loss_fn(config, model, images, labels)
-    loss.backward()
+    (loss * scale).backward()
     outputs["loss"] = canonical_layout(loss)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(
                 torch.zeros_like(parameter)
                 if parameter.grad is None
-                else parameter.grad
+                else parameter.grad / scale
             )
     return Trace(
         step=step,

@@ -123,7 +123,7 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
         whole = plan.indices(step)
         draws = place_batch(batch_draws(config, plan, step, whole), world)
         batch = train_data, place_batch(whole, world), draws
-        return trace_step(config, model, *batch, step + 1, world)
+        return trace_step(config, model, *batch, loss_scale, step + 1, world)
 
     with Recorder(folder, config, plan, facts, beginning.writer, resumed) as record:
         for window in plan.windows(

@@ -1,6 +1,7 @@
 """Real runs, each trained once for all the tests that look at it."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,13 @@ import pytest
 from tests.conftest import NO_GPU, clean_environment
 from tests.launch.slurm_cluster import SlurmCluster, why_not
 
+# A network with batch normalisation, small enough to compile in a moment.
+PLANTED = Path(__file__).parent.parent / "twins" / "planted"
+NORMED = [
+    *("model=own", f"model.folder={PLANTED}", "data=synthetic"),
+    *("data.image_shape=[8,8,1]", "train.global_batch=16"),
+    *("data.train_examples=128", "data.test_examples=40"),
+]
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 
 
@@ -28,8 +36,12 @@ def torchrun(processes: int, script: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def train(run_python, tmp_path_factory) -> Callable[..., Path]:
-    """`train("jax", "train.steps=9", processes=2)`: the folder of a good run."""
+    """`train("jax", "train.steps=9", processes=2)`: the folder of a good run.
 
+    The same one whenever it is asked for again, so it is left as it is.
+    """
+
+    @cache
     def train(framework: str, *overrides: str, processes: int = 1, **variables) -> Path:
         folder = tmp_path_factory.mktemp("run") / "run"
         script = SCRIPTS[framework]

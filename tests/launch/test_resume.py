@@ -13,16 +13,11 @@ import pytest
 from record.run import read_run, read_summary
 from report.parity import leaf_differences, losses, relative_difference
 from tests.conftest import NO_GPU, clean_environment
-from tests.launch.conftest import SCRIPTS, torchrun
+from tests.launch.conftest import NORMED, SCRIPTS, torchrun
 
 SHORT = ["train.steps=12", "train.window_steps=3", "checkpoint.every_minutes=null"]
 SAVING = [*SHORT, "checkpoint.every_steps=5"]
 ADAM = ["optim=adamw", "parallel=fsdp"]
-NORMED = [
-    *("experiment=cifar10_resnet9", "data=synthetic", "model.width=0.0625"),
-    *("task.image_shape=[16,16,3]", "train.global_batch=16"),
-    *("data.train_examples=64", "data.test_examples=32"),
-]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from flax import nnx
 from jax_impl import layers as jax_layers
 from jax_impl.precision import Dtypes as JaxDtypes
 from recipe.config import NormConfig
+from recipe.errors import ConfigError
 from torch_impl import layers as torch_layers
 from torch_impl.precision import Dtypes as TorchDtypes
 
@@ -80,6 +81,13 @@ def test_evaluation_takes_the_running_statistics_and_leaves_them(twin, x):
     right = x / np.sqrt(1 + NORM.eps) * LEAVES["scale"] + LEAVES["bias"]
     np.testing.assert_allclose(found, right, rtol=1e-12)
     assert np.asarray(layer.mean[...]).tolist() == [0.0] * 4
+
+
+@TWINS
+def test_one_value_per_channel_is_refused(twin):
+    with pytest.raises(ConfigError, match="over one value per channel has no variance"):
+        twin("batch", np.ones((1, 1, 1, 4)), "float64")
+    twin("batch", np.ones((1, 1, 1, 4)), "float64", training=False)
 
 
 @TWINS

@@ -14,21 +14,24 @@ from jax_impl import model as jax_model
 from jax_impl import optim as jax_optim
 from jax_impl import step as jax_step
 from jax_impl import trace as jax_trace
+from jax_impl import train as jax_train
 from jax_impl import weights as jax_weights
 from jax_impl.layers import BatchNorm
 from jax_impl.parallel import place_batch as jax_batch
 from jax_impl.parallel import replicate as jax_place
-from recipe.batch_plan import BatchPlan, evaluation_batches
+from recipe.batch_plan import BatchPlan
 from recipe.own_model import own_module
 from recipe.pixels import pixel_affine
-from record.run import Run
+from record.metrics import evaluation_metrics
 from report.parity import DIFFERENT, IDENTICAL, compare
 from report.trace import compare_traces
-from tests.twins.conftest import TORCH, random_weights
+from tests.twins.conftest import TORCH
+from tests.twins.steps import random_arrays, random_weights, record
 from torch_impl import model as torch_model
 from torch_impl import optim as torch_optim
 from torch_impl import step as torch_step
 from torch_impl import trace as torch_trace
+from torch_impl import train as torch_train
 from torch_impl import weights as torch_weights
 from torch_impl.parallel import place_batch as torch_batch
 from torch_impl.parallel import replicate as torch_place
@@ -76,7 +79,8 @@ def in_torch(config, data, weights, batches, draws):
     optimizer = torch_optim.build_optimizer(config, model)
     for number, (rows, drawn) in enumerate(zip(batches, draws, strict=True), start=1):
         whole = torch_batch(rows, TORCH), torch_batch(drawn, TORCH)
-        trace = torch_trace.trace_step(config, model, placed, *whole, number, TORCH)
+        given = config, model, placed, *whole, None, number, TORCH
+        trace = torch_trace.trace_step(*given)
         micro = torch_batch(rows[None], TORCH), torch_batch(a_row(drawn), TORCH)
         step = config, model, optimizer, placed, *micro, 0.1, None, TORCH
         torch_step.train_step(*step)
@@ -90,7 +94,7 @@ def in_jax(config, data, weights, batches, draws, world):
     optimizer = jax_optim.build_optimizer(config, states[0])
     params, statistics = jax_place(tuple(states), world)
     state = jax_step.TrainState(params, statistics, optimizer.init(params), None)
-    train = partial(jax_step.train_step, config, graphdef, optimizer, None)
+    train = partial(jax_step.train_step, config, graphdef, optimizer, world)
     for number, (rows, drawn) in enumerate(zip(batches, draws, strict=True), start=1):
         whole = jax_batch(rows, world), jax_batch(drawn, world)
         trace = jax_trace.trace_step(config, graphdef, state, placed, *whole, number)
@@ -143,7 +147,12 @@ def flax_momentum(model):
 
 
 def unsynchronised(model):
-    model.norm.groups = 2
+    def of_each_device(self, x):
+        halves = [BatchNorm.__call__(self, half) for half in jnp.split(x, 2)]
+        return jnp.concatenate(halves)
+
+    kind = type(model.norm)
+    model.norm.__class__ = type(kind.__name__, (kind,), {"__call__": of_each_device})
 
 
 def tanh_gelu(model):
@@ -279,27 +288,33 @@ def test_a_planted_difference_is_named_within_one_layer_and_step(
 @pytest.mark.parametrize(
     ("planted", "verdict"), [(False, IDENTICAL), (True, DIFFERENT)]
 )
-def test_a_mean_of_means_parts_the_test_loss(planted, verdict, make_config, tmp_path):
-    """Over 12 examples in batches of 5, the last of which holds two."""
-    losses = np.random.default_rng(0).uniform(1, 2, size=12)
-    sums = [np.where(m, losses[i], 0).sum() for i, m in evaluation_batches(12, 5)]
-    means = [total / rows for total, rows in zip(sums, (5, 5, 2), strict=True)]
-    tests = sum(sums) / 12, np.mean(means) if planted else losses.mean()
-    runs = [
-        Run(
-            path=tmp_path,
-            config=make_config("precision=fp64"),
-            environment={},
-            summary={
-                "config_hash": "recipe",
-                "data_fingerprint": "data",
-                "test": {"loss": float(loss), "accuracy": 0.9, "confusion": None},
-            },
-            rows=[{"kind": "step", "loss": 1.0, "loss_scale": 1.0}],
-            weights={"dense.0.kernel": np.ones((2, 3))},
-        )
-        for loss in tests
-    ]
+def test_a_mean_of_means_parts_the_test_loss(
+    planted, verdict, make_config, worlds, monkeypatch
+):
+    """Over 12 examples in batches of 8, the last of which holds four."""
+
+    def mean_of_means(loss_sums, confusions, examples):
+        metrics = evaluation_metrics(loss_sums, confusions, examples)
+        return metrics | {"loss": float(np.mean(loss_sums / np.array([8, 4])))}
+
+    if planted:
+        monkeypatch.setattr(jax_train, "evaluation_metrics", mean_of_means)
+    config = make_config("precision=fp64", "train.global_batch=8")
+    weights = random_weights(config)
+    data = (*(a[:12] for a in random_arrays(config)), *pixel_affine(config))
+    model = torch_model.build_model(config)
+    torch_weights.load_weights(model, weights, TORCH)
+    placed = torch_step.DeviceData(*(torch_place(a, TORCH) for a in data))
+    in_torch = torch_train.evaluate(config, model, placed, 12, TORCH)
+
+    graphdef, *states = jax_weights.load_weights(jax_model.build_model(config), weights)
+    state = jax_step.TrainState(*jax_place(tuple(states), worlds[1]), None, None)
+    evaluate = jax.jit(partial(jax_step.eval_step, config, graphdef, None))
+    placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
+    in_jax = jax_train.evaluate(config, evaluate, state, placed, 12, worlds[1])
+
+    steps = np.array([[1.0, 1.0, 1.0, 0.0]])
+    runs = [record(config, steps, weights, test) for test in (in_torch, in_jax)]
     found = compare(("a", runs[0]), ("b", runs[1]), "frameworks", None)
     assert found.verdict == verdict
     assert all("the test loss parts" in reason for reason in found.broken)

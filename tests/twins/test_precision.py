@@ -14,8 +14,14 @@ from jax_impl import step as jax_step
 from recipe.config import LossScaleConfig
 from recipe.errors import ConfigError
 from recipe.loss_scale import FP32_MAX, LossScale, next_loss_scale
-from report.parity import leaf_differences, relative_difference
-from tests.twins.conftest import EXAMPLES, random_weights
+from report.parity import (
+    DIFFERENT,
+    compare,
+    envelope,
+    leaf_differences,
+    relative_difference,
+)
+from tests.twins.steps import EXAMPLES, random_weights, record
 from torch_impl import step as torch_step
 
 TWINS = pytest.mark.parametrize("twin", [0, 1], ids=["torch", "jax"])
@@ -99,16 +105,23 @@ def test_the_loss_scale_of_a_run_with_one_overflow_is_torchs(scaled, twin):
 
 
 @TWINS
-def test_a_scaler_that_grows_one_step_late_is_caught(scaled, twin, monkeypatch):
+def test_a_scaler_that_grows_one_step_late_is_named_at_that_step(
+    scaled, twin, make_config, monkeypatch
+):
     def late(config, scale, finite):
         return next_loss_scale(replace(config, interval=6), scale, finite)
 
-    for step in torch_step, jax_step:
-        monkeypatch.setattr(step, "next_loss_scale", late)
-    seen, _ = scaled[0][twin](batches(20, OVERFLOW), rate=1e-3)
-    finite = [step != OVERFLOW for step in range(20)]
-    expected = torchs_trace(SCALER, finite)[:-1]
-    assert int(np.argmax(seen[:, 2] != expected)) == 5
+    monkeypatch.setattr((torch_step, jax_step)[twin], "next_loss_scale", late)
+    config = make_config("experiment=linear_line", "precision=fp16")
+    test = {"loss": 1.0, "accuracy": None, "confusion": None}
+    runs = [
+        record(config, *run(batches(20, OVERFLOW), rate=1e-3), test)
+        for run in scaled[0]
+    ]
+    same = envelope([(runs[0], runs[0])])
+    found = compare(("torch", runs[0]), ("jax", runs[1]), "frameworks", same)
+    assert found.verdict == DIFFERENT
+    assert any("the loss scale parts at step 6: " in why for why in found.broken)
 
 
 @TWINS

@@ -15,7 +15,8 @@ from jax_impl import weights as jax_weights
 from jax_impl.parallel import replicate as jax_place
 from recipe.pixels import pixel_affine
 from report.parity import leaf_differences
-from tests.twins.conftest import EXAMPLES, TORCH, random_weights
+from tests.twins.conftest import TORCH
+from tests.twins.steps import EXAMPLES, random_weights
 from torch_impl import layers as torch_layers
 from torch_impl import model as torch_model
 from torch_impl import optim as torch_optim

@@ -1,0 +1,134 @@
+"""The twins over two devices and four: the same numbers as over one."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from jax_impl import parallel as jax_parallel
+from jax_impl import step as jax_step
+from jax_impl.parallel import AXIS, World
+from report.parity import leaf_differences, relative_difference
+from tests.twins import two_ranks
+from tests.twins.conftest import TORCH
+from tests.twins.steps import jax_call, jax_steps, torch_steps
+from tests.twins.two_ranks import OVERFLOW, case
+
+FP64 = 1e-10  # the contract's, over many steps
+
+
+@pytest.fixture(scope="module")
+def two_torch_ranks(run_python, tmp_path_factory):
+    """Case -> what each step came to in PyTorch on two ranks, and its weights."""
+    folder = tmp_path_factory.mktemp("ranks")
+    ended = run_python(
+        [
+            *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *(two_ranks.__file__, folder),
+        ],
+        OMP_NUM_THREADS="1",
+    )
+    assert ended.returncode == 0, ended.stderr
+
+    def of(name):
+        weights = dict(np.load(folder / f"{name}.npz"))
+        return weights.pop("seen"), weights
+
+    return of
+
+
+def jax_world(devices, parallel):
+    mesh = Mesh(np.array(jax.local_devices()[:devices]), (AXIS,))
+    pmap, fsdp = parallel == "pmap", parallel == "fsdp"
+    return World(0, 1, devices, mesh, pmap, fsdp)
+
+
+def in_torch(name):
+    config, *given = case(name)
+    return torch_steps(config, *given, TORCH)
+
+
+def in_jax(name, devices, parallel=None):
+    config, *given = case(name)
+    return jax_steps(
+        config, *given, jax_world(devices, parallel or config.parallel.name)
+    )
+
+
+def assert_same(one, other, bound):
+    assert relative_difference(one[0], other[0]).max() <= bound
+    assert max(leaf_differences(one[1], other[1]).values()) <= bound
+
+
+@pytest.mark.parametrize("name", ["normed", "normed fsdp"])
+def test_accumulated_steps_with_batch_norm_are_those_of_one_device(
+    name, two_torch_ranks
+):
+    alone = in_torch(name)
+    assert_same(two_torch_ranks(name), alone, FP64)
+    assert_same(in_jax(name, 2), alone, FP64)
+    assert_same(in_jax(name, 4), alone, FP64)
+
+
+def test_pmap_accumulates_as_one_device():
+    assert_same(in_jax("normed", 2, "pmap"), in_torch("normed"), FP64)
+
+
+@pytest.mark.parametrize("name", ["local norms", "local norms fsdp"])
+def test_statistics_of_each_device_are_those_of_each_rank(name, two_torch_ranks):
+    ranks = two_torch_ranks(name)
+    assert_same(in_jax(name, 2), ranks, FP64)
+    assert_same(in_jax(name, 2, "pmap"), ranks, FP64)
+    # They are others than the global batch's.
+    assert relative_difference(ranks[0], in_torch(name)[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["fp16", "fp16 fsdp"])
+def test_the_loss_scale_is_the_same_at_every_world_size(name, two_torch_ranks):
+    runs = [two_torch_ranks(name), *(in_jax(name, n) for n in (1, 2, 4))]
+    if name == "fp16":
+        runs.append(in_jax(name, 2, "pmap"))
+    alone, _ = in_torch(name)
+    assert np.flatnonzero(alone[:, 3]).tolist() == [OVERFLOW]
+    for seen, _ in runs:
+        np.testing.assert_array_equal(seen[:, 2:], alone[:, 2:])
+
+
+@pytest.mark.parametrize("name", ["clipped", "clipped fsdp"])
+def test_clipped_fp16_steps_are_alike_at_every_world_size(name, two_torch_ranks):
+    alone, weights = in_torch(name)
+    assert (alone[:, 1] > 0.5).all()  # all are clipped
+    for seen, end in two_torch_ranks(name), in_jax(name, 2), in_jax(name, 4):
+        assert relative_difference(seen, alone).max() <= 2e-2
+        assert max(leaf_differences(end, weights).values()) <= 2e-2
+
+
+def summed(precision, parallel, devices=2):
+    """The dtypes of what the compiled step sums over devices."""
+    config, *given = case("normed", f"precision={precision}", f"parallel={parallel}")
+    world = jax_world(devices, parallel)
+    step, state, others = jax_call(config, *given, world)
+    if world.pmap:
+        jitted = jax.pmap(step, AXIS, devices=list(world.mesh.devices.flat))
+    else:
+        jitted = jax.jit(step)
+    text = jitted.lower(state, *others[0]).compile().as_text()
+    sums = re.findall(r"= (.*?) (?:all-reduce|reduce-scatter)(?:-start)?\(", text)
+    return set(re.findall(r"([a-z]+\d+)\[", " ".join(sums)))
+
+
+@pytest.mark.parametrize("parallel", ["dp", "fsdp", "pmap"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_gradients_are_summed_over_devices_in_fp32(precision, parallel):
+    assert summed(precision, parallel) == {"f32"}
+
+
+def test_a_sum_before_the_cast_would_be_seen(monkeypatch):
+    def by_the_compiler(local, params, whole, rows, world):
+        return local(params, whole, rows)
+
+    monkeypatch.setattr(jax_step, "share_gradients", by_the_compiler)
+    monkeypatch.setattr(jax_parallel, "scope_norms", lambda *_: None)
+    assert "f16" in summed("fp16", "dp")

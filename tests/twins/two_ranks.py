@@ -1,0 +1,96 @@
+"""Every case's steps in PyTorch, on two ranks that torchrun starts.
+
+    torchrun --nproc-per-node=2 tests/twins/two_ranks.py FOLDER
+
+Rank 0 leaves FOLDER/NAME.npz: what each step came to, and the weights at the end.
+"""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[0] = str(ROOT)
+
+from recipe.config import Config, to_config  # noqa: E402
+from recipe.processes import from_environment  # noqa: E402
+from recipe.weights import Weights  # noqa: E402
+from tests.twins.steps import (  # noqa: E402
+    EXAMPLES,
+    Arrays,
+    random_arrays,
+    random_weights,
+    torch_steps,
+)
+from torch_impl.parallel import start, stop  # noqa: E402
+from torch_impl.precision import configure  # noqa: E402
+
+OUTLIER = EXAMPLES - 1  # the example whose gradient is more than fp16 holds
+OVERFLOW = 7  # the step, from 0, that meets it
+NORMED = [
+    *("model=own", f"model.folder={ROOT}/tests/twins/planted", "precision=fp64"),
+    *("data=synthetic", "data.image_shape=[8,8,1]", "train.accumulate=2"),
+    *("data.augment.pad_crop=2", "data.augment.flip=true"),
+]
+HALF = [
+    *("experiment=linear_line", "model=mlp", "precision=fp16"),
+    *("precision.loss_scale.initial=8", "precision.loss_scale.interval=5"),
+    *("optim.momentum=0.9", "train.accumulate=2"),
+]
+CLIPPED = [
+    *("experiment=digits_cnn", "precision=fp16", "train.accumulate=2"),
+    *("precision.loss_scale.initial=1024", "optim.clip_norm=0.5"),
+]
+CASES = {
+    "normed": NORMED,
+    "normed fsdp": [*NORMED, "parallel=fsdp"],
+    "local norms": [*NORMED, "model.norm.sync=false"],
+    "local norms fsdp": [*NORMED, "model.norm.sync=false", "parallel=fsdp"],
+    "fp16": HALF,
+    "fp16 fsdp": [*HALF, "parallel=fsdp"],
+    "clipped": CLIPPED,
+    "clipped fsdp": [*CLIPPED, "parallel=fsdp"],
+}
+
+
+def case(
+    name: str, *overrides: str
+) -> tuple[Config, Weights, Arrays, np.ndarray, float]:
+    """A case's config, weights, images with labels, batches and learning rate."""
+    ConfigStore.instance().store("schema", node=Config)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = to_config(
+            compose("config", [*CASES[name], "platform=cpu", *overrides])
+        )
+    weights = random_weights(config)
+    images, labels = random_arrays(config)
+    steps = 20 if CASES[name][: len(HALF)] == HALF else 4
+    rows = np.random.default_rng(2).integers(OUTLIER, size=(steps, 8), dtype=np.int32)
+    if steps == 20:
+        labels[OUTLIER] = 1e6
+        rows[OVERFLOW, 3] = OUTLIER
+    if config.precision.name != "fp64":
+        weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    return config, weights, (images, labels), rows, 1e-3 if steps == 20 else 0.1
+
+
+def main(folder: Path) -> None:
+    processes = from_environment(os.environ)
+    world = start(case("normed")[0], processes)
+    for name in CASES:
+        config, *given = case(name)
+        configure(config, world.device)
+        own = replace(world, fsdp=config.parallel.name == "fsdp")
+        seen, weights = torch_steps(config, *given, own)
+        if world.rank == 0:
+            np.savez(folder / f"{name}.npz", seen=seen, **weights)
+    stop(world)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
