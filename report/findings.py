@@ -18,7 +18,13 @@ from report.groups import Group, grouped
 from report.intervals import Estimate
 from report.parity import IDENTICAL
 from report.peaks import flops_per_device, peak_flops
-from report.projection import INTERCONNECTS, Interconnect, Projected, project
+from report.projection import (
+    INTERCONNECTS,
+    Interconnect,
+    Projected,
+    gradient_bytes,
+    project,
+)
 from report.recipes import Recipe, read_recipe
 from report.runs import LeftOut, TimedRun, find, read_timed_runs
 from report.scaling import (
@@ -293,8 +299,7 @@ def _project(curve: Curve, options: Options) -> Projection:
     points = project(
         compute_seconds=run.global_batch / one.images_per_second.value,
         device_batch=run.global_batch,
-        # Gradients are summed in fp32 whatever computed them, or in fp64.
-        gradient_bytes=run.parameters * (8 if setting.precision == "fp64" else 4),
+        gradient_bytes=gradient_bytes(run.parameters, setting.precision),
         net=net,
         devices=sorted(sizes | measured.keys()),
         strong=strong,

@@ -113,6 +113,18 @@ class Projected:
         return self.compute_seconds + self.exposed_seconds
 
 
+def gradient_bytes(parameters: int, precision: str) -> int:
+    """What a step sums over the devices: every gradient once, in fp32 or in fp64.
+
+    Whatever precision computed them; `tests/twins/test_wiring.py` reads the same from
+    JAX's compiled step and from DDP's buckets. A few scalars travel along.
+
+    >>> gradient_bytes(25_557_032, "bf16")
+    102228128
+    """
+    return parameters * (8 if precision == "fp64" else 4)
+
+
 def ring_seconds(nbytes: float, devices: int, net: Interconnect) -> float:
     """All-reduce around a ring: reduce-scatter, then all-gather.
 
