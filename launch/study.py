@@ -48,7 +48,6 @@ from recipe.study import AXES, Cell, StudyConfig, StudyPlan, cells, points  # no
 from record.disk import to_json, write_whole  # noqa: E402
 from record.run import check_folder, read_summary  # noqa: E402
 from record.weights import check_weights  # noqa: E402
-from report.write import report_on  # noqa: E402
 
 PARITY = "parity"
 # What makes two studies the same, so that one may go on in the other's folder.
@@ -352,6 +351,8 @@ def run_study(config: StudyConfig) -> None:
     if config.cluster.name == "slurm":
         console.print("watch: squeue --me; logs: *.log in that folder", **PLAIN)
     failed = study.start(console)
+    from report.write import report_on  # here, since what draws takes a second
+
     console.print(report_on(study.folder), **PLAIN)
     different = []
     for precision in config.study.precision:

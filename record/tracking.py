@@ -396,7 +396,7 @@ def log_report(
         cells = [[row[name] for name in columns] for row in table]
         run.log(
             {
-                "report/table": wandb.Table(columns=columns, data=cells),
+                "report/table": wandb.Table(columns=[*columns], data=cells),
                 **{f"report/{k}": wandb.Image(str(v)) for k, v in images.items()},
                 "report/page": wandb.Html(page.read_text(), inject=False),
             }
