@@ -22,6 +22,7 @@ from report.scaling import WEAK, Curve, Point
 
 # What is drawn how: dashed is a model and nothing else, dotted is a bound.
 MEASURED, MODEL, BOUND = "measured", "model", "bound"
+MOST_GROUPS = 12  # that are drawn: a hundred figures are none
 POINTS, STEPS, LINES = "points", "steps", "lines"  # how rows of a series are joined
 
 LOSSES, FAST, SCALES, HOLDS_BACK, FURTHER = (
@@ -94,13 +95,9 @@ def to_csv(chart: Chart) -> str:
     return text.getvalue()
 
 
-def charts(report: Report, most_groups: int = 12) -> list[Chart]:
-    """Every figure of a report, in the page's order.
-
-    Args:
-      most_groups: that are drawn; the tables have all.
-    """
-    drawn = report.groups[:most_groups]
+def charts(report: Report) -> list[Chart]:
+    """Every figure of a report, in the page's order; the tables have all groups."""
+    drawn = report.groups[:MOST_GROUPS]
     makers = (_throughput, _ratio, _accuracy, _efficiency, _serial_fraction)
     makers = (*makers, _step_times, _utilisation, _projection)
     found = [_losses(check) for check in report.checks]

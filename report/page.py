@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from report.charts import FAST, FURTHER, HOLDS_BACK, LOSSES, SCALES, Chart, to_csv
+from report.charts import (
+    FAST,
+    FURTHER,
+    HOLDS_BACK,
+    LOSSES,
+    MOST_GROUPS,
+    SCALES,
+    Chart,
+    to_csv,
+)
 from report.checks import Check
 from report.environment import commands, environment_rows
 from report.findings import Projection, Report
@@ -103,7 +112,13 @@ def _short(report: Report) -> str:
         f"{listed(sentences) or 'Nothing that was measured says so.'}</li>"
         for link, (question, sentences) in zip(links, answers.items(), strict=True)
     )
-    return f'<ol class="short">{items}</ol>'
+    some = [
+        f"Of {len(report.groups)} groups of curves the first {most} are {what}; the "
+        "tables have all."
+        for most, what in ((SHORT, "told here"), (MOST_GROUPS, "drawn"))
+        if len(report.groups) > most
+    ]
+    return f'<ol class="short">{items}</ol>{listed(some)}'
 
 
 def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:

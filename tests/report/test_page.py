@@ -12,7 +12,7 @@ import pytest
 from recipe.errors import RecordError
 from report.charts import charts
 from report.figures import draw
-from report.findings import Options, gather
+from report.findings import Options, gather, make_report
 from report.page import page
 from report.projection import INTERCONNECTS
 from report.sentences import NOT_SAME, UNKNOWN, parity
@@ -141,6 +141,16 @@ def test_what_is_not_known_is_said_with_its_reason(kept):
     assert "no projection, how " in text and "give --interconnect" in text
     assert "No MFU: no peak is known of" in text
     assert "Amdahl: no fit, 3 points, a fit needs 5" in text
+
+
+def test_of_many_groups_the_first_are_drawn_and_the_page_says_so(timed_run):
+    runs = [timed_run(1.0 * n, experiment=f"experiment {n}") for n in range(1, 14)]
+    found = make_report(runs)
+    text = page(found, {})
+    assert "Of 13 groups of curves the first 12 are drawn; the tables have all." in text
+    assert all(f"experiment {n}" in text for n in range(1, 14))
+    drawn = {c.title for c in charts(found) if c.name.startswith("throughput")}
+    assert len(drawn) == 12
 
 
 def test_two_repeats_have_no_interval_and_the_page_says_why(written, tmp_path):
