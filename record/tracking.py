@@ -304,9 +304,10 @@ def fetch_runs(path: str, folder: Path) -> list[str]:
             if (place / "summary.json").exists():
                 continue
             try:
-                rows = [_row_of(logged) for logged in run.scan_history(use_cache=False)]
+                history = run.scan_history(use_cache=False)
+                rows = [_row_of(logged) for logged in history if "step" in logged]
                 _write_folder(place, run.config, run.summary_metrics, rows)
-            except (DuetError, KeyError, TypeError, AttributeError) as error:
+            except (DuetError, KeyError, TypeError, ValueError) as error:
                 said = f"{type(error).__name__}: {error}"
                 refused.append(f"{path}/{run.id} ({run.name}): {said}")
     except OSError as error:
@@ -332,12 +333,10 @@ def _row_of(logged: Row) -> Row:
     >>> _row_of({"_step": 7, "step": 20, "test/accuracy": 0.9})
     {'kind': 'evaluation', 'step': 20, 'accuracy': 0.9}
     """
-    named = {key.split("/")[0]: None for key in logged if "/" in key}
-    (namespace,) = named
-    values = {
-        key.partition("/")[2]: value for key, value in logged.items() if "/" in key
-    }
-    return {"kind": KINDS[namespace], "step": logged["step"], **values}
+    values = {key: value for key, value in logged.items() if "/" in key}
+    (namespace,) = {key.partition("/")[0] for key in values}
+    names = {key.partition("/")[2]: value for key, value in values.items()}
+    return {"kind": KINDS[namespace], "step": logged["step"], **names}
 
 
 def _write_folder(place: Path, config: Row, summary: Row, rows: list[Row]) -> None:

@@ -14,7 +14,7 @@ from report.charts import (
     Chart,
     to_csv,
 )
-from report.checks import Check
+from report.checks import Check, Comparison
 from report.environment import commands, environment_rows
 from report.findings import Projection, Report
 from report.groups import Group
@@ -146,7 +146,7 @@ def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
 """
 
 
-def _parity_row(check: Check, comparison) -> list[str | Shown]:
+def _parity_row(check: Check, comparison: Comparison) -> list[str | Shown]:
     return [
         check.experiment,
         check.precision,
