@@ -44,8 +44,9 @@ check: setup ## ruff, pyright and the import contracts: what may not be merged b
 gpu: setup ## the tests that need a GPU (pytest -m gpu); fails where there is none
 	$(PY) -m pytest -m gpu $(ARGS)
 
-demo: setup ## both frameworks train the same recipe and are compared, minutes on a CPU
-	$(PY) launch/parity.py experiment=digits_cnn 'world_sizes=[1,2]' controls=3
+demo: setup ## both frameworks train the same recipe: is it the same, how fast; minutes
+	$(PY) launch/study.py study=demo study.repeats=3 \
+	  run.dir="runs/demo-$$(date -u +%Y%m%d-%H%M%S)"
 
 identity: setup ## every parity check of conf/identity.yaml, then docs/identity.md anew
 	$(PY) launch/identity.py $(CELLS)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from record.environment import describe_environment  # noqa: E402
 from record.schema import SUMMARY  # noqa: E402
-from report.runs import find_runs, read_timed_runs  # noqa: E402
+from report.runs import find, read_timed_runs  # noqa: E402
 from report.scaling import scaling  # noqa: E402
 from report.table import rows  # noqa: E402
 
@@ -74,7 +74,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         write_folders(Path(name), count)
         started = time.perf_counter()
-        runs, left_out = read_timed_runs(find_runs([Path(name)]))
+        runs, left_out = read_timed_runs(find([Path(name)]).runs)
         read = time.perf_counter() - started
         table = rows(scaling(runs))
         seconds = time.perf_counter() - started

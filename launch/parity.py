@@ -40,7 +40,6 @@ from recipe.processes import Processes  # noqa: E402
 from recipe.sharding import check_shards  # noqa: E402
 from record.run import Run, read_run  # noqa: E402
 from record.weights import check_weights  # noqa: E402
-from report.page import write_parity_page  # noqa: E402
 from report.parity import (  # noqa: E402
     BOUNDS,
     IDENTICAL,
@@ -48,6 +47,7 @@ from report.parity import (  # noqa: E402
     compare,
     envelope,
 )
+from report.parity_page import write_parity_page  # noqa: E402
 from report.two_runs import compare_two, label_of  # noqa: E402
 
 

@@ -351,6 +351,9 @@ def run_study(config: StudyConfig) -> None:
     if config.cluster.name == "slurm":
         console.print("watch: squeue --me; logs: *.log in that folder", **PLAIN)
     failed = study.start(console)
+    from report.write import report_on  # here, since what draws takes a second
+
+    console.print(report_on(study.folder), **PLAIN)
     different = []
     for precision in config.study.precision:
         file = study.folder / f"{PARITY}-{precision}" / "parity.json"

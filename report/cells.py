@@ -20,13 +20,15 @@ class Setting:
     precision: str
     parallel: str
     device: str
+    deterministic: bool
     framework: str
     layout: str
 
     def __str__(self) -> str:
         what = f"{self.experiment} ({self.model} on {self.data})"
         how = (self.precision, self.parallel, self.layout, self.device)
-        return ", ".join((self.framework, what, *how))
+        kernels = ("deterministic kernels",) * self.deterministic
+        return ", ".join((self.framework, what, *how, *kernels))
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def _setting(run: TimedRun, layout: str) -> Setting:
         run.precision,
         run.parallel,
         run.device,
+        run.deterministic,
         run.framework,
         layout,
     )

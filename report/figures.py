@@ -1,17 +1,190 @@
-"""Figures, drawn by matplotlib without a display."""
+"""Figures, drawn by matplotlib without a display; one look for both frameworks.
 
+A framework has its colour and its marker in every figure. What is measured is a line,
+what a model says is dashed, a bound is dotted.
+"""
+
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 from record.run import Run
+from report.charts import BOUND, LINES, MEASURED, MODEL, STEPS, Chart, Row
 from report.parity import Verdict, losses
 
-# Okabe and Ito's palette: told apart by the colour-blind, and in grey by lightness.
-COLOURS = {"torch": "#D55E00", "jax": "#0072B2"}
+# Okabe and Ito's palette: told apart by the colour-blind. In grey the two are near each
+# other, so markers tell them apart as well: PyTorch's are filled, JAX's are hollow.
+COLOURS = {"torch": "#D55E00", "jax": "#0072B2", "": "#222222"}
+MARKERS = {"torch": "oDv", "jax": "s^p", "": "D"}
 STYLES = ("-", "--", ":", "-.")
+
+LOOK: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "legend.frameon": False,
+    "legend.fontsize": "small",
+    # A name is shown as it is; and the same numbers give the same file.
+    "text.parse_math": False,
+    "svg.hashsalt": "duet",
+}
+WIDTH, HEIGHT = 5.2, 3.6  # inches: still read where it is shown 370 pixels wide
+
+
+def draw(chart: Chart, folder: Path) -> tuple[Path, Path]:
+    """Write a chart as PNG and SVG, named after it.
+
+    Returns:
+      Both paths, the PNG's first.
+    """
+    matplotlib.use("agg")
+    with matplotlib.rc_context(LOOK):
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        _draw_series(axes, chart)
+        _scale_axes(axes, chart)
+        axes.set_xlabel(chart.x_label)
+        axes.set_ylabel(chart.y_label)
+        paths = folder / f"{chart.name}.png", folder / f"{chart.name}.svg"
+        figure.savefig(paths[0], dpi=200)
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def _draw_series(axes: Axes, chart: Chart) -> None:
+    if chart.one is not None:
+        axes.axhline(chart.one, color="0.45", linewidth=1)
+    seen: dict[str, int] = {}  # framework -> its measured series so far
+    measured = {row.series for row in chart.rows if row.kind == MEASURED}
+    bounds = 0
+    for number, (name, group) in enumerate(
+        itertools.groupby(chart.rows, lambda row: row.series)
+    ):
+        rows = list(group)
+        first = rows[0]
+        colour = COLOURS.get(first.framework, COLOURS[""])
+        x, y = [row.x for row in rows], [row.y for row in rows]
+        if first.kind == BOUND:
+            label = None if bounds else "ideal"
+            bounds += 1
+            axes.plot(x, y, ":", color="0.35", linewidth=1.2, label=label, zorder=1)
+            continue
+        if first.kind == MODEL:
+            axes.plot(x, y, "--", color=colour, linewidth=1.4, label=name)
+            continue
+        nth = seen.setdefault(first.framework, 0)
+        seen[first.framework] += 1
+        if chart.joined == STEPS:
+            width = 1 + 1.6 * first.emphasis
+            axes.step(
+                [x[0], *x],
+                [0.0, *y],
+                where="post",
+                alpha=0.3 + 0.7 * first.emphasis,
+                linewidth=width,
+                markevery=max(len(x) // 6, 1),
+                label=name,
+                **_mark(first.framework, nth=0),
+            )
+        elif chart.joined == LINES:
+            # Each narrower than the one it lies on, so that all can be seen.
+            width = max(5.0 - 1.3 * number, 0.8)
+            axes.plot(x, y, color=colour, linewidth=width, label=name)
+        else:
+            # Side by side, since intervals at one number of devices hide each other.
+            aside = 1.015 ** (2 * sum(seen.values()) - 1 - len(measured))
+            _draw_points(axes, rows, aside, nth, name)
+
+
+def _draw_points(
+    axes: Axes, rows: Sequence[Row], aside: float, nth: int, name: str
+) -> None:
+    """Medians joined by a line, their intervals as bars, and a band between these.
+
+    Args:
+      aside: factor by which the series is moved along x.
+    """
+    look = _mark(rows[0].framework, nth)
+    x, y = [row.x * aside for row in rows], [row.y for row in rows]
+    axes.plot(x, y, linewidth=1.4, label=name, zorder=3, **look)
+    sure = [row for row in rows if row.low is not None and row.high is not None]
+    if not sure:
+        return
+    at, colour = np.array([row.x * aside for row in sure]), look["color"]
+    ends = np.array([[row.low, row.high] for row in sure], np.float64).T
+    axes.vlines(at, *ends, color=colour, linewidth=1.4, zorder=2)
+    if len(sure) > 1:
+        axes.fill_between(at, *ends, color=colour, alpha=0.15, linewidth=0, zorder=1)
+
+
+def _mark(framework: str, nth: int) -> dict[str, Any]:
+    """The look of a framework's nth series."""
+    colour = COLOURS.get(framework, COLOURS[""])
+    markers = MARKERS.get(framework, MARKERS[""])
+    return {
+        "color": colour,
+        "marker": markers[nth % len(markers)],
+        "markersize": 6,
+        "markerfacecolor": "white" if framework == "jax" else colour,
+        "markeredgewidth": 1.6,
+    }
+
+
+def _scale_axes(axes: Axes, chart: Chart) -> None:
+    if chart.from_zero:
+        top = max(row.y if row.high is None else row.high for row in chart.rows)
+        axes.set_ylim(0, 1.08 * max(top, chart.one or 0))
+    if chart.log_y:
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        wide = high / low > 20
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1.0, 2.0, 5.0)) if wide else MaxNLocator(5)
+        )
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    if chart.log_x:
+        axes.set_xscale("log", base=10 if chart.joined == STEPS else 2)
+        if chart.joined == STEPS:
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        else:
+            sizes = sorted({row.x for row in chart.rows})
+            axes.set_xticks(sizes[:: -(-len(sizes) // 11)])
+            axes.set_xlim(min(sizes) / 1.25, max(sizes) * 1.25)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        axes.legend()
+
+
+def plain(value: float) -> str:
+    """A number as people write it: 0.25, 16, 4,000, 2.6M.
+
+    >>> [plain(x) for x in (0.25, 16.0, 4000.0, 2.6e6, 3e12)]
+    ['0.25', '16', '4,000', '2.6M', '3T']
+    """
+    for least, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(value) >= least:
+            return f"{value / least:.3g}{letter}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:

@@ -1,160 +1,397 @@
-"""Pages: one self-contained HTML file each, which asks nothing of any network."""
+"""A scaling report's page: parity first, speed, scaling, its limits, and a model."""
 
-import base64
-import json
-import shlex
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from record.run import Run
-from report.figures import parity_figure
-from report.parity import IDENTICAL, UNDECIDED, Verdict
+from report.charts import (
+    FAST,
+    FURTHER,
+    HOLDS_BACK,
+    LOSSES,
+    MOST_GROUPS,
+    SCALES,
+    Chart,
+    to_csv,
+)
+from report.checks import Check, Comparison
+from report.environment import commands, environment_rows
+from report.findings import Projection, Report
+from report.groups import Group
+from report.html import (
+    Shown,
+    data_link,
+    document,
+    estimate_cell,
+    listed,
+    number_cell,
+    table,
+)
+from report.scaling import WEAK
+from report.sentences import (
+    SAME,
+    check_sentence,
+    claim_sentence,
+    fit_sentence,
+    framework,
+    in_words,
+    overhead_sentences,
+    parity,
+    projection_sentence,
+    rate_sentences,
+    scaling_sentences,
+)
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8886; --good: #00695c; --bad: #b71c1c; }
-@media (prefers-color-scheme: dark) { :root { --good: #80cbc4; --bad: #ef9a9a; } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { line-height: 1.2; } .identical { color: var(--good); }
-.different { color: var(--bad); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left;
-         white-space: nowrap; }
-td.number, th.number { text-align: right; }
-img { max-width: 100%; height: auto; background: white; }
-code { overflow-wrap: anywhere; }
-"""
+MIB = 2**20
+SHORT = 4  # groups whose sentences the summary repeats
 
 
-def write_parity_page(
-    folder: Path, verdict: Verdict, runs: dict[str, Run], command: list[str]
-) -> Path:
-    """Write parity.json, parity.png and the page that shows both.
+def page(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
+    """The whole page.
 
     Args:
-      runs: by label, controls included.
-      command: what was typed, to repeat it.
-
-    Returns:
-      The page.
+      figures: by name, each chart with its SVG.
     """
-    text = json.dumps(verdict.to_json(), indent=1, allow_nan=False)
-    (folder / "parity.json").write_text(text + "\n")
-    figure = folder / "parity.png"
-    parity_figure(figure, verdict, runs)
-    page = folder / "index.html"
-    image = base64.b64encode(figure.read_bytes()).decode()
-    page.write_text(_parity_html(verdict, runs, image, command), encoding="utf-8")
-    return page
+    verdict, said = parity(report)
+    title = f"Scaling report: {_what(report)}"
+    sections = (
+        _short(report),
+        _parity(report, figures),
+        _fast(report, figures),
+        _scales(report, figures),
+        _holds_back(report, figures),
+        _further(report, figures),
+        _left_out(report),
+        _where(report),
+        _terms(),
+    )
+    head = f"""<h1>{escape(title)}</h1>
+<p>{escape(_of_what(report))}</p>
+<div class="verdict {verdict.replace(" ", "-")}">
+<strong>Parity: {escape(verdict)}</strong>
+<p>{escape(said)}</p></div>"""
+    return document(f"{title} ({verdict})", "\n".join([head, *sections]))
 
 
-def _parity_html(
-    verdict: Verdict, runs: dict[str, Run], image: str, command: list[str]
-) -> str:
-    broken = verdict.notes + [
-        f"{c.a} against {c.b}: {r}"
-        for c in verdict.comparisons
-        for r in c.broken + c.unseen
-    ]
-    comparisons = [
-        [
-            c.a,
-            c.b,
-            f"{c.differences[0]:.1e}",
-            f"{max(c.differences):.1e} (step {c.worst_step})",
-            f"{c.leaves[c.worst_leaf]:.1e} ({c.worst_leaf})",
-            f"{c.test_difference:.1e}",
-            c.verdict,
-        ]
-        for c in verdict.comparisons
-    ]
-    trained = []
-    for label, run in runs.items():
-        if run.config.train.nudge:
-            continue  # trained two at once: their speed says nothing
-        test, rate = run.summary["test"], run.summary["images_per_second"]["median"]
-        accuracy = "–" if test["accuracy"] is None else f"{test['accuracy']:.4f}"
-        trained.append(
-            [
-                label,
-                f"{test['loss']:.6g}",
-                accuracy,
-                "–" if rate is None else f"{rate:,.0f}",
-                f"{run.summary['compile_seconds']:.1f}",
-            ]
-        )
-    environment = next(iter(runs.values())).environment
-    packages = ", ".join(f"{k} {v}" for k, v in environment["packages"].items() if v)
-    said = {
-        IDENTICAL: "all of these runs, one for each line below, are the same",
-        UNDECIDED: "what would tell them apart could not be seen",
-    }.get(verdict.verdict, "the runs part further than rounding allows")
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(verdict.experiment)}: {verdict.verdict}</title>
-<style>{STYLE}</style></head><body>
-<h1>{escape(verdict.experiment)} in {verdict.precision}:
-<span class="{verdict.verdict}">{verdict.verdict}</span></h1>
-<p>Judged by {escape(verdict.decided_by)}: {said}.</p>
-{_list(broken)}
-<img alt="Loss curves of all runs, and the relative difference of each pair"
- src="data:image/png;base64,{image}">
-<h2>How far apart</h2>
-<p>Relative differences: |a &minus; b| over the larger of both; of weights, the largest
-difference of a parameter over its largest value.</p>
-{
-        _table(
-            [
-                "run",
-                "against",
-                "loss at step 1",
-                "worst loss",
-                "worst weights",
-                "test loss",
-                "verdict",
-            ],
-            comparisons,
-            numbers=(2, 3, 4, 5),
-        )
+def _what(report: Report) -> str:
+    names = sorted({c.setting.experiment for c in report.scaling.curves})
+    names = names or sorted({check.experiment for check in report.checks})
+    return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
+
+
+def _of_what(report: Report) -> str:
+    """What all of it has in common, in one line."""
+    runs = report.runs
+    common = [v for name, v in report.common.items() if v and name != "experiment"]
+    sizes = in_words([f"{size:,}" for size in sorted({r.world_size for r in runs})])
+    names = " and ".join(sorted({framework(run.framework) for run in runs})[::-1])
+    told = f"{len(runs)} runs of {names} on {sizes} devices" if runs else "No timed run"
+    return "; ".join([told, *common])
+
+
+def _short(report: Report) -> str:
+    """The five answers, with what was measured."""
+    verdict, _ = parity(report)
+    first = report.groups[:SHORT]
+    fast = [s for group in first for s in rate_sentences(group)]
+    fast += [claim_sentence(c) for c in report.claims if not c.withheld][: 2 * SHORT]
+    answers = {
+        "Did both train the same thing?": [f"Parity: {verdict}, as said above."],
+        "How fast?": fast,
+        "How well does it scale?": [s for g in first for s in scaling_sentences(g)],
+        "What holds it back?": [s for g in first for s in overhead_sentences(g)],
+        "What to expect further out?": [
+            projection_sentence(p, f"{group.label(p.curve)}")
+            for group in first
+            for p in _projections(report, group)
+        ],
     }
-<h2>What was trained</h2>
-{
-        _table(
-            ["run", "test loss", "test accuracy", "images/s", "compile s"],
-            trained,
-            numbers=(1, 2, 3, 4),
-        )
-    }
-<p>Throughput here is of a check, not of a benchmark: runs are short and share the
-machine.</p>
-<h2>Where</h2>
-<p>{escape(environment["processor"])}, {environment["cpu_count"]} cores;
-Python {escape(environment["python"])}; {escape(packages)}.<br>
-Commit {escape(str(environment["git_commit"]))}{
-        ", with local changes" if environment["git_dirty"] else ""
-    }.<br>
-Recipe {verdict.config_hash[:12]}, data {verdict.data_fingerprint[:12]}.</p>
-<p>To repeat it: <code>python {escape(shlex.join(command))}</code></p>
-</body></html>
+    links = ("parity", "fast", "scales", "holds-back", "further")
+    items = "".join(
+        f'<li><b><a href="#{link}">{question}</a></b>'
+        f"{listed(sentences) or 'Nothing that was measured says so.'}</li>"
+        for link, (question, sentences) in zip(links, answers.items(), strict=True)
+    )
+    some = [
+        f"Of {len(report.groups)} groups of curves the first {most} are {what}; the "
+        "tables have all."
+        for most, what in ((SHORT, "told here"), (MOST_GROUPS, "drawn"))
+        if len(report.groups) > most
+    ]
+    return f'<ol class="short">{items}</ol>{listed(some)}'
+
+
+def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
+    rows = [_parity_row(check, c) for check in report.checks for c in check.comparisons]
+    shown = table(
+        (
+            *("experiment", "precision", "run", "against", "loss at step 1"),
+            *("worst loss", "worst weights", "verdict"),
+        ),
+        rows,
+        numbers=(4, 5, 6),
+        caption="Largest relative differences of every pair of runs",
+    )
+    broken = [
+        f"{c.a} against {c.b}: {reason}"
+        for check in report.checks
+        for c in check.comparisons
+        for reason in c.broken
+    ]
+    return f"""<h2 id="parity">Did both train the same thing?</h2>
+{listed(broken)}
+{_figures(figures, LOSSES)}
+{shown if rows else ""}
+{listed(map(check_sentence, report.checks))}
 """
 
 
-def _list(lines: list[str]) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<ul>{items}</ul>" if items else ""
+def _parity_row(check: Check, comparison: Comparison) -> list[str | Shown]:
+    return [
+        check.experiment,
+        check.precision,
+        comparison.a,
+        comparison.b,
+        *(
+            Shown(f"{value:.1e}" if value else "0", value)
+            for value in (comparison.first, comparison.worst, comparison.weights)
+        ),
+        comparison.verdict,
+    ]
 
 
-def _table(head: list[str], rows: list[list[str]], numbers: tuple[int, ...]) -> str:
-    def row(cells: list[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=number' if i in numbers else ''}>{escape(cell)}</{tag}>"
-            for i, cell in enumerate(cells)
+def _fast(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
+    verdict, _ = parity(report)
+    warning = (
+        ""
+        if verdict == SAME
+        else (
+            "<p><b>Rates of the two frameworks stand side by side here without proof "
+            "that they are of the same training: do not compare them.</b></p>"
         )
+    )
+    claims = [
+        f"{claim.versus.jax.setting.experiment}, {claim.versus.jax.setting.precision}, "
+        f"{claim.versus.jax.setting.parallel}, {claim_sentence(claim)}"
+        for claim in report.claims
+    ]
+    return f"""<h2 id="fast">How fast?</h2>
+{warning}
+<p>Images per second are a median over runs, each a process of its own, and so are the
+95&nbsp;% intervals: bars and bands in the figures, small print in the tables.</p>
+{_figures(figures, FAST)}
+<h3>JAX against PyTorch</h3>
+{listed(claims) or "<p>No cell was run by both in the same way.</p>"}
+"""
 
-    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
+
+def _scales(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
+    tables = "".join(_points_table(report, group) for group in report.groups)
+    return f"""<h2 id="scales">How well does it scale?</h2>
+{_figures(figures, SCALES)}
+{tables}
+"""
+
+
+def _points_table(report: Report, group: Group) -> str:
+    times = {id(t.cell): t for t in report.times[group.title]}
+    fraction = "s(p)" if group.curves[0].regime == WEAK else "e(p)"
+    target = next((f"{t.target:g}" for t in times.values()), "")
+    to = f"to {target}" if target else "to accuracy"
+    head = (
+        *("framework", "devices", "batch", "n", "images/s", "speed-up", "efficiency"),
+        *(fraction, "TFLOP/s per device", "MFU", "peak memory MiB", "compile s"),
+        *("start-up s", f"seconds {to}", f"device-hours {to}"),
+    )
+    rows = []
+    for curve in group.curves:
+        for point in curve.points:
+            cell, use = point.cell, report.utilisation(point)
+            time = times.get(id(cell))
+            memory = [r.peak_memory_bytes for r in cell.runs if r.peak_memory_bytes]
+            rows.append(
+                [
+                    group.label(curve),
+                    str(cell.world_size),
+                    str(cell.global_batch),
+                    str(len(cell.runs)),
+                    estimate_cell(point.images_per_second, ",.0f"),
+                    estimate_cell(point.speedup, ".2f"),
+                    estimate_cell(point.efficiency, ".3f"),
+                    estimate_cell(point.serial_fraction, ".3f"),
+                    number_cell(use.flops.value / 1e12 if use else None, ".3g"),
+                    estimate_cell(use.share if use else None, ".3f"),
+                    number_cell(max(memory) / MIB if memory else None, ",.0f"),
+                    number_cell(_median(cell.runs, "compile_seconds"), ".2f"),
+                    number_cell(_median(cell.runs, "startup_seconds"), ".2f"),
+                    estimate_cell(time.seconds if time else None, ".3g"),
+                    number_cell(time.device_hours if time else None, ".3g"),
+                ]
+            )
+    reasons = [f"{group.label(c)}: no speed-up, {c.reason}" for c in group.curves]
+    reasons = [r for c, r in zip(group.curves, reasons, strict=True) if c.reason]
+    reasons += sorted(
+        {
+            f"{group.label(c)} on {p.cell.world_size}: no interval, {reason}"
+            for c in group.curves
+            for p in c.points
+            if (reason := p.images_per_second.reason)
+        }
+    )
+    reasons += [
+        f"{t.cell.setting.framework} ×{t.cell.world_size}: no time to accuracy, "
+        f"{t.reason}"
+        for t in times.values()
+        if t.seconds is None
+    ]
+    # A column without a figure says nothing but its name.
+    told = [n for n, _ in enumerate(head) if any(_text(row[n]) != "–" for row in rows)]
+    shown = table(
+        [head[n] for n in told],
+        [[row[n] for n in told] for row in rows],
+        numbers=range(1, len(told)),
+        caption=f"Every point: {group.title}",
+    )
+    return shown + listed(reasons)
+
+
+def _text(cell: str | Shown) -> str:
+    return cell.text if isinstance(cell, Shown) else cell
+
+
+def _median(runs: Sequence, name: str) -> float | None:
+    values = sorted(v for run in runs if (v := getattr(run, name)) is not None)
+    middle = len(values) // 2
+    if not values:
+        return None
     return (
-        f'<div class="scroll"><table><thead><tr>{row(head, "th")}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        values[middle] if len(values) % 2 else sum(values[middle - 1 : middle + 1]) / 2
+    )
+
+
+def _holds_back(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
+    parts = []
+    for group in report.groups:
+        fits = [
+            f"{group.label(curve)}, {fit_sentence(fit)}"
+            for curve in group.curves
+            for fit in curve.fits
+        ]
+        said = [*overhead_sentences(group), *fits]
+        if said:
+            parts.append(f"<h3>{escape(group.title)}</h3>{listed(said)}")
+    shares = sorted(
+        {
+            use.reason
+            for curve in report.scaling.curves
+            for point in curve.points
+            if (use := report.utilisation(point)) is not None and use.reason
+        }
+    )
+    return f"""<h2 id="holds-back">What holds it back?</h2>
+{_figures(figures, HOLDS_BACK)}
+{"".join(parts)}
+{listed(f"No MFU: {reason}." for reason in shares)}
+<p>Records time whole steps on the slowest rank. They do not tell how a step divides
+into data, computation and exchange.</p>
+"""
+
+
+def _further(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
+    said = [
+        projection_sentence(p, f"{group.title}, {group.label(p.curve)}")
+        for group in report.groups
+        for p in _projections(report, group)
+    ]
+    sources = sorted(
+        {
+            f"{p.interconnect.name}: {p.interconnect.source}."
+            for p in report.projections
+            if p.points and p.interconnect
+        }
+    )
+    return f"""<h2 id="further">What to expect further out</h2>
+<p><b>This is a model, not a measurement.</b> It takes the step measured on one device
+and adds the part of an all-reduce of the gradients that does not hide behind the
+backward pass. It knows of no data loading, host or straggler, so it is an upper
+bound.</p>
+{_figures(figures, FURTHER)}
+{listed(said)}
+{listed(sources)}
+"""
+
+
+def _projections(report: Report, group: Group) -> list[Projection]:
+    of = {id(p.curve): p for p in report.projections}
+    return [of[id(curve)] for curve in group.curves]
+
+
+def _left_out(report: Report) -> str:
+    left_out = report.scaling.left_out
+    if not left_out:
+        return '<h2 id="left-out">What was left out</h2><p>Nothing.</p>'
+    rows = [[Shown(o.name, wrap=True), Shown(o.reason, wrap=True)] for o in left_out]
+    return f"""<h2 id="left-out">What was left out</h2>
+{table(("what", "why"), rows, caption="Nothing above is made of these")}
+"""
+
+
+def _where(report: Report) -> str:
+    rows = [
+        [name, Shown("; ".join(values), wrap=True)]
+        for name, values in environment_rows(report)
+    ]
+    shown = table(("what", "value"), rows, caption="Where it ran")
+    order = [
+        f"Study {study.name}: {len(study.cells)} cells in an order drawn from seed "
+        f"{study.order_seed}, in {study.path}"
+        for study in report.studies
+    ]
+    lines = [*commands(report), f"python launch/report.py {_roots(report)}"]
+    return f"""<h2 id="where">Where, and how to repeat it</h2>
+{shown if rows else ""}
+{listed(order)}
+<p>Run it again, and make this page again:</p>
+<pre>{escape(chr(10).join(lines))}</pre>
+"""
+
+
+def _roots(report: Report) -> str:
+    return " ".join(map(str, report.roots)) or "DIR"
+
+
+def _terms() -> str:
+    return """<h2 id="terms">Terms</h2>
+<ul>
+<li><b>Strong scaling</b>: the global batch is fixed, each device's share shrinks.
+<b>Weak scaling</b>: each device's batch is fixed, the global batch grows.</li>
+<li><b>Speed-up</b>: images/s over those of the base case, one device unless said.
+<b>Efficiency</b>: speed-up over devices; 1 is ideal.</li>
+<li><b>e(p)</b>, <b>s(p)</b>: the share of a step that behaves as if it did not scale
+(Karp and Flatt; Gustafson).</li>
+<li><b>n</b>: repeats. Below 3 there is no interval; below 5 world sizes no fit.</li>
+<li><b>Faster</b> stands only where the interval of the ratio excludes 1 for all
+comparisons of this page together.</li>
+</ul>
+<p>Every formula and its source: docs/scaling.md.</p>"""
+
+
+def _figures(figures: Mapping[str, tuple[Chart, Path]], section: str) -> str:
+    shown = "".join(
+        _figure(chart, file)
+        for chart, file in figures.values()
+        if chart.section == section
+    )
+    return f'<div class="figures">{shown}</div>' if shown else ""
+
+
+def _figure(chart: Chart, file: Path) -> str:
+    image = data_link(file.read_bytes(), "image/svg+xml")
+    numbers = data_link(to_csv(chart).encode(), "text/csv")
+    return (
+        f"<figure><b>{escape(chart.title)}</b>"
+        f'<img src="{image}" alt="{escape(f"{chart.title}. {chart.says}")}">'
+        f"<figcaption>{escape(chart.says)} "
+        f'<a class="download" download="{chart.name}.csv" href="{numbers}">CSV</a>'
+        "</figcaption></figure>"
     )

@@ -12,13 +12,15 @@ how far it is from published tables.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import scipy.optimize
 from jaxtyping import Float
 
-from recipe.errors import ConfigError
+from recipe.errors import ConfigError, RecordError
+from record.disk import parse_json, read_text
 
 # Of a step's computation: two of its three products are backward's, and the exchange
 # of a layer's gradient begins when backward is past it.
@@ -109,6 +111,18 @@ class Projected:
     @property
     def step_seconds(self) -> float:
         return self.compute_seconds + self.exposed_seconds
+
+
+def gradient_bytes(parameters: int, precision: str) -> int:
+    """What a step sums over the devices: every gradient once, in fp32 or in fp64.
+
+    Whatever precision computed them; `tests/twins/test_wiring.py` reads the same from
+    JAX's compiled step and from DDP's buckets. A few scalars travel along.
+
+    >>> gradient_bytes(25_557_032, "bf16")
+    102228128
+    """
+    return parameters * (8 if precision == "fp64" else 4)
 
 
 def ring_seconds(nbytes: float, devices: int, net: Interconnect) -> float:
@@ -226,6 +240,36 @@ def measured_interconnect(
     link = Link(float(latency), float(1 / inverse) if inverse > 0 else math.inf)
     source = f"{len(sizes)} all-reduces timed on {devices} devices"
     return Interconnect(name, devices, link, link, source)
+
+
+def read_interconnect(given: str) -> Interconnect:
+    """A machine of `INTERCONNECTS` by name, or what a file of timed all-reduces says.
+
+    The file is JSON: `devices`, `nbytes` and `seconds` (a list each, of one length),
+    `name` and `source` in words; `benchmarks/all_reduce.py` writes it.
+
+    Raises:
+      ConfigError, RecordError: saying what is allowed.
+    """
+    if given in INTERCONNECTS:
+        return INTERCONNECTS[given]
+    file = Path(given)
+    if not file.is_file():
+        raise ConfigError(
+            f"--interconnect {given} is no machine and no file; one of: "
+            f"{', '.join(INTERCONNECTS)}, or a file of benchmarks/all_reduce.py"
+        )
+    held = parse_json(read_text(file), file)
+    try:
+        sizes, seconds = (np.array(held[k], float) for k in ("nbytes", "seconds"))
+        if sizes.shape != seconds.shape or sizes.ndim != 1:
+            raise ValueError("nbytes and seconds are not of one length")
+        devices, name = int(held["devices"]), str(held["name"])
+        source = str(held["source"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{file} holds no timed all-reduces: {error!r}") from error
+    found = measured_interconnect(sizes, seconds, devices, name)
+    return replace(found, source=f"{found.source}, {source}")
 
 
 def bus_bandwidth(nbytes: float, seconds: float, devices: int) -> float:

@@ -8,8 +8,8 @@ all there. What cannot be used is left out by name.
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class TimedRun:
       windows: images/s over all devices of each timed window, warm-up left out.
       compile_seconds, startup_seconds: None where they were not taken.
       peak_memory_bytes: largest of any rank.
+      environment: `environment.json`; tells no two runs apart.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class TimedRun:
     model: str
     precision: str
     parallel: str
+    deterministic: bool = False
     device: str
     world_size: int
     processes: int
@@ -55,6 +57,9 @@ class TimedRun:
     compile_seconds: float | None = None
     startup_seconds: float | None = None
     peak_memory_bytes: int | None = None
+    environment: Mapping[str, Any] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @cached_property
     def images_per_second(self) -> float:
@@ -75,34 +80,74 @@ class LeftOut:
     reason: str
 
 
-def find_runs(roots: Iterable[Path]) -> list[Path]:
-    """Every run folder at or below the given folders, each once, in order of name.
+@dataclass(frozen=True)
+class Found:
+    """What lies at or below some folders, each once, in order of name.
 
-    A run folder holds `summary.json`, or `config.yaml` where the run was killed.
+    Args:
+      runs: run folders: they hold `summary.json`, or `config.yaml` where the run was
+        killed. A parity check's are not among them: it trains to compare, in as few
+        steps as that takes, and beside its controls.
+      checks: folders of parity checks, which hold `parity.json`.
+      studies: folders of studies, which hold `study.json`.
+      left_out: folders that were not looked into, and why.
+    """
+
+    runs: list[Path]
+    checks: list[Path]
+    studies: list[Path]
+    left_out: list[LeftOut]
+
+
+def find(roots: Iterable[Path]) -> Found:
+    """Runs, parity checks and studies at or below the given folders.
 
     Raises:
-      RecordError: if a given folder is missing or holds no run.
+      RecordError: if a given folder is missing or holds neither run nor check.
     """
-    found: dict[Path, Path] = {}
+    kinds: dict[str, dict[Path, Path]] = {"run": {}, "check": {}, "study": {}}
+    left_out: dict[Path, LeftOut] = {}
     for root in roots:
         here = list(_walk(root))
-        if not here:
+        if not any(kind in ("run", "check") for kind, _ in here):
             raise RecordError(
                 f"{root} holds no run folder; give folders that launch/pytorch.py, "
                 "launch/jax.py or launch/study.py wrote, or any folder above them"
             )
-        for path in here:
-            found.setdefault(path.resolve(), path)
-    return sorted(found.values())
+        for kind, path in here:
+            if kind in kinds:
+                kinds[kind].setdefault(path.resolve(), path)
+            else:
+                left_out.setdefault(path.resolve(), LeftOut(str(path), kind))
+    runs, checks, studies = (sorted(paths.values()) for paths in kinds.values())
+    return Found(runs, checks, studies, list(left_out.values()))
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path) -> Iterator[tuple[str, Path]]:
+    """What each folder below is: "run", "check", "study", or why it is left out."""
     if not root.is_dir():
         raise RecordError(f"{root} is no folder; give run folders, or one above them")
-    for folder, below, files in os.walk(root):
-        if "summary.json" in files or "config.yaml" in files:
+    for name, below, files in os.walk(root):
+        folder = Path(name)
+        if "parity.json" in files:
+            below.clear()
+            yield "check", folder
+        elif "summary.json" in files or "config.yaml" in files:
             below.clear()  # a tracker's files, which may have such names as well
-            yield Path(folder)
+            yield "run", folder
+        elif "study.json" in files:
+            yield "study", folder
+            for part in list(below):
+                if part == "unfinished":
+                    below.remove(part)
+                    yield "holds starts of a study that were cut short", folder / part
+                elif part.startswith("parity-") and not _judged(folder / part):
+                    below.remove(part)
+                    yield "is a parity check without a verdict", folder / part
+
+
+def _judged(folder: Path) -> bool:
+    return (folder / "parity.json").exists()
 
 
 def read_timed_runs(paths: Iterable[Path]) -> tuple[list[TimedRun], list[LeftOut]]:
@@ -152,7 +197,7 @@ def read_timed_run(path: Path) -> TimedRun:
     if not all(isinstance(w, int | float) and 0 < w < np.inf for w in windows):
         raise RecordError(f"{path}: images_per_second holds no rates: {windows[:3]}")
     # It has the hash of the run that it was nudged from, and would pass for a repeat.
-    if nudge := _train_number(path, "nudge", 0):
+    if nudge := train_number(path, "nudge", 0):
         raise RecordError(
             f"{path} is a parity check's control (train.nudge={nudge}), which is "
             "trained beside others: its speed says nothing"
@@ -162,29 +207,30 @@ def read_timed_run(path: Path) -> TimedRun:
     names = {field: summary[field] for field in _SUMMARY}
     return TimedRun(
         path=path,
-        device=_device(environment),
+        device=device_name(environment),
         windows=tuple(map(float, windows)),
-        accumulate=_train_number(path, "accumulate", 1),
+        accumulate=train_number(path, "accumulate", 1),
+        environment=environment,
         **names,
     )
 
 
 _SUMMARY = (
     *("framework", "experiment", "data", "model", "precision", "parallel"),
-    *("world_size", "processes", "global_batch", "parameters"),
+    *("deterministic", "world_size", "processes", "global_batch", "parameters"),
     *("config_hash", "data_fingerprint"),
     *("compile_seconds", "startup_seconds", "peak_memory_bytes"),
 )
 
 
-def _device(environment: dict[str, Any]) -> str:
+def device_name(environment: Mapping[str, Any]) -> str:
     """What a device is: "NVIDIA H100 1" and "NVIDIA H100 0" are the same."""
     first = str(environment["devices"][0]) if environment["devices"] else "unknown"
     name = re.sub(r"[ :]\d+$", "", first)
     return environment["processor"] if name.lower().startswith("cpu") else name
 
 
-def _train_number(path: Path, name: str, default: int) -> int:
+def train_number(path: Path, name: str, default: int) -> int:
     """A number under `train` in `config.yaml`; `default` where there is no such line.
 
     Only that line is read: parsing YAML takes a hundred times as long as all the rest.

@@ -259,7 +259,7 @@ def jax_against_torch(cells: Sequence[Cell]) -> list[Versus]:
 
     def same(cell: Cell) -> tuple[object, ...]:
         run, s = cell.runs[0], cell.setting
-        where = (s.precision, s.parallel, s.device, cell.world_size)
+        where = (s.precision, s.parallel, s.device, s.deterministic, cell.world_size)
         return (*where, cell.accumulate, run.config_hash, run.data_fingerprint)
 
     torch = {same(c): c for c in cells if c.setting.framework == "torch"}

@@ -3,15 +3,26 @@
 import csv
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from record.schema import strict_json
-from report.intervals import Estimate
+from report.environment import environment_rows
+from report.findings import Report
 from report.runs import TimedRun
 from report.scaling import Curve, Point, Scaling
+from report.sentences import (
+    check_sentence,
+    claim_sentence,
+    fit_sentence,
+    overhead_sentences,
+    parity,
+    projection_sentence,
+    shown,
+)
 
 SCHEMA_VERSION = 1
 
@@ -24,9 +35,33 @@ def rows(found: Scaling) -> list[dict[str, Any]]:
     return [_row(curve, point) for curve in found.curves for point in curve.points]
 
 
-def to_csv(found: Scaling) -> str:
+def report_rows(report: Report) -> list[dict[str, Any]]:
+    """The rows with what else a report knows of each point.
+
+    Beside the units above: FLOP/s of one device, seconds of training.
+    """
+    times = {id(t.cell): t for found in report.times.values() for t in found}
+    table = []
+    for curve in report.scaling.curves:
+        for point in curve.points:
+            use, time = report.utilisation(point), times.get(id(point.cell))
+            seconds = None if time is None else time.seconds
+            table.append(
+                {
+                    **_row(curve, point),
+                    "flops_per_device": None if use is None else use.flops.value,
+                    "mfu": None if use is None or not use.share else use.share.value,
+                    "target_accuracy": None if time is None else time.target,
+                    "seconds_to_accuracy": seconds.value if seconds else None,
+                    "device_hours_to_accuracy": time.device_hours if time else None,
+                }
+            )
+    return table
+
+
+def to_csv(report: Report) -> str:
     """The rows with a header; an empty field is a figure that there is not."""
-    table = rows(found)
+    table = report_rows(report)
     text = io.StringIO()
     if table:
         writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
@@ -35,37 +70,66 @@ def to_csv(found: Scaling) -> str:
     return text.getvalue()
 
 
-def to_json(found: Scaling) -> str:
-    """Rows, fits, comparisons and what was left out; strict JSON."""
+def to_json(report: Report) -> str:
+    """Verdict, rows, fits, comparisons and what was left out; strict JSON."""
+    verdict, said = parity(report)
     fits = [
         {"curve": str(curve), **asdict(fit)}
-        for curve in found.curves
+        for curve in report.scaling.curves
         for fit in curve.fits
     ]
     versus = [
         {
-            "cell": str(v.jax),
-            "against": str(v.torch),
-            "jax_over_torch": asdict(v.difference.ratio),
-            "verdict": v.difference.verdict,
-            "repeats": list(v.difference.repeats),
+            "cell": str(c.versus.jax),
+            "against": str(c.versus.torch),
+            "withheld": c.withheld,
+            # Without a parity check there is no figure that could be quoted.
+            "jax_over_torch": None if c.withheld else asdict(c.versus.difference.ratio),
+            "verdict": None if c.withheld else c.versus.difference.verdict,
+            "repeats": list(c.versus.difference.repeats),
         }
-        for v in found.versus
+        for c in report.claims
+    ]
+    checks = [
+        {
+            "folder": str(check.path),
+            "verdict": check.verdict,
+            "said": check_sentence(check),
+            "comparisons": [
+                {**asdict(c), "broken": list(c.broken)} for c in check.comparisons
+            ],
+        }
+        for check in report.checks
+    ]
+    projections = [
+        {
+            "curve": str(p.curve),
+            "reason": p.reason,
+            "interconnect": p.interconnect.source if p.interconnect else None,
+            "model": [asdict(point) for point in p.points],
+            "errors": {str(n): error for n, error in p.errors.items()},
+        }
+        for p in report.projections
     ]
     whole = {
         "schema_version": SCHEMA_VERSION,
-        "rows": rows(found),
+        "parity": {"verdict": verdict, "said": said, "checks": checks},
+        "rows": report_rows(report),
         "fits": fits,
         "jax_against_torch": versus,
-        "left_out": [asdict(out) for out in found.left_out],
+        "projections": projections,
+        "environment": dict(environment_rows(report)),
+        "left_out": [asdict(out) for out in report.scaling.left_out],
     }
     return json.dumps(strict_json(whole), indent=1, allow_nan=False) + "\n"
 
 
-def to_markdown(found: Scaling) -> str:
-    """The table as a pull request shows it, a section per curve."""
-    parts = []
-    for curve in found.curves:
+def to_markdown(report: Report) -> str:
+    """What a pull request shows: the verdict, a table per curve, what was left out."""
+    verdict, said = parity(report)
+    parts = [f"### Parity: {verdict}\n", f"{_cell_text(said)}\n"]
+    parts += _items(map(check_sentence, report.checks))
+    for curve in report.scaling.curves:
         parts.append(f"### {_cell_text(str(curve))}\n")
         if curve.reason:
             parts.append(f"No speed-up: {_cell_text(curve.reason)}.\n")
@@ -74,20 +138,35 @@ def to_markdown(found: Scaling) -> str:
         lines = ["| " + " | ".join((*head, fraction)) + " |", "|---:" * 7 + "|"]
         lines += [_line(point) for point in curve.points]
         parts.append("\n".join(lines) + "\n")
-        parts += [f"- {_cell_text(sentence)}" for sentence in _fit_sentences(curve)]
-        parts += [""] * bool(curve.fits)
-    if found.versus:
+        reasons = {p.images_per_second.reason for p in curve.points} - {""}
+        parts += _items(f"no interval: {reason}" for reason in sorted(reasons))
+        parts += _items(map(fit_sentence, curve.fits))
+    if report.claims:
         parts.append("### JAX against PyTorch\n")
-        for v in found.versus:
-            ratio = _shown(v.difference.ratio, ".3f")
-            said = f"{v.jax}: {ratio} of PyTorch's images/s, {v.difference}"
-            parts.append(f"- {_cell_text(said)}")
-        parts.append("")
-    if found.left_out:
+        parts += _items(
+            f"{c.versus.jax.setting}, batch {c.versus.jax.global_batch}, "
+            f"{claim_sentence(c)}"
+            for c in report.claims
+        )
+    overheads = [s for group in report.groups for s in overhead_sentences(group)]
+    if overheads:
+        parts.append("### What holds it back\n")
+        parts += _items(overheads)
+    if report.projections:
+        parts.append("### Further out, by a model\n")
+        parts += _items(
+            projection_sentence(p, str(p.curve)) for p in report.projections
+        )
+    if report.scaling.left_out:
         parts.append("### Left out\n")
-        parts += [f"- {_cell_text(f'{o.name}: {o.reason}')}" for o in found.left_out]
-        parts.append("")
+        parts += _items(f"{o.name}: {o.reason}" for o in report.scaling.left_out)
     return "\n".join(parts)
+
+
+def _items(sentences: Iterable[str]) -> list[str]:
+    """A list, with the empty line that ends it."""
+    items = [f"- {_cell_text(sentence)}" for sentence in sentences]
+    return [*items, ""] if items else []
 
 
 def _row(curve: Curve, point: Point) -> dict[str, Any]:
@@ -132,38 +211,12 @@ def _line(point: Point) -> str:
         str(point.cell.world_size),
         str(point.cell.global_batch),
         str(len(point.cell.runs)),
-        _shown(point.images_per_second, ",.0f"),
-        _shown(point.speedup, ".2f"),
-        _shown(point.efficiency, ".3f"),
-        _shown(point.serial_fraction, ".4f"),
+        shown(point.images_per_second, ",.0f"),
+        shown(point.speedup, ".2f"),
+        shown(point.efficiency, ".3f"),
+        shown(point.serial_fraction, ".4f"),
     )
     return "| " + " | ".join(cells) + " |"
-
-
-def _fit_sentences(curve: Curve) -> list[str]:
-    sentences = []
-    for fit in curve.fits:
-        if fit.reason:
-            sentences.append(f"{fit.law}: no fit, {fit.reason}")
-            continue
-        values = ", ".join(
-            f"{name} {_shown(estimate, '.4g')}"
-            for name, estimate in fit.parameters.items()
-        )
-        sentences.append(
-            f"{fit.law}: {values}; {fit.held_out} devices, held out, are "
-            f"predicted {fit.prediction_error:+.1%}"
-        )
-    return sentences
-
-
-def _shown(estimate: Estimate | None, form: str) -> str:
-    if estimate is None:
-        return "–"
-    value = format(estimate.value, form)
-    if estimate.low is None or estimate.high is None:
-        return value
-    return f"{value} ({estimate.low:{form}} to {estimate.high:{form}})"
 
 
 def _cell_text(text: str) -> str:

@@ -1,10 +1,15 @@
 """Runs made by hand, whose every figure is known."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from record.run import create_folder
 from report.runs import TimedRun
+from tests.record.test_run import recipe, write_run
+from tests.report.browser import Browser
 
 
 @pytest.fixture
@@ -37,3 +42,32 @@ def timed_run():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """A run folder as a training writes it; world size 4 in 2 processes."""
+    folder = tmp_path_factory.mktemp("written") / "run"
+    create_folder(recipe(folder), "jax")
+    write_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program.
+
+    Elsewhere a test that needs it is skipped, but not where CI runs on Debian: a page
+    that no browser has opened should be seen.
+    """
+    if program := shutil.which("chromium") or shutil.which("google-chrome"):
+        return program
+    if os.environ.get("CI") and Path("/etc/debian_version").exists():
+        pytest.fail("needs Debian's chromium; .ci/run installs it as root", False)
+    pytest.skip("needs Debian's package chromium")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium, tmp_path_factory):
+    with Browser(chromium, tmp_path_factory.mktemp("profile")) as browser:
+        yield browser

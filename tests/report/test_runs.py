@@ -7,18 +7,7 @@ import shutil
 import pytest
 
 from recipe.errors import RecordError
-from record.run import create_folder
-from report.runs import find_runs, read_timed_run, read_timed_runs
-from tests.record.test_run import recipe, write_run
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """A run folder as a training writes it; world size 4 in 2 processes."""
-    folder = tmp_path_factory.mktemp("written") / "run"
-    create_folder(recipe(folder), "jax")
-    write_run(folder)
-    return folder
+from report.runs import find, read_timed_run, read_timed_runs
 
 
 @pytest.fixture
@@ -134,16 +123,16 @@ def test_runs_are_found_below_a_folder_once_however_often_it_is_given(folder):
     (folder / "wandb" / "files" / "config.yaml").touch()  # W&B's, of no run folder
     link = study.with_name("link")
     link.symlink_to(study)
-    assert find_runs([study, folder, link]) == [folder]
+    assert find([study, folder, link]).runs == [folder]
 
 
 def test_an_empty_folder_is_refused_by_name(tmp_path, folder):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(RecordError, match=f"{empty} holds no run folder; give folders"):
-        find_runs([folder, empty])
+        find([folder, empty])
     with pytest.raises(RecordError, match="absent is no folder"):
-        find_runs([tmp_path / "absent"])
+        find([tmp_path / "absent"])
 
 
 def test_many_folders_are_read_fast(run_python):

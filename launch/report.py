@@ -1,0 +1,119 @@
+"""Write the scaling report of run folders and studies: a page and what is in it.
+
+    python launch/report.py runs/study-demo
+    python launch/report.py runs/one-study runs/another --out runs/report-both
+    python launch/report.py --wandb ENTITY/PROJECT --out runs/report
+
+Any folders that hold run folders will do. Leaves index.html (which needs no other
+file), report.md, report.json, table.csv and figures/ in --out, by default `report` in
+the first folder; an earlier report there is replaced.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+# Python puts this file's folder first, where `jax.py` would hide the package JAX.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+
+from launch.cli import leave  # noqa: E402
+from recipe.errors import ConfigError, DuetError  # noqa: E402
+from record.tracking import fetch_runs, log_report  # noqa: E402
+from report.findings import Options, gather  # noqa: E402
+from report.projection import INTERCONNECTS, read_interconnect  # noqa: E402
+from report.table import report_rows  # noqa: E402
+from report.write import FETCHED, check_place, write_report  # noqa: E402
+
+
+def parser() -> argparse.ArgumentParser:
+    """What may be typed."""
+    assert __doc__
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR")
+    parser.add_argument("--out", type=Path, help="folder of the report")
+    parser.add_argument(
+        "--base", type=int, default=1, help="world size that speed-ups are over (1)"
+    )
+    parser.add_argument(
+        "--accuracy",
+        type=float,
+        help="test accuracy, in (0, 1], to take the time to; by default the highest "
+        "whole per cent that every run reached",
+    )
+    parser.add_argument(
+        "--interconnect",
+        help=f"to project over: {', '.join(INTERCONNECTS)}, or a file that "
+        "benchmarks/all_reduce.py wrote; by default of the machine that the device's "
+        "name tells of",
+    )
+    parser.add_argument(
+        "--peak-flops",
+        type=float,
+        help="FLOP/s of one device at best, where its data sheet is not known here",
+    )
+    parser.add_argument(
+        "--wandb",
+        metavar="ENTITY/PROJECT",
+        help="read the training runs of this project; they are kept as run folders in "
+        "--out/wandb-runs",
+    )
+    parser.add_argument(
+        "--log-wandb",
+        nargs="?",
+        const="duet",
+        metavar="ENTITY/PROJECT",
+        help="log the report there as well, offline where there is no key or network",
+    )
+    return parser
+
+
+def main(typed: list[str]) -> None:
+    """Read, compute, write, and say where.
+
+    Raises:
+      DuetError: in one line what cannot be done.
+    """
+    given = parser().parse_args(typed)
+    if not given.folders and not given.wandb:
+        raise ConfigError("give run folders, or folders that hold some; see --help")
+    if not given.folders and not given.out:
+        raise ConfigError("--wandb needs --out, the folder of the report")
+    if given.base < 1:
+        raise ConfigError(f"--base must be at least 1, got {given.base}")
+    if given.accuracy is not None and not 0 < given.accuracy <= 1:
+        raise ConfigError(f"--accuracy must lie in (0, 1], got {given.accuracy}")
+    if given.peak_flops is not None and not 0 < given.peak_flops < float("inf"):
+        raise ConfigError(f"--peak-flops must be positive, got {given.peak_flops}")
+    net = read_interconnect(given.interconnect) if given.interconnect else None
+    options = Options(
+        base=given.base,
+        target=given.accuracy,
+        interconnect=net,
+        peak_flops=given.peak_flops,
+    )
+    out = given.out or given.folders[0] / "report"
+    check_place(out)
+    folders = list(given.folders)
+    if given.wandb:
+        fetched = out / FETCHED
+        for refused in fetch_runs(given.wandb, fetched):
+            print(f"left out: {refused}")
+        folders.append(fetched)
+    report = gather(folders, options)
+    page = write_report(report, out)
+    for left in report.scaling.left_out:
+        print(f"left out: {left.name}: {left.reason}")
+    print(f"page: {page}")
+    if given.log_wandb:
+        images = {png.stem: png for png in sorted((out / "figures").glob("*.png"))}
+        log_report(given.log_wandb, out, report_rows(report), images, page)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except DuetError as error:
+        leave(error, rank=0)

@@ -1,0 +1,153 @@
+"""Parity checks that lie beside the runs, and for which speeds each of them answers.
+
+A speed of one framework over the other is claimed where a check of the same workload,
+data, precision and strategy held both together and found them identical; nowhere else.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe.errors import RecordError
+from record.disk import parse_json, read_text
+from record.run import read_environment, read_rows, read_summary
+from report.cells import Cell
+from report.parity import DIFFERENT, IDENTICAL
+from report.recipes import Recipe, read_recipe
+from report.runs import LeftOut, train_number
+
+MISSING = "not checked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One run held against another; names as in `report.parity.Comparison`."""
+
+    a: str
+    b: str
+    kind: str
+    first: float
+    worst: float
+    weights: float
+    verdict: str
+    broken: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A parity check's verdict, and what it was of.
+
+    Args:
+      path: its folder, with the runs that it compared.
+      runs: their folders, controls left out.
+      recipe: of them.
+    """
+
+    path: Path
+    experiment: str
+    precision: str
+    parallel: str
+    data_fingerprint: str
+    decided_by: str
+    git_commit: str | None
+    notes: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    runs: tuple[Path, ...]
+    recipe: Recipe
+
+    @property
+    def verdict(self) -> str:
+        """Of every comparison: one that failed, and all has."""
+        found = {c.verdict for c in self.comparisons}
+        others = sorted(found - {IDENTICAL})  # "different" comes before "undecided"
+        return others[0] if others else IDENTICAL
+
+    def answers_for(self, cell: Cell, recipe: Recipe) -> bool:
+        """Whether a cell computes what was checked, in the same precision."""
+        setting, run = cell.setting, cell.runs[0]
+        return (
+            any(c.kind != "world sizes" for c in self.comparisons)
+            and self.recipe.workload == recipe.workload
+            and self.data_fingerprint == run.data_fingerprint
+            and self.precision == setting.precision
+            and self.parallel == setting.parallel
+        )
+
+
+def read_checks(folders: Iterable[Path]) -> tuple[list[Check], list[LeftOut]]:
+    """The checks that can be read, and the others by name."""
+    checks, left_out = [], []
+    for folder in folders:
+        try:
+            checks.append(read_check(folder))
+        except RecordError as error:
+            left_out.append(LeftOut(str(folder), str(error)))
+    return checks, left_out
+
+
+def read_check(folder: Path) -> Check:
+    """One check's verdict and what it was of.
+
+    Raises:
+      RecordError: naming what is missing or damaged.
+    """
+    file = folder / "parity.json"
+    held = parse_json(read_text(file), file)
+    try:
+        comparisons = tuple(map(_comparison, held["comparisons"]))
+        facts = {name: str(held[name]) for name in _FACTS}
+        notes = tuple(map(str, held["notes"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordError(f"{file} is no parity check's verdict: {error!r}") from error
+    if not comparisons:
+        raise RecordError(f"{file} compares nothing")
+    runs = [p.parent for p in sorted(folder.glob("*/summary.json"))]
+    summaries = {r: read_summary(r) for r in runs if not train_number(r, "nudge", 0)}
+    of_it = [r for r, s in summaries.items() if s["config_hash"] == held["config_hash"]]
+    if not of_it:
+        raise RecordError(f"{file} has none of the runs that it compared beside it")
+    return Check(
+        path=folder,
+        parallel=summaries[of_it[0]]["parallel"],
+        git_commit=read_environment(of_it[0])["git_commit"],
+        notes=notes,
+        comparisons=comparisons,
+        runs=tuple(of_it),
+        recipe=read_recipe(of_it[0]),
+        **facts,
+    )
+
+
+_FACTS = ("experiment", "precision", "data_fingerprint", "decided_by")
+
+
+def _comparison(held: dict[str, Any]) -> Comparison:
+    differences = [float(value) for value in held["differences"]]
+    broken = tuple(map(str, held["broken"]))
+    return Comparison(
+        a=str(held["a"]),
+        b=str(held["b"]),
+        kind=str(held["kind"]),
+        first=differences[0],
+        worst=max(differences),
+        weights=max(float(value) for value in held["leaves"].values()),
+        # What is broken decides, should the verdict not say so.
+        verdict=DIFFERENT if broken else str(held["verdict"]),
+        broken=broken,
+    )
+
+
+def check_of(
+    cell: Cell, recipe: Recipe | None, checks: Sequence[Check]
+) -> Check | None:
+    """The check that answers for a cell, one that failed before one that did not."""
+    if recipe is None:
+        return None
+    found = [check for check in checks if check.answers_for(cell, recipe)]
+    return min(found, key=lambda c: c.verdict == IDENTICAL, default=None)
+
+
+def loss_curve(run: Path) -> list[float]:
+    """The training loss of every step, from 1."""
+    return [float(row["loss"]) for row in read_rows(run) if row["kind"] == "step"]

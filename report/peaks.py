@@ -1,0 +1,53 @@
+"""What a device can compute at best, and which share of that a training used."""
+
+import re
+
+import numpy as np
+from jaxtyping import Float
+
+# FLOP/s of dense matrix products, from NVIDIA's data sheets: V100 (2020), A100 (2021,
+# Tensor Core figures), H100 and H200 (2023 and 2024, half of their figures with
+# sparsity). fp32 is that of CUDA cores, since fp32 here is never rounded to TF32.
+_HOPPER = {"fp64": 67e12, "fp32": 67e12, "tf32": 494.7e12, "bf16": 989.4e12}
+PEAKS = {
+    r"V100.*SXM2": {"fp64": 7.8e12, "fp32": 15.7e12, "fp16": 125e12},
+    r"V100.*PCIE": {"fp64": 7e12, "fp32": 14e12, "fp16": 112e12},
+    r"A100": {
+        "fp64": 19.5e12,
+        "fp32": 19.5e12,
+        "tf32": 156e12,
+        "bf16": 312e12,
+        "fp16": 312e12,
+    },
+    r"H100.*PCIe": {
+        "fp64": 51e12,
+        "fp32": 51e12,
+        "tf32": 378e12,
+        "bf16": 756e12,
+        "fp16": 756e12,
+    },
+    r"(H100.*HBM3|H100.*SXM|H200|GH200)": {**_HOPPER, "fp16": 989.4e12},
+}
+
+
+def peak_flops(device: str, precision: str) -> float | None:
+    """Of one device in FLOP/s; None where no data sheet is known.
+
+    >>> peak_flops("NVIDIA A100-SXM4-80GB", "bf16") / 1e12
+    312.0
+    """
+    for name, peaks in PEAKS.items():
+        if re.search(name, device, re.IGNORECASE):
+            return peaks.get(precision)
+    return None
+
+
+def flops_per_device(
+    images_per_second: Float[np.ndarray, "..."], training_flops: int, world_size: int
+) -> Float[np.ndarray, "..."]:
+    """FLOP/s that the model's own products took of each device.
+
+    Source: Chowdhery et al., PaLM (2022), appendix B: what the model needs, not what
+    the hardware did. Its share of the peak is the model FLOPs utilisation, MFU.
+    """
+    return images_per_second * training_flops / world_size

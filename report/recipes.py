@@ -1,0 +1,64 @@
+"""What a run was asked to compute: its FLOPs, and what a parity check answers for."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipe.config import Config, from_yaml, recipe_parts
+from recipe.errors import ConfigError, RecordError
+from recipe.flops import training_flops
+from record.disk import read_text
+
+# How long is trained and how much at once: a study's check has its own of these, since
+# its bounds are for a hundred steps, and one check is for every point of a weak curve.
+LENGTHS = ("steps", "epochs", "evaluate_every_epochs", "global_batch", "accumulate")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all runs of one `config_hash` share.
+
+    Args:
+      workload: hash of the recipe but for its length, batch and name.
+      training_flops: of one example's forward and backward pass, None for a model that
+        is not among Duet's own.
+    """
+
+    workload: str
+    training_flops: int | None
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a run folder.
+
+    Raises:
+      RecordError: if its config is missing or is none.
+    """
+    file = folder / "config.yaml"
+    try:
+        config = from_yaml(read_text(file))
+    except ConfigError as error:
+        raise RecordError(f"{file}: {error}") from error
+    return Recipe(workload(config), _flops(config))
+
+
+def workload(config: Config) -> str:
+    """SHA-256 of the recipe without how long, how much at once, and what it is called.
+
+    Two runs of one workload compute the same thing, the same learning rates included.
+    """
+    parts = recipe_parts(config)
+    del parts["name"]
+    for length in LENGTHS:
+        del parts["train"][length]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _flops(config: Config) -> int | None:
+    if config.model.folder is not None:
+        return None  # what it computes is known to its own code alone
+    try:
+        return training_flops(config)
+    except ConfigError:
+        return None

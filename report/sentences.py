@@ -1,0 +1,192 @@
+"""Findings in words: the same on the page, in Markdown and in JSON."""
+
+from collections.abc import Iterator, Sequence
+
+from report.checks import Check
+from report.findings import Claim, Projection, Report
+from report.groups import FRAMEWORKS, Group
+from report.intervals import Estimate
+from report.laws import Fit
+from report.parity import IDENTICAL
+from report.scaling import WEAK, Curve
+
+# What the page says of parity as a whole.
+SAME, NOT_SAME, UNKNOWN = "identical", "different", "not checked"
+
+
+def shown(estimate: Estimate | None, form: str) -> str:
+    """A figure with its interval, where it has one.
+
+    >>> shown(Estimate(1.5, 1.25, 1.75), ".2f")
+    '1.50 (1.25 to 1.75)'
+    """
+    if estimate is None:
+        return "–"
+    value = format(estimate.value, form)
+    if estimate.low is None or estimate.high is None:
+        return value
+    return f"{value} ({estimate.low:{form}} to {estimate.high:{form}})"
+
+
+def devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count:,} devices"
+
+
+def framework(curve_or_name: Curve | str) -> str:
+    name = curve_or_name
+    if isinstance(name, Curve):
+        name = name.setting.framework
+    return FRAMEWORKS.get(name, name)
+
+
+def parity(report: Report) -> tuple[str, str]:
+    """The verdict over everything that is compared, and a sentence for it."""
+    checks = report.checks
+    failed = [check for check in checks if check.verdict != IDENTICAL]
+    if failed:
+        told = ", ".join(f"{c.experiment} in {c.precision}" for c in failed)
+        return NOT_SAME, (
+            f"PyTorch and JAX did not train the same thing ({told}). Their speeds are "
+            "not compared below."
+        )
+    unproven = [claim for claim in report.claims if claim.withheld]
+    if not checks or (report.claims and len(unproven) == len(report.claims)):
+        return UNKNOWN, (
+            "Whether PyTorch and JAX trained the same thing is not shown: "
+            + (unproven[0].withheld if unproven else "no parity check is among them")
+            + ". Their speeds are not compared below."
+        )
+    told = f"in {in_words(sorted({check.precision for check in checks}))}"
+    part = ""
+    if unproven:
+        part = (
+            f" For {len(unproven)} of {len(report.claims)} cells that is not shown, "
+            "and their speeds are not compared."
+        )
+    return SAME, (
+        f"PyTorch and JAX trained the same thing {told}: their losses and final "
+        f"weights are no further apart than rounding allows.{part}"
+    )
+
+
+def check_sentence(check: Check) -> str:
+    """How a check judged."""
+    return (
+        f"{check.experiment} in {check.precision}, parallel={check.parallel}: "
+        f"{check.verdict}, by {check.decided_by}"
+    )
+
+
+def claim_sentence(claim: Claim) -> str:
+    """Whether JAX was faster in a cell; nothing without a parity check."""
+    versus = claim.versus
+    where = devices(versus.jax.world_size)
+    if claim.withheld:
+        return f"{where}: not compared, {claim.withheld}"
+    ratio = shown(versus.difference.ratio, ".3f")
+    how = {"faster": "JAX is faster", "slower": "PyTorch is faster"}
+    said = how.get(versus.difference.verdict, "no difference shown")
+    n = " and ".join(map(str, versus.difference.repeats))
+    why = versus.difference.ratio.reason
+    return f"{where}: {said}, JAX runs at {ratio} of PyTorch's images/s (n = {n}" + (
+        f"; {why})" if why else ")"
+    )
+
+
+def rate_sentences(group: Group) -> Iterator[str]:
+    """The base case's absolute rates, and what the most devices make of them."""
+    for curve in group.curves:
+        first, last = curve.points[0], curve.points[-1]
+        said = (
+            f"{group.label(curve)} trains {shown(first.images_per_second, ',.0f')} "
+            f"images/s on {devices(first.cell.world_size)}"
+        )
+        if last is not first:
+            said += (
+                f" and {shown(last.images_per_second, ',.0f')} on "
+                f"{devices(last.cell.world_size)}"
+            )
+        yield said + _repeats(curve)
+
+
+def _repeats(curve: Curve) -> str:
+    reasons = {p.images_per_second.reason for p in curve.points} - {""}
+    return f" ({'; '.join(sorted(reasons))})" if reasons else ""
+
+
+def scaling_sentences(group: Group) -> Iterator[str]:
+    for curve in group.curves:
+        last = curve.points[-1]
+        if curve.reason or last.speedup is None or last is curve.points[0]:
+            yield f"{group.label(curve)}: no speed-up, {curve.reason}"
+            continue
+        yield (
+            f"{group.label(curve)} is {shown(last.speedup, '.2f')} times as fast on "
+            f"{devices(last.cell.world_size)} as on {curve.base}: efficiency "
+            f"{shown(last.efficiency, '.3f')}"
+            + (f" ({last.speedup.reason})" if last.speedup.reason else "")
+        )
+
+
+def overhead_sentences(group: Group) -> Iterator[str]:
+    """What Karp and Flatt's fraction says of each curve, as far as it is sure."""
+    for curve in group.curves:
+        name = "s" if curve.regime == WEAK else "e"
+        points = [p for p in curve.points if p.serial_fraction is not None]
+        if not points:
+            continue
+        first, last = points[0].serial_fraction, points[-1].serial_fraction
+        assert first is not None and last is not None
+        ends = f"{name}({points[-1].cell.world_size}) = {shown(last, '.3f')}"
+        if len(points) > 1:
+            ends = (
+                f"{name}({points[0].cell.world_size}) = {shown(first, '.3f')}, {ends}"
+            )
+        yield f"{group.label(curve)}: {ends}: {_overhead(first, last, len(points))}"
+
+
+def _overhead(first: Estimate, last: Estimate, points: int) -> str:
+    if last.low is None or last.high is None:
+        return f"how sure that is is not known, {last.reason}"
+    if points > 1 and first.high is not None and last.low > first.high:
+        return "it rises, so an overhead grows with the devices"
+    if last.low > 0:
+        return f"about {last.value:.0%} of a step does not get faster with more devices"
+    if last.high < 0:
+        return "faster than ideal: each device has less to do, or more to do it with"
+    return "not told from 0: no part that does not scale is shown"
+
+
+def fit_sentence(fit: Fit) -> str:
+    if fit.reason:
+        return f"{fit.law}: no fit, {fit.reason}"
+    values = ", ".join(
+        f"{name} {shown(estimate, '.4g')}" for name, estimate in fit.parameters.items()
+    )
+    reasons = {estimate.reason for estimate in fit.parameters.values()} - {""}
+    return (
+        f"{fit.law}: {values}; {fit.held_out} devices, held out, are "
+        f"predicted {fit.prediction_error:+.1%}"
+        + (f" ({'; '.join(sorted(reasons))})" if reasons else "")
+    )
+
+
+def projection_sentence(projection: Projection, label: str) -> str:
+    if projection.reason:
+        return f"{label}: no projection, {projection.reason}"
+    last, net = projection.points[-1], projection.interconnect
+    assert net is not None
+    errors = in_words(
+        [f"{error:+.0%} on {n}" for n, error in sorted(projection.errors.items())]
+    )
+    return (
+        f"{label}: at most {last.images_per_second:,.0f} images/s on "
+        f"{devices(last.devices)} over {net.name}, efficiency {last.efficiency:.2f}, "
+        f"says the model. Where it was measured, the model is off by {errors or '–'}"
+    )
+
+
+def in_words(words: Sequence[str]) -> str:
+    """In words: "a", "a and b", "a, b and c"."""
+    *most, last = words or [""]
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,96 @@
+"""Studies as they lie on a disk, made by hand: every figure in them is chosen."""
+
+import json
+import shutil
+from pathlib import Path
+
+from report.parity import Comparison, Verdict
+
+STEPS = 4  # of the run folder that all others are copied from
+
+
+def write_run_folder(
+    written: Path, folder: Path, rate: float, accuracy: float = 0.75, **summary
+) -> Path:
+    """A copy of a run folder in which the speed, and whatever is given, is another."""
+    shutil.copytree(written, folder)
+    world = summary.setdefault("world_size", 1)
+    fields = {"processes": world, "global_batch": 8, "framework": "torch", **summary}
+    fields["images_per_second"] = {
+        "median": rate,
+        "windows": [0.99 * rate, rate, 1.01 * rate],
+    }
+    change(folder / "summary.json", **fields)
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    changed = {
+        "window": {"images_per_second": rate, "seconds": 16 / rate},
+        "evaluation": {"accuracy": accuracy},
+    }
+    lines = [json.dumps(row | changed.get(row["kind"], {})) for row in rows]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def change(file: Path, **fields) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def write_check(written: Path, folder: Path, broken: tuple[str, ...] = ()) -> Path:
+    """A parity check of what `write_run_folder` writes, and two of its runs."""
+    held = json.loads((written / "summary.json").read_text())
+    for framework in ("torch", "jax"):
+        write_run_folder(written, folder / f"{framework}-1", 100.0, framework=framework)
+    comparison = Comparison(
+        *("jax ×1", "torch ×1", "frameworks"),
+        differences=[1e-8] * STEPS,
+        allowed=[1e-6] * STEPS,
+        leaves={"dense.0.kernel": 2e-8},
+        leaves_allowed={"dense.0.kernel": 1e-6},
+        test_difference=0.0,
+        scores=(0.75, 0.75),
+        broken=list(broken),
+    )
+    verdict = Verdict(
+        experiment=held["experiment"],
+        precision=held["precision"],
+        config_hash=held["config_hash"],
+        data_fingerprint=held["data_fingerprint"],
+        comparisons=[comparison],
+        control=None,
+    )
+    (folder / "parity.json").write_text(json.dumps(verdict.to_json()))
+    return folder
+
+
+def write_study(
+    written: Path,
+    folder: Path,
+    sizes: tuple[int, ...] = (1, 2, 4),
+    repeats: int = 3,
+    faster: float = 2.0,
+    broken: tuple[str, ...] = (),
+) -> Path:
+    """A strong curve of each framework, JAX `faster` times as fast, and its check."""
+    order = []
+    for size in sizes:
+        for framework in ("torch", "jax"):
+            for repeat in range(1, repeats + 1):
+                rate = 100 * size**0.9 * (1 + repeat / 1000)
+                name = f"{framework}-{size}-fp32-dp-{repeat}"
+                write_run_folder(
+                    written,
+                    folder / name,
+                    rate * (faster if framework == "jax" else 1),
+                    framework=framework,
+                    world_size=size,
+                )
+                order.append({"name": name})
+    plan = {
+        "name": "by hand",
+        "command": ["launch/study.py", "study=demo"],
+        "order": order,
+        "order_seed": 7,
+    }
+    (folder / "study.json").write_text(json.dumps(plan))
+    write_check(written, folder / "parity-fp32", broken)
+    return folder

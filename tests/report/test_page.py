@@ -1,0 +1,379 @@
+"""The report of run folders: its verdict first, its files, and all that is left out."""
+
+import csv
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from recipe.errors import RecordError
+from report.charts import charts
+from report.figures import draw
+from report.findings import Options, gather, make_report
+from report.page import page
+from report.projection import INTERCONNECTS
+from report.sentences import NOT_SAME, UNKNOWN, parity
+from report.table import to_csv, to_json, to_markdown
+from report.write import report_on, write_report
+from tests.report.folders import change, write_run_folder, write_study
+
+FASTER = "JAX is faster, JAX runs at 2.000"
+
+
+@pytest.fixture(scope="module")
+def kept(written, tmp_path_factory):
+    """A study in which both frameworks train the same thing."""
+    return write_study(written, tmp_path_factory.mktemp("studies") / "study")
+
+
+@pytest.fixture
+def study(kept, tmp_path):
+    """A copy of it, to be harmed."""
+    return shutil.copytree(kept, tmp_path / "study")
+
+
+def report(*folders: Path, **options):
+    return gather(folders, Options(**options))
+
+
+@pytest.fixture(scope="module")
+def out(kept, tmp_path_factory):
+    """The whole report, over a named machine."""
+    folder = tmp_path_factory.mktemp("report") / "out"
+    net = INTERCONNECTS["dgx-a100"]
+    write_report(gather([kept], Options(interconnect=net, peak_flops=1e9)), folder)
+    return folder
+
+
+def test_the_page_opens_with_the_verdict_and_then_tells_speeds(out):
+    text = (out / "index.html").read_text()
+    order = ["Parity: identical", "How fast?", FASTER, 'id="parity"', 'id="fast"']
+    order += ['id="scales"', 'id="holds-back"', 'id="further"', 'id="left-out"']
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    markdown = (out / "report.md").read_text()
+    assert markdown.startswith("### Parity: identical")
+    assert FASTER in markdown
+
+
+@pytest.mark.parametrize("harm", ["failed", "missing", "of another recipe"])
+def test_without_parity_no_speed_is_claimed_anywhere(written, tmp_path, harm):
+    broken = ("the loss parts at step 3",) if harm == "failed" else ()
+    study = write_study(written, tmp_path / "study", sizes=(1, 2), broken=broken)
+    if harm == "missing":
+        shutil.rmtree(study / "parity-fp32")
+    if harm == "of another recipe":
+        for run in (study / "parity-fp32").glob("*-1"):
+            config = run / "config.yaml"
+            config.write_text(config.read_text().replace("  seed: 0", "  seed: 1"))
+    found = report(study)
+    verdict, _ = parity(found)
+    assert verdict == (NOT_SAME if harm == "failed" else UNKNOWN)
+    assert f"Parity: {verdict}" in page(found, {})
+    for text in page(found, {}), to_markdown(found), to_json(found):
+        assert not re.search("(JAX|PyTorch) is faster|JAX runs at", text)
+    for compared in json.loads(to_json(found))["jax_against_torch"]:
+        assert compared["jax_over_torch"] is compared["verdict"] is None
+        assert compared["withheld"]
+    assert not [chart for chart in charts(found) if chart.name.startswith("ratio")]
+    assert ("the loss parts at step 3" in page(found, {})) == (harm == "failed")
+
+
+def test_a_check_of_one_strategy_does_not_answer_for_another(study):
+    for run in study.glob("*-fp32-dp-*"):
+        change(run / "summary.json", parallel="fsdp")
+    found = report(study)
+    assert all("with parallel=fsdp" in claim.withheld for claim in found.claims)
+    reasons = {projection.reason for projection in found.projections}
+    assert reasons == {
+        "the model is of an all-reduce, and fsdp gathers and scatters instead"
+    }
+
+
+def test_one_failed_check_among_several_fails_the_report(study, written, tmp_path):
+    write_study(written, tmp_path / "bad", sizes=(1,), broken=("the test loss parts",))
+    found = report(study, tmp_path / "bad" / "parity-fp32")
+    assert parity(found)[0] == NOT_SAME
+    assert all(claim.withheld for claim in found.claims)
+
+
+def test_behind_every_figure_lie_its_numbers(out, kept):
+    found = gather([kept], Options(interconnect=INTERCONNECTS["dgx-a100"]))
+    names = {chart.name.split("-")[0] for chart in charts(found)}
+    assert names == {
+        *("losses", "throughput", "ratio", "time", "efficiency", "serial"),
+        *("step", "utilisation", "projection"),
+    }
+    files = sorted(path.name for path in (out / "figures").iterdir())
+    assert files == sorted(f"{c.name}.{s}" for c in charts(found) for s in SUFFIXES)
+    for chart in charts(found):
+        if chart.name.startswith("utilisation"):
+            continue  # a share of the peak that only `out` was given
+        text = (out / "figures" / f"{chart.name}.csv").read_text()
+        head, *lines = csv.reader(text.splitlines())
+        assert head[3:5] == [chart.x_label, chart.y_label]
+        assert [float(line[4]) for line in lines] == [row.y for row in chart.rows]
+
+
+SUFFIXES = ("csv", "png", "svg")
+
+
+def test_a_model_is_told_from_what_was_measured(out):
+    (file,) = (out / "figures").glob("projection-*.csv")
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    kinds = {(row["series"], row["kind"]) for row in rows}
+    assert kinds == {
+        *(("PyTorch", "measured"), ("JAX", "measured")),
+        *(("PyTorch, model", "model"), ("JAX, model", "model")),
+    }
+    # Eight examples are no more than eight devices' worth.
+    assert max(int(row["devices"]) for row in rows) == 8
+    text = (out / "index.html").read_text()
+    assert "This is a model, not a measurement." in text
+    assert re.search(r"Where it was measured, the model is off by \+\d+% on 2", text)
+
+
+def test_what_is_not_known_is_said_with_its_reason(kept):
+    text = page(report(kept), {})
+    assert "no projection, how " in text and "give --interconnect" in text
+    assert "No MFU: no peak is known of" in text
+    assert "Amdahl: no fit, 3 points, a fit needs 5" in text
+
+
+def test_of_many_groups_the_first_are_drawn_and_the_page_says_so(timed_run):
+    runs = [timed_run(1.0 * n, experiment=f"experiment {n}") for n in range(1, 14)]
+    found = make_report(runs)
+    text = page(found, {})
+    assert "Of 13 groups of curves the first 12 are drawn; the tables have all." in text
+    assert all(f"experiment {n}" in text for n in range(1, 14))
+    drawn = {c.title for c in charts(found) if c.name.startswith("throughput")}
+    assert len(drawn) == 12
+
+
+def test_two_repeats_have_no_interval_and_the_page_says_why(written, tmp_path):
+    study = write_study(written, tmp_path / "study", sizes=(1, 2), repeats=2)
+    text = page(report(study), {})
+    assert "no interval, 2 repeats, an interval needs 3" in text
+    assert "no difference shown" in text and "JAX is faster" not in text
+
+
+def test_runs_of_a_check_are_no_repeats(kept):
+    points = [point for curve in report(kept).scaling.curves for point in curve.points]
+    assert [len(point.cell.runs) for point in points] == [3] * 6
+
+
+def harm_summary(study):
+    (study / "jax-1-fp32-dp-1" / "summary.json").write_text("{")
+
+
+def harm_metrics(study):
+    file = study / "jax-1-fp32-dp-1" / "metrics.jsonl"
+    os.truncate(file, file.stat().st_size - 10)
+
+
+def lose_a_cell(study):
+    shutil.rmtree(study / "jax-1-fp32-dp-1")
+
+
+def fail_a_cell(study):
+    lose_a_cell(study)
+    row = {"name": "jax-1-fp32-dp-1", "status": "failed"}
+    (study / "cells.jsonl").write_text(json.dumps(row) + "\n")
+
+
+def harm_check(study):
+    (study / "parity-fp32" / "parity.json").write_text('{"comparisons": 3}')
+
+
+def harm_plan(study):
+    (study / "study.json").write_text("[]")
+
+
+def kill_check(study):
+    (study / "parity-fp32" / "parity.json").unlink()
+
+
+def cut_short(study):
+    (study / "unfinished").mkdir()
+
+
+def two_recipes(study):
+    change(study / "jax-1-fp32-dp-1" / "summary.json", config_hash="another")
+
+
+def a_copy(study):
+    shutil.copytree(study / "jax-1-fp32-dp-1", study / "jax-1-copy")
+
+
+HARM = [
+    (harm_summary, "jax-1-fp32-dp-1", "is not JSON"),
+    (harm_metrics, "jax-1-fp32-dp-1", "metrics.jsonl is cut short"),
+    (lose_a_cell, "jax-1-fp32-dp-1", "is planned in study.json and was not run"),
+    (fail_a_cell, "jax-1-fp32-dp-1", "failed before it left a run folder, see jax-1"),
+    (harm_check, "parity-fp32", "is no parity check's verdict"),
+    (harm_plan, "study", "is no study's plan"),
+    (kill_check, "parity-fp32", "is a parity check without a verdict"),
+    (cut_short, "unfinished", "holds starts of a study that were cut short"),
+    (two_recipes, "world size 1, global batch 8", "different recipes"),
+    (a_copy, "jax-1-fp32-dp-1", "is a copy of"),
+]
+
+
+@pytest.mark.parametrize(("harm", "name", "reason"), HARM)
+def test_what_is_damaged_or_missing_is_left_out_by_name(study, harm, name, reason):
+    harm(study)
+    left_out = [(o.name, o.reason) for o in report(study).scaling.left_out]
+    assert any(n.endswith(name) and reason in why for n, why in left_out), left_out
+
+
+def test_nothing_is_left_out_of_a_whole_study(kept):
+    assert report(kept).scaling.left_out == ()
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="holds no run folder"):
+        report(tmp_path)
+
+
+EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> $\\frac{$'
+
+
+def test_no_name_becomes_markup(written, tmp_path, browser):
+    for size in (1, 2):
+        write_run_folder(
+            written, tmp_path / f"run-{size}", 1.0 * size, world_size=size, model=EVIL
+        )
+        environment = tmp_path / f"run-{size}" / "environment.json"
+        change(environment, host=EVIL, devices=[EVIL], command=[EVIL])
+    write_run_folder(written, tmp_path / "<b>", 3.0, status="failed", error=EVIL)
+    file = tmp_path / "page.html"
+    text = page(report(tmp_path), {})
+    file.write_text(text)
+    assert "<script>alert" not in text and "<img src=x" not in text
+    assert "&lt;script&gt;alert" in text
+    browser.open(file)
+    assert browser.run("document.querySelectorAll('img[src=x], b b').length") == 0
+    assert browser.complaints == []
+
+
+def test_the_same_runs_give_the_same_report(kept, tmp_path):
+    once, again = report(kept), report(kept)
+    for text in to_csv, to_json, to_markdown, lambda found: page(found, {}):
+        assert text(once) == text(again)
+    chart, *_ = charts(once)
+    files = []
+    for name in "a", "b":
+        (tmp_path / name).mkdir()
+        files.append([path.read_bytes() for path in draw(chart, tmp_path / name)])
+    assert files[0] == files[1]
+
+
+def test_a_report_replaces_a_report_and_nothing_else(kept, tmp_path):
+    found = report(kept / "parity-fp32")
+    file = write_report(found, tmp_path / "out")
+    stale = tmp_path / "out" / "figures" / "of-an-earlier-report.svg"
+    stale.touch()
+    write_report(found, tmp_path / "out")
+    assert not stale.exists() and file.exists()
+    with pytest.raises(RecordError, match="holds something else than a report"):
+        write_report(found, kept)
+    (tmp_path / "file").touch()
+    with pytest.raises(RecordError, match="is a file"):
+        write_report(found, tmp_path / "file")
+
+
+def test_a_study_that_ran_nothing_has_no_report_and_says_so(tmp_path):
+    assert report_on(tmp_path).startswith("no report: ")
+
+
+def test_a_study_has_its_report_beside_its_runs(kept, tmp_path):
+    study = tmp_path / "study"
+    shutil.copytree(kept / "parity-fp32", study / "parity-fp32")
+    assert report_on(study) == f"report: {study / 'report' / 'index.html'}"
+    assert report(study).scaling.left_out == ()  # it is not taken for a run
+
+
+# In a browser
+
+
+@pytest.fixture
+def opened(browser, out):
+    browser.size(1280)
+    browser.media()
+    browser.open(out / "index.html")
+    return browser
+
+
+def test_the_page_asks_for_nothing_and_complains_of_nothing(opened, out):
+    asked = [url for url in opened.requests if not url.startswith("data:")]
+    assert asked == [(out / "index.html").as_uri()]
+    assert opened.complaints == []
+
+
+def test_the_browser_would_notice_a_request_and_a_complaint(browser, out, tmp_path):
+    text = (out / "index.html").read_text()
+    body = '<img src="absent.png"><script>console.error("planted")</script></body>'
+    planted = tmp_path / "planted.html"
+    planted.write_text(re.sub("<meta http-equiv.*", "", text).replace("</body>", body))
+    browser.open(planted)
+    assert any(url.endswith("absent.png") for url in browser.requests)
+    assert any("planted" in complaint for complaint in browser.complaints)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_figures_are_seen_and_nothing_runs_over_the_edge(opened, width, scheme):
+    opened.size(width)
+    opened.media(scheme)
+    assert opened.run("document.documentElement.scrollWidth") <= width
+    sizes = opened.run(
+        "[...document.images].map(i => [i.naturalWidth, i.clientWidth, i.alt.length])"
+    )
+    assert len(sizes) == 9
+    assert all(natural and shown > 0.6 * min(width, 500) for natural, shown, _ in sizes)
+    assert all(alt > 20 for *_, alt in sizes)
+    colours = "(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))"
+    text, _ = opened.run(colours)
+    assert (text == "rgb(255, 255, 255)") == (scheme == "dark")
+
+
+def column(browser, number):
+    cells = f"#scales ~ .scroll tbody td:nth-child({number})"
+    return browser.run(
+        f"[...document.querySelectorAll('{cells}')].map(c => Number(c.dataset.value))"
+    )
+
+
+def sorted_by(browser):
+    return browser.run(
+        "[...document.querySelectorAll('#scales ~ .scroll th[aria-sort]')]"
+        ".map(h => [h.textContent, h.getAttribute('aria-sort')])"
+    )
+
+
+def test_a_table_is_sorted_by_mouse_and_by_keyboard(opened):
+    assert sorted_by(opened) == []
+    before = column(opened, 5)
+    opened.click("#scales ~ .scroll th:nth-child(5) button")
+    assert sorted_by(opened) == [["images/s", "ascending"]]
+    assert column(opened, 5) == sorted(before) != before
+    opened.press("Enter")  # the button that was clicked has the focus
+    assert sorted_by(opened) == [["images/s", "descending"]]
+    assert column(opened, 5) == sorted(before, reverse=True)
+    opened.press("Tab")
+    opened.press(" ")
+    assert sorted_by(opened) == [["speed-up", "ascending"]]
+    assert column(opened, 6) == sorted(column(opened, 6))
+
+
+def test_printed_it_is_light_and_whole(opened):
+    opened.media("dark", "print")
+    style = "getComputedStyle(document.querySelector('{}')).{}"
+    assert opened.run(style.format("figure img", "filter")) == "none"
+    assert opened.run(style.format(".scroll", "overflowX")) == "visible"
+    assert opened.run(style.format("body", "color")) == "rgb(0, 0, 0)"
+    assert opened.run(style.format("figure", "breakInside")) == "avoid"
+    assert opened.run(style.format(".download", "display")) == "none"
