@@ -9,7 +9,6 @@ cells.jsonl (what ended when and how), the parity check and every run in `run.di
 
 import json
 import shlex
-import signal
 import statistics
 import sys
 from dataclasses import asdict
@@ -30,7 +29,7 @@ from rich.console import Console  # noqa: E402
 from rich.live import Live  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from launch.cli import hydra_main, this_process  # noqa: E402
+from launch.cli import alone_main  # noqa: E402
 from launch.cluster import (  # noqa: E402
     Work,
     after_earlier,
@@ -364,29 +363,5 @@ def run_study(config: StudyConfig) -> None:
         raise SystemExit(1)
 
 
-def main() -> None:
-    """Run what the command line asks for, from this one process."""
-    processes = this_process()
-
-    def alone(config: StudyConfig) -> None:
-        if processes.launcher != "python":
-            raise ConfigError(
-                "a study starts its own processes; run it as python launch/study.py, "
-                "without torchrun or srun"
-            )
-        try:
-            run_study(config)
-        except OSError as error:
-            raise RecordError(f"the study's folder: {error}") from error
-
-    rank = processes.rank
-    hydra_main(alone, config_name="study", schema=StudyConfig, rank=rank)
-
-
 if __name__ == "__main__":
-    # As an exception, so that a cell is ended on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # submitit ends its processes by SIGINT. A shell's background jobs ignore it, and
-    # would hand that on.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    main()
+    alone_main(run_study, config_name="study", schema=StudyConfig)

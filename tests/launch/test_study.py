@@ -1,5 +1,6 @@
 """Studies as their users start them, on this machine and on a real SLURM."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from launch.cluster import check_cluster
@@ -182,7 +184,9 @@ def test_a_study_on_slurm_comes_to_its_last_cell(slurm, run_python, own, tmp_pat
     assert slurm.run("squeue", "-h").stdout == ""
 
 
-def test_a_study_that_is_ended_ends_its_cell(root, own, tmp_path):
+def test_a_study_interrupted_by_its_terminal_leaves_nothing_running(
+    root, own, tmp_path
+):
     command = [*SMALL, "study.world_size=[1]", f"run.dir={tmp_path / 'study'}"]
     command = [word.replace("steps=4", "steps=1000000") for word in command]
     study = subprocess.Popen(
@@ -190,13 +194,18 @@ def test_a_study_that_is_ended_ends_its_cell(root, own, tmp_path):
         cwd=root,
         env=clean_environment() | NO_GPU | own,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     rows = tmp_path / "study" / "parity-fp64" / "torch-1" / "metrics.jsonl"
     while not rows.exists() or not rows.stat().st_size:
         assert study.poll() is None
         time.sleep(0.2)
-    os.kill(study.pid, signal.SIGTERM)
-    assert study.wait(120) == 143
-    size = rows.stat().st_size
-    time.sleep(1)
-    assert rows.stat().st_size == size
+    os.killpg(study.pid, signal.SIGINT)  # Ctrl-C: to it, to submitit and to the cell
+    assert study.wait(120) == 130
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(tmp_path) in word for word in process.cmdline()):
+                left.append(process)
+    assert not left
