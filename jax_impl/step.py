@@ -133,7 +133,8 @@ def train_step(
 
     Args:
       draws: the examples' augmentation, a row for each micro-batch, or None.
-      axis: the axis to sum over by hand under pmap; jit over a mesh sums by itself.
+      axis: of devices, where the step is mapped over them: what it is to sum over by
+        hand. jit over a mesh sums by itself.
     """
     scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.value
 
@@ -158,9 +159,11 @@ def train_step(
         # XLA's convolutions on a CPU are some twenty times slower inside a loop.
         unroll=jax.default_backend() == "cpu",
     )
-    if axis is not None:
+    if axis is not None and config.parallel.exchange:
         loss, gradients = jax.lax.psum((loss, gradients), axis)
         statistics = share_statistics(statistics, axis)
+    elif axis is not None:  # a device's share stands for the whole
+        gradients = jax.tree.map(lambda g: g * jax.lax.axis_size(axis), gradients)
     if state.loss_scale is not None:
         gradients = jax.tree.map(lambda g: g * (1 / scale), gradients)
     grad_norm = optax.tree.norm(gradients)
@@ -207,4 +210,5 @@ def eval_step(
         cells_B = labels * classes + outputs.argmax(axis=1)
         confusion = confusion.at[cells_B].add(mask_B.astype(jnp.int32))
     sums = loss_sum, confusion.reshape(classes, classes)
-    return sums if axis is None else jax.lax.psum(sums, axis)
+    by_hand = axis is not None and config.parallel.exchange
+    return jax.lax.psum(sums, axis) if by_hand else sums

@@ -359,9 +359,17 @@ class ParallelConfig:
     """
 
     name: str = MISSING
+    # false: each device trains on its share as if it were alone, to time the same step
+    # without the exchange of gradients; no training of anything.
+    exchange: bool = True
 
     def __post_init__(self) -> None:
         _one_of("parallel", self.name, PARALLEL)
+        if not self.exchange and self.name != "dp":
+            raise ConfigError(
+                f"parallel.exchange=false leaves out what parallel=dp does, got "
+                f"parallel={self.name}; leave one of them out"
+            )
 
 
 @dataclass(kw_only=True)
@@ -560,6 +568,11 @@ class ParityConfig(Config):
             raise ConfigError("parity nudges its own controls; leave train.nudge at 0")
         if self.train.trace:
             raise ConfigError("parity takes trace=STEP instead of train.trace")
+        if not self.parallel.exchange:
+            raise ConfigError(
+                "parity compares trainings, and without parallel.exchange there is "
+                "none; leave it at true"
+            )
         if self.run.resume != "auto" or self.run.resume_anyway:
             raise ConfigError(
                 "parity trains all its runs anew; leave run.resume at auto and "
@@ -698,6 +711,8 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         recipe["model"]["folder"] = Path(config.model.folder).name
     for look in ("window_steps", "nudge", "trace"):
         del recipe["train"][look]
+    if not config.parallel.exchange:  # then it is no training, and like no other
+        recipe["parallel"] = {"exchange": False}
     return recipe
 
 

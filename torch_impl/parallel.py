@@ -46,6 +46,7 @@ class World:
       size: devices of the run.
       device: this process's own.
       fsdp: whether parameters and optimizer state are sharded over the ranks.
+      exchange: whether ranks share their gradients.
     """
 
     rank: int
@@ -53,6 +54,7 @@ class World:
     size: int
     device: torch.device
     fsdp: bool = False
+    exchange: bool = True
 
 
 def check(config: Config, processes: Processes) -> None:
@@ -103,7 +105,8 @@ def start(config: Config, processes: Processes) -> World:
             timeout=COLLECTIVE_TIMEOUT,
         )
     fsdp = config.parallel.name == "fsdp" and processes.count > 1
-    return World(processes.rank, processes.count, processes.count, device, fsdp)
+    size, exchange = processes.count, config.parallel.exchange
+    return World(processes.rank, size, size, device, fsdp, exchange)
 
 
 def _accelerator_type() -> str:
@@ -178,8 +181,8 @@ def share_statistics(model: nn.Module, world: World) -> None:
 
 
 def parallelize(model: nn.Module, world: World) -> nn.Module:
-    """The model whose backward pass averages gradients over ranks."""
-    if world.processes == 1:
+    """The model whose backward pass averages gradients over ranks, if it is to."""
+    if world.processes == 1 or not world.exchange:
         return model
     if world.fsdp:
         mesh = init_device_mesh(world.device.type, (world.size,))

@@ -10,12 +10,16 @@ import time
 
 import psutil
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 
 from launch.cluster import check_cluster
+from launch.study import check_cells
+from recipe.config import to_config
 from recipe.errors import ConfigError
-from recipe.study import ClusterConfig
+from recipe.study import ClusterConfig, StudyConfig
 from record.run import read_summary
-from tests.conftest import NO_GPU, clean_environment
+from tests.conftest import NO_GPU, ROOT, clean_environment
 
 STUDY = "launch/study.py"
 SMALL = (
@@ -54,7 +58,7 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "are finished; running the" in done.stdout
     names = [json.loads(line)["name"] for line in ended.read_text().splitlines()]
-    assert names[0] == "parity-fp64" and len(names) == len(set(names))
+    assert names[0] == "parity-fp64-dp" and len(names) == len(set(names))
     for repeat in 1, 2:
         summary = read_summary(tmp_path / "study" / f"torch-1-fp64-dp-{repeat}")
         assert summary["status"] == "finished"
@@ -77,7 +81,7 @@ def test_a_failed_cell_is_named_with_its_log_and_the_study_goes_on(
         **own,
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "1/2 parity-fp32: failed" in done.stdout
+    assert "1/2 parity-fp32-dp: failed" in done.stdout
     assert "2/2 torch-1-fp32-dp-1: failed" in done.stdout
     assert f"{tmp_path / 'study' / 'torch-1-fp32-dp-1.log'}" in done.stdout
     assert "train-images-idx3-ubyte" in done.stdout
@@ -88,18 +92,30 @@ def test_a_dry_run_prints_every_cell_and_makes_nothing(run_python, tmp_path):
     done = run_python([STUDY, "dry_run=true", f"run.dir={folder}"])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("parity-fp32: ")
+    assert lines[0].startswith("parity-fp32-dp: ")
     assert sum("launch/pytorch.py" in line for line in lines) == 10
     assert sum("launch/jax.py" in line for line in lines) == 10
     assert "device-hours" in done.stdout
     assert not folder.exists()
 
 
+PLANS = sorted(path.stem for path in (ROOT / "conf" / "study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_cell_of_every_plan_is_one_that_can_be(name):
+    ConfigStore.instance().store("schema", node=StudyConfig)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        plan = to_config(compose("study", [f"study={name}"]), StudyConfig).study
+        assert plan.name == name and 1 in plan.world_size and plan.repeats >= 5
+        check_cells(plan, plan.recipe)
+
+
 REFUSED = {
     "study.precision=[fp8]": ("cell torch-1-fp8-dp", "fp16, fp32, fp64"),
     "study.framework=[torch,mxnet]": ("mxnet is unknown", "torch, jax"),
     "study.sizes=[1]": ("study.sizes is no key",),
-    "study=demi": ("demi", "demo, strong, weak"),
+    "study=demi": ("demi", "demo, gpu_node"),
     "precision=fp64": ("an axis of the study", "study.precision=[...]"),
     "cluster=slurm": ("needs sbatch", "cluster=local"),
 }
@@ -197,7 +213,7 @@ def test_a_study_interrupted_by_its_terminal_leaves_nothing_running(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    rows = tmp_path / "study" / "parity-fp64" / "torch-1" / "metrics.jsonl"
+    rows = tmp_path / "study" / "parity-fp64-dp" / "torch-1" / "metrics.jsonl"
     while not rows.exists() or not rows.stat().st_size:
         assert study.poll() is None
         time.sleep(0.2)
