@@ -71,6 +71,8 @@ def recipe_overrides(config: StudyConfig) -> list[str]:
             )
         if key == "platform":
             raise ConfigError(f"{typed}: cluster.gpus_per_node decides; 0 is the CPU")
+        if key == "profile":
+            raise ConfigError(f"{typed}: a trace takes time; take one of a run alone")
         own = ("study", "cluster", "dry_run", "run")
         if key.partition(".")[0] not in own and key != "data.root":
             overrides.append(typed)
@@ -341,8 +343,10 @@ class Study:
             if False in self.plan.exchange:
                 # Of the full step's time: what the step without the exchange saves.
                 without = medians.get(replace(point, exchange=False))
-                compared = median and without and point.exchange
-                row.append(f"{1 - median / without:.0%}" if compared else "–")
+                if point.exchange and median and without:
+                    row.append(f"{1 - median / without:.0%}")
+                else:
+                    row.append("–")
             table.add_row(*row)
         return table
 

@@ -508,6 +508,7 @@ class Config:
     devices: int | None = None  # of the whole run; default: one for each process
     platform: str = "auto"  # auto: a GPU where there is one, else the CPU
     deterministic: bool = False  # only kernels that give the same bits every time
+    profile: bool = False  # each rank traces the last window, for Perfetto
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]{1,60}", self.name) or self.name.startswith("."):
@@ -703,6 +704,7 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         "tracking",
         "checkpoint",
         "run",
+        "profile",
     ):
         del recipe[place]
     # Nor who brought the data: the record has its fingerprint.

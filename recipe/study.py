@@ -142,7 +142,7 @@ class Cell:
 
     @property
     def point(self) -> str:
-        """What its repeats share: "torch-2-fp32-dp", "jax-2-fp32-dp-synthetic-alone"."""
+        """What repeats share: "torch-2-fp32-dp", "jax-2-fp32-dp-synthetic-alone"."""
         axes = self.framework, str(self.world_size), self.precision, self.parallel
         arms = (self.data,) * (self.data != "real") + ("alone",) * (not self.exchange)
         return "-".join(axes + arms)

@@ -139,13 +139,14 @@ def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
     """This rank's rows of a batch, on its device; None where there are none.
 
     Args:
-      columns: an array, or a NamedTuple of arrays.
+      columns: an array, or a tuple or NamedTuple of them.
       axis: that counts rows; JAX has to know.
     """
     if columns is None:
         return None
     if isinstance(columns, tuple):
-        return type(columns)(*(place_batch(c, world, axis) for c in columns))
+        placed = [place_batch(column, world, axis) for column in columns]
+        return type(columns)(*placed) if hasattr(columns, "_fields") else tuple(placed)
     return torch.from_numpy(columns.copy()).to(world.device, non_blocking=True)
 
 
