@@ -23,7 +23,6 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 
 from hydra import compose  # noqa: E402
 from hydra.core.config_store import ConfigStore  # noqa: E402
-from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from hydra.errors import HydraException  # noqa: E402
 from rich.box import SIMPLE_HEAD  # noqa: E402
 from rich.console import Console  # noqa: E402
@@ -39,7 +38,13 @@ from launch.cluster import (  # noqa: E402
     run,
 )
 from launch.overrides import refusal  # noqa: E402
-from launch.trainings import SCRIPTS, command, quoted, said  # noqa: E402
+from launch.trainings import (  # noqa: E402
+    SCRIPTS,
+    command,
+    quoted,
+    said,
+    typed_keys,
+)
 from recipe.config import Config, check_world, to_config  # noqa: E402
 from recipe.errors import ConfigError, RecordError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
@@ -62,7 +67,7 @@ def recipe_overrides(config: StudyConfig) -> list[str]:
       ConfigError: if a key was typed that is an axis, or each cell's own.
     """
     overrides = list(config.study.recipe)
-    for typed in HydraConfig.get().overrides.task:
+    for typed in typed_keys():
         key = typed.lstrip("+").partition("=")[0]
         if key in AXES.values():
             axis = next(axis for axis, of in AXES.items() if of == key)
