@@ -46,6 +46,7 @@ class World:
       mesh: all devices in order of process, along one axis.
       pmap: whether steps are compiled by pmap instead of jit over the mesh.
       fsdp: whether parameters and optimizer state are sharded over the mesh.
+      exchange: whether devices share their gradients.
     """
 
     rank: int
@@ -54,11 +55,12 @@ class World:
     mesh: Mesh
     pmap: bool
     fsdp: bool = False
+    exchange: bool = True
 
     @property
     def axis(self) -> str | None:
-        """The axis that a step has to sum over by hand."""
-        return AXIS if self.pmap else None
+        """The axis that a step is mapped over whole: it sums by hand, or not at all."""
+        return AXIS if self.pmap or not self.exchange else None
 
     @property
     def replicated(self) -> NamedSharding:
@@ -126,7 +128,8 @@ def start(config: Config, processes: Processes) -> World:
         # now they are all here, later rank 0 may be downloading.
         multihost_utils.process_allgather(np.zeros(1))
     pmap, fsdp = (config.parallel.name == name for name in ("pmap", "fsdp"))
-    return World(processes.rank, processes.count, len(devices), mesh, pmap, fsdp)
+    size, exchange = len(devices), config.parallel.exchange
+    return World(processes.rank, processes.count, size, mesh, pmap, fsdp, exchange)
 
 
 def device_names(world: World) -> list[str]:
@@ -220,6 +223,9 @@ def share_gradients(
     """
     if world.size == 1:
         return local(params, whole, rows)
+    if not world.exchange:  # a device's share stands for the whole
+        loss, gradients, statistics = local(params, whole, rows)
+        return loss, jax.tree.map(lambda g: g * world.size, gradients), statistics
     specs = jax.tree.map(lambda leaf: shards(leaf.shape, world), params)
 
     def on_a_device(params: nnx.State, whole: Any, rows: Any) -> Any:
@@ -272,6 +278,16 @@ def parallelize(
         # Its ahead-of-time compilation cannot be called, so a copy goes through once.
         jax.block_until_ready(mapped(*jax.tree.map(jnp.copy, example)))
         return mapped, time.perf_counter() - begin
+    if not world.exchange:
+        # Mapped whole: what jit over a mesh calls replicated is then each device's own.
+        specs = jax.tree.map(lambda leaf: leaf.sharding.spec, example)
+        step = jax.shard_map(
+            step,
+            mesh=world.mesh,
+            in_specs=specs,
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )
     shardings: Any = world.replicated
     if donate:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, example[0]), shardings
@@ -293,8 +309,15 @@ def to_host(arrays: list[jax.Array], world: World) -> np.ndarray:
 
 
 def sum_over_ranks(arrays: list[jax.Array], world: World) -> np.ndarray:
-    """Arrays of one shape, stacked on the host; the compiled step has summed them."""
-    return to_host(arrays, world)
+    """Arrays of one shape, stacked on the host; the compiled step has summed them.
+
+    But not where devices exchange nothing: each has its own, which are summed here.
+    """
+    if world.exchange:
+        return to_host(arrays, world)
+    parts = [[np.asarray(s.data) for s in a.addressable_shards] for a in arrays]
+    own = np.stack([np.sum(part, axis=0) for part in parts])
+    return gather_ranks(own.ravel().tolist(), world).sum(axis=0).reshape(own.shape)
 
 
 def gather_ranks(values: list[float], world: World) -> Float[np.ndarray, "ranks n"]:

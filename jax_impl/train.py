@@ -32,6 +32,7 @@ from jax_impl.parallel import (
     to_host,
 )
 from jax_impl.precision import configure, parameter_dtype
+from jax_impl.profile import start_profile
 from jax_impl.step import DeviceData, TrainState, eval_step, train_step
 from jax_impl.trace import trace_step
 from jax_impl.weights import load_weights, save_weights
@@ -160,33 +161,39 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
             config.checkpoint.every_steps,
             0 if resumed is None else resumed.step,
         ):
+            last = window.steps.stop == plan.last
+            trace = start_profile(folder, world) if config.profile and last else None
             begin = time.perf_counter()
-            rates, metrics = [], []
+            rates, metrics, data_seconds = [], [], 0.0
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
                 if step + 1 == plan.trace:
                     record.trace(take_apart(state, step))
+                fetching = time.perf_counter()
                 rows = plan.micro_batches(step, world.rank, world.processes)
                 draws = batch_draws(config, plan, step, rows)
+                placed_rows, placed_draws = place_batch((rows, draws), world, axis=1)
+                data_seconds += time.perf_counter() - fetching
                 state, seen = compiled_train(
                     state,
                     train_data,
-                    place_batch(rows, world, axis=1),
-                    place_batch(draws, world, axis=1),
+                    placed_rows,
+                    placed_draws,
                     replicate(np.asarray(rates[-1], dtype), world),
                 )
                 metrics.append(seen)
             synchronize(state)
             seconds = time.perf_counter() - begin
+            if trace is not None:
+                trace()
 
             # Rank 0 alone records; what it could not write stops all ranks here, since
             # leaving on its own would keep the others waiting for it. So does a stop
             # that one rank was asked for, and a save that its clock says is due.
             asked = stopping.asked()
             flags = record.failure is not None, asked is not None, record.time_is_up()
-            slowest, any_failed, stops, due = gather_ranks(
-                [seconds, *flags], world
-            ).max(axis=0)
+            ranks = gather_ranks([seconds, data_seconds, *flags], world)
+            _, data_seconds, any_failed, stops, due = ranks.max(axis=0)
             record.stop_if(any_failed > 0)
             leaves = stops > 0 and window.steps.stop < plan.last
             record.window(
@@ -196,7 +203,8 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
                 grad_norms=to_host([m.grad_norm for m in metrics], world),
                 loss_scales=to_host([m.loss_scale for m in metrics], world),
                 skipped=to_host([m.skipped for m in metrics], world),
-                seconds=float(slowest),
+                seconds=ranks[:, 0],
+                data_seconds=data_seconds,
             )
             if window.evaluates:
                 metrics = evaluate(

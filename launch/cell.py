@@ -1,8 +1,12 @@
 """What runs in a process that submitit starts: one cell of a study."""
 
+import contextlib
 import fcntl
 import os
+import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -31,23 +35,44 @@ def _run(
     with log.open("w") as output:
         if hasattr(os, "sched_setaffinity"):  # Linux has it
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that ranks end with what launched them
-            pass_fds=[held.fileno()],
-        )
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # what submitit ends a function with
+        with interrupts() as interrupted:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that ranks end with what launched them
+                pass_fds=[held.fileno()],
+            )
+            try:
+                while process.poll() is None and not interrupted.wait(0.2):
+                    pass
+            finally:
+                end(process)
+        if interrupted.is_set():
             output.write("error: it was ended, or took more than cluster.minutes\n")
-            raise
-        finally:
-            end(process)
+            raise KeyboardInterrupt
+        return process.returncode
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """An event in place of an exception, which could come while a process is ended.
+
+    SIGINT is what submitit ends a function with. A terminal's Ctrl-C arrives several
+    times: once itself, and again from the study and from submitit, that it reached too.
+    """
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted  # signals are the main thread's
+        return
+    previous = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def task(command: list[str], variables: dict[str, str], log: Path) -> int:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from launch.overrides import ROOT, below_null, checked, refusal, unknown_key
 from recipe.config import Config, to_config, unknown_keys
-from recipe.errors import DuetError, StoppedError
+from recipe.errors import ConfigError, DuetError, RecordError, StoppedError
 from recipe.processes import Processes, from_environment
 
 
@@ -75,6 +75,39 @@ def hydra_main(
         if rank == 0:
             print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def alone_main(
+    task: Callable[[Any], None], *, config_name: str, schema: type[Config]
+) -> None:
+    """`hydra_main` for a script that starts processes of its own, as one process.
+
+    SIGTERM and SIGINT leave it as exceptions, so that what it started is ended on the
+    way out.
+
+    Args:
+      task: raises an OSError where its folder cannot be written.
+      config_name: what the script is called, too.
+    """
+    processes = this_process()
+
+    def alone(config: Config) -> None:
+        if processes.launcher != "python":
+            raise ConfigError(
+                f"{config_name} starts its own processes; run it as "
+                f"python launch/{config_name}.py, without torchrun or srun"
+            )
+        try:
+            task(config)
+        except OSError as error:
+            place = error.filename or config.run.dir or "runs"
+            raise RecordError(f"{place}: {error.strerror or error}") from error
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # A shell's background jobs ignore SIGINT, and would hand that on to what they
+    # start, which submitit ends by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    hydra_main(alone, config_name=config_name, schema=schema, rank=processes.rank)
 
 
 def this_process() -> Processes:

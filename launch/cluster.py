@@ -191,14 +191,15 @@ def _run_local(
             visible_gpus=_visible_gpus()[:gpus],
         )
         variables = {"OMP_NUM_THREADS": str(cores), "GLOO_SOCKET_IFNAME": "lo"}
-        job = executor.submit(
-            cell.alone, work.command, variables, work.log, cores * work.devices, LOCK
-        )
+        given = work.command, variables, work.log, cores * work.devices, LOCK
+        job = None
         try:
+            job = executor.submit(cell.alone, *given)
             while not job.done():
                 time.sleep(POLL_SECONDS["local"])
         except BaseException:
-            job.cancel()
+            if job is not None:
+                job.cancel()
             _wait_for_end(30)
             raise
         yield work

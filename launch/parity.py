@@ -10,7 +10,6 @@ by layer; and two finished runs can be held together:
     python launch/parity.py a=runs/one b=runs/another
 """
 
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from launch.cli import hydra_main, this_process  # noqa: E402
+from launch.cli import alone_main  # noqa: E402
 from launch.trace import trace_twins  # noqa: E402
 from launch.trainings import (  # noqa: E402
     Training,
@@ -35,7 +34,7 @@ from launch.trainings import (  # noqa: E402
     typed_keys,
 )
 from recipe.config import ParityConfig, check_world  # noqa: E402
-from recipe.errors import ConfigError, RecordError  # noqa: E402
+from recipe.errors import ConfigError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
 from recipe.sharding import check_shards  # noqa: E402
 from record.run import Run, read_run  # noqa: E402
@@ -201,27 +200,5 @@ def show(verdict: Verdict, console: Console) -> None:
     console.print(f"verdict: {verdict.verdict}, by {verdict.decided_by}")
 
 
-def main() -> None:
-    """Check what the command line asks for, in this one process."""
-    processes = this_process()
-
-    def alone(config: ParityConfig) -> None:
-        if processes.launcher != "python":
-            raise ConfigError(
-                "parity starts its own processes; run it as python launch/parity.py, "
-                "without torchrun or srun"
-            )
-        try:
-            parity(config)
-        except OSError as error:
-            place = error.filename or config.run.dir or "runs"
-            raise RecordError(f"{place}: {error.strerror}") from error
-
-    rank = processes.rank
-    hydra_main(alone, config_name="parity", schema=ParityConfig, rank=rank)
-
-
 if __name__ == "__main__":
-    # As an exception, so that trainings are ended on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    main()
+    alone_main(parity, config_name="parity", schema=ParityConfig)

@@ -9,11 +9,11 @@ cells.jsonl (what ended when and how), the parity check and every run in `run.di
 
 import json
 import shlex
-import signal
 import statistics
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,13 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 
 from hydra import compose  # noqa: E402
 from hydra.core.config_store import ConfigStore  # noqa: E402
-from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from hydra.errors import HydraException  # noqa: E402
 from rich.box import SIMPLE_HEAD  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.live import Live  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from launch.cli import hydra_main, this_process  # noqa: E402
+from launch.cli import alone_main  # noqa: E402
 from launch.cluster import (  # noqa: E402
     Work,
     after_earlier,
@@ -39,7 +38,13 @@ from launch.cluster import (  # noqa: E402
     run,
 )
 from launch.overrides import refusal  # noqa: E402
-from launch.trainings import SCRIPTS, command, quoted, said  # noqa: E402
+from launch.trainings import (  # noqa: E402
+    SCRIPTS,
+    command,
+    quoted,
+    said,
+    typed_keys,
+)
 from recipe.config import Config, check_world, to_config  # noqa: E402
 from recipe.errors import ConfigError, RecordError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
@@ -48,6 +53,7 @@ from recipe.study import AXES, Cell, StudyConfig, StudyPlan, cells, points  # no
 from record.disk import to_json, write_whole  # noqa: E402
 from record.run import check_folder, read_summary  # noqa: E402
 from record.weights import check_weights  # noqa: E402
+from report.parity import IDENTICAL  # noqa: E402
 
 PARITY = "parity"
 # What makes two studies the same, so that one may go on in the other's folder.
@@ -61,7 +67,7 @@ def recipe_overrides(config: StudyConfig) -> list[str]:
       ConfigError: if a key was typed that is an axis, or each cell's own.
     """
     overrides = list(config.study.recipe)
-    for typed in HydraConfig.get().overrides.task:
+    for typed in typed_keys():
         key = typed.lstrip("+").partition("=")[0]
         if key in AXES.values():
             axis = next(axis for axis, of in AXES.items() if of == key)
@@ -70,6 +76,8 @@ def recipe_overrides(config: StudyConfig) -> list[str]:
             )
         if key == "platform":
             raise ConfigError(f"{typed}: cluster.gpus_per_node decides; 0 is the CPU")
+        if key == "profile":
+            raise ConfigError(f"{typed}: a trace takes time; take one of a run alone")
         own = ("study", "cluster", "dry_run", "run")
         if key.partition(".")[0] not in own and key != "data.root":
             overrides.append(typed)
@@ -94,8 +102,8 @@ def composed(overrides: list[str]) -> Config:
         raise refusal(error, Config) from error
 
 
-def check_cells(plan: StudyPlan, recipe: list[str]) -> int:
-    """Refuse a plan of which any cell would be refused; the recipe's global batch.
+def check_cells(plan: StudyPlan, recipe: list[str]) -> Config:
+    """Refuse a plan of which any cell would be refused; the recipe's own config.
 
     Raises:
       ConfigError: naming the cell.
@@ -104,16 +112,16 @@ def check_cells(plan: StudyPlan, recipe: list[str]) -> int:
         raise ConfigError("study.parallel=[pmap] is JAX's alone; add jax to framework")
     alone = composed(recipe)
     check_weights(alone)
-    global_batch = alone.train.global_batch
+    batch = alone.train.global_batch, plan.regime, alone.train.accumulate
     for point in points(plan):
         try:
-            own = point.overrides(global_batch, plan.regime)
+            own = point.overrides(*batch)
             config = composed([*recipe, *own])
             check_world(config, Processes())
             check_shards(config, Processes())
         except ConfigError as error:
             raise ConfigError(f"cell {point.point}: {error}") from error
-    return global_batch
+    return alone
 
 
 class Study:
@@ -124,7 +132,7 @@ class Study:
         self.config, self.plan, self.cluster = config, plan, cluster
         check_cluster(cluster, plan.world_size)
         self.recipe = recipe_overrides(config)
-        self.global_batch = check_cells(plan, self.recipe)
+        self.alone = check_cells(plan, self.recipe).train
         # The same wherever a cell starts; no part of what makes a study that study.
         root = quoted(Path(config.data.root).absolute())
         self.overrides = [*self.recipe, f"data.root={root}"]
@@ -132,6 +140,7 @@ class Study:
         folder = config.run.dir or f"runs/study-{plan.name}"
         self.folder = Path(folder).absolute()
         self.order = cells(plan)
+        self.kinds = list(product(plan.precision, plan.parallel))  # of parity checks
         self.description = {
             "schema_version": 1,
             "name": plan.name,
@@ -174,8 +183,10 @@ class Study:
         return True
 
     def works(self) -> dict[str, Work]:
-        """The parity checks, one for each precision, then the cells in their order."""
-        works = [self._parity(precision) for precision in self.plan.precision]
+        """The parity checks, then the cells in their order."""
+        works = [
+            self._parity(precision, parallel) for precision, parallel in self.kinds
+        ]
         works += [self._cell(cell) for cell in self.order]
         return {work.name: work for work in works}
 
@@ -183,7 +194,9 @@ class Study:
         size = cell.world_size
         overrides = [
             *self.overrides,
-            *cell.overrides(self.global_batch, self.plan.regime),
+            *cell.overrides(
+                self.alone.global_batch, self.plan.regime, self.alone.accumulate
+            ),
             f"run.dir={quoted(self.folder / cell.name)}",
         ]
         return Work(
@@ -195,20 +208,22 @@ class Study:
             log=self.folder / f"{cell.name}.log",
         )
 
-    def _parity(self, precision: str) -> Work:
+    def _parity(self, precision: str, parallel: str) -> Work:
         """Of what fits one node, since parity starts its own processes."""
         sizes = list(self.plan.world_size)
         if self.cluster.name == "slurm":
             fit = self.cluster.devices_per_node
             sizes = [size for size in sizes if size <= fit] or [1]
-        batch = self.global_batch * (max(sizes) if self.plan.regime == "weak" else 1)
+        batch = self.alone.global_batch
+        batch *= max(sizes) if self.plan.regime == "weak" else 1
         # Its own number of steps, unless it is given: its bounds are for that many.
         steps = ("train.steps=", "train.epochs=", "train.evaluate_every_epochs=")
-        name = f"{PARITY}-{precision}"
+        name = f"{PARITY}-{precision}-{parallel}"
         parity = [
             *(sys.executable, "launch/parity.py"),
             *(o for o in self.overrides if not o.startswith(steps)),
             f"precision={precision}",
+            f"parallel={parallel}",
             f"train.global_batch={batch}",
             f"world_sizes={sizes}".replace(" ", ""),
             "jax_layouts=[processes]",
@@ -220,12 +235,22 @@ class Study:
 
     def finished(self, name: str) -> bool:
         """Whether a cell, or a parity check, has come to its end."""
-        if name.startswith(PARITY):
+        if is_parity(name):
             return (self.folder / name / "parity.json").exists()
         try:
             return read_summary(self.folder / name)["status"] == "finished"
         except RecordError:
             return False
+
+    def different(self) -> list[str]:
+        """Parity checks that found a difference."""
+        names = [work.name for work in self.works().values() if is_parity(work.name)]
+        files = {name: self.folder / name / "parity.json" for name in names}
+        return [
+            name
+            for name, file in files.items()
+            if file.exists() and json.loads(file.read_text())["verdict"] != IDENTICAL
+        ]
 
     def put_aside(self, work: Work) -> None:
         """Move what a start that was cut short left, for the cell to begin anew."""
@@ -262,7 +287,7 @@ class Study:
                 "that are missing"
             )
         failed, ended = [], len(works) - len(missing)
-        parity = [work for work in missing if work.name.startswith(PARITY)]
+        parity = [work for work in missing if is_parity(work.name)]
         with Live(self.table(), console=console, auto_refresh=False) as live:
             for part in parity, [work for work in missing if work not in parity]:
                 for work in run(self.cluster, part, self.cores, jobs):
@@ -279,7 +304,7 @@ class Study:
         status, text = "failed", f"failed, see {work.log}:\n  {said(work.log)}"
         if self.finished(work.name):
             status = "finished"
-            if work.name.startswith(PARITY):
+            if is_parity(work.name):
                 file = self.folder / work.name / "parity.json"
                 status = text = json.loads(file.read_text())["verdict"]
             else:
@@ -302,12 +327,32 @@ class Study:
         table.add_column("cell", no_wrap=True)
         table.add_column("finished", justify="right", no_wrap=True)
         table.add_column("median images/s", justify="right", no_wrap=True)
-        for point in points(self.plan):
-            names = [c.name for c in self.order if c.point == point.point]
-            done = [name for name in names if self.finished(name)]
-            rates = [rate for name in done if (rate := self._rate(name))]
-            median = f"{statistics.median(rates):,.0f}" if rates else "–"
-            table.add_row(point.point, f"{len(done)} of {len(names)}", median)
+        if False in self.plan.exchange:
+            table.add_column("exposed", justify="right", no_wrap=True)
+        done = {point: [] for point in points(self.plan)}
+        for cell in self.order:
+            if self.finished(cell.name):
+                done[replace(cell, repeat=1)].append(self._rate(cell.name))
+        medians = {
+            point: statistics.median(timed)
+            for point, rates in done.items()
+            if (timed := [rate for rate in rates if rate])
+        }
+        for point, rates in done.items():
+            median = medians.get(point)
+            row = [
+                point.point,
+                f"{len(rates)} of {self.plan.repeats}",
+                f"{median:,.0f}" if median else "–",
+            ]
+            if False in self.plan.exchange:
+                # Of the full step's time: what the step without the exchange saves.
+                without = medians.get(replace(point, exchange=False))
+                if point.exchange and median and without:
+                    row.append(f"{1 - median / without:.0%}")
+                else:
+                    row.append("–")
+            table.add_row(*row)
         return table
 
     def _rate(self, name: str) -> float | None:
@@ -332,6 +377,10 @@ class Study:
         )
 
 
+def is_parity(name: str) -> bool:
+    return name.startswith(f"{PARITY}-")
+
+
 PLAIN: dict[str, Any] = {"markup": False, "soft_wrap": True}
 
 
@@ -349,47 +398,23 @@ def run_study(config: StudyConfig) -> None:
         return
     console.print(f"{study.folder}: {len(study.order)} cells", **PLAIN)
     if config.cluster.name == "slurm":
-        console.print("watch: squeue --me; logs: *.log in that folder", **PLAIN)
+        console.print(
+            "watch: squeue --me --name=duet (later sacct --name=duet); logs: *.log in "
+            "that folder",
+            **PLAIN,
+        )
     failed = study.start(console)
     from report.write import report_on  # here, since what draws takes a second
 
     console.print(report_on(study.folder), **PLAIN)
-    different = []
-    for precision in config.study.precision:
-        file = study.folder / f"{PARITY}-{precision}" / "parity.json"
-        if file.exists() and json.loads(file.read_text())["verdict"] != "identical":
-            different.append(precision)
+    different = study.different()
     if different:
-        console.print(f"parity fails in {', '.join(different)}: compare no speeds")
+        console.print(f"{', '.join(different)} is not identical: compare no speeds")
     if failed:
         console.print(f"failed, and run anew by the next start: {', '.join(failed)}")
     if failed or different:
         raise SystemExit(1)
 
 
-def main() -> None:
-    """Run what the command line asks for, from this one process."""
-    processes = this_process()
-
-    def alone(config: StudyConfig) -> None:
-        if processes.launcher != "python":
-            raise ConfigError(
-                "a study starts its own processes; run it as python launch/study.py, "
-                "without torchrun or srun"
-            )
-        try:
-            run_study(config)
-        except OSError as error:
-            raise RecordError(f"the study's folder: {error}") from error
-
-    rank = processes.rank
-    hydra_main(alone, config_name="study", schema=StudyConfig, rank=rank)
-
-
 if __name__ == "__main__":
-    # As an exception, so that a cell is ended on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # submitit ends its processes by SIGINT. A shell's background jobs ignore it, and
-    # would hand that on.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    main()
+    alone_main(run_study, config_name="study", schema=StudyConfig)

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -188,18 +189,45 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
     torchrun gives each rank a session of its own, so a kill of this one leaves them.
     """
-    family = []
-    if process.poll() is None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            first = psutil.Process(process.pid)
-            first.suspend()  # so that it starts no other while they are listed
-            family = first.children(recursive=True)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
-    process.wait()
+    # What has ended well is asked in passing, and a Ctrl-C then is to be heard.
+    with contextlib.nullcontext() if process.poll() is not None else _undisturbed():
+        family = _suspended(process.pid) if process.poll() is None else []
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
+
+
+def _suspended(first: int) -> list[psutil.Process]:
+    """A process and all that came of it, held so that none of them starts another."""
+    family: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(first)
+        found = [process]
+        while found:
+            for member in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.suspend()
+            family += found
+            found = [m for m in process.children(recursive=True) if m not in family]
+    return family
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without a second Ctrl-C, which would leave running what the first was to end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    stops = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, signal.SIG_IGN) for number in stops]
+    try:
+        yield
+    finally:
+        for number, handler in zip(stops, before, strict=True):
+            signal.signal(number, handler)
 
 
 def said(log: Path) -> str:

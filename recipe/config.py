@@ -381,9 +381,17 @@ class ParallelConfig:
     """
 
     name: str = MISSING
+    # false: each device trains on its share as if it were alone, to time the same step
+    # without the exchange of gradients; no training of anything.
+    exchange: bool = True
 
     def __post_init__(self) -> None:
         _one_of("parallel", self.name, PARALLEL)
+        if not self.exchange and self.name != "dp":
+            raise ConfigError(
+                f"parallel.exchange=false leaves out what parallel=dp does, got "
+                f"parallel={self.name}; leave one of them out"
+            )
 
 
 @dataclass(kw_only=True)
@@ -522,6 +530,7 @@ class Config:
     devices: int | None = None  # of the whole run; default: one for each process
     platform: str = "auto"  # auto: a GPU where there is one, else the CPU
     deterministic: bool = False  # only kernels that give the same bits every time
+    profile: bool = False  # each rank traces the last window, for Perfetto
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]{1,60}", self.name) or self.name.startswith("."):
@@ -582,6 +591,11 @@ class ParityConfig(Config):
             raise ConfigError("parity nudges its own controls; leave train.nudge at 0")
         if self.train.trace:
             raise ConfigError("parity takes trace=STEP instead of train.trace")
+        if not self.parallel.exchange:
+            raise ConfigError(
+                "parity compares trainings, and without parallel.exchange there is "
+                "none; leave it at true"
+            )
         if self.run.resume != "auto" or self.run.resume_anyway:
             raise ConfigError(
                 "parity trains all its runs anew; leave run.resume at auto and "
@@ -713,6 +727,7 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         "tracking",
         "checkpoint",
         "run",
+        "profile",
     ):
         del recipe[place]
     # Nor who brought the data: the record has its fingerprint.
@@ -721,6 +736,8 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         recipe["model"]["folder"] = Path(config.model.folder).name
     for look in ("window_steps", "nudge", "trace"):
         del recipe["train"][look]
+    if not config.parallel.exchange:  # then it is no training, and like no other
+        recipe["parallel"] = {"exchange": False}
     return recipe
 
 

@@ -1,20 +1,24 @@
 """A study: which runs of one recipe, how often, and in what order."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product, starmap
 
 from recipe.config import MISSING, Config
 from recipe.errors import ConfigError
 
 FRAMEWORKS = ("torch", "jax")
-REGIMES = ("strong", "weak")
+REGIMES = ("strong", "strong_accumulate", "weak")
+DATA = ("real", "synthetic")
 CLUSTERS = ("local", "slurm")
-# Axes by the key that a run takes for each, where it has one.
+# Axes by the key that a run takes for each, where it has one that is not to be typed.
 AXES = {
     "framework": None,
     "world_size": "devices",
     "precision": "precision",
     "parallel": "parallel",
+    "data": None,
+    "exchange": "parallel.exchange",
 }
 
 
@@ -24,12 +28,18 @@ class StudyPlan:
 
     name: str = MISSING
     # strong: train.global_batch at every world size.  weak: train.global_batch on each
-    # device, so a run's is the world size times as large.
+    # device, so a run's is the world size times as large.  strong_accumulate: strong,
+    # with train.accumulate divided by the world size, so that micro-batches stay.
     regime: str = MISSING
     framework: list[str] = field(default_factory=lambda: list(FRAMEWORKS))
     world_size: list[int] = field(default_factory=lambda: [1, 2])
     precision: list[str] = field(default_factory=lambda: ["fp32"])
     parallel: list[str] = field(default_factory=lambda: ["dp"])
+    # Arms that isolate causes. real: the recipe's own data; synthetic: images that cost
+    # nothing to come by.  false: without the exchange of gradients, on several devices
+    # under parallel=dp; what the full step takes longer is exposed communication.
+    data: list[str] = field(default_factory=lambda: ["real"])
+    exchange: list[bool] = field(default_factory=lambda: [True])
     repeats: int = 5  # independent processes for each combination
     order_seed: int = 0  # the order is drawn from it
     recipe: list[str] = field(default_factory=list)  # overrides, before those typed
@@ -46,11 +56,16 @@ class StudyPlan:
                 raise ConfigError(
                     f"study.{axis}={values} must name one value or more, each once"
                 )
-        unknown = set(self.framework) - set(FRAMEWORKS)
-        if unknown:
+        for axis, known in ("framework", FRAMEWORKS), ("data", DATA):
+            values = getattr(self, axis)
+            if unknown := sorted(set(values) - set(known)):
+                raise ConfigError(
+                    f"study.{axis}={values}: {', '.join(unknown)} is unknown; of: "
+                    f"{', '.join(known)}"
+                )
+        if True not in self.exchange:
             raise ConfigError(
-                f"study.framework={self.framework}: {', '.join(sorted(unknown))} is "
-                f"unknown; of: {', '.join(FRAMEWORKS)}"
+                "study.exchange=[false] compares with nothing; write [true,false]"
             )
         if min(self.world_size) < 1:
             raise ConfigError(
@@ -121,42 +136,71 @@ class Cell:
     world_size: int
     precision: str
     parallel: str
+    data: str = "real"
+    exchange: bool = True
     repeat: int = 1
 
     @property
     def point(self) -> str:
-        """What its repeats share: "torch-2-fp32-dp"."""
-        return f"{self.framework}-{self.world_size}-{self.precision}-{self.parallel}"
+        """What repeats share: "torch-2-fp32-dp", "jax-2-fp32-dp-synthetic-alone"."""
+        axes = self.framework, str(self.world_size), self.precision, self.parallel
+        arms = (self.data,) * (self.data != "real") + ("alone",) * (not self.exchange)
+        return "-".join(axes + arms)
 
     @property
     def name(self) -> str:
         """Of its folder: "torch-2-fp32-dp-3"."""
         return f"{self.point}-{self.repeat}"
 
-    def overrides(self, global_batch: int, regime: str) -> list[str]:
+    def overrides(
+        self, global_batch: int, regime: str, accumulate: int = 1
+    ) -> list[str]:
         """What this cell's run is asked for, over its recipe.
+
+        Args:
+          global_batch, accumulate: the recipe's.
+
+        Raises:
+          ConfigError: if the micro-batches do not divide over the devices.
 
         >>> Cell("torch", 2, "fp32", "dp").overrides(64, "weak")[-1]
         'train.global_batch=128'
+        >>> Cell("jax", 2, "fp32", "dp").overrides(64, "strong_accumulate", 4)[-1]
+        'train.accumulate=2'
         """
         batch = global_batch * (self.world_size if regime == "weak" else 1)
-        return [
+        own = [
             f"precision={self.precision}",
             f"parallel={self.parallel}",
             f"devices={self.world_size}",
             f"train.global_batch={batch}",
         ]
+        if self.data == "synthetic":
+            own.append("data=synthetic")
+        if not self.exchange:
+            own.append("parallel.exchange=false")
+        if regime == "strong_accumulate":
+            if accumulate % self.world_size:
+                raise ConfigError(
+                    f"train.accumulate={accumulate} does not divide over "
+                    f"world_size={self.world_size}; use a multiple of it"
+                )
+            own.append(f"train.accumulate={accumulate // self.world_size}")
+        return own
 
 
 def points(plan: StudyPlan) -> list[Cell]:
-    """Every combination once; pmap is JAX's alone, so there is none for PyTorch."""
+    """Every combination that there is, once.
+
+    pmap is JAX's alone, and gradients to leave alone are exchanged by several devices
+    under dp.
+    """
+    axes = (getattr(plan, axis) for axis in AXES)
     return [
-        Cell(framework, world_size, precision, parallel)
-        for framework in plan.framework
-        for world_size in plan.world_size
-        for precision in plan.precision
-        for parallel in plan.parallel
-        if (framework, parallel) != ("torch", "pmap")
+        cell
+        for cell in starmap(Cell, product(*axes))
+        if (cell.framework, cell.parallel) != ("torch", "pmap")
+        and (cell.exchange or (cell.parallel == "dp" and cell.world_size > 1))
     ]
 
 
@@ -170,10 +214,7 @@ def cells(plan: StudyPlan) -> list[Cell]:
     generator = random.Random(plan.order_seed)
     order = []
     for repeat in range(1, plan.repeats + 1):
-        block = [
-            Cell(p.framework, p.world_size, p.precision, p.parallel, repeat)
-            for p in points(plan)
-        ]
+        block = [replace(point, repeat=repeat) for point in points(plan)]
         generator.shuffle(block)
         order += block
     return order

@@ -310,14 +310,17 @@ class Recorder:
         grad_norms: np.ndarray,
         loss_scales: Sequence[float] | np.ndarray,
         skipped: Sequence[bool] | np.ndarray,
-        seconds: float,
+        seconds: Sequence[float] | np.ndarray,
+        data_seconds: float,
     ) -> None:
         """Record a window's steps and its time.
 
         Args:
           losses, grad_norms, loss_scales, skipped: one per step, the same on every
             rank.
-          seconds: of the slowest rank.
+          seconds: of each rank.
+          data_seconds: of these, what the host took to plan batches and to place them
+            on devices; of the rank that took longest.
 
         Raises:
           DivergedError: on every rank, if a loss is not finite, naming the first step.
@@ -345,13 +348,16 @@ class Recorder:
                 strict=True,
             )
         ]
+        slowest = float(max(seconds))
         timed = {
             "kind": "window",
             "step": window.steps.stop,
             "steps": len(window.steps),
-            "seconds": seconds,
-            "step_seconds": seconds / len(window.steps),
-            "images_per_second": len(window.steps) * batch / seconds,
+            "seconds": slowest,
+            "step_seconds": slowest / len(window.steps),
+            "rank_seconds": [float(own) for own in seconds],
+            "data_seconds": float(data_seconds),
+            "images_per_second": len(window.steps) * batch / slowest,
             "warmup": not self._warm,
         }
         self._warm = True

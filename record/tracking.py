@@ -74,16 +74,16 @@ def open_tracker(
 
 
 def scalars(row: Row) -> Row:
-    """A row's metrics under the names trackers show.
+    """A row's metrics under the names trackers show; lists stay in the run folder.
 
-    >>> scalars({"kind": "evaluation", "step": 20, "accuracy": 0.9})
+    >>> scalars({"kind": "evaluation", "step": 20, "accuracy": 0.9, "ranks": [1, 2]})
     {'test/accuracy': 0.9}
     """
     namespace = NAMESPACES[row["kind"]]
     return {
         f"{namespace}/{name}": value
         for name, value in row.items()
-        if name not in ("kind", "step")
+        if name not in ("kind", "step") and not isinstance(value, list)
     }
 
 

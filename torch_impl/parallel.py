@@ -46,6 +46,7 @@ class World:
       size: devices of the run.
       device: this process's own.
       fsdp: whether parameters and optimizer state are sharded over the ranks.
+      exchange: whether ranks share their gradients.
     """
 
     rank: int
@@ -53,6 +54,7 @@ class World:
     size: int
     device: torch.device
     fsdp: bool = False
+    exchange: bool = True
 
 
 def check(config: Config, processes: Processes) -> None:
@@ -103,7 +105,8 @@ def start(config: Config, processes: Processes) -> World:
             timeout=COLLECTIVE_TIMEOUT,
         )
     fsdp = config.parallel.name == "fsdp" and processes.count > 1
-    return World(processes.rank, processes.count, processes.count, device, fsdp)
+    size, exchange = processes.count, config.parallel.exchange
+    return World(processes.rank, size, size, device, fsdp, exchange)
 
 
 def _accelerator_type() -> str:
@@ -136,13 +139,14 @@ def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
     """This rank's rows of a batch, on its device; None where there are none.
 
     Args:
-      columns: an array, or a NamedTuple of arrays.
+      columns: an array, or a tuple or NamedTuple of them.
       axis: that counts rows; JAX has to know.
     """
     if columns is None:
         return None
     if isinstance(columns, tuple):
-        return type(columns)(*(place_batch(c, world, axis) for c in columns))
+        placed = [place_batch(column, world, axis) for column in columns]
+        return type(columns)(*placed) if hasattr(columns, "_fields") else tuple(placed)
     return torch.from_numpy(columns.copy()).to(world.device, non_blocking=True)
 
 
@@ -178,8 +182,8 @@ def share_statistics(model: nn.Module, world: World) -> None:
 
 
 def parallelize(model: nn.Module, world: World) -> nn.Module:
-    """The model whose backward pass averages gradients over ranks."""
-    if world.processes == 1:
+    """The model whose backward pass averages gradients over ranks, if it is to."""
+    if world.processes == 1 or not world.exchange:
         return model
     if world.fsdp:
         mesh = init_device_mesh(world.device.type, (world.size,))

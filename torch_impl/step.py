@@ -124,7 +124,7 @@ def train_step(
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     # Ranks' gradients were averaged; the loss is a share of a sum, so the average is
     # undone. Here, where all is fp32: within an fp16 backward pass it would overflow
-    # sooner on more ranks.
+    # sooner on more ranks. Without the exchange a rank's share stands for the whole.
     if scale != 1 or world.size > 1:
         for gradient in gradients:
             gradient.mul_(world.size / scale)

@@ -45,6 +45,7 @@ from torch_impl.parallel import (
     to_host,
 )
 from torch_impl.precision import configure
+from torch_impl.profile import start_profile
 from torch_impl.step import DeviceData, eval_step, train_step
 from torch_impl.trace import trace_step
 from torch_impl.weights import load_weights, save_weights
@@ -132,21 +133,26 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
             config.checkpoint.every_steps,
             0 if resumed is None else resumed.step,
         ):
+            last = window.steps.stop == plan.last
+            trace = start_profile(folder, world) if config.profile and last else None
             begin = time.perf_counter()
-            rates, metrics = [], []
+            rates, metrics, data_seconds = [], [], 0.0
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
                 if step + 1 == plan.trace:
                     record.trace(take_apart(step))
+                fetching = time.perf_counter()
                 rows = plan.micro_batches(step, world.rank, world.processes)
                 draws = batch_draws(config, plan, step, rows)
+                placed_rows, placed_draws = place_batch((rows, draws), world, axis=1)
+                data_seconds += time.perf_counter() - fetching
                 loss_scale, seen = train_step(
                     config,
                     parallel,
                     optimizer,
                     train_data,
-                    place_batch(rows, world, axis=1),
-                    place_batch(draws, world, axis=1),
+                    placed_rows,
+                    placed_draws,
                     rates[-1],
                     loss_scale,
                     world,
@@ -154,15 +160,16 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
                 metrics.append(seen)
             synchronize(world)
             seconds = time.perf_counter() - begin
+            if trace is not None:
+                trace()
 
             # Rank 0 alone records; what it could not write stops all ranks here, since
             # leaving on its own would keep the others waiting for it. So does a stop
             # that one rank was asked for, and a save that its clock says is due.
             asked = stopping.asked()
             flags = record.failure is not None, asked is not None, record.time_is_up()
-            slowest, any_failed, stops, due = gather_ranks(
-                [seconds, *flags], world
-            ).max(axis=0)
+            ranks = gather_ranks([seconds, data_seconds, *flags], world)
+            _, data_seconds, any_failed, stops, due = ranks.max(axis=0)
             record.stop_if(any_failed > 0)
             leaves = stops > 0 and window.steps.stop < plan.last
             record.window(
@@ -172,7 +179,8 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
                 grad_norms=to_host([m.grad_norm for m in metrics], world),
                 loss_scales=[m.loss_scale for m in metrics],
                 skipped=[m.skipped for m in metrics],
-                seconds=float(slowest),
+                seconds=ranks[:, 0],
+                data_seconds=data_seconds,
             )
             if window.evaluates:
                 share_statistics(model, world)

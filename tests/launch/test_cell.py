@@ -1,6 +1,7 @@
 """Cells of a study on one machine."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from launch.cell import alone
 from launch.trainings import end
+from tests.conftest import ROOT
 
 SPAN = "import time; print(time.time()); time.sleep(0.3); print(time.time())"
 # Ends well only while another runs beside it.
@@ -88,18 +90,58 @@ def running(process: psutil.Process) -> bool:
         return False
 
 
-def test_what_is_ended_takes_the_ranks_it_launched_along(tmp_path):
+@pytest.fixture
+def launched(tmp_path):
+    """A process that has launched a rank, and that rank's."""
     up = tmp_path / "up"
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER.format(RANK.format(str(up)))],
-        start_new_session=True,
-    )
-    while not up.exists():
-        assert launcher.poll() is None
-        time.sleep(0.05)
-    (rank,) = psutil.Process(launcher.pid).children()
-    end(launcher)
+    rank = RANK.format(str(up))
+
+    def launch(*before: str) -> tuple[subprocess.Popen[bytes], psutil.Process]:
+        process = subprocess.Popen(
+            [sys.executable, *before, "-c", LAUNCHER.format(rank)],
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        while not up.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        return process, psutil.Process(process.pid).children(recursive=True)[-1]
+
+    return launch
+
+
+def assert_ends(process: psutil.Process) -> None:
     deadline = time.monotonic() + 60
-    while running(rank) and time.monotonic() < deadline:
+    while running(process) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not running(rank)
+    assert not running(process)
+
+
+def test_what_is_ended_takes_the_ranks_it_launched_along(launched):
+    launcher, rank = launched()
+    end(launcher)
+    assert_ends(rank)
+
+
+# A cell as submitit calls it, of the command that follows.
+CELL = """
+import sys, time
+from pathlib import Path
+from launch import cell, trainings
+listed = trainings._suspended
+def slowly(first):
+    time.sleep(0.5)  # as where the machine is busy
+    return listed(first)
+trainings._suspended = slowly
+folder = Path(sys.argv[1])
+cell.alone([sys.executable, *sys.argv[2:]], {}, folder / "log", 1, folder / "lock")
+"""
+
+
+def test_a_cell_that_hears_ctrl_c_again_and_again_ends_its_ranks(launched, tmp_path):
+    cell, rank = launched("-c", CELL, tmp_path)
+    while cell.poll() is None:  # of the terminal, of submitit, of the study
+        cell.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    assert_ends(rank)
+    assert "error: it was ended" in (tmp_path / "log").read_text()

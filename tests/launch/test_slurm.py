@@ -1,9 +1,12 @@
 """Runs that a real SLURM starts, on two nodes."""
 
+import json
 import subprocess
 import sys
 import time
+from collections import Counter
 
+import numpy as np
 import pytest
 
 from record.run import read_run
@@ -78,6 +81,46 @@ def test_an_array_trains_a_seed_in_each_of_its_tasks(sbatch, slurm, tmp_path):
     for seed in 3, 4:
         run = read_run(tmp_path / f"slurm-pytorch-{job}_{seed}")
         assert run.config.train.seed == seed
+
+
+def steps(folder) -> int:
+    """Rows of steps that a run has written so far."""
+    rows = folder / "metrics.jsonl"
+    return rows.read_text().count('"kind": "step"') if rows.exists() else 0
+
+
+def running(slurm, job: str, folder, after: int = 0) -> None:
+    """Wait until a job's run is beyond a step."""
+    deadline = time.monotonic() + 120
+    while steps(folder) <= after:
+        assert time.monotonic() < deadline, slurm.states(job)
+        time.sleep(0.05)
+
+
+def test_a_job_that_was_signalled_and_lost_a_node_ends_as_if_it_had_not(
+    sbatch, slurm, train, tmp_path
+):
+    recipe = ("experiment=linear_line", "train.steps=400", "train.window_steps=1")
+    job = sbatch("torch", *recipe, flags=("--ntasks-per-node=1",))
+    folder = tmp_path / f"slurm-pytorch-{job}"
+    running(slurm, job, folder)
+    slurm.run("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@300 does
+    deadline = time.monotonic() + 120
+    while slurm.states(job) != ["PENDING"]:
+        assert time.monotonic() < deadline, said(tmp_path)
+    assert "saved; requeued, to go on in" in said(tmp_path)
+    stopped = json.loads((folder / "REQUEUE").read_text())
+    assert stopped["reason"] == "STOP" and stopped["step"] < 400
+
+    running(slurm, job, folder, after=stopped["step"])
+    slurm.run("scancel", "--signal=STOP", job)  # so that it does not end meanwhile
+    slurm.run("scontrol", "update", "NodeName=node2", "State=DOWN", "Reason=test")
+    assert slurm.ended(job) == ["COMPLETED"], said(tmp_path)
+    kinds = Counter(row["kind"] for row in read_run(folder).rows)
+    assert (kinds["resume"], kinds["step"]) == (2, 400)
+    whole = read_run(train("torch", *recipe, processes=2))
+    for name, array in read_run(folder).weights.items():
+        assert np.array_equal(array, whole.weights[name]), name
 
 
 def test_scancel_ends_every_process_of_a_run(sbatch, slurm, tmp_path):

@@ -1,5 +1,6 @@
 """Studies as their users start them, on this machine and on a real SLURM."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,13 +8,20 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 
 from launch.cluster import check_cluster
-from recipe.errors import ConfigError
-from recipe.study import ClusterConfig
+from launch.overrides import refusal
+from launch.study import Study, check_cells
+from recipe.config import to_config
+from recipe.errors import ConfigError, RecordError
+from recipe.study import ClusterConfig, StudyConfig
 from record.run import read_summary
-from tests.conftest import NO_GPU, clean_environment
+from tests.conftest import NO_GPU, ROOT, clean_environment
 
 STUDY = "launch/study.py"
 SMALL = (
@@ -52,7 +60,7 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "are finished; running the" in done.stdout
     names = [json.loads(line)["name"] for line in ended.read_text().splitlines()]
-    assert names[0] == "parity-fp64" and len(names) == len(set(names))
+    assert names[0] == "parity-fp64-dp" and len(names) == len(set(names))
     for repeat in 1, 2:
         summary = read_summary(tmp_path / "study" / f"torch-1-fp64-dp-{repeat}")
         assert summary["status"] == "finished"
@@ -75,7 +83,7 @@ def test_a_failed_cell_is_named_with_its_log_and_the_study_goes_on(
         **own,
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "1/2 parity-fp32: failed" in done.stdout
+    assert "1/2 parity-fp32-dp: failed" in done.stdout
     assert "2/2 torch-1-fp32-dp-1: failed" in done.stdout
     assert f"{tmp_path / 'study' / 'torch-1-fp32-dp-1.log'}" in done.stdout
     assert "train-images-idx3-ubyte" in done.stdout
@@ -86,35 +94,72 @@ def test_a_dry_run_prints_every_cell_and_makes_nothing(run_python, tmp_path):
     done = run_python([STUDY, "dry_run=true", f"run.dir={folder}"])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("parity-fp32: ")
+    assert lines[0].startswith("parity-fp32-dp: ")
     assert sum("launch/pytorch.py" in line for line in lines) == 10
     assert sum("launch/jax.py" in line for line in lines) == 10
     assert "device-hours" in done.stdout
     assert not folder.exists()
 
 
+PLANS = sorted(path.stem for path in (ROOT / "conf" / "study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_cell_of_every_plan_is_one_that_can_be(name):
+    ConfigStore.instance().store("schema", node=StudyConfig)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        plan = to_config(compose("study", [f"study={name}"]), StudyConfig).study
+        assert plan.name == name and 1 in plan.world_size and plan.repeats >= 5
+        check_cells(plan, plan.recipe)
+
+
+@pytest.fixture
+def begin(monkeypatch):
+    """`begin("study=demo")`: the checked study, of which nothing has started."""
+
+    def begin(*typed: str) -> Study:
+        ConfigStore.instance().store("schema", node=StudyConfig)
+        monkeypatch.setattr("launch.study.typed_keys", lambda: list(typed))
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            try:
+                config = compose("study", list(typed))
+            except HydraException as error:
+                raise refusal(error, StudyConfig) from error
+            return Study(to_config(config, StudyConfig))
+
+    return begin
+
+
 REFUSED = {
     "study.precision=[fp8]": ("cell torch-1-fp8-dp", "fp16, fp32, fp64"),
     "study.framework=[torch,mxnet]": ("mxnet is unknown", "torch, jax"),
+    "study.data=[fake]": ("fake is unknown", "real, synthetic"),
     "study.sizes=[1]": ("study.sizes is no key",),
-    "study=demi": ("demi", "demo, strong, weak"),
+    "study=demi": ("demi", "demo, gpu_node"),
     "precision=fp64": ("an axis of the study", "study.precision=[...]"),
+    "parallel.exchange=false": ("an axis of the study", "study.exchange=[...]"),
+    "profile=true": ("a trace takes time",),
     "cluster=slurm": ("needs sbatch", "cluster=local"),
 }
 
 
 @pytest.mark.parametrize("override", REFUSED)
 def test_what_cannot_be_is_refused_before_anything_starts(
-    run_python, override, tmp_path
+    begin, override, tmp_path, monkeypatch
 ):
-    folder = tmp_path / "study"
-    # No SLURM on the path, whatever this machine has.
-    done = run_python([STUDY, override, f"run.dir={folder}"], PATH=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.count("error: ") == 1
+    monkeypatch.setenv("PATH", str(tmp_path))  # no SLURM, whatever this machine has
+    with pytest.raises(ConfigError) as refused:
+        begin(override, f"run.dir={tmp_path / 'study'}")
     for word in REFUSED[override]:
-        assert word in done.stderr
-    assert not folder.exists()
+        assert word in str(refused.value)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_refusal_is_one_line_and_status_2(run_python, tmp_path):
+    done = run_python([STUDY, "study.data=[fake]", f"run.dir={tmp_path / 'study'}"])
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("\n") == done.stderr.count("error: ") == 1
+    assert not (tmp_path / "study").exists()
 
 
 NOT_HERE = {
@@ -135,13 +180,21 @@ def test_what_this_machine_has_not_is_refused(what, monkeypatch):
         assert word in str(refused.value)
 
 
-def test_the_folder_of_another_study_is_refused(run_python, own, tmp_path):
-    (tmp_path / "study.json").write_text('{"name": "weak"}')
-    done = run_python([STUDY, f"run.dir={tmp_path}"])
-    assert (done.returncode, "is no study's" in done.stderr) == (2, True), done.stderr
-    (tmp_path / "study.json").unlink()
-    done = run_python([STUDY, f"run.dir={tmp_path}"])
-    assert "already holds files of something else" in done.stderr
+def test_the_folder_of_another_study_is_refused(begin, tmp_path):
+    def again(*typed: str) -> Study:
+        return begin(*typed, f"run.dir={tmp_path}")
+
+    held = tmp_path / "study.json"
+    held.write_text(json.dumps(again().description))
+    assert again("cluster.minutes=5").begun
+    with pytest.raises(ConfigError, match=r"holds another study \(order differ"):
+        again("study.repeats=4")
+    held.write_text('{"name": "weak"}')
+    with pytest.raises(RecordError, match="is no study's"):
+        again()
+    held.rename(tmp_path / "notes.json")
+    with pytest.raises(RecordError, match="already holds files of something else"):
+        again()
 
 
 SLURM_REFUSED = {
@@ -152,16 +205,15 @@ SLURM_REFUSED = {
 
 
 @pytest.mark.parametrize("override", SLURM_REFUSED)
-def test_what_the_cluster_has_not_is_refused(run_python, slurm, override, tmp_path):
-    folder = tmp_path / "study"
-    done = run_python(
-        [STUDY, "cluster=slurm", override, f"run.dir={folder}"],
-        SLURM_CONF=slurm.env["SLURM_CONF"],
-    )
-    assert done.returncode == 2, done.stdout + done.stderr
+def test_what_the_cluster_has_not_is_refused(
+    begin, slurm, override, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])
+    with pytest.raises(ConfigError) as refused:
+        begin("cluster=slurm", override, f"run.dir={tmp_path / 'study'}")
     for word in SLURM_REFUSED[override]:
-        assert word in done.stderr
-    assert not folder.exists()
+        assert word in str(refused.value)
+    assert slurm.run("squeue", "-h").stdout == ""
 
 
 def test_a_study_on_slurm_comes_to_its_last_cell(slurm, run_python, own, tmp_path):
@@ -182,7 +234,9 @@ def test_a_study_on_slurm_comes_to_its_last_cell(slurm, run_python, own, tmp_pat
     assert slurm.run("squeue", "-h").stdout == ""
 
 
-def test_a_study_that_is_ended_ends_its_cell(root, own, tmp_path):
+def test_a_study_interrupted_by_its_terminal_leaves_nothing_running(
+    root, own, tmp_path
+):
     command = [*SMALL, "study.world_size=[1]", f"run.dir={tmp_path / 'study'}"]
     command = [word.replace("steps=4", "steps=1000000") for word in command]
     study = subprocess.Popen(
@@ -190,13 +244,18 @@ def test_a_study_that_is_ended_ends_its_cell(root, own, tmp_path):
         cwd=root,
         env=clean_environment() | NO_GPU | own,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
-    rows = tmp_path / "study" / "parity-fp64" / "torch-1" / "metrics.jsonl"
+    rows = tmp_path / "study" / "parity-fp64-dp" / "torch-1" / "metrics.jsonl"
     while not rows.exists() or not rows.stat().st_size:
         assert study.poll() is None
         time.sleep(0.2)
-    os.kill(study.pid, signal.SIGTERM)
-    assert study.wait(120) == 143
-    size = rows.stat().st_size
-    time.sleep(1)
-    assert rows.stat().st_size == size
+    os.killpg(study.pid, signal.SIGINT)  # Ctrl-C: to it, to submitit and to the cell
+    assert study.wait(120) == 130
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(tmp_path) in word for word in process.cmdline()):
+                left.append(process)
+    assert not left

@@ -1,5 +1,6 @@
 """Real runs from the command line, on real data, in one process and several."""
 
+import gzip
 import json
 
 import numpy as np
@@ -204,3 +205,19 @@ def test_synthetic_data_takes_the_place_of_any_other(train):
 def test_tensorboard_mirrors_a_jax_run(train):
     folder = train("jax", "tracking=tensorboard", "train.steps=5")
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_without_the_exchange_each_device_trains_alone_in_either_twin(train):
+    recipe = ("precision=fp64", "train.steps=8", "train.evaluate_every_epochs=0")
+    alone = (*recipe, "parallel.exchange=false")
+    torch = read_run(train("torch", *alone, processes=2))
+    jax = read_run(train("jax", *alone, "devices=2", "profile=true"))
+    assert relative_difference(losses(jax), losses(torch)).max() <= 1e-12
+    assert max(leaf_differences(jax.weights, torch.weights).values()) <= 1e-12
+    # And not together, as the same recipe does by default.
+    together = read_run(train("torch", *recipe, "profile=true"))
+    assert relative_difference(losses(together), losses(torch)).max() >= 1e-3
+    assert together.summary["config_hash"] != torch.summary["config_hash"]
+    for run in jax, together:
+        with gzip.open(run.path / "profile" / "rank0.json.gz") as file:
+            assert json.load(file)["traceEvents"]

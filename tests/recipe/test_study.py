@@ -40,6 +40,24 @@ def test_pmap_is_left_to_jax():
     assert ("jax", "pmap") in of and ("torch", "pmap") not in of
 
 
+def test_a_step_without_the_exchange_is_one_of_several_devices_under_dp():
+    every = points(plan(parallel=["dp", "fsdp"], exchange=[True, False]))
+    alone = [(p.framework, p.world_size, p.parallel) for p in every if not p.exchange]
+    assert alone == [("torch", 2, "dp"), ("jax", 2, "dp")]
+    assert len({p.point for p in every}) == len(every)
+
+
+def test_accumulation_shrinks_as_devices_are_added_and_micro_batches_stay():
+    overrides = [p.overrides(64, "strong_accumulate", 4) for p in points(plan())]
+    assert all("train.global_batch=64" in own for own in overrides)
+    assert [own[-1] for own in overrides[:2]] == [
+        "train.accumulate=4",
+        "train.accumulate=2",
+    ]
+    with pytest.raises(ConfigError, match="accumulate=1 does not divide over"):
+        points(plan())[1].overrides(64, "strong_accumulate", 1)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -48,6 +66,8 @@ def test_pmap_is_left_to_jax():
         {"world_size": [1, 1]},
         {"world_size": [0]},
         {"framework": ["mxnet"]},
+        {"data": ["fake"]},
+        {"exchange": [False]},
         {"repeats": 0},
         {"order_seed": -1},
     ],

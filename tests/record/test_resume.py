@@ -361,7 +361,8 @@ def leg(given: Config, stop_after: int | None = None, save=lambda record: None) 
                 grad_norms=np.array(NORMS[part]),
                 loss_scales=[1.0] * len(window.steps),
                 skipped=[False] * len(window.steps),
-                seconds=0.5 * len(window.steps),
+                seconds=[0.5 * len(window.steps)],
+                data_seconds=0.0,
             )
             if window.evaluates:
                 recorder.evaluation(window, SCORES)

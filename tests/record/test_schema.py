@@ -54,6 +54,7 @@ TYPES = {
     "true or false": FLAG,
     "object": (dict,),
     "list of text": (list,),
+    "list of number": (list,),
 }
 
 
