@@ -359,9 +359,21 @@ class ParallelConfig:
     """
 
     name: str = MISSING
+    # Seconds after which the ranks are ended: that one may give no sign of life, or
+    # that a window may take, though always ten times the longest so far.
+    timeout_seconds: float = 300.0
+    # That they may take to meet, to start, for their first window and an evaluation.
+    start_timeout_seconds: float = 3600.0
 
     def __post_init__(self) -> None:
         _one_of("parallel", self.name, PARALLEL)
+        _at_least("parallel.timeout_seconds", self.timeout_seconds, 1.0)
+        if not self.timeout_seconds <= self.start_timeout_seconds < math.inf:
+            raise ConfigError(
+                "parallel.start_timeout_seconds must be finite and at least "
+                f"parallel.timeout_seconds={self.timeout_seconds}, got "
+                f"{self.start_timeout_seconds}"
+            )
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ What a resumed run does again replaces what was written of it before: rows and
 checkpoints beyond the step it goes on from are removed.
 """
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from record.checkpoint import (
 )
 from record.disk import parse_json, read_text, recording, write_whole
 from record.run import check_folder, create_folder, read_summary
-from record.stopping import REQUEUE
+from record.stopping import REQUEUE, mark_requeue
 
 ABSENT = "nothing"
 
@@ -203,6 +204,23 @@ class Beginning:
             self.config, self._resume, framework=framework, world_size=world_size
         )
         return str(self.writer.run)
+
+    def leave(self, framework: str, world_size: int, reason: str) -> str:
+        """Ask to be started again before there is anything to save.
+
+        Returns:
+          The run folder; empty where none was asked for by name, and so none is made.
+
+        Raises:
+          RecordError: as `take_folder` does.
+        """
+        if self._resume is None and self.config.run.dir is None:
+            return ""
+        folder = self.take(framework, world_size)
+        assert self.writer is not None
+        with contextlib.closing(self.writer):
+            mark_requeue(Path(folder), self._resume.step if self._resume else 0, reason)
+        return folder
 
 
 def read_fitting(config: Config, path: str) -> Checkpoint | None:
