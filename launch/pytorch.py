@@ -14,8 +14,8 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 # Before anything that takes time to import: a signal is to find its handlers.
 from record.stopping import Stopping  # noqa: E402
 
+STOPPING = Stopping()
 if __name__ == "__main__":
-    STOPPING = Stopping()
     STOPPING.install()
 
 from launch.train import main  # noqa: E402

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from launch.cli import hydra_main, this_process
-from recipe.config import Config, check_world
+from recipe.config import Config, check_world, world_size
 from recipe.errors import StoppedError
 from recipe.processes import Processes
 from record.heartbeat import Heartbeat
@@ -34,13 +34,11 @@ def main(
         if config.run.dir is None and processes.restarts and processes.rank == 0:
             config.run.dir = str(folder_of_launch(config, framework, processes))
         stopping.watch(config.run.dir)
-        resume = resume_point(config)
+        resume_point(config, None, world_size(config, processes), whole=False)
         check_weights(config)
         with Heartbeat(processes, config.parallel) as heartbeat:
             check, run = twin()
             check(config, processes)
-            if resume is not None and processes.rank == 0:
-                print(*resume.told(), sep="\n", flush=True)
             try:
                 run(config, processes, stopping, heartbeat)
             except StoppedError as error:

@@ -723,6 +723,16 @@ def identity_parts(config: Config) -> dict[str, Any]:
     return parts
 
 
+def has_local_norm(config: Config) -> bool:
+    """Whether each device normalises over its own examples, so that their number tells.
+
+    A resumed run must then have as many as the one it continues.
+    """
+    norm = config.model.norm
+    of_batch = config.model.name in NORMALISED and norm.name == "batch"
+    return of_batch and not norm.sync
+
+
 def world_size(config: Config, processes: Processes) -> int:
     """Devices of the whole run: `devices`, else one for each process."""
     return processes.count if config.devices is None else config.devices

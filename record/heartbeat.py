@@ -32,7 +32,7 @@ LOGGER = logging.getLogger("duet")
 
 BEAT = 0.5  # seconds between two signs of life
 # A collective's own error may come before the news of whom it has lost, in seconds.
-NEWS = 5.0
+NEWS = 3.0
 # What a process may take to leave by itself, once its collective has given up.
 GRACE, FAREWELL = 5.0, 150.0
 # Ports to try, as another run may listen on the first.
@@ -64,7 +64,7 @@ class Heartbeat:
         self._beats = 0
         self._met = processes.count == 1
         self._allowed, self._still, self._longest = config.start_timeout_seconds, 0, 0
-        self._text, self._speaks = "", False
+        self._text, self._speaks, self._waited = "", False, False
         self._lost, self._returned = threading.Event(), threading.Event()
         self._parted = threading.Event()
 
@@ -108,7 +108,7 @@ class Heartbeat:
         except DuetError:
             raise
         except Exception as error:
-            if self._processes.count > 1 and self._lost.wait(NEWS):
+            if self._lost_in_time():
                 self._returned.set()
                 raise LostError(self._text) from error
             raise
@@ -136,10 +136,17 @@ class Heartbeat:
             return  # `launch/cli.py` says it, and ends the process
         # The others wait in collectives, and so would the clean-up of either framework
         # at the interpreter's end.
-        if not self._lost.wait(NEWS):
+        if not self._lost_in_time():
             traceback.print_exception(error)
             self._tell(failed=f"{type(error).__name__}: {error}")
         self._leave()
+
+    def _lost_in_time(self) -> bool:
+        """Whether another rank's end may be why this one failed; waits for it once."""
+        if self._waited or self._processes.count == 1:
+            return self._lost.is_set()
+        self._waited = True
+        return self._lost.wait(NEWS)
 
     # The rest is the thread's
 
@@ -186,6 +193,7 @@ class Heartbeat:
                     answers = peer.receive()
                     if answers and answers[0].get("token") == self._token():
                         self._keep(peer, answers[0])
+                        peer.send()  # from here on it would be missed
                         return
                     peer.socket.close()
             time.sleep(BEAT)
@@ -276,6 +284,8 @@ class Heartbeat:
             return
         self._text, self._speaks = text, self._rank == (1 if lost == 0 else 0)
         self._tell(lost=text)
+        if lost == 0:  # at once, as JAX aborts what has lost its coordinator
+            self._say()
         if LOGGER.handlers:
             frames = sys._current_frames().get(self._main)
             at = "".join(traceback.format_stack(frames)) if frames else ""
@@ -286,9 +296,13 @@ class Heartbeat:
         for peer in list(self._peers.values()):
             peer.send(**message)
 
-    def _leave(self) -> None:
+    def _say(self) -> None:
         if self._speaks:
-            print(f"error: {self._text}", file=sys.stderr)
+            self._speaks = False
+            print(f"error: {self._text}", file=sys.stderr, flush=True)
+
+    def _leave(self) -> None:
+        self._say()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(LostError.exit_status)

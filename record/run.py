@@ -270,11 +270,14 @@ class Recorder:
             "config_hash": recipe_hash(self.config),
             "run_dir": str(self.path),
         }
+        resumed = None
         with self._deferred():
             write_whole(self.path / "environment.json", to_json(facts.environment))
             metrics = self.path / "metrics.jsonl"
+            rows = read_rows(self.path) if metrics.exists() else []
+            resumed = next((r for r in rows[::-1] if r["kind"] == "resume"), None)
             if self._resumed is not None:
-                self._take_up(self._resumed, read_rows(self.path))
+                self._take_up(self._resumed, rows)
             self._metrics = metrics.open("a", encoding="utf-8")
         if self._writer is not None:
             there = checkpoint_folder(self.path, self._done).exists()
@@ -290,6 +293,7 @@ class Recorder:
             world_size=facts.world_size,
             resolved=asdict(self.config),
             environment=facts.environment,
+            resumed=resumed,
         )
         self._screen = open_screen(
             self.config,

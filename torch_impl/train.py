@@ -20,7 +20,7 @@ from recipe.weights import parameter_count
 from record.environment import describe_environment, process_age_seconds
 from record.heartbeat import Heartbeat
 from record.metrics import evaluation_metrics
-from record.resume import Beginning, read_fitting
+from record.resume import Beginning
 from record.run import Facts, Recorder
 from record.stopping import Stopping, stopped_error
 from record.trace import Trace
@@ -95,8 +95,9 @@ def train(
     plan = BatchPlan.of(config, len(dataset.train_labels))
     weights = on_every_rank(lambda: starting_weights(config), world)
     beginning = Beginning(config)
-    path = from_rank_zero(lambda: beginning.find(dataset.fingerprint), world)
-    resumed = on_every_rank(lambda: read_fitting(config, path), world)
+    data = dataset.fingerprint
+    path = from_rank_zero(lambda: beginning.find(data, world.size), world)
+    resumed = on_every_rank(lambda: beginning.read(path), world)
     if resumed is not None:
         weights = resumed.arrays["weights"]
     done = 0 if resumed is None else resumed.step

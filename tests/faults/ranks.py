@@ -115,6 +115,7 @@ class Forks:
         """
         ranks, outputs = [], []
         self._orders += 1
+        port = free_port()
         for rank in range(processes):
             place: dict[str, Any] = {}
             if processes > 1:
@@ -124,9 +125,8 @@ class Forks:
                     "WORLD_SIZE": processes,
                     "LOCAL_WORLD_SIZE": processes,
                     "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": free_port() if rank == 0 else port,
+                    "MASTER_PORT": port,
                 }
-                port = place["MASTER_PORT"]
             output = Path(self._folder.name, f"{self._orders}-{rank}.txt")
             order = self._orders * 100 + rank
             told = {
