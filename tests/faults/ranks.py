@@ -73,12 +73,18 @@ class Forks:
     def __enter__(self) -> Self:
         loopback = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
         self._folder = tempfile.TemporaryDirectory()
+        # What is compiled is the same in every run.
+        compiled = {
+            "JAX_COMPILATION_CACHE_DIR": self._folder.name,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         self._process = subprocess.Popen(
             [*self.prefix, sys.executable, str(FORKS), self.framework],
             cwd=ROOT,
             env=clean_environment()
             | NO_GPU
             | loopback
+            | compiled
             | {"DUET_DATA": str(self.data), "WANDB_MODE": "offline"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
