@@ -2,10 +2,11 @@
 
     python tests/faults/all.py               all of them, and the page is written
     python tests/faults/all.py torch save    rows of PyTorch whose name has "save"
+    python tests/faults/all.py page          the page alone, of what has been seen
 
-What has been seen to be kept at this commit, in runs/, is not made to happen again.
 It puts itself into a mount namespace of its own, where a disk of a few megabytes can be
-filled and made read-only. Exit status 1 if any promise was not kept.
+filled and made read-only. What was seen to be kept at this commit lies in runs/faults/
+and is not made to happen again. Exit status 1 if any promise was not kept.
 """
 
 import json
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,96 +26,111 @@ from record.environment import describe_environment, git_state  # noqa: E402
 from tests.faults.more import MORE  # noqa: E402
 from tests.faults.ranks import Forks  # noqa: E402
 from tests.faults.rows import Bench, Broken, make_happen  # noqa: E402
-from tests.faults.table import TABLE  # noqa: E402
+from tests.faults.table import TABLE, slug  # noqa: E402
 
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN = "<!-- seen: `make faults` writes what is between these marks -->"
 END = "<!-- seen: end -->"
 FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX"}
 
+Row = tuple[str, str, Callable[[Bench], str]]
+
+
+def rows() -> list[Row]:
+    """Name, promise, and what makes it happen and says what was seen."""
+    return [
+        *((fault.name, fault.promised, partial(make_happen, fault)) for fault in TABLE),
+        *((more.name, more.promised, more.happens) for more in MORE),
+    ]
+
 
 def main(words: list[str]) -> None:
     frameworks = [f for f in FRAMEWORKS if f in words] or list(FRAMEWORKS)
     wanted = [word for word in words if word not in FRAMEWORKS]
-    rows: dict[str, dict[str, str]] = {}
-    promised: dict[str, str] = {}
-    broken = 0
     commit, dirty = git_state()
-    file = (
-        ROOT / "runs" / f"faults-{str(commit)[:12]}{'-changed' if dirty else ''}.json"
-    )
-    file.parent.mkdir(exist_ok=True)
-    before = json.loads(file.read_text()) if file.exists() else {}
+    state = f"{str(commit)[:12]}{', with local changes' if dirty else ''}"
+    broken = 0
     for framework in frameworks:
-        with tempfile.TemporaryDirectory(prefix="duet-faults-") as folder:
-            disk = Path(folder, "disk")
-            disk.mkdir()
-            mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-            subprocess.run(mount, check=True)
-            with Forks(framework, Path(folder, "data")) as forks:
-                bench = Bench.make(forks, Path(folder))
-                todo = [
-                    *((f.name, f.promised, partial(make_happen, f)) for f in TABLE),
-                    *((m.name, m.promised, m.happens) for m in MORE),
-                ]
-                for name, promise, happen in todo:
-                    if any(word not in name for word in wanted):
-                        continue
-                    promised[name] = promise
-                    known = before.setdefault(name, {}).get(framework)
-                    if known is not None:
-                        rows.setdefault(name, {})[framework] = known
-                        continue
-                    begin = time.perf_counter()
-                    try:
-                        seen, mark = happen(bench), "kept"
-                    except Broken as error:
-                        seen, mark = f"**broken**: {error}", "BROKEN"
-                        broken += 1
-                    rows.setdefault(name, {})[framework] = seen
-                    if mark == "kept":
-                        before[name][framework] = seen
-                        file.write_text(json.dumps(before, indent=2))
-                    took = time.perf_counter() - begin
-                    print(
-                        f"{mark} {framework}: {name} ({took:.0f} s)\n    {seen}",
-                        flush=True,
-                    )
-            subprocess.run(["umount", "-l", str(disk)], check=True)
+        todo = [
+            row
+            for row in rows()
+            if all(word in row[0] for word in wanted)
+            and known(row[0], framework).get("commit") != state
+        ]
+        for (name, _, _), mark, seen in happened(framework, todo):
+            print(f"{mark} in {framework}: {name}\n    {seen}", flush=True)
+            broken += mark == "BROKEN"
+            file = kept_in(name, framework)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"commit": state, "seen": seen}))
     if not words:
-        PAGE.write_text(with_table(PAGE.read_text(), table(promised, rows)))
-        print(f"written: {PAGE.relative_to(ROOT)}")
+        write_page()
     raise SystemExit(min(broken, 1))
 
 
-def table(promised: dict[str, str], rows: dict[str, dict[str, str]]) -> str:
+def happened(framework: str, todo: list[Row]) -> Iterator[tuple[Row, str, str]]:
+    """Each row with "kept" or "BROKEN", and what was seen."""
+    if not todo:
+        return
+    with tempfile.TemporaryDirectory(prefix="duet-faults-") as folder:
+        disk = Path(folder, "disk")
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+        subprocess.run(mount, check=True)
+        with Forks(framework, Path(folder, "data")) as forks:
+            bench = Bench.make(forks, Path(folder))
+            for row in todo:
+                begin = time.perf_counter()
+                try:
+                    mark, seen = "kept", row[2](bench)
+                except Broken as error:
+                    mark, seen = "BROKEN", f"**broken**: {error}"
+                print(f"({time.perf_counter() - begin:.0f} s)", end=" ")
+                yield row, mark, seen
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def kept_in(name: str, framework: str) -> Path:
+    return ROOT / "runs" / "faults" / framework / f"{slug(name)}.json"
+
+
+def known(name: str, framework: str) -> dict[str, str]:
+    """What was seen of a row, and at which commit; empty where it was not made yet."""
+    file = kept_in(name, framework)
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def write_page() -> None:
+    page = PAGE.read_text()
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}")
+    print(f"written: {PAGE.relative_to(ROOT)}")
+
+
+def table() -> str:
     """Markdown: where it ran, and a row for each fault."""
     place = describe_environment("torch", [])
+    versions = place["packages"]
     packages = ", ".join(
-        f"{p} {place['packages'][p]}" for p in ("torch", "jax", "flax")
+        f"{name} {versions[name]}" for name in ("torch", "jax", "flax")
     )
-    changed = ", with local changes" if place["git_dirty"] else ""
-    head = (
-        f"{place['processor']}, {place['cpu_count']} cores, {packages}; commit "
-        f"{str(place['git_commit'])[:12]}{changed}."
-    )
-    lines = [
-        "| fault | promised | seen in PyTorch | seen in JAX |",
-        "|---|---|---|---|",
-    ]
-    for name, promise in promised.items():
-        cells = [name, promise, *(rows[name].get(f, "–") for f in FRAMEWORKS)]
+    lines = ["| fault | promised | seen in PyTorch | seen in JAX |", "|---" * 4 + "|"]
+    commits = set()
+    for name, promise, _ in rows():
+        found = [known(name, framework) for framework in FRAMEWORKS]
+        commits |= {each["commit"] for each in found if each}
+        cells = [name, promise, *(each.get("seen", "not run") for each in found)]
         cells = [" ".join(c.replace("|", "\\|").split())[:600] for c in cells]
         lines.append(f"| {' | '.join(cells)} |")
-    return head + "\n\n" + "\n".join(lines)
-
-
-def with_table(page: str, text: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}"
+    where = f"{place['processor']}, {place['cpu_count']} cores, {packages}"
+    return f"{where}; commit {' and '.join(sorted(commits))}.\n\n" + "\n".join(lines)
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["page"]:
+        write_page()
+        raise SystemExit
     if os.environ.get("DUET_FAULTS") != "namespace":
         os.environ["DUET_FAULTS"] = "namespace"
         command = ["unshare", "-rm", "--kill-child", sys.executable, *sys.argv]
