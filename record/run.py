@@ -274,7 +274,7 @@ class Recorder:
         with self._deferred():
             write_whole(self.path / "environment.json", to_json(facts.environment))
             metrics = self.path / "metrics.jsonl"
-            rows = read_rows(self.path) if metrics.exists() else []
+            rows = read_rows(self.path) if metrics.is_file() else []
             resumed = next((r for r in rows[::-1] if r["kind"] == "resume"), None)
             if self._resumed is not None:
                 self._take_up(self._resumed, rows)

@@ -17,6 +17,7 @@ from record.run import read_run
 from tests.faults.ranks import Forks, Ranks
 from tests.faults.table import RECIPE, Fault
 
+PATIENT = "parallel.start_timeout_seconds=60"
 HEAD = "rank = {rank}\nimport os\nfrom tests.faults.inject import *\n"
 
 
@@ -91,7 +92,7 @@ def make_happen(fault: Fault, bench: Bench) -> str:
     if fault.damage is not None:
         fault.damage(run)
     if fault.resumes:
-        seen.append(go_on(overrides, run, bench))
+        seen.append(go_on([*overrides, PATIENT], run, bench))
     if fault.resumes or 0 in fault.statuses:
         same_bits(bench.whole, run)
         seen.append("every loss and weight as uninterrupted, bit for bit")

@@ -90,7 +90,7 @@ def hydra():
 @given(
     st.sampled_from(known_keys(Config)), NASTY, st.sampled_from(["", "+", "++", "~"])
 )
-@fuzz
+@settings(fuzz, max_examples=max(10, CASES // 4))  # Hydra takes its time
 def test_overrides(hydra, key, value, prefix):
     try:
         arguments = checked([f"{prefix}{key}={value}"])
