@@ -160,8 +160,9 @@ class Heartbeat:
                 if time.monotonic() >= following:
                     following = time.monotonic() + BEAT
                     self._beat()
-            for peer in self._peers.values():
-                peer.send(part=True)
+            if not self._lost.is_set():
+                for peer in self._peers.values():
+                    peer.send(part=True)
         except Exception as error:  # what watches must not be what ends a run
             LOGGER.warning("the ranks are no longer watched: %s", error)
         finally:
@@ -244,7 +245,7 @@ class Heartbeat:
                 pass  # it has given up waiting for an answer, and asks again
             elif not peer.parted:
                 self._lose(peer.rank, "has ended", peer.place)
-            elif self._rank != 0:
+            elif self._rank != 0 and not self._lost.is_set():
                 self._parted.set()  # rank 0 leaves when all do
 
     def _beat(self) -> None:

@@ -114,8 +114,16 @@ def test_the_others_of_a_dead_rank_name_it_and_its_log_once_and_leave(
     assert re.fullmatch(f"error: rank {dead} {place} has ended; see {log}\n", said)
 
 
-def test_a_frozen_rank_is_missed_and_leaves_once_it_is_thawed(ranks):
-    two = ranks(WAITS, WAITS, silence=2)
+FAILS_LATE = """
+with heartbeat.over(print):
+    time.sleep(5)
+    raise RuntimeError('connection closed by peer')
+"""
+
+
+@pytest.mark.parametrize("text", [WAITS, FAILS_LATE], ids=["waits", "fails"])
+def test_a_frozen_rank_is_missed_and_leaves_once_it_is_thawed(ranks, text):
+    two = ranks(WAITS, text, silence=2)
     two.meet()
     two.processes[1].send_signal(signal.SIGSTOP)
     statuses, said = two.left(0)
