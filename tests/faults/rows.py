@@ -162,7 +162,7 @@ def words(statuses: list[int | None]) -> str:
 
 def short(text: str, run: Path) -> str:
     """Without what differs by machine and moment."""
-    text = text.replace(str(run), "RUN").replace(str(run.parent), "DISK")
+    text = text.replace(str(run), "RUN").replace(str(run.parent.parent), "TMP")
     return re.sub(r"process \d+ on \S+?\)", "process … on …)", text)
 
 
