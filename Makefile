@@ -10,7 +10,7 @@ PY := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check gpu demo identity clean
+.PHONY: help setup test check gpu demo identity faults clean
 
 help: ## list the targets
 	@echo "Duet: the same training in PyTorch and in JAX."
@@ -50,6 +50,10 @@ demo: setup ## both frameworks train the same recipe: is it the same, how fast; 
 
 identity: setup ## every parity check of conf/identity.yaml, then docs/identity.md anew
 	$(PY) launch/identity.py $(CELLS)
+
+faults: setup ## every fault of tests/faults/, fuzzed input, then docs/reliability.md anew
+	DUET_FUZZ=2000 $(PY) -m pytest -q tests/faults/test_fuzz.py
+	$(PY) tests/faults/all.py
 
 clean: ## remove caches and build products; .venv and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

@@ -99,6 +99,7 @@ def _run_acquire(data: DataConfig) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # a Ctrl-C is for the run, which acts on it afterwards
     ) as child:
         assert child.stdout is not None
         for line in child.stdout:

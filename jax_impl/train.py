@@ -38,23 +38,30 @@ from jax_impl.trace import trace_step
 from jax_impl.weights import load_weights, save_weights
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
-from recipe.errors import DuetError
+from recipe.errors import DuetError, LostError
 from recipe.loss_scale import initial_loss_scale, loss_scale_state
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
 from recipe.weights import parameter_count
 from record.environment import describe_environment, process_age_seconds
+from record.heartbeat import Heartbeat
 from record.metrics import evaluation_metrics
-from record.resume import Beginning, read_fitting
+from record.resume import Beginning
 from record.run import Facts, Recorder
-from record.stopping import Stopping
+from record.stopping import Stopping, stopped_error
 from record.trace import Trace
 from record.weights import starting_weights
 
 
-def run(config: Config, processes: Processes) -> Path:
+def run(
+    config: Config, processes: Processes, stopping: Stopping, heartbeat: Heartbeat
+) -> Path:
     """Train, evaluate and record one run; every process of it calls this.
+
+    Args:
+      stopping, heartbeat: entered, since a start-up may be stopped, or a rank lost in
+        it; here they are told what only a framework's start and end know.
 
     Returns:
       The run folder.
@@ -62,21 +69,26 @@ def run(config: Config, processes: Processes) -> Path:
     Raises:
       DuetError: what was wrong and how to mend it, on every rank.
     """
-    with Stopping() as stopping:
-        world = start(config, processes)
-        stopping.install()  # again: JAX's start takes SIGTERM for itself
-        try:
-            folder = train(config, world, stopping)
-        except DuetError as error:
-            # Every rank meets it alike, so all can leave in order; without the
-            # traceback, whose frames would keep the model and the group alive.
-            stop(world)
-            raise error.with_traceback(None) from None
+    world = start(config, processes)
+    stopping.install()  # again: JAX's start takes SIGTERM for itself
+    try:
+        folder = train(config, world, stopping, heartbeat)
+    except LostError:
+        raise  # there is no order to leave in
+    except DuetError as error:
+        # Every rank meets it alike, so all can leave in order; without the
+        # traceback, whose frames would keep the model and the group alive.
         stop(world)
+        heartbeat.part()
+        raise error.with_traceback(None) from None
+    stop(world)
+    heartbeat.part()
     return folder
 
 
-def train(config: Config, world: World, stopping: Stopping) -> Path:
+def train(
+    config: Config, world: World, stopping: Stopping, heartbeat: Heartbeat
+) -> Path:
     """The run itself, among processes that have met."""
     configure(config, world.mesh.local_devices[0])
 
@@ -86,12 +98,19 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
     plan = BatchPlan.of(config, len(dataset.train_labels))
     weights = on_every_rank(lambda: starting_weights(config), world)
     beginning = Beginning(config)
-    path = from_rank_zero(lambda: beginning.find(dataset.fingerprint), world)
-    resumed = on_every_rank(lambda: read_fitting(config, path), world)
+    data = dataset.fingerprint
+    path = from_rank_zero(lambda: beginning.find(data, world.size), world)
+    resumed = on_every_rank(lambda: beginning.read(path), world)
     if resumed is not None:
         weights = resumed.arrays["weights"]
+    done = 0 if resumed is None else resumed.step
     kept = {} if resumed is None else resumed.state
     pixels = pixel_affine(config)
+    asked = stopping.asked()
+    if gather_ranks([asked is not None], world).max() > 0:
+        why = asked or "another rank"
+        left = from_rank_zero(lambda: beginning.leave("jax", world.size, why), world)
+        raise stopped_error(Path(left) if left else None, done, why)
 
     # The framework's own: data, model and optimizer on the devices
     def place(*arrays: np.ndarray) -> DeviceData:
@@ -147,6 +166,7 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
     )
     folder = Path(from_rank_zero(lambda: beginning.take("jax", world.size), world))
     stopping.watch(folder)
+    heartbeat.watch(folder)
 
     def take_apart(state: TrainState, step: int) -> Trace:
         whole = plan.indices(step)
@@ -154,12 +174,26 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
         batch = train_data, place_batch(whole, world), draws
         return trace_step(config, graphdef, state, *batch, step + 1)
 
-    with Recorder(folder, config, plan, facts, beginning.writer, resumed) as record:
+    with (
+        Recorder(folder, config, plan, facts, beginning.writer, resumed) as record,
+        heartbeat.over(record.cut_short),
+    ):
+
+        def stop_if_failed() -> None:
+            """Rank 0 alone records, and cannot leave alone: the others would wait."""
+            failed = record.failure is not None
+            record.stop_if(gather_ranks([failed], world).max() > 0)
+
+        asked = stopping.asked()  # while compiling, which JAX does
+        if gather_ranks([asked is not None], world).max() > 0:
+            stopped = record.stopped(done, asked or "another rank")
+            stop_if_failed()
+            raise stopped
         for window in plan.windows(
             config.train.window_steps,
             config.train.evaluate_every_epochs,
             config.checkpoint.every_steps,
-            0 if resumed is None else resumed.step,
+            done,
         ):
             last = window.steps.stop == plan.last
             trace = start_profile(folder, world) if config.profile and last else None
@@ -187,15 +221,8 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
             if trace is not None:
                 trace()
 
-            # Rank 0 alone records; what it could not write stops all ranks here, since
-            # leaving on its own would keep the others waiting for it. So does a stop
-            # that one rank was asked for, and a save that its clock says is due.
-            asked = stopping.asked()
-            flags = record.failure is not None, asked is not None, record.time_is_up()
-            ranks = gather_ranks([seconds, data_seconds, *flags], world)
-            _, data_seconds, any_failed, stops, due = ranks.max(axis=0)
-            record.stop_if(any_failed > 0)
-            leaves = stops > 0 and window.steps.stop < plan.last
+            ranks = gather_ranks([seconds, data_seconds], world)
+            heartbeat.progress(slow=window.evaluates or window.steps.stop == plan.last)
             record.window(
                 window,
                 losses=sum_over_ranks([m.loss for m in metrics], world),
@@ -204,7 +231,7 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
                 loss_scales=to_host([m.loss_scale for m in metrics], world),
                 skipped=to_host([m.skipped for m in metrics], world),
                 seconds=ranks[:, 0],
-                data_seconds=data_seconds,
+                data_seconds=float(ranks[:, 1].max()),
             )
             if window.evaluates:
                 metrics = evaluate(
@@ -216,6 +243,14 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
                     world,
                 )
                 record.evaluation(window, metrics)
+
+            # What rank 0 could not write stops all ranks here. So does a stop that one
+            # rank was asked for, and so is a save due that its clock asks for.
+            asked = stopping.asked()
+            flags = record.failure is not None, asked is not None, record.time_is_up()
+            any_failed, stops, due = gather_ranks(list(flags), world).max(axis=0)
+            record.stop_if(any_failed > 0)
+            leaves = stops > 0 and window.steps.stop < plan.last
             if window.saves or due > 0 or leaves:
                 slots, counts = save_slots(state.optimizer, world)
                 weights = save_weights(state.params, state.statistics, world)
@@ -228,15 +263,13 @@ def train(config: Config, world: World, stopping: Stopping) -> Path:
                     {**counts, **loss_scale_state(scale)},
                 )
             if leaves:
-                stopped = record.stopped(window, asked or "another rank")
-                failed = record.failure is not None
-                record.stop_if(gather_ranks([failed], world).max() > 0)
+                stopped = record.stopped(window.steps.stop, asked or "another rank")
+                stop_if_failed()
                 raise stopped
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
         record.finish(save_weights(state.params, state.statistics, world), int(peak))
-        failed = record.failure is not None
-        record.stop_if(gather_ranks([failed], world).max() > 0)
+        stop_if_failed()
     return folder
 
 

@@ -11,6 +11,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
+# Before anything that takes time to import: a signal is to find its handlers.
+from record.stopping import Stopping  # noqa: E402
+
+STOPPING = Stopping()
+if __name__ == "__main__":
+    STOPPING.install()
+
 from launch.train import main  # noqa: E402
 
 
@@ -22,4 +29,4 @@ def twin():
 
 
 if __name__ == "__main__":
-    main(twin)
+    main("torch", twin, STOPPING)

@@ -3,32 +3,47 @@
 from collections.abc import Callable
 
 from launch.cli import hydra_main, this_process
-from recipe.config import Config, check_world
+from recipe.config import Config, check_world, world_size
+from recipe.errors import StoppedError
 from recipe.processes import Processes
+from record.heartbeat import Heartbeat
 from record.resume import resume_point
+from record.run import folder_of_launch
+from record.stopping import Stopping
 from record.weights import check_weights
 
 Check = Callable[[Config, Processes], None]
-Run = Callable[[Config, Processes], object]
+Run = Callable[[Config, Processes, Stopping, Heartbeat], object]
 
 
-def main(twin: Callable[[], tuple[Check, Run]]) -> None:
+def main(
+    framework: str, twin: Callable[[], tuple[Check, Run]], stopping: Stopping
+) -> None:
     """Check all that can be checked, then train.
 
     Args:
+      framework: "torch" or "jax".
       twin: imports a framework's `check` and `run`; called after the config is known to
         be good, since an import takes seconds and a wrong key none.
+      stopping: entered; a stop is acted on where all processes come by.
     """
     processes = this_process()
 
     def train(config: Config) -> None:
         check_world(config, processes)
-        resume = resume_point(config)
+        if config.run.dir is None and processes.restarts and processes.rank == 0:
+            config.run.dir = str(folder_of_launch(config, framework, processes))
+        stopping.watch(config.run.dir)
+        resume_point(config, None, world_size(config, processes), whole=False)
         check_weights(config)
-        check, run = twin()
-        check(config, processes)
-        if resume is not None and processes.rank == 0:
-            print(*resume.told(), sep="\n", flush=True)
-        run(config, processes)
+        with Heartbeat(processes, config.parallel) as heartbeat:
+            check, run = twin()
+            check(config, processes)
+            try:
+                run(config, processes, stopping, heartbeat)
+            except StoppedError as error:
+                if processes.restarts:  # else torchrun would go on with it at once
+                    error.exit_status = 0
+                raise
 
     hydra_main(train, config_name="config", schema=Config, rank=processes.rank)

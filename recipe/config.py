@@ -384,6 +384,11 @@ class ParallelConfig:
     # false: each device trains on its share as if it were alone, to time the same step
     # without the exchange of gradients; no training of anything.
     exchange: bool = True
+    # Seconds after which the ranks are ended: that one may give no sign of life, or
+    # that a window may take, though always ten times the longest so far.
+    timeout_seconds: float = 300.0
+    # That they may take to meet, to start, for their first window and an evaluation.
+    start_timeout_seconds: float = 3600.0
 
     def __post_init__(self) -> None:
         _one_of("parallel", self.name, PARALLEL)
@@ -391,6 +396,13 @@ class ParallelConfig:
             raise ConfigError(
                 f"parallel.exchange=false leaves out what parallel=dp does, got "
                 f"parallel={self.name}; leave one of them out"
+            )
+        _at_least("parallel.timeout_seconds", self.timeout_seconds, 1.0)
+        if not self.timeout_seconds <= self.start_timeout_seconds < math.inf:
+            raise ConfigError(
+                "parallel.start_timeout_seconds must be finite and at least "
+                f"parallel.timeout_seconds={self.timeout_seconds}, got "
+                f"{self.start_timeout_seconds}"
             )
 
 
@@ -749,6 +761,16 @@ def identity_parts(config: Config) -> dict[str, Any]:
     parts = recipe_parts(config)
     parts["train"] = {**parts["train"], "nudge": config.train.nudge}
     return parts
+
+
+def has_local_norm(config: Config) -> bool:
+    """Whether each device normalises over its own examples, so that their number tells.
+
+    A resumed run must then have as many as the one it continues.
+    """
+    norm = config.model.norm
+    of_batch = config.model.name in NORMALISED and norm.name == "batch"
+    return of_batch and not norm.sync
 
 
 def world_size(config: Config, processes: Processes) -> int:

@@ -8,6 +8,7 @@ scripts in `launch/` print it without a traceback and leave with `exit_status`.
     ├── DataError        a dataset that is missing, corrupt or out of range
     ├── RecordError      the run folder: occupied, not writable, disk full
     ├── DivergedError    the loss or a weight is not finite; the record is kept
+    ├── LostError        another rank has died or frozen; the record is kept
     └── StoppedError     the run was asked to stop, and has saved what it needs to go on
 """
 
@@ -30,6 +31,10 @@ class RecordError(DuetError):
 
 
 class DivergedError(DuetError, ArithmeticError):
+    exit_status = 1
+
+
+class LostError(DuetError):
     exit_status = 1
 
 

@@ -1,6 +1,7 @@
 """Which process of a run this is, as its launcher said: torchrun, srun or Python."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ class Processes:
       count: processes of the run.
       local_rank: this process, from 0, on its node.
       coordinator: "host:port" where rank 0 listens; empty for one process.
+      launch: what all its processes share and no other launch has, the same after
+        torchrun has started them anew; empty where nothing does that.
+      restart: how often it has.
+      restarts: whether it will, whatever a process left with.
     """
 
     launcher: str = "python"
@@ -25,6 +30,9 @@ class Processes:
     count: int = 1
     local_rank: int = 0
     coordinator: str = ""
+    launch: str = ""
+    restart: int = 0
+    restarts: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.count:
@@ -63,12 +71,19 @@ def _from_torchrun(environ: Mapping[str, str]) -> Processes:
     # that every rank can work out, and that a restart does not find still in use.
     run = [environ.get("TORCHELASTIC_" + k, "") for k in ("RUN_ID", "RESTART_COUNT")]
     digest = hashlib.sha256(repr([environ["MASTER_PORT"], *run]).encode()).digest()
+    # "none" is the id of all that were given none; on one node the ranks of each have
+    # their torchrun for a parent.
+    named = run[0] not in ("", "none")
+    launch = [*run[:1], *([] if named or not one_node else [str(os.getppid())])]
     return Processes(
         launcher="torchrun",
         rank=_number(environ, "RANK"),
         count=_number(environ, "WORLD_SIZE"),
         local_rank=_number(environ, "LOCAL_RANK"),
-        coordinator=f"{host}:{_port(int.from_bytes(digest[:4]))}",
+        coordinator=f"{host}:{port(int.from_bytes(digest[:4]))}",
+        launch=hashlib.sha256(repr(launch).encode()).hexdigest()[:8],
+        restart=_number(environ, "TORCHELASTIC_RESTART_COUNT") if run[1] else 0,
+        restarts=environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0",
     )
 
 
@@ -88,11 +103,11 @@ def _from_slurm(environ: Mapping[str, str]) -> Processes:
         rank=_number(environ, "SLURM_PROCID"),
         count=_number(environ, "SLURM_STEP_NUM_TASKS"),
         local_rank=_number(environ, "SLURM_LOCALID"),
-        coordinator=f"{host}:{_port(step)}",
+        coordinator=f"{host}:{port(step)}",
     )
 
 
-def _port(number: int) -> int:
+def port(number: int) -> int:
     """A port below Linux's ephemeral ones (32768 on), which outgoing calls may hold."""
     return 20000 + number % 12000
 

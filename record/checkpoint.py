@@ -187,28 +187,35 @@ class CheckpointWriter:
         self.close()
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, whole: bool = True) -> Checkpoint:
     """A checkpoint, every byte of it verified.
+
+    Args:
+      whole: or its manifest alone, which tells what it is of.
 
     Raises:
       RecordError: if it is none, was not finished, or was changed; naming the file.
     """
     manifest = _read_manifest(path)
     arrays = {}
-    for name, entry in manifest.pop("files").items():
-        arrays[name.removesuffix(".safetensors")] = _read_arrays(path / name, entry)
-    if "weights" not in arrays:
+    files = manifest.pop("files")
+    if whole:
+        for name, entry in files.items():
+            arrays[name.removesuffix(".safetensors")] = _read_arrays(path / name, entry)
+    if "weights.safetensors" not in files:
         raise RecordError(f"{path} holds no weights.safetensors")
     del manifest["schema_version"]
     return Checkpoint(arrays=arrays, **manifest)
 
 
-def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest_checkpoint(
+    run: Path, whole: bool = True
+) -> tuple[Checkpoint | None, list[str]]:
     """The newest good checkpoint of a run, and why each newer one was left out."""
     left_out: list[str] = []
     for path in _newest_first(run):
         try:
-            return read_checkpoint(path), left_out
+            return read_checkpoint(path, whole), left_out
         except RecordError as error:
             left_out.append(str(error))
     return None, left_out

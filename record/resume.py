@@ -4,11 +4,19 @@ What a resumed run does again replaces what was written of it before: rows and
 checkpoints beyond the step it goes on from are removed.
 """
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recipe.config import Config, from_yaml, identity_parts, leaves, to_yaml
+from recipe.config import (
+    Config,
+    from_yaml,
+    has_local_norm,
+    identity_parts,
+    leaves,
+    to_yaml,
+)
 from recipe.errors import ConfigError, RecordError
 from recipe.weights import Weights, is_trained, weight_dtype, weight_shapes
 from record.checkpoint import (
@@ -21,7 +29,7 @@ from record.checkpoint import (
 )
 from record.disk import parse_json, read_text, recording, write_whole
 from record.run import check_folder, create_folder, read_summary
-from record.stopping import REQUEUE
+from record.stopping import REQUEUE, mark_requeue
 
 ABSENT = "nothing"
 
@@ -59,7 +67,12 @@ class Resume:
         ]
 
 
-def resume_point(config: Config, data_fingerprint: str | None = None) -> Resume | None:
+def resume_point(
+    config: Config,
+    data_fingerprint: str | None = None,
+    world_size: int | None = None,
+    whole: bool = True,
+) -> Resume | None:
     """What `run.resume` comes to; None where a run begins anew. Changes nothing.
 
     `auto` goes on in `run.dir` where that holds a run that was cut short. A path is
@@ -69,17 +82,18 @@ def resume_point(config: Config, data_fingerprint: str | None = None) -> Resume 
     own, it is gone on with: one command line can be started again and again.
 
     Args:
-      data_fingerprint: of the dataset; None where it is not known yet.
+      data_fingerprint, world_size: of this run; None where they are not known yet.
+      whole: whether checkpoints are read, or for now their manifests alone.
 
     Raises:
       RecordError: if there is nothing to go on from, or it would not be the same run;
         then with the difference, key by key.
     """
-    found = _found(config)
+    found = _found(config, whole)
     if found is None:
         check_folder(config)
         return None
-    differences = _differences(config, data_fingerprint, found)
+    differences = _differences(config, data_fingerprint, world_size, found)
     if differences and not config.run.resume_anyway:
         raise RecordError(
             f"{found.source} cannot be gone on with, as it would not be the same run: "
@@ -89,28 +103,31 @@ def resume_point(config: Config, data_fingerprint: str | None = None) -> Resume 
     return replace(found, differences=tuple(differences))
 
 
-def _found(config: Config) -> Resume | None:
+def _found(config: Config, whole: bool) -> Resume | None:
     """Where to go on, whatever it holds."""
     given = config.run.resume
     own = None if config.run.dir is None else Path(config.run.dir).absolute()
     if given in ("auto", "never"):
         goes_on = given == "auto" and own is not None and was_cut_short(own)
-        return _newest(own, own) if own is not None and goes_on else None
+        return _newest(own, own, whole) if own is not None and goes_on else None
     path = Path(given).absolute()
     source = path if checkpoint_step(path) is None else path.parent.parent
     own = own or source
-    if own != source and was_cut_short(own):
-        begun = _newest(own, own)
+    # Begun from there already: the same command, started again, is to go on from here.
+    again = was_cut_short(own) and (own != source or _asked_for(own) == given)
+    if again:
+        begun = _newest(own, own, whole)
         if begun.checkpoint is not None:
             return begun
-    elif own != source:
+    if own != source and not again:
         check_folder(config)
-    elif (source / "summary.json").exists():
+    elif own == source and (source / "summary.json").exists():
         _refuse_finished(source)
     if path == source:
-        found = _newest(own, source)
+        found = _newest(own, source, whole)
     else:
-        found = Resume(folder=own, source=source, checkpoint=read_checkpoint(path))
+        checkpoint = read_checkpoint(path, whole)
+        found = Resume(folder=own, source=source, checkpoint=checkpoint)
     if found.checkpoint is None:
         reasons = "".join(f"; {reason}" for reason in found.left_out)
         raise RecordError(f"run.resume={given} holds no good checkpoint{reasons}")
@@ -134,15 +151,20 @@ def _refuse_finished(folder: Path) -> None:
         )
 
 
-def _newest(folder: Path, source: Path) -> Resume:
-    checkpoint, left_out = newest_checkpoint(source)
+def _asked_for(folder: Path) -> str:
+    """The `run.resume` that a run was last begun with."""
+    return _config_of(folder).run.resume
+
+
+def _newest(folder: Path, source: Path, whole: bool) -> Resume:
+    checkpoint, left_out = newest_checkpoint(source, whole)
     return Resume(
         folder=folder, source=source, checkpoint=checkpoint, left_out=tuple(left_out)
     )
 
 
 def _differences(
-    config: Config, data_fingerprint: str | None, found: Resume
+    config: Config, data_fingerprint: str | None, world_size: int | None, found: Resume
 ) -> list[str]:
     """What is asked for that is not as it was, in words, key by key."""
     if found.checkpoint is not None:
@@ -155,6 +177,13 @@ def _differences(
         for key in sorted(was.keys() | asked.keys())
         if was.get(key, ABSENT) != asked.get(key, ABSENT)
     ]
+    devices = None if found.checkpoint is None else found.checkpoint.world_size
+    one = None in (devices, world_size) or devices == world_size
+    if has_local_norm(config) and not one:
+        differences.append(
+            f"world_size is {world_size}, was {devices}, and model.norm.sync=false "
+            "takes each device's statistics alone"
+        )
     if None not in (data, data_fingerprint) and data != data_fingerprint:
         differences.append(f"the data's SHA-256 is {data_fingerprint}, was {data}")
     return differences
@@ -182,16 +211,33 @@ class Beginning:
         self.writer: CheckpointWriter | None = None
         self._resume: Resume | None = None
 
-    def find(self, data_fingerprint: str) -> str:
-        """The checkpoint to go on from; empty where there is none.
+    def find(self, data: str, world_size: int) -> str:
+        """The checkpoint to go on from, said on the screen; empty where there is none.
+
+        Args:
+          data: the dataset's fingerprint.
 
         Raises:
           RecordError: as `resume_point` does.
         """
-        self._resume = resume_point(self.config, data_fingerprint)
-        if self._resume is None or self._resume.checkpoint is None:
+        self._resume = resume_point(self.config, data, world_size)
+        if self._resume is None:
+            return ""
+        print(*self._resume.told(), sep="\n", flush=True)
+        if self._resume.checkpoint is None:
             return ""
         return str(checkpoint_folder(self._resume.source, self._resume.step))
+
+    def read(self, path: str) -> Checkpoint | None:
+        """What was found, on every rank; rank 0 has read it.
+
+        Raises:
+          RecordError: if it cannot be read, or does not fit, see `fitting`.
+        """
+        if not path:
+            return None
+        found = None if self._resume is None else self._resume.checkpoint
+        return fitting(self.config, path, found or read_checkpoint(Path(path)))
 
     def take(self, framework: str, world_size: int) -> str:
         """The run folder, taken.
@@ -204,17 +250,31 @@ class Beginning:
         )
         return str(self.writer.run)
 
+    def leave(self, framework: str, world_size: int, reason: str) -> str:
+        """Ask to be started again before there is anything to save.
 
-def read_fitting(config: Config, path: str) -> Checkpoint | None:
-    """A checkpoint in the recipe's dtype; None where the path is empty.
+        Returns:
+          The run folder; empty where none was asked for by name, and so none is made.
+
+        Raises:
+          RecordError: as `take_folder` does.
+        """
+        if self._resume is None and self.config.run.dir is None:
+            return ""
+        folder = self.take(framework, world_size)
+        assert self.writer is not None
+        with contextlib.closing(self.writer):
+            mark_requeue(Path(folder), self._resume.step if self._resume else 0, reason)
+        return folder
+
+
+def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint in the recipe's dtype.
 
     Raises:
-      RecordError: if it cannot be read, or is of another model or optimizer, which
-        `run.resume_anyway` cannot mend.
+      RecordError: if it is of another model or optimizer, which `run.resume_anyway`
+        cannot mend.
     """
-    if not path:
-        return None
-    checkpoint = read_checkpoint(Path(path))
     shapes = weight_shapes(config)
     trained = {name: shape for name, shape in shapes.items() if is_trained(name)}
     wanted = {"weights": shapes, **dict.fromkeys(optimizer_slots(config), trained)}
@@ -297,6 +357,7 @@ def rewind(
         "source": str(resume.source),
         "left_out": list(resume.left_out),
         "differences": list(resume.differences),
+        "again_until": max(step, _last_step(folder / "metrics.jsonl")),
     }
     writer.discard_after(step)
     with recording(folder):
@@ -305,6 +366,19 @@ def rewind(
         content = rows + json.dumps(told).encode() + b"\n"
         write_whole(folder / "metrics.jsonl", content)
         write_whole(folder / "config.yaml", to_yaml(config).encode())
+
+
+def _last_step(file: Path) -> int:
+    """The last step that any attempt of a run had come to, so far as it was written."""
+    last = 0
+    with contextlib.suppress(OSError):
+        for line in file.read_bytes().split(b"\n")[:-1]:
+            with contextlib.suppress(RecordError):
+                row = parse_json(line, file)
+                if isinstance(row, dict):
+                    steps = row.get("step"), row.get("again_until")
+                    last = max(last, *(s for s in steps if type(s) is int), 0)
+    return last
 
 
 def rows_until(file: Path, step: int) -> bytes:

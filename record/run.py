@@ -18,7 +18,6 @@ import json
 import logging
 import math
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -39,6 +38,7 @@ from recipe.errors import (
     RecordError,
     StoppedError,
 )
+from recipe.processes import Processes
 from recipe.weights import Weights
 from record.checkpoint import Checkpoint, CheckpointWriter, checkpoint_folder
 from record.disk import (
@@ -62,7 +62,7 @@ from record.schema import (
     strict_json,
 )
 from record.screen import open_screen
-from record.stopping import mark_requeue
+from record.stopping import mark_requeue, stopped_error
 from record.trace import Trace, to_bytes, trace_file
 from record.tracking import open_tracker
 
@@ -136,6 +136,19 @@ def create_folder(config: Config, framework: str) -> Path:
             except FileExistsError:  # another run began in this second
                 number += 1
                 path = path.with_name(f"{config.name}-{framework}-{now}-{number}")
+
+
+def folder_of_launch(config: Config, framework: str, processes: Processes) -> Path:
+    """Where a run goes that torchrun starts again, without `run.dir`, until it is done.
+
+    Each try is a process that knows nothing of those before but torchrun's own id.
+    """
+    start, end = f"{config.name}-{framework}", processes.launch
+    if processes.restart:
+        before = sorted(Path("runs").glob(f"{start}-*-{end}"))
+        if before:
+            return before[-1]
+    return Path("runs", f"{start}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{end}")
 
 
 def _claim(path: Path, config: Config) -> None:
@@ -257,11 +270,14 @@ class Recorder:
             "config_hash": recipe_hash(self.config),
             "run_dir": str(self.path),
         }
+        resumed = None
         with self._deferred():
             write_whole(self.path / "environment.json", to_json(facts.environment))
             metrics = self.path / "metrics.jsonl"
+            rows = read_rows(self.path) if metrics.is_file() else []
+            resumed = next((r for r in rows[::-1] if r["kind"] == "resume"), None)
             if self._resumed is not None:
-                self._take_up(self._resumed, read_rows(self.path))
+                self._take_up(self._resumed, rows)
             self._metrics = metrics.open("a", encoding="utf-8")
         if self._writer is not None:
             there = checkpoint_folder(self.path, self._done).exists()
@@ -277,6 +293,7 @@ class Recorder:
             world_size=facts.world_size,
             resolved=asdict(self.config),
             environment=facts.environment,
+            resumed=resumed,
         )
         self._screen = open_screen(
             self.config,
@@ -427,27 +444,19 @@ class Recorder:
             # The rows that lead to a checkpoint must outlast whatever it outlasts.
             self._saver.save(checkpoint, before=lambda: os.fsync(rows))
 
-    def stopped(self, window: Window, reason: str) -> StoppedError:
-        """Record that the run leaves after a window, to be started again.
+    def stopped(self, step: int, reason: str) -> StoppedError:
+        """Record that the run leaves after a step, to be started again.
 
         Returns:
           What is to be raised once all ranks know whether rank 0 could save.
         """
-        LOGGER.info(
-            "asked to stop by %s: left after step %d", reason, window.steps.stop
-        )
+        LOGGER.info("asked to stop by %s: left after step %d", reason, step)
         if self._writes:
             self._close_saver()
             if self.failure is None:
                 with self._deferred():
-                    mark_requeue(self.path, window.steps.stop, reason)
-        error = StoppedError(
-            f"asked to by {reason}; saved after step {window.steps.stop} of "
-            f"{self.plan.last}. To go on: the same command with run.dir={self.path}"
-        )
-        if reason == signal.SIGINT.name:
-            error.exit_status = 128 + signal.SIGINT
-        return error
+                    mark_requeue(self.path, step, reason)
+        return stopped_error(self.path, step, reason)
 
     def finish(self, weights: Weights, peak_memory_bytes: int) -> None:
         """Record the end: final weights and the summary.
@@ -513,6 +522,12 @@ class Recorder:
         _close_log(self._log)
         if self._writer is not None:
             self._writer.close()  # last, since it lets another run have the folder
+
+    def cut_short(self, reason: str) -> None:
+        """Record why the run ends, where its main thread never comes to tell."""
+        self._summary["error"] = reason
+        if self._writes:
+            self._write_summary()
 
     def _close_saver(self) -> None:
         if self._saver is not None:

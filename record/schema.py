@@ -73,6 +73,7 @@ RESUME = {
     "source": Field(TEXT, "the run folder whose checkpoint was taken"),
     "left_out": Field((list,), "why each newer checkpoint was not"),
     "differences": Field((list,), "what is not as it was: run.resume_anyway"),
+    "again_until": Field(INT, "the last step that was there before"),
 }
 ROWS = {"step": STEP, "window": WINDOW, "evaluation": EVALUATION, "resume": RESUME}
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from recipe.errors import StoppedError
 from record.disk import recording, to_json, write_whole
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -83,9 +84,9 @@ class Stopping:
             reading.close()
             self._pipe = self._reader = None
 
-    def watch(self, folder: Path) -> None:
+    def watch(self, folder: Path | str | None) -> None:
         """Look for STOP in the run folder from now on."""
-        self._folder = folder
+        self._folder = None if folder is None else Path(folder).absolute()
 
     def asked(self) -> str | None:
         """What asked this rank to stop, "SIGTERM" or "STOP"; None where nothing did."""
@@ -121,6 +122,25 @@ class Stopping:
 
 def _leave_to_the_thread(number: int, frame: FrameType | None) -> None:
     """A handler of Python's, without which its C handler would write nothing."""
+
+
+def stopped_error(folder: Path | None, step: int, reason: str) -> StoppedError:
+    """What a run leaves with that was asked to stop, with its way back in.
+
+    Args:
+      folder: the run's; None where it has none yet.
+      step: after which it goes on.
+      reason: "SIGTERM", "STOP" or "another rank".
+    """
+    said = "nothing was begun"
+    if folder is not None:
+        said = (
+            f"saved after step {step}. To go on: the same command with run.dir={folder}"
+        )
+    error = StoppedError(f"asked to by {reason}; {said}")
+    if reason == signal.SIGINT.name:
+        error.exit_status = 128 + signal.SIGINT
+    return error
 
 
 def mark_requeue(folder: Path, step: int, reason: str) -> None:

@@ -53,6 +53,7 @@ def open_tracker(
     world_size: int,
     resolved: dict[str, Any],
     environment: dict[str, Any],
+    resumed: Row | None = None,
 ) -> Tracker:
     """The tracker that `config.tracking` names; call on rank 0 alone.
 
@@ -60,6 +61,7 @@ def open_tracker(
       run_dir: the run folder, which exists; whatever a tracker writes lies inside.
       resolved: the whole config as plain values, as `config.yaml` holds it.
       environment: versions and hardware, as the record holds them.
+      resumed: where the run goes on, and up to where it has been before.
 
     Never raises for a tracker's sake: one that fails, here or later, is reported once
     on the logger "duet" and left behind.
@@ -70,7 +72,7 @@ def open_tracker(
         "world_size": world_size,
         "environment": environment,
     }
-    return _Guarded(config, run_dir, details)
+    return _Guarded(config, run_dir, details, resumed)
 
 
 def scalars(row: Row) -> Row:
@@ -90,12 +92,18 @@ def scalars(row: Row) -> Row:
 class _Guarded:
     """A tracker whose failure costs a warning, never the run."""
 
-    def __init__(self, config: Config, run_dir: Path, details: dict[str, Any]):
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        details: dict[str, Any],
+        resumed: Row | None,
+    ):
         self._name, self._run_dir = config.tracking.name, run_dir
         self._failed = False
         self._tracker: Tracker = _Nothing()
         try:
-            self._tracker = TRACKERS[self._name](config, run_dir, details)
+            self._tracker = TRACKERS[self._name](config, run_dir, details, resumed)
         except Exception as cause:
             self._warn(cause)
 
@@ -139,10 +147,22 @@ class _Nothing:
 
 
 class _WandB:
-    """Offline where there is no key or no network, unless WANDB_MODE says otherwise."""
+    """Offline where there is no key or no network, unless WANDB_MODE says otherwise.
 
-    def __init__(self, config: Config, run_dir: Path, details: dict[str, Any]):
+    W&B can only truncate a run's history on its server, and in a feature that it calls
+    beta. So what a resumed run does again is not sent again, and shows as it was sent.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        details: dict[str, Any],
+        resumed: Row | None,
+    ):
         import wandb
+
+        self._sent = 0 if resumed is None else resumed["again_until"]
 
         # Global as well as per run: the login speaks before the run has settings.
         shared = wandb.setup(wandb.Settings(silent=True, quiet=True)).settings
@@ -184,7 +204,8 @@ class _WandB:
             self._run.define_metric(f"{namespace}/*", step_metric="step")
 
     def log(self, row: Row) -> None:
-        self._run.log({"step": row["step"], **scalars(row)})
+        if row["step"] > self._sent:
+            self._run.log({"step": row["step"], **scalars(row)})
 
     def finish(self, summary: dict[str, Any]) -> None:
         from wandb.util import make_safe_for_json
@@ -239,14 +260,23 @@ def _reachable(url: str) -> bool:
 class _TensorBoard:
     """Event files under `tensorboard/`, one for each time the run is opened.
 
-    Written record by record: tensorboard's `EventFileWriter` would do, but imports
-    TensorFlow wherever it is installed, and that must not enter a training process.
+    A resumed run begins its own with the event at which TensorBoard drops the steps
+    that are done again. Written record by record: tensorboard's `EventFileWriter` would
+    do, but imports TensorFlow wherever it is installed, and that must not enter a
+    training process.
     """
 
-    def __init__(self, config: Config, run_dir: Path, details: dict[str, Any]):
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        details: dict[str, Any],
+        resumed: Row | None,
+    ):
         # Its names are made when it is imported, where pyright does not see them.
         from tensorboard.compat.proto.event_pb2 import (
             Event,  # pyright: ignore[reportAttributeAccessIssue]
+            SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
         )
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -256,6 +286,9 @@ class _TensorBoard:
         self._event = Event
         self._writer = RecordWriter((folder / name).open("xb"))
         self._write(file_version="brain.Event:2")
+        if resumed is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._write(step=resumed["step"] + 1, session_log=start)
 
     def log(self, row: Row) -> None:
         values = [

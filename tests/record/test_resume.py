@@ -239,7 +239,7 @@ def test_the_record_ends_at_the_step_and_says_that_it_goes_on(run, step):
     assert rows == before[: 2 * step]  # byte for byte, two rows for each step
     assert read_rows(run)[-1] == {
         **{"kind": "resume", "step": step, "framework": "torch", "world_size": 2},
-        **{"source": str(run), "left_out": [], "differences": []},
+        **{"source": str(run), "left_out": [], "differences": [], "again_until": 4},
     }
     assert steps(run) == [saved for saved in (2, 4) if saved <= step]
     gone = {"summary.json", "final.safetensors", REQUEUE}
@@ -369,7 +369,7 @@ def leg(given: Config, stop_after: int | None = None, save=lambda record: None) 
             recorder.save(window, {"weights": WEIGHTS}, {"finite_steps": 3})
             save(recorder)
             if window.steps.stop == stop_after:
-                recorder.stopped(window, "SIGTERM")
+                recorder.stopped(window.steps.stop, "SIGTERM")
                 recorder.stop_if(recorder.failure is not None)
                 raise StoppedError(f"stopped by SIGTERM after step {stop_after}")
         recorder.finish(WEIGHTS, peak_memory_bytes=2**30)
@@ -484,6 +484,6 @@ def test_other_ranks_save_nothing_and_mark_nothing(tmp_path):
     with Recorder(folder, given, plan, replace(FACTS, rank=1)) as recorder:
         (window, *_) = plan.windows(2, 1)
         recorder.save(window, {"weights": WEIGHTS}, {})
-        recorder.stopped(window, "SIGTERM")
+        recorder.stopped(window.steps.stop, "SIGTERM")
         assert not recorder.time_is_up()
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "logs"}

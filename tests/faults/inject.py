@@ -1,0 +1,142 @@
+"""What a rank runs first so that something goes wrong in it at a point of its run."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+Action = Callable[[], object]
+
+
+def at(target: str, action: Action, call: int = 1, after: bool = False) -> None:
+    """Act when a function is called: `at("record.checkpoint:write_file", kill, 2)`.
+
+    Args:
+      call: the first is 1.
+      after: once it has done its work, rather than before.
+    """
+    module, _, path = target.partition(":")
+    place: Any = import_module(module)
+    *classes, name = path.split(".")
+    for part in classes:
+        place = getattr(place, part)
+    original, calls = getattr(place, name), [0]
+
+    def faulty(*arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call and not after:
+            action()
+        result = original(*arguments, **named)
+        if calls[0] == call and after:
+            action()
+        return result
+
+    setattr(place, name, faulty)
+
+
+def at_step(step: int, action: Action) -> None:
+    """Act before a step, from 1, is taken, in whichever twin this process has."""
+    module = import_module(f"{twin()}_impl.train")
+    original, done = module.batch_draws, []
+
+    def faulty(config: Any, plan: Any, index: int, rows: Any) -> Any:
+        if index + 1 == step and not done:
+            done.append(True)
+            action()
+        return original(config, plan, index, rows)
+
+    module.batch_draws = faulty
+
+
+def in_twin(name: str, action: Action, call: int = 1) -> None:
+    """Act when the loop calls a function of its own twin: `start`, `evaluate`."""
+    at(f"{twin()}_impl.train:{name}", action, call)
+
+
+def twin() -> str:
+    return "jax" if "jax_impl.train" in sys.modules else "torch"
+
+
+def send(number: int) -> Action:
+    return lambda: os.kill(os.getpid(), number)
+
+
+kill, freeze = send(signal.SIGKILL), send(signal.SIGSTOP)
+terminate, interrupt = send(signal.SIGTERM), send(signal.SIGINT)
+notify = send(signal.SIGUSR1)
+
+
+def sleep(seconds: float) -> Action:
+    return lambda: time.sleep(seconds)
+
+
+def later(seconds: float, action: Action) -> Action:
+    """From another thread, wherever the main thread is by then."""
+    return lambda: threading.Timer(seconds, action).start()
+
+
+def one_after_another(*actions: Action) -> Action:
+    def act() -> None:
+        for action in actions:
+            action()
+
+    return act
+
+
+def fail(error: BaseException) -> Action:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+disk_fails = fail(OSError(errno.EIO, os.strerror(errno.EIO)))
+disk_is_full = fail(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
+def fill(folder: str) -> Action:
+    """Leave no room on the file system of a folder."""
+
+    def act() -> None:
+        with Path(folder, "ballast").open("wb", buffering=0) as file:
+            while True:
+                try:
+                    file.write(bytes(4096))
+                except OSError:
+                    return
+
+    return act
+
+
+def touch(path: str) -> Action:
+    return lambda: Path(path).touch()
+
+
+def set_clock_back(seconds: float) -> Action:
+    def act() -> None:
+        right = time.time
+        time.time = lambda: right() - seconds
+
+    return act
+
+
+def not_a_number() -> None:
+    """Pixels of this rank become NaN."""
+    module = import_module(f"{twin()}_impl.train")
+    original = module.pixel_affine
+
+    def poisoned(config: Any) -> Any:
+        return tuple(constant * float("nan") for constant in original(config))
+
+    module.pixel_affine = poisoned
+
+
+def run(*command: str) -> Action:
+    return lambda: subprocess.run(command, check=True)

@@ -1,0 +1,340 @@
+"""Faults that take more than one run, or another way to start one."""
+
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from record.run import read_run
+from report.parity import leaf_differences, losses, relative_difference
+from tests.conftest import NO_GPU, ROOT, clean_environment
+from tests.faults.forks import SCRIPTS
+from tests.faults.ranks import Forks
+from tests.faults.rows import HEAD, Bench, expect, same_bits, short
+from tests.faults.table import RECIPE
+
+CANARY = "0123456789abcdef0123456789abcdef01234567"
+BOUND = 1e-10  # of the contract, in fp64
+FP64 = ["precision=fp64", "optim=adamw"]
+
+
+@dataclass(frozen=True)
+class More:
+    """A row whose fault is code of its own.
+
+    Args:
+      happens: makes it happen; what was seen.
+    """
+
+    name: str
+    promised: str
+    happens: Callable[[Bench], str]
+
+
+def fresh(bench: Bench, name: str) -> Path:
+    run = bench.folder / name
+    shutil.rmtree(run, ignore_errors=True)
+    return run
+
+
+def trained(bench: Bench, run: Path, *overrides: str, processes: int = 2) -> str:
+    ranks = bench.forks.start(*overrides, f"run.dir={run}", processes=processes)
+    statuses = ranks.wait()
+    ranks.end()
+    expect(statuses == [0] * processes, f"left with {statuses}\n{ranks.said()}")
+    return ranks.said()
+
+
+def killed(bench: Bench, run: Path, *overrides: str, processes: int = 2) -> None:
+    """A run ended by SIGKILL in step 18, with checkpoints up to 15."""
+    code = HEAD.format(rank=0) + "at_step(18, kill)"
+    ranks = bench.forks.start(
+        *overrides, f"run.dir={run}", processes=processes, faults={0: code}
+    )
+    statuses = ranks.wait()
+    ranks.end()
+    expect(statuses[0] == -9, f"left with {statuses}\n{ranks.said()}")
+
+
+def difference(one: Path, other: Path) -> float:
+    first, second = read_run(one), read_run(other)
+    curve = relative_difference(losses(first), losses(second)).max()
+    return max(curve, *leaf_differences(first.weights, second.weights).values())
+
+
+def within(bench: Bench, one: Path, other: Path) -> str:
+    apart = difference(one, other)
+    expect(apart <= BOUND, f"{apart:.1e} apart")
+    return f"{apart:.1e} from the uninterrupted run at most"
+
+
+def elsewhere(processes: int, *changes: str) -> Callable[[Bench], str]:
+    """Killed on two ranks and gone on with otherwise, in fp64."""
+
+    def happens(bench: Bench) -> str:
+        whole, run = fresh(bench, "whole64"), fresh(bench, "elsewhere")
+        trained(bench, whole, *RECIPE, *FP64)
+        killed(bench, run, *RECIPE, *FP64)
+        trained(bench, run, *RECIPE, *FP64, *changes, processes=processes)
+        return within(bench, whole, run)
+
+    return happens
+
+
+def in_the_other_framework(bench: Bench) -> str:
+    """Every 20 steps in the other one; stopped by a file each time."""
+    other = {"torch": "jax", "jax": "torch"}[bench.forks.framework]
+    recipe = [*RECIPE, *FP64, "train.steps=100"]
+    whole, run = fresh(bench, "whole100"), fresh(bench, "swapped")
+    trained(bench, whole, *recipe, processes=1)
+    with Forks(other, bench.forks.data) as others:
+        for turn in range(5):
+            forks = (bench.forks, others)[turn % 2]
+            step = 20 * (turn + 1)
+            code = HEAD.format(rank=0) + f"at_step({step}, touch('{run}/STOP'))"
+            ranks = forks.start(
+                *recipe,
+                f"run.dir={run}",
+                processes=1,
+                faults={0: code} if step < 100 else {},
+            )
+            statuses = ranks.wait()
+            ranks.end()
+            expect(statuses == [75 if step < 100 else 0], ranks.said())
+    went_on = [(r["step"], r["framework"]) for r in read_run(run).of_kind("resume")]
+    expect([step for step, _ in went_on] == [20, 40, 60, 80], f"{went_on}")
+    return f"swapped after steps 20, 40, 60, 80; {within(bench, whole, run)}"
+
+
+def two_in_one_folder(bench: Bench) -> str:
+    run = fresh(bench, "shared")
+    code = HEAD.format(rank=0) + "at_step(18, sleep(12))"
+    first = bench.forks.start(
+        *RECIPE,
+        "parallel.timeout_seconds=30",
+        f"run.dir={run}",
+        faults={0: code},
+    )
+    while not (run / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    second = bench.forks.start(*RECIPE, f"run.dir={run}")
+    statuses = second.wait(11)
+    second.end()
+    said = second.said()
+    line = re.search("error: .* is being written by process .*", said)
+    expect(statuses == [2, 2] and line is not None, f"{statuses}\n{said}")
+    expect(first.wait() == [0, 0], first.said())
+    same_bits(bench.whole, run)
+    assert line is not None
+    return f"“{short(line[0], run)}”; the first as uninterrupted, bit for bit"
+
+
+def other_world_of_local_norm(bench: Bench) -> str:
+    recipe = [
+        *("experiment=cifar10_resnet9", "data=synthetic", "model.width=0.0625"),
+        *("task.image_shape=[16,16,3]", "train.global_batch=16"),
+        *("data.train_examples=640", "data.test_examples=32", "model.norm.sync=false"),
+        *(*RECIPE, "train.steps=20"),
+    ]
+    run = fresh(bench, "local")
+    killed(bench, run, *recipe)
+    ranks = bench.forks.start(*recipe, f"run.dir={run}", processes=1)
+    statuses = ranks.wait()
+    ranks.end()
+    expect(statuses == [2], ranks.said())
+    expect("world_size is 1, was 2" in ranks.said(), ranks.said())
+    return "“world_size is 1, was 2, and model.norm.sync=false …”, status 2"
+
+
+def restarts(bench: Bench) -> str:
+    """torchrun starts both ranks anew, twice, without being told a run.dir."""
+    place = fresh(bench, "torchrun")
+    place.mkdir()
+    fault = HEAD.format(rank=0) + (
+        "tries = int(os.environ['TORCHELASTIC_RESTART_COUNT'])\n"
+        "if os.environ['RANK'] == str(tries): at_step((13, 23, 99)[tries], kill)"
+    )
+    script = ROOT / "tests" / "faults" / "faulty.py"
+    loopback = {"GLOO_SOCKET_IFNAME": "lo", "DUET_FAULT": fault}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node=2", "--max-restarts=2", str(script)),
+            *(str(ROOT / SCRIPTS[bench.forks.framework]), *RECIPE),
+            "parallel.timeout_seconds=60",
+        ],
+        cwd=place,
+        env=clean_environment() | NO_GPU | loopback | {"DUET_DATA": str(place)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    said = done.stdout + done.stderr
+    expect(done.returncode == 0, said)
+    (run,) = place.glob("runs/*")
+    steps = [row["step"] for row in read_run(run).of_kind("resume")]
+    expect(len(steps) == 2, f"gone on with after {steps}\n{said}")
+    same_bits(bench.whole, run)
+    return (
+        f"gone on with after steps {steps[0]} and {steps[1]} in one folder, bit for bit"
+    )
+
+
+def refuses(connection: socket.socket) -> None:
+    with connection:
+        connection.recv(1 << 16)
+        body = b'{"errors":[{"message":"user is not logged in"}]}'
+        head = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: {len(body)}\r\n"
+        connection.sendall(f"{head}Connection: close\r\n\r\n".encode() + body)
+
+
+def answers_never(connection: socket.socket) -> None:
+    with connection:
+        time.sleep(600)
+
+
+def wandb(behaves: Callable[[socket.socket], None] | None) -> Callable[[Bench], str]:
+    """A run mirrored to a server that is none, refuses, or stays silent."""
+
+    def serve(server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            assert behaves is not None
+            threading.Thread(target=behaves, args=(connection,), daemon=True).start()
+
+    def happens(bench: Bench) -> str:
+        run = fresh(bench, "mirrored")
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            if behaves is None:
+                server.close()
+            else:
+                threading.Thread(target=serve, args=(server,), daemon=True).start()
+            begin = time.monotonic()
+            ranks = bench.forks.start(
+                *(*RECIPE, "tracking=wandb", f"run.dir={run}"),
+                WANDB_MODE="",
+                WANDB_API_KEY=CANARY,
+                WANDB_BASE_URL=f"http://127.0.0.1:{port}",
+                HOME=str(bench.folder),
+            )
+            statuses = ranks.wait(300)
+            took = time.monotonic() - begin
+            ranks.end()
+        said = ranks.said()
+        expect(statuses == [0, 0], f"left with {statuses}\n{said}")
+        same_bits(bench.whole, run)
+        expect(CANARY not in said, "the key was printed")
+        files = [path for path in run.rglob("*") if path.is_file()]
+        holds = [path for path in files if CANARY.encode() in path.read_bytes()]
+        expect(not holds, f"the key is in {holds}")
+        return f"whole after {took:.0f} s, bit for bit; the key is in no file"
+
+    return happens
+
+
+def killed_at_random(times: int) -> Callable[[Bench], str]:
+    """One run of digits_cnn, SIGKILLed again and again, both ranks or one of them."""
+
+    def happens(bench: Bench) -> str:
+        draw = random.Random(0)
+        recipe = [
+            *("experiment=digits_cnn", "train.steps=300", "train.window_steps=2"),
+            *("checkpoint.every_steps=4", "train.evaluate_every_epochs=5"),
+        ]
+        whole, run = fresh(bench, "whole-cnn"), fresh(bench, "killed")
+        trained(bench, whole, *recipe)
+        done = last = furthest = 0
+        while done < times:
+            # Further each time, so that it ends; anywhere, also in start-up and saves.
+            step = min(295, last + draw.randint(1, 12))
+            code = f"at_step({step}, later({draw.random() / 5:.3f}, kill))"
+            if draw.random() < 0.2:
+                early = draw.choice(["start", "load", "parallelize"])
+                code = f"in_twin('{early}', later({draw.random() / 5:.3f}, kill))"
+            hit = draw.choice([{0}, {1}, {0, 1}])
+            ranks = bench.forks.start(
+                *recipe,
+                f"run.dir={run}",
+                faults={rank: HEAD.format(rank=rank) + code for rank in hit},
+            )
+            statuses = ranks.wait()
+            ranks.end()
+            expect(None not in statuses, f"hangs: {statuses}\n{ranks.said()}")
+            if statuses == [0, 0]:
+                break
+            expect(-9 in statuses, f"left with {statuses}\n{ranks.said()}")
+            done += 1
+            marked = run.glob("checkpoints/step-*/COMMITTED")
+            last = max((int(path.parent.name[5:]) for path in marked), default=0)
+            furthest = max(furthest, last)
+        expect(done == times, f"the run ended after {done} kills")
+        trained(bench, run, *recipe)
+        same_bits(whole, run)
+        return f"{done} kills, up to step {furthest}; then whole, bit for bit"
+
+    return happens
+
+
+MORE = [
+    More(
+        "gone on with on one rank instead of two, fp64",
+        "the uninterrupted run within 1e-10",
+        elsewhere(1),
+    ),
+    More(
+        "gone on with under parallel=fsdp, fp64",
+        "the uninterrupted run within 1e-10",
+        elsewhere(2, "parallel=fsdp"),
+    ),
+    More(
+        "gone on with in the other framework every 20 steps, fp64",
+        "the unswapped run within 1e-10",
+        in_the_other_framework,
+    ),
+    More(
+        "gone on with on one rank instead of two, model.norm.sync=false",
+        "refused, since it would be another run",
+        other_world_of_local_norm,
+    ),
+    More(
+        "two runs are given one folder",
+        "the second is refused with status 2, the first goes on",
+        two_in_one_folder,
+    ),
+    More(
+        "a rank is killed, twice, under torchrun --max-restarts=2, without run.dir",
+        "torchrun's restart goes on in the same folder by itself",
+        restarts,
+    ),
+    More(
+        "W&B cannot be reached",
+        "the run is whole, and its key in no file",
+        wandb(None),
+    ),
+    More(
+        "W&B refuses the key",
+        "the run is whole, and its key in no file",
+        wandb(refuses),
+    ),
+    More(
+        "W&B never answers",
+        "the run is whole, and its key in no file",
+        wandb(answers_never),
+    ),
+    More(
+        "50 random kills of one digits_cnn run, seed 0",
+        "it comes to its end as the uninterrupted run",
+        killed_at_random(50),
+    ),
+]

@@ -1,0 +1,48 @@
+"""Some rows of the table of faults; `make faults` has all of them."""
+
+import pytest
+
+from tests.faults.more import CANARY, refuses, restarts, wandb
+from tests.faults.rows import Broken, bench, make_happen
+from tests.faults.table import TABLE, Fault
+
+ROWS = (
+    "SIGKILL of rank 0 in a save",
+    "SIGSTOP of rank 1 in a step",
+    "Ctrl-C while steps are compiled or wrapped",
+    "SIGTERM in an evaluation",
+    "a bit of its weights is flipped",
+    "the input of rank 1 is NaN",
+)
+
+
+@pytest.fixture(scope="module", params=["torch", "jax"])
+def ranks(request):
+    with bench(request.param) as ready:
+        yield ready
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_is_promised_of_a_fault_is_kept(ranks, name):
+    (fault,) = [fault for fault in TABLE if fault.name == name]
+    make_happen(fault, ranks)
+
+
+def test_a_promise_that_is_not_kept_is_seen(ranks):
+    quiet = Fault("nothing", "an error", statuses=[2, 2], says="error: ")
+    with pytest.raises(Broken, match=r"left with \[0, 0\]"):
+        make_happen(quiet, ranks)
+
+
+def test_torchruns_restart_goes_on_by_itself(ranks):
+    restarts(ranks)
+
+
+def test_a_key_that_wandb_refuses_is_in_no_file_of_a_run(ranks):
+    assert len(CANARY) == 40
+    wandb(refuses)(ranks)
+
+
+def test_every_row_has_a_name_of_its_own():
+    names = [fault.name for fault in TABLE]
+    assert len(set(names)) == len(names)
