@@ -17,7 +17,9 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -92,16 +94,19 @@ def start(config: Config, processes: Processes) -> World:
         device = torch.device(_accelerator_type(), processes.local_rank)
         torch.accelerator.set_device_index(processes.local_rank)
     if processes.count > 1:
+        # torchrun's store is already there; srun's tasks make one.
+        place = f"tcp://{processes.coordinator}"
+        if processes.launcher == "torchrun":
+            place = "env://"
+        meeting = rendezvous(place, processes.rank, processes.count)
+        store, rank, count = next(meeting)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            # torchrun's store is already there; srun's tasks make one.
-            init_method=(
-                "env://"
-                if processes.launcher == "torchrun"
-                else f"tcp://{processes.coordinator}"
-            ),
-            rank=processes.rank,
-            world_size=processes.count,
+            # torchrun keeps its store over a restart, and in it the addresses of the
+            # ranks that are gone; gloo would wait for them.
+            store=PrefixStore(f"restart {processes.restart}", store),
+            rank=rank,
+            world_size=count,
             timeout=COLLECTIVE_TIMEOUT,
         )
     fsdp = config.parallel.name == "fsdp" and processes.count > 1
