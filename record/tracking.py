@@ -75,17 +75,17 @@ def open_tracker(
     return _Guarded(config, run_dir, details, resumed)
 
 
-def scalars(row: Row) -> Row:
-    """A row's metrics under the names trackers show; lists stay in the run folder.
+def named(row: Row) -> Row:
+    """A row's metrics under the names that trackers show.
 
-    >>> scalars({"kind": "evaluation", "step": 20, "accuracy": 0.9, "ranks": [1, 2]})
+    >>> named({"kind": "evaluation", "step": 20, "accuracy": 0.9})
     {'test/accuracy': 0.9}
     """
     namespace = NAMESPACES[row["kind"]]
     return {
         f"{namespace}/{name}": value
         for name, value in row.items()
-        if name not in ("kind", "step") and not isinstance(value, list)
+        if name not in ("kind", "step")
     }
 
 
@@ -205,7 +205,7 @@ class _WandB:
 
     def log(self, row: Row) -> None:
         if row["step"] > self._sent:
-            self._run.log({"step": row["step"], **scalars(row)})
+            self._run.log({"step": row["step"], **named(row)})
 
     def finish(self, summary: dict[str, Any]) -> None:
         from wandb.util import make_safe_for_json
@@ -293,8 +293,8 @@ class _TensorBoard:
     def log(self, row: Row) -> None:
         values = [
             {"tag": tag, "simple_value": float(value)}
-            for tag, value in scalars(row).items()
-            if value is not None
+            for tag, value in named(row).items()
+            if value is not None and not isinstance(value, list)
         ]
         self._write(step=row["step"], summary={"value": values})
         if row["kind"] != "step":
@@ -361,7 +361,7 @@ def _file_name(run_id: str) -> str:
 
 
 def _row_of(logged: Row) -> Row:
-    """The inverse of `scalars`: a row of `metrics.jsonl` from one of W&B's history.
+    """The inverse of `named`: a row of `metrics.jsonl` from one of W&B's history.
 
     >>> _row_of({"_step": 7, "step": 20, "test/accuracy": 0.9})
     {'kind': 'evaluation', 'step': 20, 'accuracy': 0.9}

@@ -7,9 +7,15 @@ import pytest
 # Public names that one twin has and the other has no use for, by file, with the reason.
 ALONE: dict[str, dict[str, str]] = {
     "parallel.py": {
-        "only_the_last": "DDP shares gradients when asked, jit when they are read",
+        "only_the_last": "DDP shares gradients within the backward pass",
+        "share_gradients": "DDP and fully_shard do, within the backward pass",
+        "shards": "fully_shard chooses the axis by itself",
+        "share_statistics": "in JAX they come with the gradients",
     },
-    "weights.py": {"load_array": "Flax's layouts are the canonical ones already"},
+    "weights.py": {
+        "load_array": "Flax's layouts are the canonical ones already",
+        "canonical_shape": "for the same reason",
+    },
     "step.py": {"TrainState": "a pure step hands its state on; torch updates in place"},
 }
 

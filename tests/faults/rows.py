@@ -1,6 +1,5 @@
 """A row of the table made to happen, and what was seen."""
 
-import json
 import re
 import shutil
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from record.run import read_run
+from record.run import read_rows, read_run
 from tests.faults.ranks import Forks, Ranks
 from tests.faults.table import RECIPE, Fault
 
@@ -109,7 +108,7 @@ def go_on(overrides: list[str], run: Path, bench: Bench) -> str:
     expect(not (run / "REQUEUE").exists(), "REQUEUE is still there")
     expect(not list(run.rglob("*.partial")), "a file is half-written")
     expect(not list(run.rglob(".saving-*")), "a checkpoint is half-written")
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    rows = read_rows(run)
     resumed = [row for row in rows if row["kind"] == "resume"]
     if not resumed:
         return "begun anew"

@@ -369,7 +369,7 @@ def test_tensorboard_shows_the_metrics_by_the_same_names(tmp_path):
     }
     expected: dict[str, list] = {}
     for row in metrics():
-        for tag, value in tracking.scalars(row).items():
+        for tag, value in tracking.named(row).items():
             if value is not None:  # a regression's accuracy, which has no point
                 expected.setdefault(tag, []).append((row["step"], value))
     assert seen.keys() == expected.keys()

@@ -12,7 +12,7 @@ from typing import Any
 from recipe.config import from_yaml
 from record.run import read_environment, read_rows, read_summary
 from record.schema import strict_json
-from record.tracking import scalars
+from record.tracking import named
 
 
 def mirrored(folder: Path) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def mirrored(folder: Path) -> dict[str, Any]:
         "environment": read_environment(folder),
     }
     history = [
-        {"_step": number, "step": row["step"], **scalars(row)}
+        {"_step": number, "step": row["step"], **named(row)}
         for number, row in enumerate(read_rows(folder))
     ]
     return {
