@@ -31,9 +31,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-# Two at a time: most of a test is waiting for a process to import its framework.
+# Three at a time, on two cores too: much of a test is waiting for processes to meet.
 test: setup ## every test and doctest; those for GPUs are skipped
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: setup ## ruff, pyright and the import contracts: what may not be merged broken
 	$(PY) -m ruff check

@@ -241,7 +241,7 @@ class Heartbeat:
             peer.socket.close()
             if self._peers.get(peer.rank) is peer:
                 del self._peers[peer.rank]
-            if not greeted and not peer.parted:
+            if self._rank == 0 and not greeted and not peer.parted:
                 pass  # it has given up waiting for an answer, and asks again
             elif not peer.parted:
                 self._lose(peer.rank, "has ended", peer.place)
