@@ -103,7 +103,10 @@ def check_parity(config: ParityConfig) -> None:
     runs = {t: trained(t) for t in todo if not t.nudge}
     runs |= train_at_once([t for t in todo if t.nudge], trained)
     labelled = {t.label: run for t, run in runs.items()}
-    conclude(folder, judge(config, runs), labelled, console)
+    verdict = judge(config, runs)
+    if verdict.verdict != IDENTICAL:
+        verdict.notes.append("where: trace=1 takes the first step apart, by layers")
+    conclude(folder, verdict, labelled, console)
 
 
 def compare_runs(config: ParityConfig) -> None:

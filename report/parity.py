@@ -174,7 +174,10 @@ def leaf_differences(a: Weights, b: Weights) -> dict[str, float]:
     for name in sorted(a.keys() | b.keys()):
         shapes = [w[name].shape if name in w else "absent" for w in (a, b)]
         if shapes[0] != shapes[1]:
-            raise RecordError(f"parameter {name} is {shapes[0]} in one, {shapes[1]}")
+            raise RecordError(
+                f"parameter {name} is {shapes[0]} in the one and {shapes[1]} in the "
+                "other: runs of different models are not compared"
+            )
     return {name: _leaf_difference(a[name], b[name]) for name in a}
 
 
