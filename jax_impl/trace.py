@@ -51,7 +51,7 @@ def trace_step(
         outputs[call] = output
         return output
 
-    scale = 1.0 if state.loss_scale is None else state.loss_scale.value
+    scale = 1.0 if state.loss_scale is None else float(state.loss_scale.value)
     model = nnx.merge(graphdef, state.params, state.statistics)
     for path, module in list(nnx.iter_modules(model)):
         _observe(module, canonical_name(path) or "model", keep_output)

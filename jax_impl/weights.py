@@ -26,13 +26,10 @@ def load_weights(
       ConfigError: if the model holds other leaves than `weights`.
     """
     graphdef, state = nnx.split(model)
-    leaves = {canonical_name(path): leaf for path, leaf in nnx.to_flat_state(state)}
-    check_leaves({n: leaf.get_value().shape for n, leaf in leaves.items()}, weights)
+    leaves = nnx.to_flat_state(state)
+    check_leaves({canonical_name(p): v.get_value().shape for p, v in leaves}, weights)
     filled = nnx.from_flat_state(
-        [
-            (path, leaf.replace(weights[canonical_name(path)]))
-            for path, leaf in nnx.to_flat_state(state)
-        ]
+        [(p, variable.replace(weights[canonical_name(p)])) for p, variable in leaves]
     )
     params, statistics = nnx.split_state(filled, nnx.Param, nnx.BatchStat)
     return graphdef, params, statistics

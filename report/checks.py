@@ -13,7 +13,7 @@ from recipe.errors import RecordError
 from record.disk import parse_json, read_text
 from record.run import read_environment, read_rows, read_summary
 from report.cells import Cell
-from report.parity import DIFFERENT, IDENTICAL
+from report.parity import DIFFERENT, IDENTICAL, worst
 from report.recipes import Recipe, read_recipe
 from report.runs import LeftOut, train_number
 
@@ -59,9 +59,7 @@ class Check:
     @property
     def verdict(self) -> str:
         """Of every comparison: one that failed, and all has."""
-        found = {c.verdict for c in self.comparisons}
-        others = sorted(found - {IDENTICAL})  # "different" comes before "undecided"
-        return others[0] if others else IDENTICAL
+        return worst(c.verdict for c in self.comparisons)
 
     def answers_for(self, cell: Cell, recipe: Recipe) -> bool:
         """Whether a cell computes what was checked, in the same precision."""

@@ -6,7 +6,7 @@ itself after its initial weights were moved by one unit in the last place: the c
 In fp64 there is room enough to do without: a difference there is a bug, not rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -382,6 +382,16 @@ def _judge_score(
         )
 
 
+def worst(verdicts: Iterable[str]) -> str:
+    """What several comparisons come to together.
+
+    >>> worst(["identical", "undecided", "identical"])
+    'undecided'
+    """
+    severity = {IDENTICAL: 0, UNDECIDED: 1}  # nothing else is as bad as a difference
+    return max(verdicts, key=lambda v: severity.get(v, 2), default=IDENTICAL)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a parity check came to; `parity.json` holds it.
@@ -402,9 +412,7 @@ class Verdict:
 
     @property
     def verdict(self) -> str:
-        found = {c.verdict for c in self.comparisons}
-        worst_first = DIFFERENT, UNDECIDED
-        return next((v for v in worst_first if v in found), IDENTICAL)
+        return worst(c.verdict for c in self.comparisons)
 
     @property
     def decided_by(self) -> str:

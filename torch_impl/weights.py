@@ -31,11 +31,12 @@ def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
     Raises:
       ConfigError: if the model holds other leaves than `weights`.
     """
-    leaves = {n: canonical_shape(n, t) for n, t in model.state_dict().items()}
-    check_leaves({canonical_name(n): shape for n, shape in leaves.items()}, weights)
+    leaves = model.state_dict()
+    check_leaves(
+        {canonical_name(n): canonical_shape(n, t) for n, t in leaves.items()}, weights
+    )
     tensors = {
-        name: load_array(name, weights[canonical_name(name)], world)
-        for name in model.state_dict()
+        name: load_array(name, weights[canonical_name(name)], world) for name in leaves
     }
     model.load_state_dict(tensors, assign=True)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 
 from data.augment import batch_draws
 from jax_impl import model as jax_model
@@ -14,7 +16,7 @@ from jax_impl import parallel as jax_parallel
 from jax_impl import step as jax_step
 from jax_impl import weights as jax_weights
 from recipe.batch_plan import BatchPlan, rank_slice
-from recipe.config import Config
+from recipe.config import Config, to_config
 from recipe.loss_scale import initial_loss_scale
 from recipe.pixels import pixel_affine
 from recipe.weights import Weights, weight_shapes
@@ -30,6 +32,14 @@ PLAN = BatchPlan(seed=0, examples=EXAMPLES, global_batch=8, steps=5)
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images, labels
 Ended = tuple[np.ndarray, Weights]  # a row of StepMetrics for each step; the weights
+
+
+def config_of(*overrides: str) -> Config:
+    """What these keys compose, on CPUs; for scripts, which have no fixtures."""
+    ConfigStore.instance().store("schema", node=Config)
+    conf = Path(__file__).resolve().parents[2] / "conf"
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return to_config(compose("config", ["platform=cpu", *overrides]))
 
 
 def random_weights(config: Config, seed: int = 0) -> Weights:

@@ -11,18 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
 
-from recipe.config import Config, to_config  # noqa: E402
+from recipe.config import Config  # noqa: E402
 from recipe.processes import from_environment  # noqa: E402
 from recipe.weights import Weights  # noqa: E402
 from tests.twins.steps import (  # noqa: E402
     EXAMPLES,
     Arrays,
+    config_of,
     random_arrays,
     random_weights,
     torch_steps,
@@ -62,11 +61,7 @@ def case(
     name: str, *overrides: str
 ) -> tuple[Config, Weights, Arrays, np.ndarray, float]:
     """A case's config, weights, images with labels, batches and learning rate."""
-    ConfigStore.instance().store("schema", node=Config)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = to_config(
-            compose("config", [*CASES[name], "platform=cpu", *overrides])
-        )
+    config = config_of(*CASES[name], *overrides)
     weights = random_weights(config)
     images, labels = random_arrays(config)
     steps = 20 if CASES[name][: len(HALF)] == HALF else 4

@@ -22,17 +22,20 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from hydra import compose, initialize_config_dir  # noqa: E402
-from hydra.core.config_store import ConfigStore  # noqa: E402
 from jax.sharding import Mesh  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: E402
 
 from jax_impl import parallel as jax_parallel  # noqa: E402
-from recipe.config import Config, to_config  # noqa: E402
+from recipe.config import Config  # noqa: E402
 from recipe.weights import parameter_count  # noqa: E402
-from tests.twins.steps import jax_call, random_arrays, random_weights  # noqa: E402
+from tests.twins.steps import (  # noqa: E402
+    config_of,
+    jax_call,
+    random_arrays,
+    random_weights,
+)
 from torch_impl import model as torch_model  # noqa: E402
 from torch_impl import parallel as torch_parallel  # noqa: E402
 from torch_impl import weights as torch_weights  # noqa: E402
@@ -40,12 +43,6 @@ from torch_impl import weights as torch_weights  # noqa: E402
 BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
 ALONE = torch_parallel.World(0, 1, 1, torch.device("cpu"))
 Collectives = list[tuple[str, int]]
-
-
-def config_of(*overrides: str) -> Config:
-    ConfigStore.instance().store("schema", node=Config)
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return to_config(compose("config", ["platform=cpu", *overrides]))
 
 
 def in_jax(config: Config, devices: int) -> Collectives:
