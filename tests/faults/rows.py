@@ -87,7 +87,7 @@ def make_happen(fault: Fault, bench: Bench) -> str:
     expect(asked == fault.asks, f"REQUEUE is {'' if asked else 'not '}there\n{said}")
     seen = [f"left with {words(statuses)} after {took:.1f} s"]
     if line is not None and fault.says:
-        seen.append(f"“{short(said[line.start() :].splitlines()[0], run)}”")
+        seen.append(f"“{short(said[line.start() :].splitlines()[0], bench, run)}”")
     if fault.damage is not None:
         fault.damage(run)
     if fault.resumes:
@@ -113,7 +113,7 @@ def go_on(overrides: list[str], run: Path, bench: Bench) -> str:
     if not resumed:
         return "begun anew"
     left_out = resumed[-1]["left_out"]
-    why = f", leaving out: {short(left_out[0], run)}" if left_out else ""
+    why = f", leaving out: {short(left_out[0], bench, run)}" if left_out else ""
     return f"gone on with after step {resumed[-1]['step']}{why}"
 
 
@@ -159,10 +159,10 @@ def words(statuses: list[int | None]) -> str:
     return " and ".join(map(str, named))
 
 
-def short(text: str, run: Path) -> str:
+def short(text: str, bench: Bench, run: Path) -> str:
     """Without what differs by machine and moment."""
-    text = text.replace(str(run), "RUN").replace(str(run.parent.parent), "TMP")
-    return re.sub(r"process \d+ on \S+?\)", "process … on …)", text)
+    text = text.replace(str(run), "RUN").replace(str(bench.folder), "TMP")
+    return re.sub(r"process \d+ on [^\s);]+", "process … on …", text)
 
 
 @contextmanager
