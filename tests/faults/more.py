@@ -253,14 +253,14 @@ def killed_at_random(times: int) -> Callable[[Bench], str]:
             *("experiment=digits_cnn", "train.steps=600", "train.window_steps=2"),
             *("checkpoint.every_steps=4", "train.evaluate_every_epochs=5"),
             # No launcher ends a rank whose fellow has died before they met.
-            "parallel.start_timeout_seconds=30",
+            *("parallel.timeout_seconds=20", "parallel.start_timeout_seconds=30"),
         ]
         whole, run = fresh(bench, "whole-cnn"), fresh(bench, "killed")
         trained(bench, whole, *recipe)
         last, hit = 0, Counter[str]()
         for kill in range(times):
             # Further each time, so that it ends; anywhere, also in start-up and saves.
-            where, step = "a step", last + draw.randint(1, 12)
+            where, step = "a step", last + draw.randint(1, 24)
             delay = draw.random() / 50  # of the next few steps and saves
             code = f"at_step({step}, later({delay:.4f}, kill))"
             if draw.random() < 0.2:
