@@ -100,13 +100,13 @@ class AugmentConfig:
 class DataConfig:
     """A dataset of uint8 NHWC images with labels; targets where `classes` is 0."""
 
-    name: str = MISSING
-    root: str = MISSING  # where datasets lie and are acquired to
+    name: str
+    root: str  # where datasets lie and are acquired to
     source: str = "torchvision"  # or tfds: who brings a published dataset here
-    image_shape: list[int] = MISSING  # height, width, channels
-    classes: int = MISSING  # 0: one real target per example (regression)
-    mean: list[float] = MISSING  # per channel, or one for all; pixels in [0, 1]
-    std: list[float] = MISSING
+    image_shape: list[int]  # height, width, channels
+    classes: int  # 0: one real target per example (regression)
+    mean: list[float]  # per channel, or one for all; pixels in [0, 1]
+    std: list[float]
     train_examples: int | None = None  # synthetic and line only; files fix the others
     test_examples: int | None = None
     noise: float = 0.0  # synthetic and line only: standard deviation, pixels in [0, 1]
@@ -190,7 +190,7 @@ class NormConfig:
 class ModelConfig:
     """An architecture by name; its outputs are `data.classes`, or one value."""
 
-    name: str = MISSING
+    name: str
     channels: list[int] = field(default_factory=list)  # cnn: of its two convolutions
     hidden: list[int] = field(default_factory=list)  # mlp and cnn: dense layers' widths
     folder: str | None = None  # own: where its three files are; docs/add-a-model.md
@@ -253,8 +253,8 @@ class OptimConfig:
     the learning rate alone (decoupled).
     """
 
-    name: str = MISSING
-    peak_lr: float = MISSING  # at the global batch; never rescaled silently
+    name: str
+    peak_lr: float  # at the global batch; never rescaled silently
     momentum: float = 0.0  # sgd
     nesterov: bool = False  # sgd
     beta1: float = 0.9  # adamw
@@ -303,7 +303,7 @@ class OptimConfig:
 class ScheduleConfig:
     """How the learning rate moves; the formulas are in `recipe/schedule.py`."""
 
-    name: str = MISSING
+    name: str
     warmup_steps: int = 0  # optimizer steps; one_cycle rises by rise_fraction instead
     end_factor: float = 0.0  # cosine, one_cycle: the last learning rate over the peak
     start_factor: float = 0.04  # one_cycle: the first learning rate over the peak
@@ -360,7 +360,7 @@ class PrecisionConfig:
     products on TF32 units; bf16 and fp16 compute in 16 bits and keep parameters in 32.
     """
 
-    name: str = MISSING
+    name: str
     loss_scale: LossScaleConfig | None = None  # null: the loss is not scaled
 
     def __post_init__(self) -> None:
@@ -380,7 +380,7 @@ class ParallelConfig:
     that each device keeps a share of the parameters and of the optimizer's state.
     """
 
-    name: str = MISSING
+    name: str
     # false: each device trains on its share as if it were alone, to time the same step
     # without the exchange of gradients; no training of anything.
     exchange: bool = True
@@ -410,7 +410,7 @@ class ParallelConfig:
 class TrackingConfig:
     """Where the record is mirrored to, beside the run folder."""
 
-    name: str = MISSING
+    name: str
     project: str = "duet"
     entity: str | None = None
     group: str | None = None  # default: the experiment's name
@@ -428,8 +428,8 @@ class TunedConfig:
     whichever the experiment uses itself.
     """
 
-    sgd: float = MISSING  # peak learning rates
-    adamw: float = MISSING
+    sgd: float  # peak learning rates
+    adamw: float
     warmup_steps: int = 0
 
 
@@ -450,7 +450,7 @@ class TrainConfig:
 
     epochs: int | None = None
     steps: int | None = None  # optimizer steps; wins over epochs where both are given
-    global_batch: int = MISSING  # examples per optimizer step over all devices
+    global_batch: int  # examples per optimizer step over all devices
     accumulate: int = 1  # micro-batches that a global batch is computed in
     label_smoothing: float = 0.0  # share of the target spread evenly over all classes
     seed: int = 0
@@ -526,19 +526,19 @@ class RunConfig:
 class Config:
     """One run, whole."""
 
-    name: str = MISSING  # the experiment's
-    data: DataConfig = MISSING
-    model: ModelConfig = MISSING
-    optim: OptimConfig = MISSING
-    schedule: ScheduleConfig = MISSING
-    precision: PrecisionConfig = MISSING
-    parallel: ParallelConfig = MISSING
-    tracking: TrackingConfig = MISSING
-    tuned: TunedConfig = MISSING
+    name: str  # the experiment's
+    data: DataConfig
+    model: ModelConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    precision: PrecisionConfig
+    parallel: ParallelConfig
+    tracking: TrackingConfig
+    tuned: TunedConfig
     task: TaskConfig = field(default_factory=TaskConfig)
-    train: TrainConfig = MISSING
+    train: TrainConfig
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    run: RunConfig = MISSING
+    run: RunConfig
     devices: int | None = None  # of the whole run; default: one for each process
     platform: str = "auto"  # auto: a GPU where there is one, else the CPU
     deterministic: bool = False  # only kernels that give the same bits every time

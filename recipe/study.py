@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field, replace
 from itertools import product, starmap
 
-from recipe.config import MISSING, Config
+from recipe.config import Config
 from recipe.errors import ConfigError
 
 FRAMEWORKS = ("torch", "jax")
@@ -26,11 +26,11 @@ AXES = {
 class StudyPlan:
     """The axes, every value of one with every value of the others."""
 
-    name: str = MISSING
+    name: str
     # strong: train.global_batch at every world size.  weak: train.global_batch on each
     # device, so a run's is the world size times as large.  strong_accumulate: strong,
     # with train.accumulate divided by the world size, so that micro-batches stay.
-    regime: str = MISSING
+    regime: str
     framework: list[str] = field(default_factory=lambda: list(FRAMEWORKS))
     world_size: list[int] = field(default_factory=lambda: [1, 2])
     precision: list[str] = field(default_factory=lambda: ["fp32"])
@@ -82,7 +82,7 @@ class StudyPlan:
 class ClusterConfig:
     """Where the cells of a study run, and with how much of it."""
 
-    name: str = MISSING
+    name: str
     gpus_per_node: int = 0  # 0: on CPUs
     tasks_per_node: int | None = None  # devices of a node; default: its GPUs, else 1
     cores_per_device: int | None = None  # local default: cores over the largest world
@@ -114,8 +114,8 @@ class ClusterConfig:
 class StudyConfig(Config):
     """A study: the run above at every point of the plan."""
 
-    study: StudyPlan = MISSING
-    cluster: ClusterConfig = MISSING
+    study: StudyPlan
+    cluster: ClusterConfig
     dry_run: bool = False
 
     def __post_init__(self) -> None:
