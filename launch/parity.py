@@ -33,10 +33,11 @@ from launch.trainings import (  # noqa: E402
     train_at_once,
     typed_keys,
 )
-from recipe.config import ParityConfig, check_world  # noqa: E402
 from recipe.errors import ConfigError  # noqa: E402
+from recipe.parity import ParityConfig  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
 from recipe.sharding import check_shards  # noqa: E402
+from recipe.world import check_world  # noqa: E402
 from record.run import Run, read_run  # noqa: E402
 from record.weights import check_weights  # noqa: E402
 from report.parity import (  # noqa: E402

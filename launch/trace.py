@@ -9,10 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from launch.trainings import Training, make_folder, train, train_at_once, typed_keys
-from recipe.config import ParityConfig, check_world
 from recipe.errors import ConfigError
+from recipe.parity import ParityConfig
 from recipe.processes import Processes
 from recipe.weights import Weights
+from recipe.world import check_world
 from record.run import Run
 from record.trace import Trace, read_trace
 from report.parity import BOUNDS, IDENTICAL

@@ -16,8 +16,8 @@ import psutil
 from hydra.core.hydra_config import HydraConfig
 
 from launch.cli import ROOT
-from recipe.config import ParityConfig
 from recipe.errors import ConfigError, DuetError
+from recipe.parity import ParityConfig
 from record.run import Run, check_folder, read_run
 
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}

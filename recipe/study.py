@@ -6,6 +6,7 @@ from itertools import product, starmap
 
 from recipe.config import Config
 from recipe.errors import ConfigError
+from recipe.fields import at_least, one_of
 
 FRAMEWORKS = ("torch", "jax")
 REGIMES = ("strong", "strong_accumulate", "weak")
@@ -46,10 +47,7 @@ class StudyPlan:
     parity: list[str] = field(default_factory=list)  # overrides of its parity check
 
     def __post_init__(self) -> None:
-        if self.regime not in REGIMES:
-            raise ConfigError(
-                f"study.regime={self.regime} is unknown; one of: {', '.join(REGIMES)}"
-            )
+        one_of("study.regime", self.regime, REGIMES)
         for axis in AXES:
             values = getattr(self, axis)
             if not values or len(set(values)) < len(values):
@@ -92,18 +90,10 @@ class ClusterConfig:
     exclusive: bool = True  # a node is a cell's alone, since its times count
 
     def __post_init__(self) -> None:
-        if self.name not in CLUSTERS:
-            raise ConfigError(
-                f"cluster={self.name} is unknown; one of: {', '.join(CLUSTERS)}"
-            )
-        if self.gpus_per_node < 0:
-            raise ConfigError(
-                f"cluster.gpus_per_node must be at least 0, got {self.gpus_per_node}"
-            )
+        one_of("cluster", self.name, CLUSTERS)
+        at_least("cluster.gpus_per_node", self.gpus_per_node, 0)
         for key in "tasks_per_node", "cores_per_device", "minutes":
-            given = getattr(self, key)
-            if given is not None and given < 1:
-                raise ConfigError(f"cluster.{key} must be at least 1, got {given}")
+            at_least(f"cluster.{key}", getattr(self, key), 1)
 
     @property
     def devices_per_node(self) -> int:

@@ -19,8 +19,10 @@ from safetensors.numpy import load_file
 
 import record.run
 from recipe.batch_plan import BatchPlan
-from recipe.config import Config, RunConfig, TrainConfig, recipe_hash
+from recipe.config import Config, recipe_hash
 from recipe.errors import DivergedError, RecordError
+from recipe.execution import RunConfig
+from recipe.experiment import TrainConfig
 from recipe.weights import Weights
 from record.environment import describe_environment
 from record.run import (
