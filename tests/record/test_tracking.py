@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from recipe.config import Config
-from recipe.execution import CheckpointConfig, ParallelConfig, TrackingConfig
+from recipe.execution import CheckpointConfig, ParallelConfig, RunConfig, TrackingConfig
 from recipe.experiment import (
     DataConfig,
     ModelConfig,
@@ -61,6 +61,7 @@ def config(tracker: str, **fields) -> Config:
         tuned=TunedConfig(sgd=0.1, adamw=0.001),
         train=TrainConfig(steps=400, global_batch=8),
         checkpoint=CheckpointConfig(),
+        run=RunConfig(),
     )
 
 
