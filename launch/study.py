@@ -52,7 +52,8 @@ from recipe.sharding import check_shards  # noqa: E402
 from recipe.study import AXES, Cell, StudyConfig, StudyPlan, cells, points  # noqa: E402
 from recipe.world import check_world  # noqa: E402
 from record.disk import to_json, write_whole  # noqa: E402
-from record.run import check_folder, read_summary  # noqa: E402
+from record.folder import check_folder  # noqa: E402
+from record.run import read_summary  # noqa: E402
 from record.weights import check_weights  # noqa: E402
 from report.parity import IDENTICAL  # noqa: E402
 

@@ -18,7 +18,8 @@ from hydra.core.hydra_config import HydraConfig
 from launch.cli import ROOT
 from recipe.errors import ConfigError, DuetError
 from recipe.parity import ParityConfig
-from record.run import Run, check_folder, read_run
+from record.folder import check_folder
+from record.run import Run, read_run
 
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 # What parity decides for each training; the rest is handed on as it was typed.

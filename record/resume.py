@@ -22,7 +22,8 @@ from record.checkpoint import (
     read_checkpoint,
 )
 from record.disk import parse_json, read_text, recording, write_whole
-from record.run import check_folder, create_folder, read_summary
+from record.folder import check_folder, create_folder
+from record.run import read_summary
 from record.stopping import REQUEUE, mark_requeue
 
 ABSENT = "nothing"

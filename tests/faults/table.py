@@ -244,7 +244,7 @@ TABLE = [
     Fault(
         "the disk fails while recording (EIO)",
         "all ranks stop with one line, status 2; what is written is kept",
-        "at('record.run:strict_json', disk_fails, 18)",
+        "at('record.recorder:strict_json', disk_fails, 18)",
         ranks=[0],
         statuses=[2, 2],
         says="error: cannot write .*Input/output error",
