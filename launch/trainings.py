@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 from hydra.core.hydra_config import HydraConfig
 
-from launch.cli import ROOT
+from launch.overrides import ROOT
 from recipe.errors import ConfigError, DuetError
 from recipe.parity import ParityConfig
 from record.folder import check_folder
