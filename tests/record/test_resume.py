@@ -19,17 +19,8 @@ from record.run import read_rows, read_run, read_summary
 from record.schema import strict_json
 from record.stopping import REQUEUE
 from tests.record.test_checkpoint import checkpoint, cut, steps
-from tests.record.test_run import (
-    FACTS,
-    LOSSES,
-    NORMS,
-    SCORES,
-    WEIGHTS,
-    contents,
-    diverged,
-    finished,
-    recipe,
-)
+from tests.record.test_folder import contents, diverged, finished
+from tests.record.test_run import FACTS, LOSSES, NORMS, SCORES, WEIGHTS, recipe
 
 
 def config(folder: Path | None, *, resume: str | Path = "auto", **changes) -> Config:
