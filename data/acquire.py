@@ -23,8 +23,8 @@ from typing import NamedTuple
 from data import decoded, idx, tfds
 from data.arrays import Arrays, check
 from data.cifar import read_cifar
-from recipe.config import SOURCES
 from recipe.errors import DataError, DuetError
+from recipe.experiment import SOURCES
 
 # Debian's package dataset-fashion-mnist installs the published files here, so that a
 # machine without internet can train on real images.

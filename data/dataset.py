@@ -11,8 +11,8 @@ import numpy as np
 
 from data import decoded, digits, synthetic
 from data.arrays import Arrays, check, fingerprint
-from recipe.config import DataConfig
 from recipe.errors import ConfigError, DataError
+from recipe.experiment import DataConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -21,8 +21,8 @@ from typing import IO, Any
 import numpy as np
 
 from data.arrays import Arrays, fingerprint
-from recipe.config import DataConfig
 from recipe.errors import DataError
+from recipe.experiment import DataConfig
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

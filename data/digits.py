@@ -8,7 +8,7 @@ chance, so every machine gets the same bytes.
 import numpy as np
 
 from data.arrays import Arrays
-from recipe.config import DataConfig
+from recipe.experiment import DataConfig
 
 REPEAT = 3  # 8x8 -> 24x24
 BORDER = 2  # 24x24 -> 28x28, MNIST's size

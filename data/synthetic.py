@@ -12,8 +12,8 @@ from statistics import NormalDist
 import numpy as np
 
 from data.arrays import Arrays
-from recipe.config import DataConfig
 from recipe.errors import ConfigError
+from recipe.experiment import DataConfig
 from recipe.rng import keyed_generator
 
 CELLS = 4  # a template is 4x4 cells of even colour, so that pooling cannot erase it

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int, UInt8
 
-from recipe.config import AugmentConfig
+from recipe.experiment import AugmentConfig
 
 
 def crop_and_flip(

@@ -16,7 +16,8 @@ from jax import Array
 from jaxtyping import Float
 
 from jax_impl.precision import Dtypes
-from recipe.config import NormConfig, check_statistics
+from recipe.experiment import NormConfig
+from recipe.world import check_statistics
 
 
 class Conv(nnx.Conv):

@@ -47,8 +47,8 @@ from recipe.weights import parameter_count
 from record.environment import describe_environment, process_age_seconds
 from record.heartbeat import Heartbeat
 from record.metrics import evaluation_metrics
+from record.recorder import Facts, Recorder
 from record.resume import Beginning
-from record.run import Facts, Recorder
 from record.stopping import Stopping, stopped_error
 from record.trace import Trace
 from record.weights import starting_weights

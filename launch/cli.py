@@ -1,4 +1,4 @@
-"""What the scripts share: Hydra around a task, and how a run says that it went wrong.
+"""What the scripts share: Hydra around a task, what they print, and how they end.
 
 Exit status: 0 done; 1 the run itself failed (its loss diverged, a bug); 2 it was asked
 for something that cannot be done, and the one line on stderr says what to do instead;
@@ -18,6 +18,8 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
 
 from launch.overrides import ROOT, below_null, checked, refusal, unknown_key
 from recipe.config import Config, to_config, unknown_keys
@@ -108,6 +110,13 @@ def alone_main(
     # start, which submitit ends by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     hydra_main(alone, config_name=config_name, schema=schema, rank=processes.rank)
+
+
+def print_whole(table: Table, console: Console) -> None:
+    """Figures are never cut: a narrower terminal folds the lines itself."""
+    wide = console.options.update(width=1000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
+    console.print(table)
 
 
 def this_process() -> Processes:

@@ -22,7 +22,8 @@ import yaml
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from launch.cli import ROOT, leave  # noqa: E402
+from launch.cli import leave  # noqa: E402
+from launch.overrides import ROOT  # noqa: E402
 from launch.trainings import end  # noqa: E402
 from recipe.errors import ConfigError, DuetError  # noqa: E402
 from record.environment import git_state  # noqa: E402

@@ -24,7 +24,7 @@ from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from launch.cli import alone_main  # noqa: E402
+from launch.cli import alone_main, print_whole  # noqa: E402
 from launch.trace import trace_twins  # noqa: E402
 from launch.trainings import (  # noqa: E402
     Training,
@@ -33,10 +33,11 @@ from launch.trainings import (  # noqa: E402
     train_at_once,
     typed_keys,
 )
-from recipe.config import ParityConfig, check_world  # noqa: E402
 from recipe.errors import ConfigError  # noqa: E402
+from recipe.parity import ParityConfig  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
 from recipe.sharding import check_shards  # noqa: E402
+from recipe.world import check_world  # noqa: E402
 from record.run import Run, read_run  # noqa: E402
 from record.weights import check_weights  # noqa: E402
 from report.parity import (  # noqa: E402
@@ -191,10 +192,7 @@ def show(verdict: Verdict, console: Console) -> None:
             f"{c.leaves[c.worst_leaf]:.1e}",
             c.verdict,
         )
-    # Figures are never cut: a narrower terminal folds the lines itself.
-    wide = console.options.update(width=1000)
-    console.width = max(console.width, console.measure(table, options=wide).maximum)
-    console.print(table)
+    print_whole(table, console)
     for c in verdict.comparisons:
         for reason in c.broken + c.unseen:
             console.print(f"{c.a} against {c.b}: {reason}", markup=False)

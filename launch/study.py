@@ -45,13 +45,15 @@ from launch.trainings import (  # noqa: E402
     said,
     typed_keys,
 )
-from recipe.config import Config, check_world, to_config  # noqa: E402
+from recipe.config import Config, to_config  # noqa: E402
 from recipe.errors import ConfigError, RecordError  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
 from recipe.sharding import check_shards  # noqa: E402
 from recipe.study import AXES, Cell, StudyConfig, StudyPlan, cells, points  # noqa: E402
+from recipe.world import check_world  # noqa: E402
 from record.disk import to_json, write_whole  # noqa: E402
-from record.run import check_folder, read_summary  # noqa: E402
+from record.folder import check_folder  # noqa: E402
+from record.run import read_summary  # noqa: E402
 from record.weights import check_weights  # noqa: E402
 from report.parity import IDENTICAL  # noqa: E402
 

@@ -8,11 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from launch.cli import print_whole
 from launch.trainings import Training, make_folder, train, train_at_once, typed_keys
-from recipe.config import ParityConfig, check_world
 from recipe.errors import ConfigError
+from recipe.parity import ParityConfig
 from recipe.processes import Processes
 from recipe.weights import Weights
+from recipe.world import check_world
 from record.run import Run
 from record.trace import Trace, read_trace
 from report.parity import BOUNDS, IDENTICAL
@@ -96,10 +98,7 @@ def show(verdict: TraceVerdict, console: Console) -> None:
         leaves = [d for d in backward if not d.what.endswith("output")]
         cells = [_worst(group) for group in (output, own, leaves)]
         table.add_row(escape(layer), *map(escape, kinds), *cells)
-    # Figures are never cut: a narrower terminal folds the lines itself.
-    wide = console.options.update(width=1000)
-    console.width = max(console.width, console.measure(table, options=wide).maximum)
-    console.print(table)
+    print_whole(table, console)
     for name in verdict.alone:
         console.print(f"in one twin alone: {name}", markup=False)
     console.print(f"verdict: {verdict.verdict}, by {verdict.decided_by}")

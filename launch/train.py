@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from launch.cli import hydra_main, this_process
-from recipe.config import Config, check_world, world_size
+from recipe.config import Config
 from recipe.errors import StoppedError
 from recipe.processes import Processes
+from recipe.world import check_world, world_size
+from record.folder import folder_of_launch
 from record.heartbeat import Heartbeat
 from record.resume import resume_point
-from record.run import folder_of_launch
 from record.stopping import Stopping
 from record.weights import check_weights
 

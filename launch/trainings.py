@@ -15,10 +15,11 @@ from pathlib import Path
 import psutil
 from hydra.core.hydra_config import HydraConfig
 
-from launch.cli import ROOT
-from recipe.config import ParityConfig
+from launch.overrides import ROOT
 from recipe.errors import ConfigError, DuetError
-from record.run import Run, check_folder, read_run
+from recipe.parity import ParityConfig
+from record.folder import check_folder
+from record.run import Run, read_run
 
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 # What parity decides for each training; the rest is handed on as it was typed.

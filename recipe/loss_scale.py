@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recipe.config import Config, LossScaleConfig
+from recipe.config import Config
+from recipe.experiment import LossScaleConfig
 
 FP32_MAX = float(np.finfo(np.float32).max)
 

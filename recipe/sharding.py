@@ -1,9 +1,10 @@
 """Which axis of an array is split over devices, where the array is split at all."""
 
-from recipe.config import Config, world_size
+from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.processes import Processes
 from recipe.weights import is_trained, weight_shapes
+from recipe.world import world_size
 
 
 def sharded_axis(shape: tuple[int, ...], devices: int) -> int | None:

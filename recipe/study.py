@@ -4,8 +4,9 @@ import random
 from dataclasses import dataclass, field, replace
 from itertools import product, starmap
 
-from recipe.config import MISSING, Config
+from recipe.config import Config
 from recipe.errors import ConfigError
+from recipe.fields import at_least, one_of
 
 FRAMEWORKS = ("torch", "jax")
 REGIMES = ("strong", "strong_accumulate", "weak")
@@ -26,11 +27,11 @@ AXES = {
 class StudyPlan:
     """The axes, every value of one with every value of the others."""
 
-    name: str = MISSING
+    name: str
     # strong: train.global_batch at every world size.  weak: train.global_batch on each
     # device, so a run's is the world size times as large.  strong_accumulate: strong,
     # with train.accumulate divided by the world size, so that micro-batches stay.
-    regime: str = MISSING
+    regime: str
     framework: list[str] = field(default_factory=lambda: list(FRAMEWORKS))
     world_size: list[int] = field(default_factory=lambda: [1, 2])
     precision: list[str] = field(default_factory=lambda: ["fp32"])
@@ -46,10 +47,7 @@ class StudyPlan:
     parity: list[str] = field(default_factory=list)  # overrides of its parity check
 
     def __post_init__(self) -> None:
-        if self.regime not in REGIMES:
-            raise ConfigError(
-                f"study.regime={self.regime} is unknown; one of: {', '.join(REGIMES)}"
-            )
+        one_of("study.regime", self.regime, REGIMES)
         for axis in AXES:
             values = getattr(self, axis)
             if not values or len(set(values)) < len(values):
@@ -82,7 +80,7 @@ class StudyPlan:
 class ClusterConfig:
     """Where the cells of a study run, and with how much of it."""
 
-    name: str = MISSING
+    name: str
     gpus_per_node: int = 0  # 0: on CPUs
     tasks_per_node: int | None = None  # devices of a node; default: its GPUs, else 1
     cores_per_device: int | None = None  # local default: cores over the largest world
@@ -92,18 +90,10 @@ class ClusterConfig:
     exclusive: bool = True  # a node is a cell's alone, since its times count
 
     def __post_init__(self) -> None:
-        if self.name not in CLUSTERS:
-            raise ConfigError(
-                f"cluster={self.name} is unknown; one of: {', '.join(CLUSTERS)}"
-            )
-        if self.gpus_per_node < 0:
-            raise ConfigError(
-                f"cluster.gpus_per_node must be at least 0, got {self.gpus_per_node}"
-            )
+        one_of("cluster", self.name, CLUSTERS)
+        at_least("cluster.gpus_per_node", self.gpus_per_node, 0)
         for key in "tasks_per_node", "cores_per_device", "minutes":
-            given = getattr(self, key)
-            if given is not None and given < 1:
-                raise ConfigError(f"cluster.{key} must be at least 1, got {given}")
+            at_least(f"cluster.{key}", getattr(self, key), 1)
 
     @property
     def devices_per_node(self) -> int:
@@ -114,8 +104,8 @@ class ClusterConfig:
 class StudyConfig(Config):
     """A study: the run above at every point of the plan."""
 
-    study: StudyPlan = MISSING
-    cluster: ClusterConfig = MISSING
+    study: StudyPlan
+    cluster: ClusterConfig
     dry_run: bool = False
 
     def __post_init__(self) -> None:

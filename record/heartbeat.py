@@ -24,8 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from recipe.config import ParallelConfig
 from recipe.errors import DuetError, LostError
+from recipe.execution import ParallelConfig
 from recipe.processes import Processes, port
 
 LOGGER = logging.getLogger("duet")

@@ -9,16 +9,10 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recipe.config import (
-    Config,
-    from_yaml,
-    has_local_norm,
-    identity_parts,
-    leaves,
-    to_yaml,
-)
+from recipe.config import Config, from_yaml, identity_parts, leaves, to_yaml
 from recipe.errors import ConfigError, RecordError
 from recipe.weights import Weights, is_trained, weight_dtype, weight_shapes
+from recipe.world import has_local_norm
 from record.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -28,7 +22,8 @@ from record.checkpoint import (
     read_checkpoint,
 )
 from record.disk import parse_json, read_text, recording, write_whole
-from record.run import check_folder, create_folder, read_summary
+from record.folder import check_folder, create_folder
+from record.run import read_summary
 from record.stopping import REQUEUE, mark_requeue
 
 ABSENT = "nothing"

@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from recipe.config import CheckpointConfig
+from recipe.execution import CheckpointConfig
 from recipe.weights import Weights
 from record.checkpoint import Checkpoint, CheckpointWriter
 

@@ -6,7 +6,8 @@ import shlex
 import pytest
 import yaml
 
-from recipe.config import ParityConfig, known_keys
+from recipe.config import known_keys
+from recipe.parity import ParityConfig
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from recipe.config import AugmentConfig
+from recipe.experiment import AugmentConfig
 
 
 def crop_and_flip(

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from recipe.config import NormConfig, check_statistics
+from recipe.experiment import NormConfig
+from recipe.world import check_statistics
 from torch_impl.precision import Dtypes
 
 

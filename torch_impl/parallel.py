@@ -24,10 +24,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from recipe.agreement import answer_of_rank_zero, results_of_all
-from recipe.config import Config, world_size
+from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.processes import Processes, check_accelerators
 from recipe.sharding import check_shards
+from recipe.world import world_size
 from record.environment import peak_resident_bytes
 from torch_impl.layers import BatchNorm
 from torch_impl.precision import choose_kernels

@@ -10,7 +10,7 @@ import pytest
 
 from data.arrays import Arrays
 from data.idx import FILES
-from recipe.config import DataConfig
+from recipe.experiment import DataConfig
 
 
 def as_idx(array: np.ndarray) -> bytes:

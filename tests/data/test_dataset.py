@@ -9,8 +9,8 @@ from data import decoded
 from data.acquire import PUBLISHED
 from data.arrays import Arrays, fingerprint
 from data.dataset import IN_MEMORY, ON_DISK, acquire, load
-from recipe.config import DATASETS
 from recipe.errors import ConfigError, DataError
+from recipe.experiment import DATASETS
 
 # The published files: with the name and time that Debian strips from their gzip headers
 # put back, they have the MD5 that torchvision asks of a download.
@@ -41,7 +41,7 @@ def test_real_fashion_mnist_is_acquired_without_torch_and_is_the_published(
     probe = """
 import sys
 from data.dataset import acquire, load
-from recipe.config import DataConfig
+from recipe.experiment import DataConfig
 data = DataConfig(name="fashion_mnist", root=sys.argv[1], image_shape=[28, 28, 1],
                   classes=10, mean=[0.286], std=[0.353])
 acquire(data)

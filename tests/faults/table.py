@@ -137,6 +137,28 @@ def damaged(name: str, damage: Callable[[Path], object]) -> Fault:
     )
 
 
+def make_room(run: Path) -> None:
+    (run.parent / "ballast").unlink()
+
+
+def unwritable(
+    name: str,
+    kept: str,
+    code: str,
+    says: str,
+    damage: Callable[[Path], object] | None = None,
+) -> Fault:
+    return Fault(
+        name,
+        f"all ranks stop with one line, status 2; {kept}",
+        code,
+        ranks=[0],
+        statuses=[2, 2],
+        says=f"error: cannot write .*{says}",
+        damage=damage,
+    )
+
+
 TWICE = "one_after_another(terminate, sleep(2.3), terminate, sleep(9))"
 TABLE = [
     lost("in a step", "at_step(18, kill)", 1),
@@ -223,39 +245,31 @@ TABLE = [
     damaged("a bit of its manifest is flipped", flip("manifest.json")),
     damaged("its marker is missing", unmark),
     damaged("no checkpoint has a marker", unmark_all),
-    Fault(
+    unwritable(
         "the disk is full while recording (ENOSPC)",
-        "all ranks stop with one line, status 2; what is written is kept",
+        "what is written is kept",
         "at_step(18, fill('{disk}'))",
-        ranks=[0],
-        statuses=[2, 2],
-        says="error: cannot write .*No space left on device",
-        damage=lambda run: (run.parent / "ballast").unlink(),
+        "No space left on device",
+        make_room,
     ),
-    Fault(
+    unwritable(
         "the disk is full while saving (ENOSPC)",
-        "all ranks stop with one line, status 2; older checkpoints are kept",
+        "older checkpoints are kept",
         "at('record.checkpoint:write_file', fill('{disk}'), 8)",
-        ranks=[0],
-        statuses=[2, 2],
-        says="error: cannot write .*No space left on device",
-        damage=lambda run: (run.parent / "ballast").unlink(),
+        "No space left on device",
+        make_room,
     ),
-    Fault(
+    unwritable(
         "the disk fails while recording (EIO)",
-        "all ranks stop with one line, status 2; what is written is kept",
-        "at('record.run:strict_json', disk_fails, 18)",
-        ranks=[0],
-        statuses=[2, 2],
-        says="error: cannot write .*Input/output error",
+        "what is written is kept",
+        "at('record.recorder:strict_json', disk_fails, 18)",
+        "Input/output error",
     ),
-    Fault(
+    unwritable(
         "the disk fails while saving (EIO)",
-        "all ranks stop with one line, status 2; older checkpoints are kept",
+        "older checkpoints are kept",
         "at('record.checkpoint:write_file', disk_fails, 8)",
-        ranks=[0],
-        statuses=[2, 2],
-        says="error: cannot write .*Input/output error",
+        "Input/output error",
     ),
     Fault(
         "the run folder is on a read-only file system",

@@ -9,7 +9,8 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.config import Config, ParityConfig, to_config
+from recipe.config import Config, to_config
+from recipe.parity import ParityConfig
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from tests.conftest import ROOT, clean_environment
 RANK = """
 import sys, time
 from pathlib import Path
-from recipe.config import ParallelConfig
+from recipe.execution import ParallelConfig
 from recipe.errors import ConfigError, LostError
 from recipe.processes import Processes
 from record import heartbeat as module
@@ -219,7 +219,7 @@ def listening(process: int) -> list[tuple[str, int]]:
 
 
 def test_one_process_has_no_watch_and_no_port():
-    from recipe.config import ParallelConfig
+    from recipe.execution import ParallelConfig
     from recipe.processes import Processes
 
     with Heartbeat(Processes(), ParallelConfig(name="dp")) as heartbeat:

@@ -12,22 +12,15 @@ from recipe.batch_plan import BatchPlan
 from recipe.config import Config, identity_parts, recipe_hash, to_yaml
 from recipe.errors import RecordError, StoppedError
 from record.checkpoint import CheckpointWriter, checkpoint_folder
+from record.folder import create_folder
+from record.recorder import Recorder
 from record.resume import Resume, resume_point, rewind, rows_until, take_folder
-from record.run import Recorder, create_folder, read_rows, read_run, read_summary
+from record.run import read_rows, read_run, read_summary
 from record.schema import strict_json
 from record.stopping import REQUEUE
 from tests.record.test_checkpoint import checkpoint, cut, steps
-from tests.record.test_run import (
-    FACTS,
-    LOSSES,
-    NORMS,
-    SCORES,
-    WEIGHTS,
-    contents,
-    diverged,
-    finished,
-    recipe,
-)
+from tests.record.test_folder import contents, diverged, finished
+from tests.record.test_run import FACTS, LOSSES, NORMS, SCORES, WEIGHTS, recipe
 
 
 def config(folder: Path | None, *, resume: str | Path = "auto", **changes) -> Config:

@@ -6,32 +6,24 @@ import logging
 import math
 import os
 import resource
-import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import record.run
 from recipe.batch_plan import BatchPlan
-from recipe.config import Config, RunConfig, TrainConfig, recipe_hash
+from recipe.config import Config, recipe_hash
 from recipe.errors import DivergedError, RecordError
+from recipe.execution import RunConfig
+from recipe.experiment import TrainConfig
 from recipe.weights import Weights
 from record.environment import describe_environment
-from record.run import (
-    Facts,
-    Recorder,
-    check_folder,
-    create_folder,
-    read_rows,
-    read_run,
-    read_summary,
-)
+from record.folder import create_folder
+from record.recorder import Facts, Recorder
+from record.run import read_rows, read_run, read_summary
 from tests.record.test_tracking import config
 
 ENVIRONMENT = {
@@ -112,14 +104,6 @@ def write_run(
 def files(folder: Path) -> set[str]:
     found = (path for path in folder.rglob("*") if not path.is_dir())
     return {path.relative_to(folder).as_posix() for path in found}
-
-
-def contents(folder: Path) -> dict:
-    """All that touching a folder would change."""
-    return {
-        path: (path.lstat().st_mtime_ns, path.is_file() and path.read_bytes())
-        for path in [folder, *folder.rglob("*")]
-    }
 
 
 def strict(text: str):
@@ -457,144 +441,7 @@ def test_a_folder_that_vanished_is_a_failure_too(tmp_path):
         write_run(tmp_path / "gone")
 
 
-# Where a run may go
-
-
-def finished(path: Path) -> None:
-    write_run(create_folder(recipe(path), "jax"))
-
-
-def diverged(path: Path) -> None:
-    with contextlib.suppress(DivergedError):
-        write_run(create_folder(recipe(path), "jax"), losses=[math.nan] * 4)
-
-
-def unfinished(path: Path) -> None:
-    finished(path)
-    (path / "summary.json").unlink()
-
-
-def foreign(path: Path) -> None:
-    path.mkdir()
-    (path / "thesis.tex").write_text("no copy")
-
-
-@pytest.mark.parametrize("refuse", [check_folder, lambda c: create_folder(c, "jax")])
-@pytest.mark.parametrize(
-    "occupy, held",
-    [
-        (finished, "already holds a finished run; nothing is overwritten: choose"),
-        (diverged, "already holds a diverged run; nothing"),
-        (unfinished, "already holds a run without an end; nothing"),
-        (foreign, "already holds files of something else; nothing"),
-        (lambda path: path.write_text(""), "is a file; choose another"),
-    ],
-)
-def test_an_occupied_run_dir_is_refused_and_not_touched(tmp_path, refuse, occupy, held):
-    occupy(tmp_path / "run")
-    before = contents(tmp_path)
-    with pytest.raises(RecordError, match=rf"run\.dir=.*/run {held}"):
-        refuse(recipe(tmp_path / "run"))
-    assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    "touch",
-    [
-        lambda run: (run / "logs" / "rank0.log").write_text(""),
-        lambda run: (run / "new").touch(),
-        lambda run: (run / "summary.json").touch(),
-        lambda run: (run / "config.yaml").unlink(),
-    ],
-)
-def test_a_run_that_was_touched_would_be_told_apart(written, touch):
-    before = contents(written)
-    touch(written)
-    assert contents(written) != before
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_a_run_dir_that_is_empty_or_not_there_is_taken(tmp_path, there):
-    path = tmp_path / "deep" / "run"
-    if there:
-        path.mkdir(parents=True)
-    before = contents(tmp_path)
-    check_folder(recipe(path))
-    assert contents(tmp_path) == before
-    assert create_folder(recipe(path), "jax") == path
-    assert path.is_dir()
-
-
-def test_a_folder_is_claimed_by_its_config_and_given_once(folder, monkeypatch):
-    assert [p.name for p in folder.iterdir()] == ["config.yaml"]
-    with pytest.raises(RecordError, match="already holds a run without an end"):
-        create_folder(recipe(folder), "jax")
-    # Both of two runs may have found it empty.
-    monkeypatch.setattr("record.run.check_folder", lambda _: None)
-    with pytest.raises(RecordError, match="taken by another run just now"):
-        create_folder(recipe(folder), "jax")
-    monkeypatch.undo()
-    write_run(folder)
-    with pytest.raises(RecordError, match="already holds a finished run"):
-        create_folder(recipe(folder), "jax")
-
-
-def test_a_run_dir_below_a_file_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(RecordError, match="/file is a file; choose another"):
-        check_folder(recipe(tmp_path / "file" / "run"))
-
-
-DENIED = (
-    r"cannot write .*: Permission denied .*; choose another run\.dir, "
-    "or change its permissions$"
-)
-
-
-@pytest.fixture
-def unprivileged() -> Iterator[Path]:
-    """A folder of this process, which is root no longer, if it was."""
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own only root may enter
-        before = os.getresuid()
-        if os.geteuid() == 0:
-            os.chown(folder, 65534, 65534)
-            os.setresuid(65534, 65534, 0)
-        try:
-            yield Path(folder)
-        finally:
-            os.setresuid(*before)
-
-
-@pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs setresuid")
-@pytest.mark.parametrize("below", ["", "deep/run"])
-def test_a_run_dir_that_cannot_be_written_is_refused(unprivileged, below):
-    check_folder(recipe(unprivileged / below))
-    unprivileged.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.raises(RecordError, match="no write permission in .* permissions$"):
-        check_folder(recipe(unprivileged / below))
-    with pytest.raises(RecordError):
-        create_folder(recipe(unprivileged / below), "jax")
-
-
-@pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs setresuid")
-def test_a_run_dir_whose_check_was_wrong_is_refused_by_the_system(
-    unprivileged, monkeypatch
-):
-    monkeypatch.setattr(os, "access", lambda *_: True)  # as on some network disks
-    unprivileged.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.raises(RecordError, match=DENIED):
-        create_folder(recipe(unprivileged / "deep" / "run"), "jax")
-
-
-@pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs setresuid")
-def test_a_folder_that_is_there_and_cannot_be_written_is_refused_by_the_system(
-    unprivileged, monkeypatch
-):
-    monkeypatch.setattr(os, "access", lambda *_: True)
-    unprivileged.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.raises(RecordError, match=DENIED):
-        create_folder(recipe(unprivileged), "jax")
-    assert list(unprivileged.iterdir()) == []
+# What is refused when read
 
 
 def test_a_record_that_was_changed_afterwards_is_not_read(folder):
@@ -611,33 +458,6 @@ def test_a_record_that_was_changed_afterwards_is_not_read(folder):
             read_run(folder)
         (folder / name).write_text(text)
     read_run(folder)
-
-
-@pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs setresuid")
-@pytest.mark.parametrize("name", ["locked/run", "long" * 100])
-def test_a_run_dir_that_cannot_be_looked_at_is_refused(unprivileged, name):
-    (unprivileged / "locked").mkdir(mode=0)
-    with pytest.raises(RecordError, match=f"{name}.*; choose another"):
-        check_folder(recipe(unprivileged / name))
-
-
-def test_runs_begun_in_the_same_second_have_names_of_their_own(tmp_path, monkeypatch):
-    class Noon(datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return datetime(2026, 3, 14, 12, tzinfo=tz)
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(record.run, "datetime", Noon)
-    made = [create_folder(recipe(None), framework) for framework in ["jax"] * 3]
-    name = "an-experiment-jax-20260314-120000"
-    assert [path.name for path in made] == [name, f"{name}-2", f"{name}-3"]
-    for path in made:
-        assert path.parent == tmp_path / "runs"
-        assert path.is_dir()
-
-
-# What is refused when read
 
 
 @pytest.mark.parametrize(

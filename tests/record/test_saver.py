@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recipe.config import CheckpointConfig
 from recipe.errors import RecordError
+from recipe.execution import CheckpointConfig
 from record.checkpoint import CheckpointWriter, newest_checkpoint
 from record.saver import Saver
 from tests.record.test_checkpoint import assert_same, checkpoint, steps

@@ -8,8 +8,9 @@ import pytest
 from recipe.errors import RecordError
 from record.checkpoint import CheckpointWriter
 from record.environment import describe_environment
+from record.folder import create_folder
 from record.resume import resume_point, take_folder
-from record.run import create_folder, read_run
+from record.run import read_run
 from record.schema import (
     CHECKPOINT,
     ENVIRONMENT,

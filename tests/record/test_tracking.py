@@ -16,16 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import (
-    CheckpointConfig,
-    Config,
+from recipe.config import Config
+from recipe.execution import CheckpointConfig, ParallelConfig, RunConfig, TrackingConfig
+from recipe.experiment import (
     DataConfig,
     ModelConfig,
     OptimConfig,
-    ParallelConfig,
     PrecisionConfig,
     ScheduleConfig,
-    TrackingConfig,
     TrainConfig,
     TunedConfig,
 )
@@ -63,6 +61,7 @@ def config(tracker: str, **fields) -> Config:
         tuned=TunedConfig(sgd=0.1, adamw=0.001),
         train=TrainConfig(steps=400, global_batch=8),
         checkpoint=CheckpointConfig(),
+        run=RunConfig(),
     )
 
 
@@ -517,7 +516,7 @@ def test_the_warning_reaches_stderr_where_nobody_configured_logging(tmp_path):
 
 
 def test_every_tracker_the_config_knows_can_be_opened():
-    from recipe.config import TRACKERS
+    from recipe.execution import TRACKERS
 
     assert sorted(tracking.TRACKERS) == sorted(TRACKERS)
 

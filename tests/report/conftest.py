@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from record.run import create_folder
+from record.folder import create_folder
 from report.runs import TimedRun
 from tests.record.test_run import recipe, write_run
 from tests.report.browser import Browser

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from recipe.config import LossScaleConfig
 from recipe.errors import RecordError
+from recipe.experiment import LossScaleConfig
 from recipe.loss_scale import LossScale, next_loss_scale
 from record.run import Run
 from report.parity import (

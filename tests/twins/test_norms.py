@@ -8,8 +8,8 @@ from flax import nnx
 
 from jax_impl import layers as jax_layers
 from jax_impl.precision import Dtypes as JaxDtypes
-from recipe.config import NormConfig
 from recipe.errors import ConfigError
+from recipe.experiment import NormConfig
 from torch_impl import layers as torch_layers
 from torch_impl.precision import Dtypes as TorchDtypes
 

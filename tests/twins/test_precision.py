@@ -11,8 +11,8 @@ import torch
 import jax_impl.precision
 import torch_impl.precision
 from jax_impl import step as jax_step
-from recipe.config import LossScaleConfig
 from recipe.errors import ConfigError
+from recipe.experiment import LossScaleConfig
 from recipe.loss_scale import FP32_MAX, LossScale, next_loss_scale
 from report.parity import (
     DIFFERENT,

@@ -1,0 +1,72 @@
+"""A parity check: what it trains, or which finished runs it holds together."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from recipe.config import Config
+from recipe.errors import ConfigError
+from recipe.fields import at_least, one_of
+
+
+@dataclass(kw_only=True)
+class ParityConfig(Config):
+    """A parity check: the run above, in both frameworks, at each world size.
+
+    Or, with `trace`, one step of both taken apart; or, with `a` and `b`, two finished
+    runs held together without training any.
+    """
+
+    world_sizes: Any = field(default_factory=lambda: [1, 2])  # Any: refused in words
+    trace: int | None = None  # a step, from 1
+    a: str | None = None  # run folders
+    b: str | None = None
+    controls: int = 4  # nudged runs of each framework, where the precision needs them
+    # How JAX takes N devices: one process with N of them, or N processes.
+    jax_layouts: list[str] = field(default_factory=lambda: ["devices", "processes"])
+    timeout_seconds: int = 1800  # of each training
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = self.world_sizes
+        if not isinstance(sizes, list) or not sizes or not all(map(_counts, sizes)):
+            raise ConfigError(
+                "world_sizes must be a list of positive whole numbers, got "
+                f"{sizes}; write world_sizes=[1,2,4]"
+            )
+        for layout in self.jax_layouts:
+            one_of("jax_layouts", layout, ("devices", "processes"))
+        if not self.jax_layouts:
+            raise ConfigError("jax_layouts is empty; use devices, processes or both")
+        at_least("controls", self.controls, 1)
+        at_least("timeout_seconds", self.timeout_seconds, 1)
+        if self.devices is not None:
+            raise ConfigError("parity takes world_sizes=[...] instead of devices")
+        if self.train.nudge:
+            raise ConfigError("parity nudges its own controls; leave train.nudge at 0")
+        if self.train.trace:
+            raise ConfigError("parity takes trace=STEP instead of train.trace")
+        if not self.parallel.exchange:
+            raise ConfigError(
+                "parity compares trainings, and without parallel.exchange there is "
+                "none; leave it at true"
+            )
+        if self.run.resume != "auto" or self.run.resume_anyway:
+            raise ConfigError(
+                "parity trains all its runs anew; leave run.resume at auto and "
+                "run.resume_anyway at false"
+            )
+        # What is refused of a single run's trace is refused here, before any starts.
+        self.train = replace(self.train, trace=self.trace)
+        if bool(self.a) != bool(self.b) or "" in (self.a, self.b):
+            missing = "a" if not self.a else "b"
+            raise ConfigError(
+                f"a= and b= are two run folders to be compared; {missing}= is missing"
+            )
+        if self.a is not None and self.trace:
+            raise ConfigError(
+                "a= and b= compare finished runs, trace= trains; give one or the other"
+            )
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

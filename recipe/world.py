@@ -1,0 +1,86 @@
+"""The devices of a run: how many there are, and what does not divide over them."""
+
+from recipe.config import Config
+from recipe.errors import ConfigError
+from recipe.experiment import NORMALISED
+from recipe.own_model import check_own_model
+from recipe.processes import Processes
+
+
+def world_size(config: Config, processes: Processes) -> int:
+    """Devices of the whole run: `devices`, else one for each process."""
+    return processes.count if config.devices is None else config.devices
+
+
+def check_world(config: Config, processes: Processes) -> None:
+    """Refuse what cannot be divided, before any process group or file exists.
+
+    Raises:
+      ConfigError: quoting the numbers and the nearest that would do.
+    """
+    check_own_model(config.model.folder)
+    devices = world_size(config, processes)
+    if config.train.trace and (devices > 1 or config.parallel.name != "dp"):
+        raise ConfigError(
+            f"train.trace={config.train.trace} looks at one device under parallel=dp, "
+            f"got {devices} under parallel={config.parallel.name}; leave both out"
+        )
+    if config.train.trace and config.train.accumulate > 1:
+        raise ConfigError(
+            f"train.trace={config.train.trace} takes a whole batch apart, which "
+            f"train.accumulate={config.train.accumulate} never computes at once; "
+            "leave that out"
+        )
+    if devices % processes.count:
+        raise ConfigError(
+            f"devices={devices} does not divide over {processes.count} processes; "
+            f"use a multiple of {processes.count}"
+        )
+    batch, parts = config.train.global_batch, config.train.accumulate
+    share = devices * parts
+    accumulate = f" x train.accumulate={parts}" if parts > 1 else ""
+    if batch % share:
+        below, above = batch // share * share, -(-batch // share) * share
+        nearest = f"nearest that do: {below}, {above}" if below else f"use {above}"
+        raise ConfigError(
+            f"train.global_batch={batch} does not divide over world_size={devices}"
+            f"{accumulate}; {nearest}"
+        )
+    norm = config.model.norm
+    alone = batch // (parts if norm.sync else share) == 1
+    if config.model.name in NORMALISED and norm.name == "batch" and alone:
+        raise ConfigError(
+            f"train.global_batch={batch} over world_size={devices}{accumulate} leaves "
+            f"batch normalisation with model.norm.sync={str(norm.sync).lower()} one "
+            "example to take its statistics over; it needs two: use a larger "
+            "train.global_batch, "
+            + ("" if norm.sync else "model.norm.sync=true, ")
+            + "or model.norm.name=group"
+        )
+
+
+def has_local_norm(config: Config) -> bool:
+    """Whether each device normalises over its own examples, so that their number tells.
+
+    A resumed run must then have as many as the one it continues.
+    """
+    norm = config.model.norm
+    of_batch = config.model.name in NORMALISED and norm.name == "batch"
+    return of_batch and not norm.sync
+
+
+def check_statistics(values: int) -> None:
+    """Refuse a batch normalisation over a single value, whose variance is none.
+
+    Args:
+      values: of each channel, examples x pixels that the statistics are taken over.
+
+    Raises:
+      ConfigError: where a channel has one alone.
+    """
+    if values == 1:
+        raise ConfigError(
+            "batch normalisation over one value per channel has no variance: use a "
+            "larger train.global_batch, fewer micro-batches or devices, "
+            "model.norm.sync=true, or model.norm.name=group"
+        )
