@@ -27,9 +27,9 @@ from report.html import (
     number_cell,
     table,
 )
+from report.parity import IDENTICAL
 from report.scaling import WEAK
 from report.sentences import (
-    SAME,
     check_sentence,
     claim_sentence,
     fit_sentence,
@@ -132,14 +132,8 @@ def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
         numbers=(4, 5, 6),
         caption="Largest relative differences of every pair of runs",
     )
-    broken = [
-        f"{c.a} against {c.b}: {reason}"
-        for check in report.checks
-        for c in check.comparisons
-        for reason in c.broken
-    ]
     return f"""<h2 id="parity">Did both train the same thing?</h2>
-{listed(broken)}
+{listed(reason for check in report.checks for reason in check.reasons)}
 {_figures(figures, LOSSES)}
 {shown if rows else ""}
 {listed(map(check_sentence, report.checks))}
@@ -164,7 +158,7 @@ def _fast(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     verdict, _ = parity(report)
     warning = (
         ""
-        if verdict == SAME
+        if verdict == IDENTICAL
         else (
             "<p><b>Rates of the two frameworks stand side by side here without proof "
             "that they are of the same training: do not compare them.</b></p>"

@@ -7,11 +7,15 @@ from report.findings import Claim, Projection, Report
 from report.groups import FRAMEWORKS, Group
 from report.intervals import Estimate
 from report.laws import Fit
-from report.parity import IDENTICAL
+from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
 from report.scaling import WEAK, Curve
 
-# What the page says of parity as a whole.
-SAME, NOT_SAME, UNKNOWN = "identical", "different", "not checked"
+# What the page says of parity as a whole: a check's verdict, or that there is none.
+UNKNOWN = "not checked"
+NOT_IDENTICAL = {
+    DIFFERENT: "PyTorch and JAX did not train the same thing",
+    UNDECIDED: "Whether PyTorch and JAX trained the same thing could not be told",
+}
 
 
 def shown(estimate: Estimate | None, form: str) -> str:
@@ -42,12 +46,14 @@ def framework(curve_or_name: Curve | str) -> str:
 def parity(report: Report) -> tuple[str, str]:
     """The verdict over everything that is compared, and a sentence for it."""
     checks = report.checks
-    failed = [check for check in checks if check.verdict != IDENTICAL]
-    if failed:
-        told = ", ".join(f"{c.experiment} in {c.precision}" for c in failed)
-        return NOT_SAME, (
-            f"PyTorch and JAX did not train the same thing ({told}). Their speeds are "
-            "not compared below."
+    verdict = worst(check.verdict for check in checks)
+    if verdict != IDENTICAL:
+        of = [check for check in checks if check.verdict == verdict]
+        told = ", ".join(f"{c.experiment} in {c.precision}" for c in of)
+        why = next((f": {reason}" for check in of for reason in check.reasons), "")
+        return verdict, (
+            f"{NOT_IDENTICAL[verdict]} ({told}){why}. Their speeds are not compared "
+            "below."
         )
     unproven = [claim for claim in report.claims if claim.withheld]
     if not checks or (report.claims and len(unproven) == len(report.claims)):
@@ -63,7 +69,7 @@ def parity(report: Report) -> tuple[str, str]:
             f" For {len(unproven)} of {len(report.claims)} cells that is not shown, "
             "and their speeds are not compared."
         )
-    return SAME, (
+    return IDENTICAL, (
         f"PyTorch and JAX trained the same thing {told}: their losses and final "
         f"weights are no further apart than rounding allows.{part}"
     )

@@ -96,7 +96,8 @@ def to_json(report: Report) -> str:
             "verdict": check.verdict,
             "said": check_sentence(check),
             "comparisons": [
-                {**asdict(c), "broken": list(c.broken)} for c in check.comparisons
+                {**asdict(c), "broken": list(c.broken), "unseen": list(c.unseen)}
+                for c in check.comparisons
             ],
         }
         for check in report.checks
@@ -129,6 +130,7 @@ def to_markdown(report: Report) -> str:
     verdict, said = parity(report)
     parts = [f"### Parity: {verdict}\n", f"{_cell_text(said)}\n"]
     parts += _items(map(check_sentence, report.checks))
+    parts += _items(reason for check in report.checks for reason in check.reasons)
     for curve in report.scaling.curves:
         parts.append(f"### {_cell_text(str(curve))}\n")
         if curve.reason:

@@ -35,7 +35,12 @@ def change(file: Path, **fields) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
-def write_check(written: Path, folder: Path, broken: tuple[str, ...] = ()) -> Path:
+def write_check(
+    written: Path,
+    folder: Path,
+    broken: tuple[str, ...] = (),
+    unseen: tuple[str, ...] = (),
+) -> Path:
     """A parity check of what `write_run_folder` writes, and two of its runs."""
     held = json.loads((written / "summary.json").read_text())
     for framework in ("torch", "jax"):
@@ -49,6 +54,7 @@ def write_check(written: Path, folder: Path, broken: tuple[str, ...] = ()) -> Pa
         test_difference=0.0,
         scores=(0.75, 0.75),
         broken=list(broken),
+        unseen=list(unseen),
     )
     verdict = Verdict(
         experiment=held["experiment"],
@@ -69,6 +75,7 @@ def write_study(
     repeats: int = 3,
     faster: float = 2.0,
     broken: tuple[str, ...] = (),
+    unseen: tuple[str, ...] = (),
 ) -> Path:
     """A strong curve of each framework, JAX `faster` times as fast, and its check."""
     order = []
@@ -92,5 +99,5 @@ def write_study(
         "order_seed": 7,
     }
     (folder / "study.json").write_text(json.dumps(plan))
-    write_check(written, folder / "parity-fp32", broken)
+    write_check(written, folder / "parity-fp32", broken, unseen)
     return folder

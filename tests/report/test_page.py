@@ -14,8 +14,9 @@ from report.charts import charts
 from report.figures import draw
 from report.findings import Options, gather, make_report
 from report.page import page
+from report.parity import DIFFERENT, UNDECIDED
 from report.projection import INTERCONNECTS
-from report.sentences import NOT_SAME, UNKNOWN, parity
+from report.sentences import UNKNOWN, parity
 from report.table import to_csv, to_json, to_markdown
 from report.write import report_on, write_report
 from tests.report.folders import change, write_run_folder, write_study
@@ -59,10 +60,23 @@ def test_the_page_opens_with_the_verdict_and_then_tells_speeds(out):
     assert FASTER in markdown
 
 
-@pytest.mark.parametrize("harm", ["failed", "missing", "of another recipe"])
-def test_without_parity_no_speed_is_claimed_anywhere(written, tmp_path, harm):
-    broken = ("the loss parts at step 3",) if harm == "failed" else ()
-    study = write_study(written, tmp_path / "study", sizes=(1, 2), broken=broken)
+REASON = "the loss parts at step 3"  # or whatever a check says
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ("failed", DIFFERENT),
+        ("undecided", UNDECIDED),
+        ("missing", UNKNOWN),
+        ("of another recipe", UNKNOWN),
+    ],
+)
+def test_without_parity_no_speed_is_claimed_anywhere(written, tmp_path, harm, told):
+    given = {"failed": {"broken": (REASON,)}, "undecided": {"unseen": (REASON,)}}
+    study = write_study(
+        written, tmp_path / "study", sizes=(1, 2), **given.get(harm, {})
+    )
     if harm == "missing":
         shutil.rmtree(study / "parity-fp32")
     if harm == "of another recipe":
@@ -71,15 +85,15 @@ def test_without_parity_no_speed_is_claimed_anywhere(written, tmp_path, harm):
             config.write_text(config.read_text().replace("  seed: 0", "  seed: 1"))
     found = report(study)
     verdict, _ = parity(found)
-    assert verdict == (NOT_SAME if harm == "failed" else UNKNOWN)
+    assert verdict == told
     assert f"Parity: {verdict}" in page(found, {})
     for text in page(found, {}), to_markdown(found), to_json(found):
         assert not re.search("(JAX|PyTorch) is faster|JAX runs at", text)
+        assert (REASON in text) == (harm in given)
     for compared in json.loads(to_json(found))["jax_against_torch"]:
         assert compared["jax_over_torch"] is compared["verdict"] is None
         assert compared["withheld"]
     assert not [chart for chart in charts(found) if chart.name.startswith("ratio")]
-    assert ("the loss parts at step 3" in page(found, {})) == (harm == "failed")
 
 
 def test_a_check_of_one_strategy_does_not_answer_for_another(study):
@@ -96,7 +110,7 @@ def test_a_check_of_one_strategy_does_not_answer_for_another(study):
 def test_one_failed_check_among_several_fails_the_report(study, written, tmp_path):
     write_study(written, tmp_path / "bad", sizes=(1,), broken=("the test loss parts",))
     found = report(study, tmp_path / "bad" / "parity-fp32")
-    assert parity(found)[0] == NOT_SAME
+    assert parity(found)[0] == DIFFERENT
     assert all(claim.withheld for claim in found.claims)
 
 
@@ -188,6 +202,11 @@ def harm_check(study):
     (study / "parity-fp32" / "parity.json").write_text('{"comparisons": 3}')
 
 
+def unheard_of_verdict(study):
+    file = study / "parity-fp32" / "parity.json"
+    file.write_text(file.read_text().replace('"identical"', '"<b>as good as</b>"'))
+
+
 def harm_plan(study):
     (study / "study.json").write_text("[]")
 
@@ -214,6 +233,7 @@ HARM = [
     (lose_a_cell, "jax-1-fp32-dp-1", "is planned in study.json and was not run"),
     (fail_a_cell, "jax-1-fp32-dp-1", "failed before it left a run folder, see jax-1"),
     (harm_check, "parity-fp32", "is no parity check's verdict"),
+    (unheard_of_verdict, "parity-fp32", "verdict <b>as good as</b>"),
     (harm_plan, "study", "is no study's plan"),
     (kill_check, "parity-fp32", "is a parity check without a verdict"),
     (cut_short, "unfinished", "holds starts of a study that were cut short"),
