@@ -15,7 +15,7 @@ from record.run import read_environment, read_rows, read_summary
 from report.cells import Cell
 from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
 from report.recipes import Recipe, read_recipe
-from report.runs import LeftOut, train_number
+from report.runs import LeftOut, config_values
 
 MISSING = "not checked"
 
@@ -111,7 +111,8 @@ def read_check(folder: Path) -> Check:
     if not comparisons:
         raise RecordError(f"{file} compares nothing")
     runs = [p.parent for p in sorted(folder.glob("*/summary.json"))]
-    summaries = {r: read_summary(r) for r in runs if not train_number(r, "nudge", 0)}
+    trainings = [run for run in runs if not config_values(run, nudge=0)["nudge"]]
+    summaries = {run: read_summary(run) for run in trainings}
     of_it = [r for r, s in summaries.items() if s["config_hash"] == held["config_hash"]]
     if not of_it:
         raise RecordError(f"{file} has none of the runs that it compared beside it")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from report.breakdown import PARTS
 from report.charts import (
     FAST,
     FURTHER,
@@ -34,8 +35,8 @@ from report.sentences import (
     claim_sentence,
     fit_sentence,
     framework,
+    held_back_sentences,
     in_words,
-    overhead_sentences,
     parity,
     projection_sentence,
     rate_sentences,
@@ -43,6 +44,7 @@ from report.sentences import (
 )
 
 MIB = 2**20
+MOST_ROWS = 16  # of the ranks of one curve
 SHORT = 4  # groups whose sentences the summary repeats
 
 
@@ -99,7 +101,9 @@ def _short(report: Report) -> str:
         "Did both train the same thing?": [f"Parity: {verdict}, as said above."],
         "How fast?": fast,
         "How well does it scale?": [s for g in first for s in scaling_sentences(g)],
-        "What holds it back?": [s for g in first for s in overhead_sentences(g)],
+        "What holds it back?": [
+            said for group in first for said in held_back_sentences(report, group)
+        ],
         "What to expect further out?": [
             projection_sentence(p, f"{group.label(p.curve)}")
             for group in first
@@ -271,9 +275,10 @@ def _holds_back(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> st
             for curve in group.curves
             for fit in curve.fits
         ]
-        said = [*overhead_sentences(group), *fits]
-        if said:
-            parts.append(f"<h3>{escape(group.title)}</h3>{listed(said)}")
+        said = [*held_back_sentences(report, group), *fits]
+        tables = _breakdown_table(report, group) + _ranks_table(report, group)
+        if said or tables:
+            parts.append(f"<h3>{escape(group.title)}</h3>{listed(said)}{tables}")
     shares = sorted(
         {
             use.reason
@@ -286,9 +291,63 @@ def _holds_back(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> st
 {_figures(figures, HOLDS_BACK)}
 {"".join(parts)}
 {listed(f"No MFU: {reason}." for reason in shares)}
-<p>Records time whole steps on the slowest rank. They do not tell how a step divides
-into data, computation and exchange.</p>
+<p>Data is what the host took to plan batches and to place them on devices; a device
+that is still computing meanwhile does not wait for it. Exposed communication is what a
+step takes longer than one without the exchange of gradients. What no run measured apart
+is within the rest; docs/study.md has the arms of a study that tell more.</p>
 """
+
+
+def _breakdown_table(report: Report, group: Group) -> str:
+    found = [
+        (group.label(curve), parts)
+        for curve in group.curves
+        for point in curve.points
+        if (parts := report.breakdown_of(point.cell)) is not None
+    ]
+    parts = [part for part in PARTS if any(part in of.shares for _, of in found)]
+    rows = [
+        [
+            label,
+            str(of.cell.world_size),
+            estimate_cell(of.milliseconds, ".4g"),
+            *(estimate_cell(of.shares.get(part), ".1%") for part in parts),
+        ]
+        for label, of in found
+    ]
+    head = ("framework", "devices", "ms per step", *parts)
+    caption = f"Where the time of a step goes: {group.title}"
+    return table(head, rows, range(1, len(head)), caption) if rows else ""
+
+
+def _ranks_table(report: Report, group: Group) -> str:
+    """Of the most devices of each curve."""
+    rows, some = [], ""
+    for curve in group.curves:
+        found = report.ranks_of(curve.points[-1].cell)
+        if found is None:
+            continue
+        if len(found.times) > MOST_ROWS:
+            some = f", the {MOST_ROWS} slowest"
+        rows += [
+            [
+                group.label(curve),
+                str(found.cell.world_size),
+                "no" if found.alone else "yes",
+                str(time.rank),
+                estimate_cell(time.median, ".4g"),
+                estimate_cell(time.over_mean, ".3f"),
+                number_cell(time.slowest, ".0%"),
+            ]
+            for time in found.times[:MOST_ROWS]
+        ]
+    head = (
+        *("framework", "devices", "with the exchange", "rank", "ms per step"),
+        *("over the mean of all ranks", "slowest, of all windows"),
+    )
+    caption = f"Who is waited for{some}: {group.title}"
+    numbers = (1, *range(3, len(head)))
+    return table(head, rows, numbers, caption) if rows else ""
 
 
 def _further(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:

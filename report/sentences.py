@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
+from report.breakdown import REST, Breakdown
 from report.checks import Check
 from report.findings import Claim, Projection, Report
 from report.groups import FRAMEWORKS, Group
 from report.intervals import Estimate
 from report.laws import Fit
 from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
+from report.runs import ARMS, EXCHANGE
 from report.scaling import WEAK, Curve
 
 # What the page says of parity as a whole: a check's verdict, or that there is none.
@@ -161,6 +163,34 @@ def _overhead(first: Estimate, last: Estimate, points: int) -> str:
     if last.high < 0:
         return "faster than ideal: each device has less to do, or more to do it with"
     return "not told from 0: no part that does not scale is shown"
+
+
+def held_back_sentences(report: Report, group: Group) -> Iterator[str]:
+    """What does not scale, and what a step of the most devices is made of."""
+    yield from overhead_sentences(group)
+    for curve in group.curves:
+        found = report.breakdown_of(curve.points[-1].cell)
+        if found is not None:
+            yield breakdown_sentence(found, group.label(curve))
+
+
+def breakdown_sentence(found: Breakdown, label: str) -> str:
+    size = found.cell.world_size
+    parts = in_words(
+        [
+            f"{shown(share, '.1%')} is {part}"
+            for part, share in found.shares.items()
+            if part != REST
+        ]
+    )
+    said = (
+        f"{label}, {devices(size)}: of a step of {found.milliseconds.value:.3g} ms, "
+        f"{parts}"
+    )
+    if size > 1 and ARMS[EXCHANGE] not in found.shares:
+        said += "; what the exchange takes was not measured (study.exchange)"
+    reasons = sorted({share.reason for share in found.shares.values()} - {""})
+    return said + (f" ({'; '.join(reasons)})" if reasons else "")
 
 
 def fit_sentence(fit: Fit) -> str:

@@ -119,7 +119,7 @@ def test_behind_every_figure_lie_its_numbers(out, kept):
     names = {chart.name.split("-")[0] for chart in charts(found)}
     assert names == {
         *("losses", "throughput", "ratio", "time", "efficiency", "serial"),
-        *("step", "utilisation", "projection"),
+        *("step", "rank", "utilisation", "projection"),
     }
     files = sorted(path.name for path in (out / "figures").iterdir())
     assert files == sorted(f"{c.name}.{s}" for c in charts(found) for s in SUFFIXES)
@@ -155,6 +155,33 @@ def test_what_is_not_known_is_said_with_its_reason(kept):
     assert "no projection, how " in text and "give --interconnect" in text
     assert "No MFU: no peak is known of" in text
     assert "Amdahl: no fit, 3 points, a fit needs 5" in text
+
+
+def test_a_step_is_told_in_the_parts_that_runs_and_arms_measured(out, kept):
+    (file,) = (out / "figures").glob("step-parts-*.csv")
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    told = {(r["panel"], r["devices"], r["series"]): r["share of a step"] for r in rows}
+    assert float(told["PyTorch", "4", "exposed communication"]) == pytest.approx(0.2)
+    assert float(told["JAX", "1", "data"]) == pytest.approx(0.1)
+    assert ("JAX", "1", "exposed communication") not in told
+    text = (out / "index.html").read_text()
+    assert "10.0% (10.0% to 10.0%) is data" in text
+    (file,) = (out / "figures").glob("rank-time-*.csv")
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    assert {row["series"] for row in rows} == {
+        f"{name}, rank {rank}" for name in ("PyTorch", "JAX") for rank in (0, 2, 3)
+    }
+    assert "Without the exchange, so that no rank waits" in text
+    points = [point for curve in report(kept).scaling.curves for point in curve.points]
+    assert [len(point.cell.runs) for point in points] == [3] * 6  # arms are none
+
+
+def test_without_an_arm_the_page_says_what_was_not_measured(study):
+    for run in study.glob("*-alone-*"):
+        shutil.rmtree(run)
+    text = page(report(study), {})
+    assert "what the exchange takes was not measured (study.exchange)" in text
+    assert "exposed communication</button>" not in text
 
 
 def test_of_many_groups_the_first_are_drawn_and_the_page_says_so(timed_run):
@@ -352,7 +379,7 @@ def test_figures_are_seen_and_nothing_runs_over_the_edge(opened, width, scheme):
     sizes = opened.run(
         "[...document.images].map(i => [i.naturalWidth, i.clientWidth, i.alt.length])"
     )
-    assert len(sizes) == 9
+    assert len(sizes) == 11
     assert all(natural and shown > 0.6 * min(width, 500) for natural, shown, _ in sizes)
     assert all(alt > 20 for *_, alt in sizes)
     colours = "(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))"
@@ -361,7 +388,7 @@ def test_figures_are_seen_and_nothing_runs_over_the_edge(opened, width, scheme):
 
 
 def column(browser, number):
-    cells = f"#scales ~ .scroll tbody td:nth-child({number})"
+    cells = f"#scales + .figures + .scroll tbody td:nth-child({number})"
     return browser.run(
         f"[...document.querySelectorAll('{cells}')].map(c => Number(c.dataset.value))"
     )
@@ -369,7 +396,7 @@ def column(browser, number):
 
 def sorted_by(browser):
     return browser.run(
-        "[...document.querySelectorAll('#scales ~ .scroll th[aria-sort]')]"
+        "[...document.querySelectorAll('#scales + .figures + .scroll th[aria-sort]')]"
         ".map(h => [h.textContent, h.getAttribute('aria-sort')])"
     )
 
@@ -377,7 +404,7 @@ def sorted_by(browser):
 def test_a_table_is_sorted_by_mouse_and_by_keyboard(opened):
     assert sorted_by(opened) == []
     before = column(opened, 5)
-    opened.click("#scales ~ .scroll th:nth-child(5) button")
+    opened.click("#scales + .figures + .scroll th:nth-child(5) button")
     assert sorted_by(opened) == [["images/s", "ascending"]]
     assert column(opened, 5) == sorted(before) != before
     opened.press("Enter")  # the button that was clicked has the focus
