@@ -7,7 +7,7 @@ whatever no run told apart from it.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -29,11 +29,12 @@ REST = "computation and the rest"
 Arms = Mapping[str, Sequence[TimedRun]]  # key of what is left out -> repeats
 PARTS = (REST, *ARMS.values(), *HOST_PARTS.values())  # as they are stacked
 
-# What a run and its arm share; the recipe's own hash tells the arm too.
-ALIKE = (
-    *("framework", "experiment", "data", "model", "precision", "parallel", "device"),
-    *("deterministic", "world_size", "processes", "global_batch", "accumulate"),
-    *("parameters", "data_fingerprint"),
+# What a run and its arm share: all but the arm, the hash that tells it, and what either
+# measured.
+ALIKE = sorted(
+    {field.name for field in fields(TimedRun)}
+    - {"ablated", "config_hash", "path", "environment", "windows"}
+    - {"compile_seconds", "startup_seconds", "peak_memory_bytes"}
 )
 
 

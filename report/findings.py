@@ -17,6 +17,7 @@ from report.projection import (
     INTERCONNECTS,
     Interconnect,
     Projected,
+    exchange_of,
     gradient_bytes,
     project,
 )
@@ -307,8 +308,6 @@ def _project(curve: Curve, options: Options) -> Projection:
         reason = curve.reason
     elif curve.base != 1 or curve.regime == SINGLE:
         reason = "the model begins with the step of one device"
-    elif setting.parallel == "fsdp":
-        reason = "the model is of an all-reduce, and fsdp gathers and scatters instead"
     elif net is None:
         reason = (
             f"how {setting.device} is joined to others is not known; measure it "
@@ -327,6 +326,7 @@ def _project(curve: Curve, options: Options) -> Projection:
         compute_seconds=run.global_batch / one.images_per_second.value,
         device_batch=run.global_batch,
         gradient_bytes=gradient_bytes(run.parameters, setting.precision),
+        exchange=exchange_of(setting.framework, setting.parallel),
         net=net,
         devices=sorted(sizes | measured.keys()),
         strong=strong,
