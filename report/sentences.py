@@ -156,6 +156,8 @@ def overhead_sentences(group: Group) -> Iterator[str]:
 def _overhead(first: Estimate, last: Estimate, points: int) -> str:
     if last.low is None or last.high is None:
         return f"how sure that is is not known, {last.reason}"
+    if last.low > 1:
+        return "more devices take longer than they save"
     if points > 1 and first.high is not None and last.low > first.high:
         return "it rises, so an overhead grows with the devices"
     if last.low > 0:
