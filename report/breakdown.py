@@ -7,7 +7,7 @@ whatever no run told apart from it.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -116,6 +116,25 @@ def breakdown(cell: Cell, rows: Sequence[Rows], arms: Arms) -> Breakdown | None:
     )
     in_order = {part: parts[part] for part in PARTS if part in parts}
     return Breakdown(cell, whole, in_order)
+
+
+def real_over_synthetic(cells: Iterable[Cell]) -> list[tuple[Cell, Estimate]]:
+    """Cells of real data that were timed on synthetic images too, and the ratio.
+
+    Of images/s: below 1, real data costs time.
+    """
+
+    def point(cell: Cell) -> tuple[object, ...]:
+        setting = replace(cell.setting, data="synthetic")
+        return setting, cell.world_size, cell.global_batch, cell.accumulate
+
+    cells = list(cells)
+    synthetic = {point(c): c for c in cells if c.setting.data == "synthetic"}
+    return [
+        (cell, ratio_estimate(cell.rates, synthetic[point(cell)].rates))
+        for cell in cells
+        if cell.setting.data != "synthetic" and point(cell) in synthetic
+    ]
 
 
 def _host_shares(part: str, rows: Sequence[Rows]) -> list[float]:

@@ -133,8 +133,8 @@ def _losses(check: Check) -> Chart:
     title = f"{check.experiment} in {check.precision}: {check.verdict}"
     name = f"losses-{check.precision}-{check.parallel}-{check.recipe.workload[:6]}"
     says = (
-        "Training loss of every run that the check compared. The frameworks' curves "
-        "lie on each other where they train the same thing."
+        "Training loss of every run that the check compared, ×2 on two devices. The "
+        "curves lie on each other where all train the same thing."
     )
     runs = []
     for path in check.runs:
@@ -270,9 +270,9 @@ def _breakdown(report: Report, group: Group) -> Chart:
         section=HOLDS_BACK,
         y_label="share of a step",
         says=(
-            "Each bar is one step. What is not filled is what more devices wait for; "
-            "the vertical line is the interval of all that together. A part that no "
-            "run measured is within the rest."
+            "Each bar is one step on so many devices, hatched where its parts were "
+            "measured; what no run told from computation is filled with it. The "
+            "vertical line is the interval of where that ends."
         ),
         shown=BARS,
     )
@@ -281,7 +281,8 @@ def _breakdown(report: Report, group: Group) -> Chart:
 def _serial_fraction(report: Report, group: Group) -> Chart:
     weak = group.curves[0].regime == WEAK
     return _chart(
-        *(group, "serial-fraction", "Gustafson" if weak else "Karp–Flatt"),
+        *(group, "serial-fraction"),
+        f"Serial fraction ({'Gustafson' if weak else 'Karp–Flatt'})",
         _of_points(group, lambda p: p.serial_fraction),
         section=HOLDS_BACK,
         y_label="serial fraction s(p)" if weak else "serial fraction e(p)",
@@ -332,9 +333,11 @@ def _rank_times(report: Report, group: Group) -> Chart:
         times = found.times
         if len(times) > MOST_RANKS:
             times = (times[0], times[len(times) // 2], times[-1])
-        for time in times:
+        for number, time in enumerate(times):
             name = f"{group.label(curve)}, rank {time.rank}"
-            rows += _distribution(name, found.cell, time.milliseconds)
+            rows += _distribution(
+                name, found.cell, time.milliseconds, emphasis=0.4 if number else 1.0
+            )
     return _chart(
         *(group, "rank-time", "Each rank's step", rows),
         section=HOLDS_BACK,

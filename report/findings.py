@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recipe.errors import RecordError
 from report.accuracy import TimeTo, common_target, time_to
-from report.breakdown import Breakdown, arms_of, breakdown
+from report.breakdown import Breakdown, arms_of, breakdown, real_over_synthetic
 from report.cells import Cell
 from report.checks import Check, check_of, read_checks
 from report.groups import Group, grouped
@@ -112,6 +112,7 @@ class Report:
       recipes: by config_hash.
       times: to an accuracy, of each cell of each group that has one.
       breakdowns: of the step, of each cell that was measured in parts.
+      data_costs: images/s of cells over those of the same on synthetic images.
       ranks: of each cell that has several.
       roots: the folders that it was made of.
     """
@@ -125,6 +126,7 @@ class Report:
     recipes: Mapping[str, Recipe]
     times: Mapping[str, tuple[TimeTo, ...]]
     breakdowns: tuple[Breakdown, ...]
+    data_costs: tuple[tuple[Cell, Estimate], ...]
     ranks: tuple[Ranks, ...]
     projections: tuple[Projection, ...]
     roots: tuple[Path, ...]
@@ -220,6 +222,7 @@ def make_report(
             group.title: tuple(_times(group, rows, options.target)) for group in groups
         },
         breakdowns=tuple(filter(None, parts)),
+        data_costs=tuple(real_over_synthetic(cells)),
         ranks=tuple(filter(None, ranks)),
         projections=tuple(_project(curve, options) for curve in found.curves),
         roots=tuple(roots),

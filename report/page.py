@@ -134,7 +134,7 @@ def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
         ),
         rows,
         numbers=(4, 5, 6),
-        caption="Largest relative differences of every pair of runs",
+        caption="Largest relative differences of every pair of runs; ×2: on 2 devices",
     )
     return f"""<h2 id="parity">Did both train the same thing?</h2>
 {listed(reason for check in report.checks for reason in check.reasons)}
@@ -175,8 +175,9 @@ def _fast(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     ]
     return f"""<h2 id="fast">How fast?</h2>
 {warning}
-<p>Images per second are a median over runs, each a process of its own, and so are the
-95&nbsp;% intervals: bars and bands in the figures, small print in the tables.</p>
+<p>Images per second are the median over runs that were alike, each started anew. Their
+95&nbsp;% intervals are bars and bands in the figures, small print in the tables and in
+brackets in sentences.</p>
 {_figures(figures, FAST)}
 <h3>JAX against PyTorch</h3>
 {listed(claims) or "<p>No cell was run by both in the same way.</p>"}
@@ -197,8 +198,15 @@ def _points_table(report: Report, group: Group) -> str:
     target = next((f"{t.target:g}" for t in times.values()), "")
     to = f"to {target}" if target else "to accuracy"
     head = (
-        *("framework", "devices", "batch", "n", "images/s", "speed-up", "efficiency"),
-        *(fraction, "TFLOP/s per device", "MFU", "peak memory MiB", "compile s"),
+        *("framework", "devices", "global batch", "runs", "images/s", "speed-up"),
+        *(
+            "efficiency",
+            fraction,
+            "TFLOP/s per device",
+            "MFU",
+            "peak memory MiB",
+            "compile s",
+        ),
         *("start-up s", f"seconds {to}", f"device-hours {to}"),
     )
     rows = []
@@ -291,10 +299,11 @@ def _holds_back(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> st
 {_figures(figures, HOLDS_BACK)}
 {"".join(parts)}
 {listed(f"No MFU: {reason}." for reason in shares)}
-<p>Data is what the host took to plan batches and to place them on devices; a device
-that is still computing meanwhile does not wait for it. Exposed communication is what a
-step takes longer than one without the exchange of gradients. What no run measured apart
-is within the rest; docs/study.md has the arms of a study that tell more.</p>
+<p>The parts of a step: data is what the host took to plan batches and to place them on
+devices; a device that is still computing meanwhile does not wait for it. Exposed
+communication is what a step takes longer than one without the exchange of gradients.
+What no run measured apart is within the rest; docs/study.md has the arms of a study
+that tell more.</p>
 """
 
 
@@ -337,13 +346,13 @@ def _ranks_table(report: Report, group: Group) -> str:
                 str(time.rank),
                 estimate_cell(time.median, ".4g"),
                 estimate_cell(time.over_mean, ".3f"),
-                number_cell(time.slowest, ".0%"),
+                number_cell(time.slowest, ".1%"),
             ]
             for time in found.times[:MOST_ROWS]
         ]
     head = (
         *("framework", "devices", "with the exchange", "rank", "ms per step"),
-        *("over the mean of all ranks", "slowest, of all windows"),
+        *("over the mean of all ranks", "slowest, share of windows"),
     )
     caption = f"Who is waited for{some}: {group.title}"
     numbers = (1, *range(3, len(head)))
@@ -365,9 +374,9 @@ def _further(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     )
     return f"""<h2 id="further">What to expect further out</h2>
 <p><b>This is a model, not a measurement.</b> It takes the step measured on one device
-and adds the part of an all-reduce of the gradients that does not hide behind the
-backward pass. It knows of no data loading, host or straggler, so it is an upper
-bound.</p>
+and adds the part of the exchange (of gradients; under fsdp of parameters, too) that
+does not hide behind computation. It knows of no data loading, host or straggler, so it
+is an upper bound.</p>
 {_figures(figures, FURTHER)}
 {listed(said)}
 {listed(sources)}
@@ -422,7 +431,8 @@ def _terms() -> str:
 <b>Efficiency</b>: speed-up over devices; 1 is ideal.</li>
 <li><b>e(p)</b>, <b>s(p)</b>: the share of a step that behaves as if it did not scale
 (Karp and Flatt; Gustafson).</li>
-<li><b>n</b>: repeats. Below 3 there is no interval; below 5 world sizes no fit.</li>
+<li><b>runs</b>, <b>n</b>: repeats of a point. Below 3 there is no interval; below 5
+world sizes no fit.</li>
 <li><b>Faster</b> stands only where the interval of the ratio excludes 1 for all
 comparisons of this page together.</li>
 </ul>

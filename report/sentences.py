@@ -171,9 +171,16 @@ def held_back_sentences(report: Report, group: Group) -> Iterator[str]:
     """What does not scale, and what a step of the most devices is made of."""
     yield from overhead_sentences(group)
     for curve in group.curves:
-        found = report.breakdown_of(curve.points[-1].cell)
-        if found is not None:
-            yield breakdown_sentence(found, group.label(curve))
+        last, label = curve.points[-1].cell, group.label(curve)
+        if (found := report.breakdown_of(last)) is not None:
+            yield breakdown_sentence(found, label)
+        for cell, ratio in report.data_costs:
+            if cell is last:
+                why = f" ({ratio.reason})" if ratio.reason else ""
+                yield (
+                    f"{label}, {devices(cell.world_size)}: on real data at "
+                    f"{shown(ratio, '.3f')} of the images/s on synthetic images{why}"
+                )
 
 
 def breakdown_sentence(found: Breakdown, label: str) -> str:
@@ -190,7 +197,10 @@ def breakdown_sentence(found: Breakdown, label: str) -> str:
         f"{parts}"
     )
     if size > 1 and ARMS[EXCHANGE] not in found.shares:
-        said += "; what the exchange takes was not measured (study.exchange)"
+        said += (
+            "; what the exchange takes was not measured, by runs without it "
+            "(study.exchange=[true,false])"
+        )
     reasons = sorted({share.reason for share in found.shares.values()} - {""})
     return said + (f" ({'; '.join(reasons)})" if reasons else "")
 

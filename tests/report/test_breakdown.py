@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from report.accuracy import Evaluated
-from report.breakdown import PARTS, REST, arms_of, breakdown
+from report.breakdown import PARTS, REST, arms_of, breakdown, real_over_synthetic
 from report.cells import cells_of
 from report.ranks import rank_times
 from report.recipes import Recipe
@@ -128,6 +128,17 @@ def test_arms_of_two_recipes_are_not_averaged(cell, alone):
     arms, left_out = arms_of(arm, [cell([80.0])], RECIPES)
     assert arms == {} and len(left_out) == 2
     assert all("different recipes: " in out.reason for out in left_out)
+
+
+def test_real_data_is_held_against_synthetic_images_of_the_same_point(timed_run):
+    fields = {"world_size": 2, "data": "synthetic", "config_hash": "alone"}
+    runs = [timed_run(rate, world_size=2) for rate in (90.0, 91.0, 89.0)]
+    runs += [timed_run(rate, **fields) for rate in (100.0, 101.0, 99.0)]
+    runs += [timed_run(50.0)]  # on one device, and on no synthetic images
+    cells, _ = cells_of(runs)
+    ((cell, ratio),) = real_over_synthetic(cells)
+    assert (cell.setting.data, cell.world_size) == ("digits", 2)
+    assert ratio.value == pytest.approx(0.9) and ratio.high < 1
 
 
 def test_the_rank_that_is_waited_for_is_named_first(cell):

@@ -191,7 +191,7 @@ def test_without_an_arm_the_page_says_what_was_not_measured(study):
     for run in study.glob("*-alone-*"):
         shutil.rmtree(run)
     text = page(report(study), {})
-    assert "what the exchange takes was not measured (study.exchange)" in text
+    assert "what the exchange takes was not measured, by runs without it" in text
     assert "exposed communication</button>" not in text
 
 
