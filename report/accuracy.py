@@ -8,10 +8,7 @@ It is known no finer than evaluations are apart.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from recipe.errors import RecordError
-from record.disk import parse_json
 from report.cells import Cell
 from report.intervals import Estimate, median_estimate
 
@@ -36,36 +33,6 @@ class Evaluated:
         """
         pairs = zip(self.seconds, self.accuracies, strict=True)
         return next((s for s, accuracy in pairs if accuracy >= target), None)
-
-
-def read_evaluated(run: Path) -> Evaluated:
-    """A run's evaluations with the seconds trained before each.
-
-    Step rows are most of the file, and are passed over unread.
-
-    Raises:
-      RecordError: naming the line that is damaged.
-    """
-    file = run / "metrics.jsonl"
-    trained, seconds, accuracies = 0.0, [], []
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise RecordError(f"cannot read {file}: {error.strerror}") from error
-    for number, line in enumerate(lines, start=1):
-        if line.startswith(b'{"kind": "step"'):
-            continue
-        where = f"{file} line {number}"
-        row = parse_json(line, where)
-        try:
-            if row["kind"] == "window":
-                trained += float(row["seconds"])
-            elif row["kind"] == "evaluation" and row["accuracy"] is not None:
-                seconds.append(trained)
-                accuracies.append(float(row["accuracy"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecordError(f"{where} is no row of a record: {error!r}") from error
-    return Evaluated(tuple(seconds), tuple(accuracies))
 
 
 def common_target(evaluated: Iterable[Evaluated]) -> float | None:

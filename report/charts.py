@@ -6,14 +6,16 @@ A figure shows its chart's rows and nothing else, so the CSV behind it is what i
 import contextlib
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from recipe.errors import RecordError
 from record.run import read_summary
+from report.cells import Cell
 from report.checks import MISSING, Check, loss_curve
 from report.findings import Report
 from report.groups import FRAMEWORKS, Group
@@ -23,7 +25,11 @@ from report.scaling import WEAK, Curve, Point
 # What is drawn how: dashed is a model and nothing else, dotted is a bound.
 MEASURED, MODEL, BOUND = "measured", "model", "bound"
 MOST_GROUPS = 12  # that are drawn: a hundred figures are none
-POINTS, STEPS, LINES = "points", "steps", "lines"  # how rows of a series are joined
+MOST_RANKS = 3  # of a curve: more lines hide each other
+
+# How a figure shows its rows: medians over devices with their intervals; how steps are
+# distributed; a line over steps; parts of a whole, stacked.
+POINTS, DISTRIBUTION, LINES, BARS = "points", "distribution", "lines", "bars"
 
 LOSSES, FAST, SCALES, HOLDS_BACK, FURTHER = (
     "losses",
@@ -43,6 +49,7 @@ class Row:
       framework: "torch", "jax", or "" for what is neither's.
       kind: MEASURED, MODEL or BOUND.
       x, y: in the chart's units; low and high the ends of y's interval.
+      panel: which it is in, where a figure has several.
       emphasis: 1, or less for a series that stands behind another.
     """
 
@@ -53,6 +60,7 @@ class Row:
     y: float
     low: float | None = None
     high: float | None = None
+    panel: str = ""
     emphasis: float = 1.0
 
 
@@ -65,7 +73,7 @@ class Chart:
       section: of the page that it belongs to.
       title: what it shows, and of what.
       says: what a reader should look for.
-      joined: POINTS with intervals, STEPS of a distribution, or plain LINES.
+      shown: POINTS, DISTRIBUTION, LINES or BARS.
       one: a horizontal line that stands for "no difference", where there is one.
       from_zero: whether y's axis begins at 0, so that heights can be compared.
     """
@@ -73,12 +81,11 @@ class Chart:
     name: str
     section: str
     title: str
-    x_label: str
     y_label: str
     says: str
     rows: tuple[Row, ...]
-    joined: str = POINTS
-    log_x: bool = False
+    x_label: str = "devices"
+    shown: str = POINTS
     log_y: bool = False
     one: float | None = None
     from_zero: bool = False
@@ -87,9 +94,11 @@ class Chart:
 def to_csv(chart: Chart) -> str:
     """The chart's rows with a header; an empty field is an end that there is not."""
     text = io.StringIO()
-    names = [f.name for f in fields(Row) if f.name != "emphasis"]
+    names = ["series", "framework", "kind", "x", "y", "low", "high"]
+    names += ["panel"] * any(row.panel for row in chart.rows)
+    labels = {"x": chart.x_label, "y": chart.y_label}
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names[:3], chart.x_label, chart.y_label, *names[5:]])
+    writer.writerow([labels.get(name, name) for name in names])
     for row in chart.rows:
         writer.writerow([getattr(row, name) for name in names])
     return text.getvalue()
@@ -98,21 +107,34 @@ def to_csv(chart: Chart) -> str:
 def charts(report: Report) -> list[Chart]:
     """Every figure of a report, in the page's order; the tables have all groups."""
     drawn = report.groups[:MOST_GROUPS]
-    makers = (_throughput, _ratio, _accuracy, _efficiency, _serial_fraction)
-    makers = (*makers, _step_times, _utilisation, _projection)
+    makers = (_throughput, _ratio, _accuracy, _efficiency)
+    makers = (*makers, _breakdown, _serial_fraction, _step_times, _rank_times)
+    makers = (*makers, _utilisation, _projection)
     found = [_losses(check) for check in report.checks]
     found += [_unchecked_losses(group) for group in drawn if not report.checks]
     found += [make(report, group) for make in makers for group in drawn]
-    return [chart for chart in found if chart is not None and chart.rows]
+    return [chart for chart in found if chart.rows]
 
 
-def _losses(check: Check) -> Chart | None:
+def _chart(
+    group: Group, name: str, title: str, rows: Iterable[Row], **given: Any
+) -> Chart:
+    """A figure of one group's curves.
+
+    Args:
+      given: the chart's other fields.
+    """
+    name, title = f"{name}-{group.name}", f"{title}: {group.title}"
+    return Chart(name=name, title=title, rows=tuple(rows), **given)
+
+
+def _losses(check: Check) -> Chart:
     """What a parity check compared, one curve over the other."""
     title = f"{check.experiment} in {check.precision}: {check.verdict}"
     name = f"losses-{check.precision}-{check.parallel}-{check.recipe.workload[:6]}"
     says = (
-        "Training loss of every run that the check compared. The frameworks' curves "
-        "lie on each other where they train the same thing."
+        "Training loss of every run that the check compared, ×2 on two devices. The "
+        "curves lie on each other where all train the same thing."
     )
     runs = []
     for path in check.runs:
@@ -123,7 +145,7 @@ def _losses(check: Check) -> Chart | None:
     return _loss_chart(name, title, says, runs)
 
 
-def _unchecked_losses(group: Group) -> Chart | None:
+def _unchecked_losses(group: Group) -> Chart:
     first = [(group.label(c), c.points[0].cell.runs[0]) for c in group.curves]
     says = (
         "Training loss of the first repeat of each. No parity check is among the "
@@ -156,7 +178,7 @@ def _loss_chart(
         y_label="training loss",
         says=says,
         rows=tuple(rows),
-        joined=LINES,
+        shown=LINES,
         from_zero=True,
     )
 
@@ -173,15 +195,11 @@ def _throughput(report: Report, group: Group) -> Chart:
             Row(f"{group.label(curve)}, ideal", framework, BOUND, size, rate * size)
             for size in (first.cell.world_size, last.cell.world_size)
         ]
-    return Chart(
-        name=f"throughput-{group.name}",
+    return _chart(
+        *(group, "throughput", "Throughput", rows),
         section=FAST,
-        title=f"Throughput: {group.title}",
-        x_label="devices",
         y_label="images/s",
         says="Higher is faster. Dotted: what as many single devices would do.",
-        rows=tuple(rows),
-        log_x=True,
         log_y=True,
     )
 
@@ -189,86 +207,89 @@ def _throughput(report: Report, group: Group) -> Chart:
 def _ratio(report: Report, group: Group) -> Chart:
     inside = {id(versus) for versus in group.versus}
     rows = [
-        Row(
-            "JAX over PyTorch",
-            "",
-            MEASURED,
-            claim.versus.jax.world_size,
-            claim.versus.difference.ratio.value,
-            claim.versus.difference.ratio.low,
-            claim.versus.difference.ratio.high,
-        )
+        _row("JAX over PyTorch", "", versus.jax.world_size, versus.difference.ratio)
         for claim in report.claims
-        if id(claim.versus) in inside and not claim.withheld
+        if id(versus := claim.versus) in inside and not claim.withheld
     ]
-    return Chart(
-        name=f"ratio-{group.name}",
+    return _chart(
+        *(group, "ratio", "JAX over PyTorch", sorted(rows, key=lambda row: row.x)),
         section=FAST,
-        title=f"JAX over PyTorch: {group.title}",
-        x_label="devices",
         y_label="ratio of images/s",
         says=(
             "Above 1 JAX is faster, below 1 PyTorch. An interval that holds 1 shows "
             "no difference."
         ),
-        rows=tuple(sorted(rows, key=lambda row: row.x)),
-        log_x=True,
         from_zero=True,
         one=1.0,
     )
 
 
-def _accuracy(report: Report, group: Group) -> Chart | None:
+def _accuracy(report: Report, group: Group) -> Chart:
     times = {id(t.cell): t for t in report.times[group.title]}
-    if not times:
-        return None
+    target = next((f" {t.target:g}" for t in times.values()), "")
 
     def seconds(point: Point) -> Estimate | None:
-        return times[id(point.cell)].seconds
+        return times[id(point.cell)].seconds if times else None
 
-    target = next(iter(times.values())).target
-    return Chart(
-        name=f"time-to-accuracy-{group.name}",
+    return _chart(
+        *(group, "time-to-accuracy", f"Time to test accuracy{target}"),
+        _of_points(group, seconds),
         section=FAST,
-        title=f"Time to test accuracy {target:g}: {group.title}",
-        x_label="devices",
         y_label="seconds of training",
         says="Lower is faster. Compilation, start-up and evaluation are left out.",
-        rows=tuple(_of_points(group, seconds)),
-        log_x=True,
         from_zero=True,
     )
 
 
 def _efficiency(report: Report, group: Group) -> Chart:
-    return Chart(
-        name=f"efficiency-{group.name}",
+    return _chart(
+        *(group, "efficiency", "Efficiency"),
+        _of_points(group, lambda p: p.efficiency),
         section=SCALES,
-        title=f"Efficiency: {group.title}",
-        x_label="devices",
         y_label="speed-up over devices",
         says="1 is ideal: twice the devices, twice the images per second.",
-        rows=tuple(_of_points(group, lambda p: p.efficiency)),
-        log_x=True,
         from_zero=True,
         one=1.0,
     )
 
 
+def _breakdown(report: Report, group: Group) -> Chart:
+    found = [
+        (group.label(curve), parts)
+        for curve in group.curves
+        for point in curve.points
+        if (parts := report.breakdown_of(point.cell)) is not None
+    ]
+    return _chart(
+        *(group, "step-parts", "Where the time of a step goes"),
+        (
+            _row(part, of.cell.setting.framework, of.cell.world_size, share, label)
+            for label, of in found
+            for part, share in of.shares.items()
+        ),
+        section=HOLDS_BACK,
+        y_label="share of a step",
+        says=(
+            "Each bar is one step on so many devices, hatched where its parts were "
+            "measured; what no run told from computation is filled with it. The "
+            "vertical line is the interval of where that ends."
+        ),
+        shown=BARS,
+    )
+
+
 def _serial_fraction(report: Report, group: Group) -> Chart:
     weak = group.curves[0].regime == WEAK
-    return Chart(
-        name=f"serial-fraction-{group.name}",
+    return _chart(
+        *(group, "serial-fraction"),
+        f"Serial fraction ({'Gustafson' if weak else 'Karp–Flatt'})",
+        _of_points(group, lambda p: p.serial_fraction),
         section=HOLDS_BACK,
-        title=f"{'Gustafson' if weak else 'Karp–Flatt'}: {group.title}",
-        x_label="devices",
         y_label="serial fraction s(p)" if weak else "serial fraction e(p)",
         says=(
             "Flat: a part of each step does not scale. Rising: an overhead grows with "
             "the devices. 0 is ideal, below it is faster than ideal."
         ),
-        rows=tuple(_of_points(group, lambda p: p.serial_fraction)),
-        log_x=True,
         one=0.0,
     )
 
@@ -282,33 +303,54 @@ def _step_times(report: Report, group: Group) -> Chart:
         for number, point in enumerate(ends):
             cell = point.cell
             rates = np.concatenate([run.windows for run in cell.runs])
-            times = np.sort(1000 * cell.global_batch / rates)
-            shares = np.arange(1, len(times) + 1) / len(times)
+            times = 1000 * cell.global_batch / rates
             name = f"{group.label(curve)} ×{cell.world_size}"
-            rows += [
-                Row(
-                    name,
-                    curve.setting.framework,
-                    MEASURED,
-                    float(time),
-                    float(share),
-                    emphasis=1.0 if number else 0.4,
-                )
-                for time, share in zip(times, shares, strict=True)
-            ]
-    return Chart(
-        name=f"step-time-{group.name}",
+            rows += _distribution(
+                name, cell, times.tolist(), emphasis=1.0 if number else 0.4
+            )
+    return _chart(
+        *(group, "step-time", "Step time", rows),
         section=HOLDS_BACK,
-        title=f"Step time: {group.title}",
         x_label="ms per step, mean of a timed window on its slowest rank",
         y_label="share of windows no slower",
         says=(
             "Steep: every step takes as long. A long tail to the right: some wait, for "
             "the machine or for each other."
         ),
-        rows=tuple(rows),
-        joined=STEPS,
-        log_x=True,
+        shown=DISTRIBUTION,
+    )
+
+
+def _rank_times(report: Report, group: Group) -> Chart:
+    """Of the most devices: the slowest rank, the quickest, and one between them."""
+    rows: list[Row] = []
+    alone = True
+    for curve in group.curves:
+        found = report.ranks_of(curve.points[-1].cell)
+        if found is None:
+            continue
+        alone = alone and found.alone
+        times = found.times
+        if len(times) > MOST_RANKS:
+            times = (times[0], times[len(times) // 2], times[-1])
+        for number, time in enumerate(times):
+            name = f"{group.label(curve)}, rank {time.rank}"
+            rows += _distribution(
+                name, found.cell, time.milliseconds, emphasis=0.4 if number else 1.0
+            )
+    return _chart(
+        *(group, "rank-time", "Each rank's step", rows),
+        section=HOLDS_BACK,
+        x_label="ms per step, mean of a timed window on one rank",
+        y_label="share of windows no slower",
+        says=(
+            "Without the exchange, so that no rank waits for another: the one furthest "
+            "to the right is the one that the others wait for."
+            if alone
+            else "Of whole steps, in which ranks wait for each other: whoever is slow, "
+            "they lie close together. Runs without the exchange would tell them apart."
+        ),
+        shown=DISTRIBUTION,
     )
 
 
@@ -324,18 +366,15 @@ def _utilisation(report: Report, group: Group) -> Chart:
         use = used[id(point)]
         return None if use is None else use.share if known else use.flops
 
-    return Chart(
-        name=f"utilisation-{group.name}",
+    return _chart(
+        *(group, "utilisation", "MFU" if known else "FLOP/s of a device"),
+        _of_points(group, figure),
         section=HOLDS_BACK,
-        title=f"{'MFU' if known else 'FLOP/s of a device'}: {group.title}",
-        x_label="devices",
         y_label="share of the device's peak" if known else "FLOP/s per device",
         says=(
             "What the model's own matrix products take of a device"
             + (", over its data sheet's peak." if known else "; its peak is not known.")
         ),
-        rows=tuple(_of_points(group, figure)),
-        log_x=True,
         from_zero=True,
     )
 
@@ -348,28 +387,19 @@ def _projection(report: Report, group: Group) -> Chart:
         if not projection.points:
             continue
         rows += _of_curve(curve, label, lambda p: p.images_per_second)
+        framework = curve.setting.framework
         rows += [
-            Row(
-                f"{label}, model",
-                curve.setting.framework,
-                MODEL,
-                point.devices,
-                point.images_per_second,
-            )
-            for point in projection.points
+            Row(f"{label}, model", framework, MODEL, p.devices, p.images_per_second)
+            for p in projection.points
         ]
-    return Chart(
-        name=f"projection-{group.name}",
+    return _chart(
+        *(group, "projection", "Projection, a model", rows),
         section=FURTHER,
-        title=f"Projection, a model: {group.title}",
-        x_label="devices",
         y_label="images/s",
         says=(
             "Points are measured; what is dashed is a model of computation and "
-            "all-reduce alone, and so an upper bound."
+            "exchange alone, and so an upper bound."
         ),
-        rows=tuple(rows),
-        log_x=True,
         log_y=True,
     )
 
@@ -387,12 +417,21 @@ def _of_curve(
     for point in curve.points:
         estimate = figure(point)
         if estimate is not None:
-            yield Row(
-                label,
-                curve.setting.framework,
-                MEASURED,
-                point.cell.world_size,
-                estimate.value,
-                estimate.low,
-                estimate.high,
-            )
+            size = point.cell.world_size
+            yield _row(label, curve.setting.framework, size, estimate)
+
+
+def _row(
+    series: str, framework: str, x: float, estimate: Estimate, panel: str = ""
+) -> Row:
+    y, low, high = estimate.value, estimate.low, estimate.high
+    return Row(series, framework, MEASURED, x, y, low, high, panel)
+
+
+def _distribution(
+    name: str, cell: Cell, times: Sequence[float], emphasis: float = 1.0
+) -> Iterator[Row]:
+    """Each time, and the share of times that are no longer."""
+    for number, time in enumerate(sorted(times), start=1):
+        framework, share = cell.setting.framework, number / len(times)
+        yield Row(name, framework, MEASURED, time, share, emphasis=emphasis)

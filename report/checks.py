@@ -13,9 +13,9 @@ from recipe.errors import RecordError
 from record.disk import parse_json, read_text
 from record.run import read_environment, read_rows, read_summary
 from report.cells import Cell
-from report.parity import DIFFERENT, IDENTICAL, worst
+from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
 from report.recipes import Recipe, read_recipe
-from report.runs import LeftOut, train_number
+from report.runs import LeftOut, config_values
 
 MISSING = "not checked"
 
@@ -32,6 +32,7 @@ class Comparison:
     weights: float
     verdict: str
     broken: tuple[str, ...]
+    unseen: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,15 @@ class Check:
     def verdict(self) -> str:
         """Of every comparison: one that failed, and all has."""
         return worst(c.verdict for c in self.comparisons)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is not identical: what parts, and what could not be judged."""
+        return tuple(
+            f"{c.a} against {c.b}: {reason}"
+            for c in self.comparisons
+            for reason in (*c.broken, *c.unseen)
+        )
 
     def answers_for(self, cell: Cell, recipe: Recipe) -> bool:
         """Whether a cell computes what was checked, in the same precision."""
@@ -101,7 +111,8 @@ def read_check(folder: Path) -> Check:
     if not comparisons:
         raise RecordError(f"{file} compares nothing")
     runs = [p.parent for p in sorted(folder.glob("*/summary.json"))]
-    summaries = {r: read_summary(r) for r in runs if not train_number(r, "nudge", 0)}
+    trainings = [run for run in runs if not config_values(run, nudge=0)["nudge"]]
+    summaries = {run: read_summary(run) for run in trainings}
     of_it = [r for r, s in summaries.items() if s["config_hash"] == held["config_hash"]]
     if not of_it:
         raise RecordError(f"{file} has none of the runs that it compared beside it")
@@ -122,7 +133,10 @@ _FACTS = ("experiment", "precision", "data_fingerprint", "decided_by")
 
 def _comparison(held: dict[str, Any]) -> Comparison:
     differences = [float(value) for value in held["differences"]]
-    broken = tuple(map(str, held["broken"]))
+    broken, unseen = (tuple(map(str, held[name])) for name in ("broken", "unseen"))
+    verdict = str(held["verdict"])
+    if verdict not in (IDENTICAL, UNDECIDED, DIFFERENT):
+        raise ValueError(f"verdict {verdict}")
     return Comparison(
         a=str(held["a"]),
         b=str(held["b"]),
@@ -130,20 +144,22 @@ def _comparison(held: dict[str, Any]) -> Comparison:
         first=differences[0],
         worst=max(differences),
         weights=max(float(value) for value in held["leaves"].values()),
-        # What is broken decides, should the verdict not say so.
-        verdict=DIFFERENT if broken else str(held["verdict"]),
+        # The reasons decide, should the verdict not say so.
+        verdict=DIFFERENT if broken else worst([verdict, *[UNDECIDED] * bool(unseen)]),
         broken=broken,
+        unseen=unseen,
     )
 
 
 def check_of(
     cell: Cell, recipe: Recipe | None, checks: Sequence[Check]
 ) -> Check | None:
-    """The check that answers for a cell, one that failed before one that did not."""
+    """The check that answers for a cell, of several the one that found the worst."""
     if recipe is None:
         return None
     found = [check for check in checks if check.answers_for(cell, recipe)]
-    return min(found, key=lambda c: c.verdict == IDENTICAL, default=None)
+    verdict = worst(check.verdict for check in found)
+    return next((check for check in found if check.verdict == verdict), None)
 
 
 def loss_curve(run: Path) -> list[float]:

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
@@ -22,7 +23,17 @@ from matplotlib.ticker import (
 )
 
 from record.run import Run
-from report.charts import BOUND, LINES, MEASURED, MODEL, STEPS, Chart, Row
+from report.charts import (
+    BARS,
+    BOUND,
+    DISTRIBUTION,
+    LINES,
+    MEASURED,
+    MODEL,
+    POINTS,
+    Chart,
+    Row,
+)
 from report.parity import Verdict, losses
 
 # Okabe and Ito's palette: told apart by the colour-blind. In grey the two are near each
@@ -30,6 +41,8 @@ from report.parity import Verdict, losses
 COLOURS = {"torch": "#D55E00", "jax": "#0072B2", "": "#222222"}
 MARKERS = {"torch": "oDv", "jax": "s^p", "": "D"}
 STYLES = ("-", "--", ":", "-.")
+# Of the parts of a stack: the first is filled, and each of the others hatched.
+HATCHES = ("", "////", "....", "xxxx", "----", "++++")
 
 LOOK: dict[Any, Any] = {
     "font.size": 10,
@@ -42,6 +55,7 @@ LOOK: dict[Any, Any] = {
     # A name is shown as it is; and the same numbers give the same file.
     "text.parse_math": False,
     "svg.hashsalt": "duet",
+    "hatch.linewidth": 0.7,
 }
 WIDTH, HEIGHT = 5.2, 3.6  # inches: still read where it is shown 370 pixels wide
 
@@ -55,11 +69,14 @@ def draw(chart: Chart, folder: Path) -> tuple[Path, Path]:
     matplotlib.use("agg")
     with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        axes = figure.subplots()
-        _draw_series(axes, chart)
-        _scale_axes(axes, chart)
-        axes.set_xlabel(chart.x_label)
-        axes.set_ylabel(chart.y_label)
+        if chart.shown == BARS:
+            _draw_bars(figure, chart)
+        else:
+            axes = figure.subplots()
+            _draw_series(axes, chart)
+            _scale_axes(axes, chart)
+            axes.set_xlabel(chart.x_label)
+            axes.set_ylabel(chart.y_label)
         paths = folder / f"{chart.name}.png", folder / f"{chart.name}.svg"
         figure.savefig(paths[0], dpi=200)
         figure.savefig(paths[1], metadata={"Date": None})
@@ -89,19 +106,16 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
             continue
         nth = seen.setdefault(first.framework, 0)
         seen[first.framework] += 1
-        if chart.joined == STEPS:
-            width = 1 + 1.6 * first.emphasis
-            axes.step(
-                [x[0], *x],
-                [0.0, *y],
-                where="post",
+        if chart.shown == DISTRIBUTION:
+            axes.ecdf(
+                x,
                 alpha=0.3 + 0.7 * first.emphasis,
-                linewidth=width,
+                linewidth=1 + 1.6 * first.emphasis,
                 markevery=max(len(x) // 6, 1),
                 label=name,
-                **_mark(first.framework, nth=0),
+                **_mark(first.framework, nth),
             )
-        elif chart.joined == LINES:
+        elif chart.shown == LINES:
             # Each narrower than the one it lies on, so that all can be seen.
             width = max(5.0 - 1.3 * number, 0.8)
             axes.plot(x, y, color=colour, linewidth=width, label=name)
@@ -132,6 +146,49 @@ def _draw_points(
         axes.fill_between(at, *ends, color=colour, alpha=0.15, linewidth=0, zorder=1)
 
 
+def _draw_bars(figure: Figure, chart: Chart) -> None:
+    """A panel for each curve, in it a stack for each x; what is negative hangs below.
+
+    The first part stands on the axis, and carries its interval.
+    """
+    panels = {row.panel: row.framework for row in chart.rows}
+    parts = dict.fromkeys(row.series for row in chart.rows)
+    hatches = dict(zip(parts, itertools.cycle(HATCHES), strict=False))
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (panel, framework) in zip(every, panels.items(), strict=True):
+        rows = [row for row in chart.rows if row.panel == panel]
+        sizes = sorted({row.x for row in rows})
+        colour = COLOURS.get(framework, COLOURS[""])
+        above, below = np.zeros(len(sizes)), np.zeros(len(sizes))
+        for row in rows:
+            at, hatch = sizes.index(row.x), hatches[row.series]
+            ends = above if row.y > 0 else below
+            face = "white" if hatch else colour
+            look = {"facecolor": face, "edgecolor": colour, "hatch": hatch}
+            axes.bar(at, row.y, bottom=ends[at], **look)
+            ends[at] += row.y
+            if not hatch and row.low is not None and row.high is not None:
+                axes.vlines(at, row.low, row.high, color="black", linewidth=1.4)
+        few = -(-len(sizes) // 7)
+        axes.set_xticks(range(0, len(sizes), few), [plain(x) for x in sizes[::few]])
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.grid(axis="x", visible=False)
+        axes.set_axisbelow(True)
+        axes.set_title(panel, fontsize="medium")
+    every[0].set_ylabel(chart.y_label)
+    figure.supxlabel(chart.x_label, fontsize="medium")
+    patches = [
+        Patch(
+            facecolor="white" if hatch else "0.5",
+            edgecolor="0.3",
+            hatch=hatch,
+            label=part,
+        )
+        for part, hatch in hatches.items()
+    ]
+    figure.legend(handles=patches, loc="outside upper left", ncols=2)
+
+
 def _mark(framework: str, nth: int) -> dict[str, Any]:
     """The look of a framework's nth series."""
     colour = COLOURS.get(framework, COLOURS[""])
@@ -160,17 +217,17 @@ def _scale_axes(axes: Axes, chart: Chart) -> None:
     else:
         axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
-    if chart.log_x:
-        axes.set_xscale("log", base=10 if chart.joined == STEPS else 2)
-        if chart.joined == STEPS:
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        else:
-            sizes = sorted({row.x for row in chart.rows})
-            axes.set_xticks(sizes[:: -(-len(sizes) // 11)])
-            axes.set_xlim(min(sizes) / 1.25, max(sizes) * 1.25)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    values = sorted({row.x for row in chart.rows})
+    if chart.shown == DISTRIBUTION and values[-1] > 5 * values[0]:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    if chart.shown == POINTS:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(values[:: -(-len(values) // 11)])
+        axes.set_xlim(values[0] / 1.25, values[-1] * 1.25)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend()
 

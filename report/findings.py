@@ -5,13 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recipe.errors import RecordError
-from report.accuracy import (
-    Evaluated,
-    TimeTo,
-    common_target,
-    read_evaluated,
-    time_to,
-)
+from report.accuracy import TimeTo, common_target, time_to
+from report.breakdown import Breakdown, arms_of, breakdown, real_over_synthetic
 from report.cells import Cell
 from report.checks import Check, check_of, read_checks
 from report.groups import Group, grouped
@@ -22,11 +17,14 @@ from report.projection import (
     INTERCONNECTS,
     Interconnect,
     Projected,
+    exchange_of,
     gradient_bytes,
     project,
 )
+from report.ranks import Ranks, rank_times
 from report.recipes import Recipe, read_recipe
-from report.runs import LeftOut, TimedRun, find, read_timed_runs
+from report.rows import NOTHING, Rows, read_between_steps
+from report.runs import EXCHANGE, LeftOut, TimedRun, find, read_timed_runs
 from report.scaling import (
     SINGLE,
     WEAK,
@@ -113,6 +111,9 @@ class Report:
       common: what is the same in all groups, by what it is called.
       recipes: by config_hash.
       times: to an accuracy, of each cell of each group that has one.
+      breakdowns: of the step, of each cell that was measured in parts.
+      data_costs: images/s of cells over those of the same on synthetic images.
+      ranks: of each cell that has several.
       roots: the folders that it was made of.
     """
 
@@ -124,6 +125,9 @@ class Report:
     claims: tuple[Claim, ...]
     recipes: Mapping[str, Recipe]
     times: Mapping[str, tuple[TimeTo, ...]]
+    breakdowns: tuple[Breakdown, ...]
+    data_costs: tuple[tuple[Cell, Estimate], ...]
+    ranks: tuple[Ranks, ...]
     projections: tuple[Projection, ...]
     roots: tuple[Path, ...]
     options: Options
@@ -136,6 +140,12 @@ class Report:
 
     def recipe(self, cell: Cell) -> Recipe | None:
         return self.recipes.get(cell.runs[0].config_hash)
+
+    def breakdown_of(self, cell: Cell) -> Breakdown | None:
+        return next((found for found in self.breakdowns if found.cell is cell), None)
+
+    def ranks_of(self, cell: Cell) -> Ranks | None:
+        return next((found for found in self.ranks if found.cell is cell), None)
 
     def utilisation(self, point: Point) -> Utilisation | None:
         """None where the model's FLOPs are not known."""
@@ -187,10 +197,19 @@ def make_report(
     """What runs show together, and what speaks for it."""
     options = options or Options()
     recipes, no_recipes = _recipes(runs)
-    found = scaling(runs, options.base)
+    found = scaling([run for run in runs if not run.ablated], options.base)
     groups, common = grouped(found.curves, found.versus)
-    evaluated, no_rows = _evaluated(found)
-    left = (*left_out, *no_recipes, *no_rows, *found.left_out)
+    points = [point for curve in found.curves for point in curve.points]
+    cells = list({id(point.cell): point.cell for point in points}.values())
+    ablated = [run for run in runs if run.ablated]
+    arms, no_arms = arms_of(ablated, cells, recipes)
+    rows, no_rows = _rows([*(run for cell in cells for run in cell.runs), *ablated])
+    parts = [
+        breakdown(cell, [rows[run.path] for run in cell.runs], arms.get(id(cell), {}))
+        for cell in cells
+    ]
+    ranks = [_ranks(cell, rows, arms.get(id(cell), {})) for cell in cells]
+    left = (*left_out, *no_recipes, *no_arms, *no_rows, *found.left_out)
     return Report(
         scaling=Scaling(found.curves, found.versus, left),
         groups=tuple(groups),
@@ -200,9 +219,11 @@ def make_report(
         claims=tuple(_claim(v, recipes, checks) for v in found.versus),
         recipes=recipes,
         times={
-            group.title: tuple(_times(group, evaluated, options.target))
-            for group in groups
+            group.title: tuple(_times(group, rows, options.target)) for group in groups
         },
+        breakdowns=tuple(filter(None, parts)),
+        data_costs=tuple(real_over_synthetic(cells)),
+        ranks=tuple(filter(None, ranks)),
         projections=tuple(_project(curve, options) for curve in found.curves),
         roots=tuple(roots),
         options=options,
@@ -244,31 +265,41 @@ def _claim(
     return Claim(versus, check, failed)
 
 
-def _evaluated(found: Scaling) -> tuple[dict[Path, Evaluated], list[LeftOut]]:
-    """Every run's test accuracies, by its folder."""
-    evaluated: dict[Path, Evaluated] = {}
+def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[LeftOut]]:
+    """Every run's windows and evaluations, by its folder."""
+    rows: dict[Path, Rows] = {}
     left_out: list[LeftOut] = []
-    for curve in found.curves:
-        for run in (run for point in curve.points for run in point.cell.runs):
-            if run.path in evaluated:
-                continue
-            try:
-                evaluated[run.path] = read_evaluated(run.path)
-            except RecordError as error:
-                evaluated[run.path] = Evaluated((), ())
-                left_out.append(LeftOut(str(run.path), f"no accuracies: {error}"))
-    return evaluated, left_out
+    for run in runs:
+        if run.path in rows:
+            continue
+        try:
+            rows[run.path] = read_between_steps(run.path)
+        except RecordError as error:
+            rows[run.path] = NOTHING
+            why = f"neither accuracies nor parts of a step: {error}"
+            left_out.append(LeftOut(str(run.path), why))
+    return rows, left_out
+
+
+def _ranks(
+    cell: Cell, rows: Mapping[Path, Rows], arms: Mapping[str, Sequence[TimedRun]]
+) -> Ranks | None:
+    """Without the exchange, where that was timed."""
+    alone = EXCHANGE in arms
+    runs = arms[EXCHANGE] if alone else cell.runs
+    return rank_times(cell, alone, [rows[run.path] for run in runs])
 
 
 def _times(
-    group: Group, evaluated: Mapping[Path, Evaluated], target: float | None
+    group: Group, rows: Mapping[Path, Rows], target: float | None
 ) -> list[TimeTo]:
     cells = [point.cell for curve in group.curves for point in curve.points]
+    found = {id(c): [rows[run.path].evaluated for run in c.runs] for c in cells}
     if target is None:
-        target = common_target(evaluated[r.path] for cell in cells for r in cell.runs)
+        target = common_target(one for cell in cells for one in found[id(cell)])
     if target is None:
         return []
-    return [time_to(c, [evaluated[r.path] for r in c.runs], target) for c in cells]
+    return [time_to(cell, found[id(cell)], target) for cell in cells]
 
 
 def _project(curve: Curve, options: Options) -> Projection:
@@ -280,8 +311,6 @@ def _project(curve: Curve, options: Options) -> Projection:
         reason = curve.reason
     elif curve.base != 1 or curve.regime == SINGLE:
         reason = "the model begins with the step of one device"
-    elif setting.parallel == "fsdp":
-        reason = "the model is of an all-reduce, and fsdp gathers and scatters instead"
     elif net is None:
         reason = (
             f"how {setting.device} is joined to others is not known; measure it "
@@ -300,6 +329,7 @@ def _project(curve: Curve, options: Options) -> Projection:
         compute_seconds=run.global_batch / one.images_per_second.value,
         device_batch=run.global_batch,
         gradient_bytes=gradient_bytes(run.parameters, setting.precision),
+        exchange=exchange_of(setting.framework, setting.parallel),
         net=net,
         devices=sorted(sizes | measured.keys()),
         strong=strong,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from report.breakdown import PARTS
 from report.charts import (
     FAST,
     FURTHER,
@@ -27,15 +28,15 @@ from report.html import (
     number_cell,
     table,
 )
+from report.parity import IDENTICAL
 from report.scaling import WEAK
 from report.sentences import (
-    SAME,
     check_sentence,
     claim_sentence,
     fit_sentence,
     framework,
+    held_back_sentences,
     in_words,
-    overhead_sentences,
     parity,
     projection_sentence,
     rate_sentences,
@@ -43,6 +44,7 @@ from report.sentences import (
 )
 
 MIB = 2**20
+MOST_ROWS = 16  # of the ranks of one curve
 SHORT = 4  # groups whose sentences the summary repeats
 
 
@@ -99,7 +101,9 @@ def _short(report: Report) -> str:
         "Did both train the same thing?": [f"Parity: {verdict}, as said above."],
         "How fast?": fast,
         "How well does it scale?": [s for g in first for s in scaling_sentences(g)],
-        "What holds it back?": [s for g in first for s in overhead_sentences(g)],
+        "What holds it back?": [
+            said for group in first for said in held_back_sentences(report, group)
+        ],
         "What to expect further out?": [
             projection_sentence(p, f"{group.label(p.curve)}")
             for group in first
@@ -130,16 +134,10 @@ def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
         ),
         rows,
         numbers=(4, 5, 6),
-        caption="Largest relative differences of every pair of runs",
+        caption="Largest relative differences of every pair of runs; ×2: on 2 devices",
     )
-    broken = [
-        f"{c.a} against {c.b}: {reason}"
-        for check in report.checks
-        for c in check.comparisons
-        for reason in c.broken
-    ]
     return f"""<h2 id="parity">Did both train the same thing?</h2>
-{listed(broken)}
+{listed(reason for check in report.checks for reason in check.reasons)}
 {_figures(figures, LOSSES)}
 {shown if rows else ""}
 {listed(map(check_sentence, report.checks))}
@@ -164,7 +162,7 @@ def _fast(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     verdict, _ = parity(report)
     warning = (
         ""
-        if verdict == SAME
+        if verdict == IDENTICAL
         else (
             "<p><b>Rates of the two frameworks stand side by side here without proof "
             "that they are of the same training: do not compare them.</b></p>"
@@ -177,8 +175,9 @@ def _fast(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     ]
     return f"""<h2 id="fast">How fast?</h2>
 {warning}
-<p>Images per second are a median over runs, each a process of its own, and so are the
-95&nbsp;% intervals: bars and bands in the figures, small print in the tables.</p>
+<p>Images per second are the median over runs that were alike, each started anew. Their
+95&nbsp;% intervals are bars and bands in the figures, small print in the tables and in
+brackets in sentences.</p>
 {_figures(figures, FAST)}
 <h3>JAX against PyTorch</h3>
 {listed(claims) or "<p>No cell was run by both in the same way.</p>"}
@@ -199,8 +198,15 @@ def _points_table(report: Report, group: Group) -> str:
     target = next((f"{t.target:g}" for t in times.values()), "")
     to = f"to {target}" if target else "to accuracy"
     head = (
-        *("framework", "devices", "batch", "n", "images/s", "speed-up", "efficiency"),
-        *(fraction, "TFLOP/s per device", "MFU", "peak memory MiB", "compile s"),
+        *("framework", "devices", "global batch", "runs", "images/s", "speed-up"),
+        *(
+            "efficiency",
+            fraction,
+            "TFLOP/s per device",
+            "MFU",
+            "peak memory MiB",
+            "compile s",
+        ),
         *("start-up s", f"seconds {to}", f"device-hours {to}"),
     )
     rows = []
@@ -277,9 +283,10 @@ def _holds_back(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> st
             for curve in group.curves
             for fit in curve.fits
         ]
-        said = [*overhead_sentences(group), *fits]
-        if said:
-            parts.append(f"<h3>{escape(group.title)}</h3>{listed(said)}")
+        said = [*held_back_sentences(report, group), *fits]
+        tables = _breakdown_table(report, group) + _ranks_table(report, group)
+        if said or tables:
+            parts.append(f"<h3>{escape(group.title)}</h3>{listed(said)}{tables}")
     shares = sorted(
         {
             use.reason
@@ -292,9 +299,64 @@ def _holds_back(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> st
 {_figures(figures, HOLDS_BACK)}
 {"".join(parts)}
 {listed(f"No MFU: {reason}." for reason in shares)}
-<p>Records time whole steps on the slowest rank. They do not tell how a step divides
-into data, computation and exchange.</p>
+<p>The parts of a step: data is what the host took to plan batches and to place them on
+devices; a device that is still computing meanwhile does not wait for it. Exposed
+communication is what a step takes longer than one without the exchange of gradients.
+What no run measured apart is within the rest; docs/study.md has the arms of a study
+that tell more.</p>
 """
+
+
+def _breakdown_table(report: Report, group: Group) -> str:
+    found = [
+        (group.label(curve), parts)
+        for curve in group.curves
+        for point in curve.points
+        if (parts := report.breakdown_of(point.cell)) is not None
+    ]
+    parts = [part for part in PARTS if any(part in of.shares for _, of in found)]
+    rows = [
+        [
+            label,
+            str(of.cell.world_size),
+            estimate_cell(of.milliseconds, ".4g"),
+            *(estimate_cell(of.shares.get(part), ".1%") for part in parts),
+        ]
+        for label, of in found
+    ]
+    head = ("framework", "devices", "ms per step", *parts)
+    caption = f"Where the time of a step goes: {group.title}"
+    return table(head, rows, range(1, len(head)), caption) if rows else ""
+
+
+def _ranks_table(report: Report, group: Group) -> str:
+    """Of the most devices of each curve."""
+    rows, some = [], ""
+    for curve in group.curves:
+        found = report.ranks_of(curve.points[-1].cell)
+        if found is None:
+            continue
+        if len(found.times) > MOST_ROWS:
+            some = f", the {MOST_ROWS} slowest"
+        rows += [
+            [
+                group.label(curve),
+                str(found.cell.world_size),
+                "no" if found.alone else "yes",
+                str(time.rank),
+                estimate_cell(time.median, ".4g"),
+                estimate_cell(time.over_mean, ".3f"),
+                number_cell(time.slowest, ".1%"),
+            ]
+            for time in found.times[:MOST_ROWS]
+        ]
+    head = (
+        *("framework", "devices", "with the exchange", "rank", "ms per step"),
+        *("over the mean of all ranks", "slowest, share of windows"),
+    )
+    caption = f"Who is waited for{some}: {group.title}"
+    numbers = (1, *range(3, len(head)))
+    return table(head, rows, numbers, caption) if rows else ""
 
 
 def _further(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
@@ -312,9 +374,9 @@ def _further(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     )
     return f"""<h2 id="further">What to expect further out</h2>
 <p><b>This is a model, not a measurement.</b> It takes the step measured on one device
-and adds the part of an all-reduce of the gradients that does not hide behind the
-backward pass. It knows of no data loading, host or straggler, so it is an upper
-bound.</p>
+and adds the part of the exchange (of gradients; under fsdp of parameters, too) that
+does not hide behind computation. It knows of no data loading, host or straggler, so it
+is an upper bound.</p>
 {_figures(figures, FURTHER)}
 {listed(said)}
 {listed(sources)}
@@ -369,7 +431,8 @@ def _terms() -> str:
 <b>Efficiency</b>: speed-up over devices; 1 is ideal.</li>
 <li><b>e(p)</b>, <b>s(p)</b>: the share of a step that behaves as if it did not scale
 (Karp and Flatt; Gustafson).</li>
-<li><b>n</b>: repeats. Below 3 there is no interval; below 5 world sizes no fit.</li>
+<li><b>runs</b>, <b>n</b>: repeats of a point. Below 3 there is no interval; below 5
+world sizes no fit.</li>
 <li><b>Faster</b> stands only where the interval of the ratio excludes 1 for all
 comparisons of this page together.</li>
 </ul>

@@ -1,7 +1,7 @@
 """Measured compute + a model of the interconnect -> more devices than there are.
 
     n   devices, on n / g nodes of g devices each
-    m   bytes of gradients that are summed over all devices, once per step
+    m   bytes of all parameters, and so of all gradients
     a   latency of a link in seconds; B its bandwidth in bytes/s
 
 A step takes its computation, and of the exchange whatever does not hide behind the
@@ -90,14 +90,43 @@ INTERCONNECTS = {
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """What a step exchanges: collectives over all parameters' bytes.
+
+    Args:
+      forward: what forward waits for, and hides behind it.
+      backward: what hides behind backward.
+    """
+
+    forward: tuple[str, ...]
+    backward: tuple[str, ...]
+
+
+# As `tests/twins/test_wiring.py` reads them from JAX's compiled step, and from what
+# PyTorch hands to its process group. FSDP2 frees a block after forward and gathers it
+# again for backward; JAX keeps what it gathered.
+REPLICATED = Exchange((), ("all-reduce",))
+SHARDED = {
+    "torch": Exchange(("all-gather",), ("all-gather", "reduce-scatter")),
+    "jax": Exchange(("all-gather",), ("reduce-scatter",)),
+}
+
+
+def exchange_of(framework: str, parallel: str) -> Exchange:
+    """What a strategy exchanges."""
+    return SHARDED[framework] if parallel == "fsdp" else REPLICATED
+
+
+@dataclass(frozen=True)
 class Projected:
     """A step on so many devices, by the model.
 
     Args:
       compute_seconds: forward, backward and update on one device.
       exchange_seconds: of all buckets, one after another.
-      exposed_seconds: what of that does not hide behind the backward pass.
-      algorithm: "ring" or "tree", the faster; "none" on one device.
+      exposed_seconds: what of that does not hide behind computation.
+      algorithm: "ring" or "tree", the faster; "none" on one device. What is sharded
+        goes around rings alone.
     """
 
     devices: int
@@ -117,7 +146,8 @@ def gradient_bytes(parameters: int, precision: str) -> int:
     """What a step sums over the devices: every gradient once, in fp32 or in fp64.
 
     Whatever precision computed them; `tests/twins/test_wiring.py` reads the same from
-    JAX's compiled step and from DDP's buckets. A few scalars travel along.
+    JAX's compiled step and from DDP's buckets. A few scalars travel along. Parameters
+    that are gathered are as many bytes.
 
     >>> gradient_bytes(25_557_032, "bf16")
     102228128
@@ -125,11 +155,13 @@ def gradient_bytes(parameters: int, precision: str) -> int:
     return parameters * (8 if precision == "fp64" else 4)
 
 
-def ring_seconds(nbytes: float, devices: int, net: Interconnect) -> float:
-    """All-reduce around a ring: reduce-scatter, then all-gather.
+def ring_seconds(
+    nbytes: float, devices: int, net: Interconnect, rounds: int = 2
+) -> float:
+    """All-reduce around a ring: reduce-scatter, then all-gather; a round for either.
 
-    2 (n - 1) steps, each of m / n bytes: bandwidth-optimal, and slow to start where n
-    is large. All go at the pace of the slowest link.
+    Each is n - 1 steps of m / n bytes: bandwidth-optimal, and slow to start where n is
+    large. All go at the pace of the slowest link.
 
     Source: Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms for clusters of
     workstations, JPDC 69 (2009); Thakur, Rabenseifner and Gropp, Optimization of
@@ -139,10 +171,10 @@ def ring_seconds(nbytes: float, devices: int, net: Interconnect) -> float:
     0.792
     """
     nodes = _nodes(devices, net)
-    across = 2 * (nodes - 1)
-    inside = 2 * (devices - 1) - across
+    across = rounds * (nodes - 1)
+    inside = rounds * (devices - 1) - across
     start = inside * net.inside.latency + across * net.between.latency
-    return start + 2 * (devices - 1) / devices * nbytes / _slowest(nodes, net)
+    return start + rounds * (devices - 1) / devices * nbytes / _slowest(nodes, net)
 
 
 def tree_seconds(nbytes: float, devices: int, net: Interconnect) -> float:
@@ -175,16 +207,19 @@ def project(
     strong: bool = False,
     overlap: float = BACKWARD,
     bucket_bytes: float = BUCKET_BYTES,
+    exchange: Exchange = REPLICATED,
 ) -> list[Projected]:
     """Throughput on up to 1,024 devices, from a step measured on one.
 
     Args:
       compute_seconds: of a step on one device without exchange.
       device_batch: examples of that step.
-      gradient_bytes: summed over the devices in a step: parameters times their bytes.
+      gradient_bytes: of all parameters, and so of all gradients.
       strong: whether the global batch stays and a device's share of it shrinks, and
         with it the computation; optimistic, as small batches fill a device less.
-      overlap: share of the computation that exchange may hide behind; 0 for none.
+      overlap: share of the computation, all in backward, that exchange may hide
+        behind; in forward half as much, as it computes half as much. 0 for none.
+      exchange: what a step exchanges.
 
     Raises:
       ConfigError: if a number is out of range.
@@ -196,14 +231,22 @@ def project(
     projected = []
     for n in devices:
         compute = compute_seconds / n if strong else compute_seconds
-        exchange, last, algorithm = _exchange(gradient_bytes, bucket_bytes, n, net)
-        exposed = max(exchange - overlap * compute, last) if n > 1 else 0.0
+        seconds, exposed, algorithm = 0.0, 0.0, "none"
+        passes = (exchange.forward, overlap / 2), (exchange.backward, overlap)
+        for collectives, hides in passes if n > 1 else ():
+            times = [
+                _seconds(c, gradient_bytes, bucket_bytes, n, net) for c in collectives
+            ]
+            if times:
+                whole, (_, end, algorithm) = sum(t[0] for t in times), times[-1]
+                seconds += whole
+                exposed += max(whole - hides * compute, end)
         examples = device_batch * (1 if strong else n)
         rate = examples / (compute + exposed)
         one = device_batch / compute_seconds
         efficiency = rate / one / n
         projected.append(
-            Projected(n, compute, exchange, exposed, algorithm, rate, efficiency)
+            Projected(n, compute, seconds, exposed, algorithm, rate, efficiency)
         )
     return projected
 
@@ -283,20 +326,17 @@ def bus_bandwidth(nbytes: float, seconds: float, devices: int) -> float:
     return nbytes / seconds * 2 * (devices - 1) / devices
 
 
-def _exchange(
-    nbytes: float, bucket: float, devices: int, net: Interconnect
+def _seconds(
+    collective: str, nbytes: float, bucket: float, devices: int, net: Interconnect
 ) -> tuple[float, float, str]:
     """Seconds of all buckets, of the last one, and the algorithm of the whole ones."""
-    if devices == 1:
-        return 0.0, 0.0, "none"
     whole, rest = divmod(nbytes, bucket)
-    times = {
-        "ring": lambda size: ring_seconds(size, devices, net),
-        "tree": lambda size: tree_seconds(size, devices, net),
-    }
 
     def faster(size: float) -> tuple[float, str]:
-        return min((seconds(size), name) for name, seconds in times.items())
+        if collective != "all-reduce":
+            return ring_seconds(size, devices, net, rounds=1), "ring"
+        ring, tree = (f(size, devices, net) for f in (ring_seconds, tree_seconds))
+        return min((ring, "ring"), (tree, "tree"))
 
     last, algorithm = faster(rest or bucket)
     if not whole:

@@ -20,7 +20,8 @@ class Recipe:
     """What all runs of one `config_hash` share.
 
     Args:
-      workload: hash of the recipe but for its length, batch and name.
+      workload: hash of the recipe but for its length, batch and name, and for what an
+        arm of a study leaves out.
       training_flops: of one example's forward and backward pass, None for a model that
         is not among Duet's own.
     """
@@ -50,6 +51,7 @@ def workload(config: Config) -> str:
     """
     parts = recipe_parts(config)
     del parts["name"]
+    parts.pop("parallel", None)  # the strategy is none of it, its ablation is
     for length in LENGTHS:
         del parts["train"][length]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -21,6 +21,10 @@ from record.run import read_environment, read_summary
 
 # Enough for the longest row: a row is some 200 bytes.
 TAIL_BYTES = 4096
+# Keys whose `false` leaves a part out of the step, and what that part is. Such a run is
+# no training, but an arm of a study: what a whole step takes longer is the part.
+EXCHANGE = "parallel.exchange"
+ARMS = {EXCHANGE: "exposed communication"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,7 @@ class TimedRun:
       path: of the run folder.
       device: what one device is, without its number; on a CPU the processor's name.
       accumulate: micro-batches that a global batch is computed in, one after another.
+      ablated: keys of `ARMS` whose part its steps leave out; empty for a training.
       windows: images/s over all devices of each timed window, warm-up left out.
       compile_seconds, startup_seconds: None where they were not taken.
       peak_memory_bytes: largest of any rank.
@@ -50,6 +55,7 @@ class TimedRun:
     processes: int
     global_batch: int
     accumulate: int = 1
+    ablated: tuple[str, ...] = ()
     parameters: int
     config_hash: str
     data_fingerprint: str
@@ -196,11 +202,12 @@ def read_timed_run(path: Path) -> TimedRun:
         )
     if not all(isinstance(w, int | float) and 0 < w < np.inf for w in windows):
         raise RecordError(f"{path}: images_per_second holds no rates: {windows[:3]}")
+    config = config_values(path, nudge=0, accumulate=1, exchange=True)
     # It has the hash of the run that it was nudged from, and would pass for a repeat.
-    if nudge := train_number(path, "nudge", 0):
+    if config["nudge"]:
         raise RecordError(
-            f"{path} is a parity check's control (train.nudge={nudge}), which is "
-            "trained beside others: its speed says nothing"
+            f"{path} is a parity check's control (train.nudge={config['nudge']}), "
+            "which is trained beside others: its speed says nothing"
         )
     _check_metrics_end(path, summary["steps"])
     environment = read_environment(path)
@@ -209,7 +216,8 @@ def read_timed_run(path: Path) -> TimedRun:
         path=path,
         device=device_name(environment),
         windows=tuple(map(float, windows)),
-        accumulate=train_number(path, "accumulate", 1),
+        accumulate=config["accumulate"],
+        ablated=() if config["exchange"] else (EXCHANGE,),
         environment=environment,
         **names,
     )
@@ -230,18 +238,20 @@ def device_name(environment: Mapping[str, Any]) -> str:
     return environment["processor"] if name.lower().startswith("cpu") else name
 
 
-def train_number(path: Path, name: str, default: int) -> int:
-    """A number under `train` in `config.yaml`; `default` where there is no such line.
+def config_values(path: Path, **defaults: Any) -> dict[str, Any]:
+    """Numbers and switches of `config.yaml`'s groups; the default where there is none.
 
-    Only that line is read: parsing YAML takes a hundred times as long as all the rest.
+    Only their lines are read: parsing YAML takes a hundred times as long as all the
+    rest.
     """
     file = path / "config.yaml"
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"cannot read {file}: {error}") from error
-    found = re.search(rf"^  {name}: (\d+)$", text, re.MULTILINE)
-    return int(found[1]) if found else default
+    line = rf"^  ({'|'.join(defaults)}): (\d+|true|false)$"
+    found = re.findall(line, text, re.MULTILINE)
+    return defaults | {name: json.loads(value) for name, value in found}
 
 
 def _check_metrics_end(path: Path, steps: int) -> None:

@@ -2,16 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 
+from report.breakdown import REST, Breakdown
 from report.checks import Check
 from report.findings import Claim, Projection, Report
 from report.groups import FRAMEWORKS, Group
 from report.intervals import Estimate
 from report.laws import Fit
-from report.parity import IDENTICAL
+from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
+from report.runs import ARMS, EXCHANGE
 from report.scaling import WEAK, Curve
 
-# What the page says of parity as a whole.
-SAME, NOT_SAME, UNKNOWN = "identical", "different", "not checked"
+# What the page says of parity as a whole: a check's verdict, or that there is none.
+UNKNOWN = "not checked"
+NOT_IDENTICAL = {
+    DIFFERENT: "PyTorch and JAX did not train the same thing",
+    UNDECIDED: "Whether PyTorch and JAX trained the same thing could not be told",
+}
 
 
 def shown(estimate: Estimate | None, form: str) -> str:
@@ -42,12 +48,14 @@ def framework(curve_or_name: Curve | str) -> str:
 def parity(report: Report) -> tuple[str, str]:
     """The verdict over everything that is compared, and a sentence for it."""
     checks = report.checks
-    failed = [check for check in checks if check.verdict != IDENTICAL]
-    if failed:
-        told = ", ".join(f"{c.experiment} in {c.precision}" for c in failed)
-        return NOT_SAME, (
-            f"PyTorch and JAX did not train the same thing ({told}). Their speeds are "
-            "not compared below."
+    verdict = worst(check.verdict for check in checks)
+    if verdict != IDENTICAL:
+        of = [check for check in checks if check.verdict == verdict]
+        told = ", ".join(f"{c.experiment} in {c.precision}" for c in of)
+        why = next((f": {reason}" for check in of for reason in check.reasons), "")
+        return verdict, (
+            f"{NOT_IDENTICAL[verdict]} ({told}){why}. Their speeds are not compared "
+            "below."
         )
     unproven = [claim for claim in report.claims if claim.withheld]
     if not checks or (report.claims and len(unproven) == len(report.claims)):
@@ -63,7 +71,7 @@ def parity(report: Report) -> tuple[str, str]:
             f" For {len(unproven)} of {len(report.claims)} cells that is not shown, "
             "and their speeds are not compared."
         )
-    return SAME, (
+    return IDENTICAL, (
         f"PyTorch and JAX trained the same thing {told}: their losses and final "
         f"weights are no further apart than rounding allows.{part}"
     )
@@ -148,6 +156,8 @@ def overhead_sentences(group: Group) -> Iterator[str]:
 def _overhead(first: Estimate, last: Estimate, points: int) -> str:
     if last.low is None or last.high is None:
         return f"how sure that is is not known, {last.reason}"
+    if last.low > 1:
+        return "more devices take longer than they save"
     if points > 1 and first.high is not None and last.low > first.high:
         return "it rises, so an overhead grows with the devices"
     if last.low > 0:
@@ -155,6 +165,44 @@ def _overhead(first: Estimate, last: Estimate, points: int) -> str:
     if last.high < 0:
         return "faster than ideal: each device has less to do, or more to do it with"
     return "not told from 0: no part that does not scale is shown"
+
+
+def held_back_sentences(report: Report, group: Group) -> Iterator[str]:
+    """What does not scale, and what a step of the most devices is made of."""
+    yield from overhead_sentences(group)
+    for curve in group.curves:
+        last, label = curve.points[-1].cell, group.label(curve)
+        if (found := report.breakdown_of(last)) is not None:
+            yield breakdown_sentence(found, label)
+        for cell, ratio in report.data_costs:
+            if cell is last:
+                why = f" ({ratio.reason})" if ratio.reason else ""
+                yield (
+                    f"{label}, {devices(cell.world_size)}: on real data at "
+                    f"{shown(ratio, '.3f')} of the images/s on synthetic images{why}"
+                )
+
+
+def breakdown_sentence(found: Breakdown, label: str) -> str:
+    size = found.cell.world_size
+    parts = in_words(
+        [
+            f"{shown(share, '.1%')} is {part}"
+            for part, share in found.shares.items()
+            if part != REST
+        ]
+    )
+    said = (
+        f"{label}, {devices(size)}: of a step of {found.milliseconds.value:.3g} ms, "
+        f"{parts}"
+    )
+    if size > 1 and ARMS[EXCHANGE] not in found.shares:
+        said += (
+            "; what the exchange takes was not measured, by runs without it "
+            "(study.exchange=[true,false])"
+        )
+    reasons = sorted({share.reason for share in found.shares.values()} - {""})
+    return said + (f" ({'; '.join(reasons)})" if reasons else "")
 
 
 def fit_sentence(fit: Fit) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from record.schema import strict_json
+from report.breakdown import PARTS
 from report.environment import environment_rows
 from report.findings import Report
 from report.runs import TimedRun
@@ -18,7 +19,7 @@ from report.sentences import (
     check_sentence,
     claim_sentence,
     fit_sentence,
-    overhead_sentences,
+    held_back_sentences,
     parity,
     projection_sentence,
     shown,
@@ -38,7 +39,7 @@ def rows(found: Scaling) -> list[dict[str, Any]]:
 def report_rows(report: Report) -> list[dict[str, Any]]:
     """The rows with what else a report knows of each point.
 
-    Beside the units above: FLOP/s of one device, seconds of training.
+    Beside the units above: FLOP/s of one device, seconds of training, shares of a step.
     """
     times = {id(t.cell): t for found in report.times.values() for t in found}
     table = []
@@ -46,6 +47,8 @@ def report_rows(report: Report) -> list[dict[str, Any]]:
         for point in curve.points:
             use, time = report.utilisation(point), times.get(id(point.cell))
             seconds = None if time is None else time.seconds
+            parts = report.breakdown_of(point.cell)
+            shares = {} if parts is None else parts.shares
             table.append(
                 {
                     **_row(curve, point),
@@ -54,6 +57,11 @@ def report_rows(report: Report) -> list[dict[str, Any]]:
                     "target_accuracy": None if time is None else time.target,
                     "seconds_to_accuracy": seconds.value if seconds else None,
                     "device_hours_to_accuracy": time.device_hours if time else None,
+                    **{
+                        f"{part.replace(' ', '_')}_share": s.value if s else None
+                        for part in PARTS
+                        for s in [shares.get(part)]
+                    },
                 }
             )
     return table
@@ -96,7 +104,8 @@ def to_json(report: Report) -> str:
             "verdict": check.verdict,
             "said": check_sentence(check),
             "comparisons": [
-                {**asdict(c), "broken": list(c.broken)} for c in check.comparisons
+                {**asdict(c), "broken": list(c.broken), "unseen": list(c.unseen)}
+                for c in check.comparisons
             ],
         }
         for check in report.checks
@@ -111,12 +120,34 @@ def to_json(report: Report) -> str:
         }
         for p in report.projections
     ]
+    steps = [
+        {
+            "cell": str(of.cell),
+            "milliseconds": asdict(of.milliseconds),
+            "shares": {part: asdict(share) for part, share in of.shares.items()},
+        }
+        for of in report.breakdowns
+    ]
+    ranks = [
+        {
+            "cell": str(of.cell),
+            "with_exchange": not of.alone,
+            "rank": time.rank,
+            "milliseconds": asdict(time.median),
+            "over_mean": asdict(time.over_mean),
+            "slowest": time.slowest,
+        }
+        for of in report.ranks
+        for time in of.times
+    ]
     whole = {
         "schema_version": SCHEMA_VERSION,
         "parity": {"verdict": verdict, "said": said, "checks": checks},
         "rows": report_rows(report),
         "fits": fits,
         "jax_against_torch": versus,
+        "steps": steps,
+        "ranks": ranks,
         "projections": projections,
         "environment": dict(environment_rows(report)),
         "left_out": [asdict(out) for out in report.scaling.left_out],
@@ -129,6 +160,7 @@ def to_markdown(report: Report) -> str:
     verdict, said = parity(report)
     parts = [f"### Parity: {verdict}\n", f"{_cell_text(said)}\n"]
     parts += _items(map(check_sentence, report.checks))
+    parts += _items(reason for check in report.checks for reason in check.reasons)
     for curve in report.scaling.curves:
         parts.append(f"### {_cell_text(str(curve))}\n")
         if curve.reason:
@@ -148,10 +180,14 @@ def to_markdown(report: Report) -> str:
             f"{claim_sentence(c)}"
             for c in report.claims
         )
-    overheads = [s for group in report.groups for s in overhead_sentences(group)]
-    if overheads:
+    held_back = [
+        f"{group.title}, {said}"
+        for group in report.groups
+        for said in held_back_sentences(report, group)
+    ]
+    if held_back:
         parts.append("### What holds it back\n")
-        parts += _items(overheads)
+        parts += _items(held_back)
     if report.projections:
         parts.append("### Further out, by a model\n")
         parts += _items(

@@ -4,16 +4,31 @@ import json
 import shutil
 from pathlib import Path
 
+from recipe.config import from_yaml, recipe_hash
 from report.parity import Comparison, Verdict
 
 STEPS = 4  # of the run folder that all others are copied from
 
 
 def write_run_folder(
-    written: Path, folder: Path, rate: float, accuracy: float = 0.75, **summary
+    written: Path,
+    folder: Path,
+    rate: float,
+    accuracy: float = 0.75,
+    alone: bool = False,
+    **summary,
 ) -> Path:
-    """A copy of a run folder in which the speed, and whatever is given, is another."""
+    """A copy of a run folder in which the speed, and whatever is given, is another.
+
+    Args:
+      alone: whether it left out the exchange of gradients.
+    """
     shutil.copytree(written, folder)
+    if alone:
+        config = folder / "config.yaml"
+        text = config.read_text().replace("  exchange: true\n", "  exchange: false\n")
+        config.write_text(text)
+        summary["config_hash"] = recipe_hash(from_yaml(text))
     world = summary.setdefault("world_size", 1)
     fields = {"processes": world, "global_batch": 8, "framework": "torch", **summary}
     fields["images_per_second"] = {
@@ -23,7 +38,12 @@ def write_run_folder(
     change(folder / "summary.json", **fields)
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     changed = {
-        "window": {"images_per_second": rate, "seconds": 16 / rate},
+        "window": {
+            "images_per_second": rate,
+            "seconds": 16 / rate,
+            "rank_seconds": [16 / rate / (1 + r / 50) for r in range(world)],
+            "data_seconds": 0.1 * 16 / rate,
+        },
         "evaluation": {"accuracy": accuracy},
     }
     lines = [json.dumps(row | changed.get(row["kind"], {})) for row in rows]
@@ -35,7 +55,12 @@ def change(file: Path, **fields) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
-def write_check(written: Path, folder: Path, broken: tuple[str, ...] = ()) -> Path:
+def write_check(
+    written: Path,
+    folder: Path,
+    broken: tuple[str, ...] = (),
+    unseen: tuple[str, ...] = (),
+) -> Path:
     """A parity check of what `write_run_folder` writes, and two of its runs."""
     held = json.loads((written / "summary.json").read_text())
     for framework in ("torch", "jax"):
@@ -49,6 +74,7 @@ def write_check(written: Path, folder: Path, broken: tuple[str, ...] = ()) -> Pa
         test_difference=0.0,
         scores=(0.75, 0.75),
         broken=list(broken),
+        unseen=list(unseen),
     )
     verdict = Verdict(
         experiment=held["experiment"],
@@ -69,22 +95,28 @@ def write_study(
     repeats: int = 3,
     faster: float = 2.0,
     broken: tuple[str, ...] = (),
+    unseen: tuple[str, ...] = (),
 ) -> Path:
-    """A strong curve of each framework, JAX `faster` times as fast, and its check."""
+    """A strong curve of each framework, JAX `faster` times as fast, and its check.
+
+    On several devices a fifth of a step is exposed communication.
+    """
     order = []
     for size in sizes:
         for framework in ("torch", "jax"):
             for repeat in range(1, repeats + 1):
                 rate = 100 * size**0.9 * (1 + repeat / 1000)
+                rate *= faster if framework == "jax" else 1
+                fields = {"framework": framework, "world_size": size}
                 name = f"{framework}-{size}-fp32-dp-{repeat}"
-                write_run_folder(
-                    written,
-                    folder / name,
-                    rate * (faster if framework == "jax" else 1),
-                    framework=framework,
-                    world_size=size,
-                )
+                write_run_folder(written, folder / name, rate, **fields)
                 order.append({"name": name})
+                if size > 1:
+                    name = f"{framework}-{size}-fp32-dp-alone-{repeat}"
+                    write_run_folder(
+                        written, folder / name, rate / 0.8, alone=True, **fields
+                    )
+                    order.append({"name": name})
     plan = {
         "name": "by hand",
         "command": ["launch/study.py", "study=demo"],
@@ -92,5 +124,5 @@ def write_study(
         "order_seed": 7,
     }
     (folder / "study.json").write_text(json.dumps(plan))
-    write_check(written, folder / "parity-fp32", broken)
+    write_check(written, folder / "parity-fp32", broken, unseen)
     return folder

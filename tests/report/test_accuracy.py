@@ -1,11 +1,8 @@
 """Time to accuracy: what was trained until then, and never of the lucky runs alone."""
 
-import json
-
 import pytest
 
-from recipe.errors import RecordError
-from report.accuracy import Evaluated, common_target, read_evaluated, time_to
+from report.accuracy import Evaluated, common_target, time_to
 from report.cells import cells_of
 
 FAST, SLOW = Evaluated((1.0, 2.0), (0.8, 0.95)), Evaluated((1.0, 4.0), (0.7, 0.92))
@@ -36,20 +33,3 @@ def test_one_run_that_missed_the_target_leaves_the_cell_without_a_time(cell):
 def test_the_target_is_one_that_every_run_reached():
     assert common_target([FAST, SLOW]) == 0.92
     assert common_target([FAST, Evaluated((), ())]) is None
-
-
-def test_windows_before_an_evaluation_are_counted_and_later_ones_not(tmp_path):
-    rows = [
-        {"kind": "step", "step": 1},
-        {"kind": "window", "seconds": 1.5},
-        {"kind": "window", "seconds": 0.5},
-        {"kind": "evaluation", "accuracy": 0.8},
-        {"kind": "window", "seconds": 1.0},
-        {"kind": "evaluation", "accuracy": None},
-    ]
-    file = tmp_path / "metrics.jsonl"
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    assert read_evaluated(tmp_path) == Evaluated((2.0,), (0.8,))
-    file.write_text('{"kind": "window"}\n')
-    with pytest.raises(RecordError, match="metrics.jsonl line 1 is no row"):
-        read_evaluated(tmp_path)

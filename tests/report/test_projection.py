@@ -12,6 +12,7 @@ from report.projection import (
     Interconnect,
     Link,
     bus_bandwidth,
+    exchange_of,
     measured_interconnect,
     project,
     ring_seconds,
@@ -79,6 +80,28 @@ def test_what_hides_behind_backward_is_not_paid_for_but_the_last_bucket_is():
     assert hidden.exposed_seconds == pytest.approx(last)
     (bare,) = projected(INTERCONNECTS["dgx-a100"], devices=[8], overlap=0)
     assert bare.exposed_seconds == bare.exchange_seconds > hidden.exposed_seconds
+
+
+def test_what_is_sharded_goes_around_as_often_as_it_is_gathered_and_scattered():
+    rounds = {("torch", "fsdp"): 3, ("jax", "fsdp"): 2, ("jax", "dp"): 2}
+    for (framework, parallel), expected in rounds.items():
+        given = {"exchange": exchange_of(framework, parallel), "devices": [8]}
+        (row,) = projected(**given, bucket_bytes=RESNET50, overlap=0)
+        whole = ring_seconds(RESNET50, 8, FLAT, rounds=1)
+        assert row.exchange_seconds == pytest.approx(expected * whole)
+        assert row.exposed_seconds == row.exchange_seconds
+
+
+def test_forward_waits_for_its_first_bucket_and_the_rest_hides_behind_it():
+    net = INTERCONNECTS["dgx-a100"]
+    sharded = {"exchange": exchange_of("jax", "fsdp"), "devices": [8]}
+    (row,) = projected(net, **sharded)
+    rest = RESNET50 % (25 * 2**20)
+    first_and_last = 2 * ring_seconds(rest, 8, net, rounds=1)
+    assert row.exposed_seconds == pytest.approx(first_and_last)
+    (slow,) = projected(FLAT, **sharded)
+    hidden = slow.compute_seconds  # a third behind forward, the rest behind backward
+    assert slow.exposed_seconds == pytest.approx(slow.exchange_seconds - hidden)
 
 
 def test_strong_scaling_leaves_less_to_hide_behind():

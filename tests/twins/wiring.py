@@ -3,9 +3,10 @@
     python tests/twins/wiring.py 256
 
 JAX's step is compiled for so many CPU devices, and its collectives read from the module
-that XLA made. PyTorch's DDP is rank 0 of a process group that is a fake; its own
-all-reduce fails an internal assertion there on a CPU, so a hook takes its place and
-notes each bucket. Prints JSON, a list of [collective, bytes] for each.
+that XLA made. PyTorch is rank 0 of a process group that is a fake: what FSDP hands to
+it is noted on its way; DDP's own all-reduce fails an internal assertion there on a CPU,
+so a hook takes its place and notes each bucket. Prints JSON, a list of
+[collective, bytes] for each, the bytes those of one device's results.
 """
 
 import json
@@ -26,6 +27,7 @@ from jax.sharding import Mesh  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from jax_impl import parallel as jax_parallel  # noqa: E402
 from recipe.config import Config  # noqa: E402
@@ -48,7 +50,8 @@ Collectives = list[tuple[str, int]]
 def in_jax(config: Config, devices: int) -> Collectives:
     """Of the compiled step: what each collective gives back, in bytes of one device."""
     mesh = Mesh(np.array(jax.local_devices()[:devices]), (jax_parallel.AXIS,))
-    world = jax_parallel.World(0, 1, devices, mesh, pmap=False)
+    fsdp = config.parallel.name == "fsdp"
+    world = jax_parallel.World(0, 1, devices, mesh, pmap=False, fsdp=fsdp)
     weights = {k: v.astype(np.float32) for k, v in random_weights(config).items()}
     arrays = random_arrays(config)
     batch = np.zeros((1, config.train.global_batch), np.int32)
@@ -99,12 +102,49 @@ def in_ddp(config: Config, ranks: int) -> Collectives:
     return buckets
 
 
+class Noting(TorchDispatchMode):
+    """Notes what is handed to the process group."""
+
+    NAMES = {
+        "c10d::_allgather_base_": "all-gather",
+        "c10d::_reduce_scatter_base_": "reduce-scatter",
+        "c10d::allreduce_": "all-reduce",
+    }
+
+    def __init__(self, seen: Collectives):
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, func: Any, types: Any, args=(), kwargs=None) -> Any:
+        if (name := func._schema.name).startswith("c10d::"):
+            self.seen.append((self.NAMES.get(name, name), args[0].nbytes))
+        return func(*args, **(kwargs or {}))
+
+
+def in_fsdp(config: Config, ranks: int) -> Collectives:
+    """What FSDP gathers and scatters in a step."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    world = torch_parallel.World(0, ranks, ranks, torch.device("cpu"), fsdp=True)
+    model = torch_parallel.parallelize(built(config), world)
+    seen: Collectives = []
+    with Noting(seen):
+        backward(config, model)
+    dist.destroy_process_group()
+    return seen
+
+
 def built(config: Config) -> nn.Module:
     """The model, whole in this process."""
     model = torch_model.build_model(config)
     weights = {k: v.astype(np.float32) for k, v in random_weights(config).items()}
     torch_weights.load_weights(model, weights, ALONE)
     return model
+
+
+def padded_bytes(config: Config, ranks: int) -> int:
+    """Of all parameters, as FSDP pads the first axis of each to divide over ranks."""
+    shapes = [parameter.shape for parameter in built(config).parameters()]
+    return 4 * sum(-(-first // ranks) * ranks * prod(rest) for first, *rest in shapes)
 
 
 def backward(config: Config, model: nn.Module) -> None:
@@ -116,12 +156,17 @@ def backward(config: Config, model: nn.Module) -> None:
 def main() -> None:
     devices = int(sys.argv[1])
     jax.config.update("jax_num_cpu_devices", devices)
-    small = config_of("experiment=digits_mlp", f"train.global_batch={devices}")
+    layers = f"model.hidden=[{devices}]", f"train.global_batch={devices}"
+    small = config_of("experiment=digits_mlp", *layers)
+    sharded = config_of("experiment=digits_mlp", *layers, "parallel=fsdp")
     deep = config_of("experiment=cifar10_resnet18", "data=synthetic")
     found = {
         "parameters": parameter_count(random_weights(small)),
         "jax": in_jax(small, devices),
         "ddp": in_ddp(small, devices),
+        "jax fsdp": in_jax(sharded, devices),
+        "fsdp": in_fsdp(sharded, devices),
+        "padded": padded_bytes(sharded, devices),
         "deep parameters": parameter_count(random_weights(deep)),
         "deep ddp": in_ddp(deep, devices),
     }

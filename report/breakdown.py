@@ -1,0 +1,170 @@
+"""Where the time of a step goes, as far as runs measured it; shares of the whole step.
+
+A part is what the host timed in every window, or what a step takes longer than the same
+step without that part, which arms of a study are run for. The rest is computation, and
+whatever no run told apart from it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from report.cells import Cell, different_recipes
+from report.intervals import (
+    Estimate,
+    half_width,
+    locate,
+    median_estimate,
+    ratio_estimate,
+    too_few,
+)
+from report.recipes import Recipe
+from report.rows import HOST_PARTS, Rows
+from report.runs import ARMS, LeftOut, TimedRun
+from report.scaling import through
+
+REST = "computation and the rest"
+Arms = Mapping[str, Sequence[TimedRun]]  # key of what is left out -> repeats
+PARTS = (REST, *ARMS.values(), *HOST_PARTS.values())  # as they are stacked
+
+# What a run and its arm share: all but the arm, the hash that tells it, and what either
+# measured.
+ALIKE = sorted(
+    {field.name for field in fields(TimedRun)}
+    - {"ablated", "config_hash", "path", "environment", "windows"}
+    - {"compile_seconds", "startup_seconds", "peak_memory_bytes"}
+)
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """A cell's step in parts.
+
+    Args:
+      milliseconds: of a whole step.
+      shares: part -> its share of that, the rest among them; together they are 1.
+    """
+
+    cell: Cell
+    milliseconds: Estimate
+    shares: Mapping[str, Estimate]
+
+
+def arms_of(
+    runs: Iterable[TimedRun], cells: Iterable[Cell], recipes: Mapping[str, Recipe]
+) -> tuple[dict[int, dict[str, tuple[TimedRun, ...]]], list[LeftOut]]:
+    """Runs without a part of the step, by the `id` of each cell that they are arms of.
+
+    Returns:
+      These, and the runs that are no cell's arm, by name.
+    """
+    whole: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        whole[_alike(cell.runs[0], recipes)].append(cell)
+    piles: dict[tuple[object, ...], list[TimedRun]] = defaultdict(list)
+    for run in runs:
+        piles[(*_alike(run, recipes), run.ablated)].append(run)
+    arms: dict[int, dict[str, tuple[TimedRun, ...]]] = defaultdict(dict)
+    left_out = []
+    for (*like, _), found in piles.items():
+        of, ablated = whole.get(tuple(like), []), found[0].ablated
+        reason = "" if of else "no run of the whole step is like it"
+        if reason := reason or different_recipes(found):
+            told = f"left out {' and '.join(ablated)}, to be timed against whole steps"
+            left_out += [LeftOut(str(run.path), f"{told}: {reason}") for run in found]
+            continue
+        for cell in of:
+            arms[id(cell)][" ".join(ablated)] = tuple(found)
+    return arms, left_out
+
+
+def _alike(run: TimedRun, recipes: Mapping[str, Recipe]) -> tuple[object, ...]:
+    recipe = recipes.get(run.config_hash)
+    workload = recipe.workload if recipe else run.config_hash
+    return (*(getattr(run, name) for name in ALIKE), workload)
+
+
+def breakdown(cell: Cell, rows: Sequence[Rows], arms: Arms) -> Breakdown | None:
+    """A cell's step in the parts that its runs and their arms measured; None: in none.
+
+    Args:
+      rows: of each of the cell's runs.
+    """
+    # Of each part, the step without it over the step; a share is what that lacks of 1.
+    without: dict[str, Estimate] = {}
+    spread: list[tuple[float, Sequence[float]]] = []  # what the rest varies with
+    for arm, part in ARMS.items():
+        if arm in arms:
+            rates = [run.images_per_second for run in arms[arm]]
+            without[part] = ratio_estimate(cell.rates, rates)
+            spread.append((without[part].value, rates))
+    if without:
+        spread.append((sum(r.value for r in without.values()), cell.rates))
+    for part in HOST_PARTS.values():
+        if shares := _host_shares(part, rows):
+            others = [1 - share for share in shares]
+            without[part] = median_estimate(others)
+            spread.append((without[part].value, others))
+    if not without:
+        return None
+    parts = {part: through(r, lambda r: 1 - r) for part, r in without.items()}
+    parts[REST] = _rest(1 - sum(p.value for p in parts.values()), spread)
+    whole = through(
+        median_estimate(cell.rates), lambda rate: 1000 * cell.global_batch / rate
+    )
+    in_order = {part: parts[part] for part in PARTS if part in parts}
+    return Breakdown(cell, whole, in_order)
+
+
+def real_over_synthetic(cells: Iterable[Cell]) -> list[tuple[Cell, Estimate]]:
+    """Cells of real data that were timed on synthetic images too, and the ratio.
+
+    Of images/s: below 1, real data costs time.
+    """
+
+    def point(cell: Cell) -> tuple[object, ...]:
+        setting = replace(cell.setting, data="synthetic")
+        return setting, cell.world_size, cell.global_batch, cell.accumulate
+
+    cells = list(cells)
+    synthetic = {point(c): c for c in cells if c.setting.data == "synthetic"}
+    return [
+        (cell, ratio_estimate(cell.rates, synthetic[point(cell)].rates))
+        for cell in cells
+        if cell.setting.data != "synthetic" and point(cell) in synthetic
+    ]
+
+
+def _host_shares(part: str, rows: Sequence[Rows]) -> list[float]:
+    """A part's share of each run's median window; empty if any run did not time it."""
+    shares = []
+    for run in rows:
+        timed = [
+            window.host_seconds[part] / window.seconds
+            for window in run.windows
+            if part in window.host_seconds
+        ]
+        if not timed or len(timed) < len(run.windows):
+            return []
+        shares.append(min(float(np.median(timed)), 1 - 1e-9))
+    return shares
+
+
+def _rest(value: float, spread: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
+    """What the parts leave of a step, which varies with each of them (delta method).
+
+    Args:
+      spread: by how much the rest changes with a relative change of something, and
+        repeats of that.
+    """
+    repeats = [np.asarray(values, np.float64) for _, values in spread]
+    if reason := next(filter(None, map(too_few, repeats)), ""):
+        return Estimate(value, reason=reason)
+    at = [locate(values) for values in repeats]
+    variances = np.array(
+        [slope**2 * a.variance for (slope, _), a in zip(spread, at, strict=True)]
+    )
+    half = float(half_width(variances, [a.freedom for a in at]))
+    return Estimate(value, value - half, value + half)
