@@ -155,10 +155,14 @@ def from_yaml(text: str) -> Config:
     """The inverse of `to_yaml`, checked again.
 
     Raises:
-      ConfigError: if the text is no YAML, or no config of this schema.
+      ConfigError: if the text is no YAML, or no config of this schema; or refers to
+        something, since another's text is not to ask for our environment's secrets.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text))
+        given = OmegaConf.create(text)
+        if "${" in str(OmegaConf.to_container(given)):
+            raise ConfigError("a recorded config holds values, and no ${references}")
+        merged = OmegaConf.merge(OmegaConf.structured(Config), given)
         assert isinstance(merged, DictConfig)  # of a dataclass and whatever merged
         return to_config(merged)
     except ConfigError:

@@ -133,12 +133,11 @@ class Recorder:
             "config_hash": recipe_hash(self.config),
             "run_dir": str(self.path),
         }
-        resumed = None
+        rows: list[dict[str, Any]] = []
         with self._deferred():
             write_whole(self.path / "environment.json", to_json(facts.environment))
             metrics = self.path / "metrics.jsonl"
             rows = read_rows(self.path) if metrics.is_file() else []
-            resumed = next((r for r in rows[::-1] if r["kind"] == "resume"), None)
             if self._resumed is not None:
                 self._take_up(self._resumed, rows)
             self._metrics = metrics.open("a", encoding="utf-8")
@@ -156,7 +155,7 @@ class Recorder:
             world_size=facts.world_size,
             resolved=asdict(self.config),
             environment=facts.environment,
-            resumed=resumed,
+            rows=rows,
         )
         self._screen = open_screen(
             self.config,

@@ -105,18 +105,19 @@ def _found(config: Config, whole: bool) -> Resume | None:
     if given in ("auto", "never"):
         goes_on = given == "auto" and own is not None and was_cut_short(own)
         return _newest(own, own, whole) if own is not None and goes_on else None
-    path = Path(given).absolute()
+    path = Path(given).resolve()
     source = path if checkpoint_step(path) is None else path.parent.parent
     own = own or source
+    forks = own.resolve() != source
     # Begun from there already: the same command, started again, is to go on from here.
-    again = was_cut_short(own) and (own != source or _asked_for(own) == given)
+    again = was_cut_short(own) and (forks or _asked_for(own) == given)
     if again:
         begun = _newest(own, own, whole)
         if begun.checkpoint is not None:
             return begun
-    if own != source and not again:
+    if forks and not again:
         check_folder(config)
-    elif own == source and (source / "summary.json").exists():
+    elif not forks and (source / "summary.json").exists():
         _refuse_finished(source)
     if path == source:
         found = _newest(own, source, whole)

@@ -10,9 +10,11 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,7 +55,7 @@ def open_tracker(
     world_size: int,
     resolved: dict[str, Any],
     environment: dict[str, Any],
-    resumed: Row | None = None,
+    rows: Sequence[Row] = (),
 ) -> Tracker:
     """The tracker that `config.tracking` names; call on rank 0 alone.
 
@@ -61,7 +63,7 @@ def open_tracker(
       run_dir: the run folder, which exists; whatever a tracker writes lies inside.
       resolved: the whole config as plain values, as `config.yaml` holds it.
       environment: versions and hardware, as the record holds them.
-      resumed: where the run goes on, and up to where it has been before.
+      rows: the record so far, where the run goes on.
 
     Never raises for a tracker's sake: one that fails, here or later, is reported once
     on the logger "duet" and left behind.
@@ -72,7 +74,7 @@ def open_tracker(
         "world_size": world_size,
         "environment": environment,
     }
-    return _Guarded(config, run_dir, details, resumed)
+    return _Guarded(config, run_dir, details, rows)
 
 
 def named(row: Row) -> Row:
@@ -97,13 +99,13 @@ class _Guarded:
         config: Config,
         run_dir: Path,
         details: dict[str, Any],
-        resumed: Row | None,
+        rows: Sequence[Row],
     ):
         self._name, self._run_dir = config.tracking.name, run_dir
         self._failed = False
         self._tracker: Tracker = _Nothing()
         try:
-            self._tracker = TRACKERS[self._name](config, run_dir, details, resumed)
+            self._tracker = TRACKERS[self._name](config, run_dir, details, rows)
         except Exception as cause:
             self._warn(cause)
 
@@ -149,8 +151,9 @@ class _Nothing:
 class _WandB:
     """Offline where there is no key or no network, unless WANDB_MODE says otherwise.
 
-    W&B can only truncate a run's history on its server, and in a feature that it calls
-    beta. So what a resumed run does again is not sent again, and shows as it was sent.
+    Where a run goes on, W&B gets all of the record that it lacks. What waits offline is
+    replaced by it. What is on the server can be taken back there alone, by a feature in
+    private preview: steps that it has are not sent again, and show as they were sent.
     """
 
     def __init__(
@@ -158,11 +161,12 @@ class _WandB:
         config: Config,
         run_dir: Path,
         details: dict[str, Any],
-        resumed: Row | None,
+        rows: Sequence[Row],
     ):
         import wandb
 
-        self._sent = 0 if resumed is None else resumed["again_until"]
+        attempts = list((run_dir / "wandb").glob("*run-*"))
+        waiting = [path for path in attempts if _waits(path)]
 
         # Global as well as per run: the login speaks before the run has settings.
         shared = wandb.setup(wandb.Settings(silent=True, quiet=True)).settings
@@ -203,6 +207,19 @@ class _WandB:
         for namespace in NAMESPACES.values():
             self._run.define_metric(f"{namespace}/*", step_metric="step")
 
+        self._sent = 0  # the last step that W&B has
+        resumed = _resumption(rows)
+        if not self._run.offline:
+            self._sent = self._run.summary.get("step", 0)
+        elif waiting != attempts and resumed is not None:
+            # Nobody can ask the server: what an earlier attempt was to send is there.
+            self._sent, waiting = resumed["again_until"], []
+        for row in _mirrored(rows):
+            self.log(row)
+        if not self._run.disabled:
+            for path in waiting:
+                shutil.rmtree(path)
+
     def log(self, row: Row) -> None:
         if row["step"] > self._sent:
             self._run.log({"step": row["step"], **named(row)})
@@ -210,18 +227,37 @@ class _WandB:
     def finish(self, summary: dict[str, Any]) -> None:
         from wandb.util import make_safe_for_json
 
+        folder = Path(self._run.sync_dir)
+        words = ["wandb", "sync", str(folder.parent)]  # all that waits, in order
         stays_here = self._run.offline
         try:
             # A bare NaN would arrive as null; the server knows these spellings.
             self._run.summary.update(make_safe_for_json(summary))
             self._run.finish(exit_code=0 if summary["status"] == "finished" else 1)
         except Exception:
+            if not stays_here:
+                words = ["wandb", "sync", "--include-online", str(folder)]
             stays_here = True
             raise
         finally:
             if stays_here:
                 print("W&B is offline; to upload the run:")
-                print(f"wandb sync {shlex.quote(self._run.sync_dir)}", flush=True)
+                print(shlex.join(words), flush=True)
+
+
+def _waits(attempt: Path) -> bool:
+    """Whether a folder of W&B's, of one attempt, is on this disk alone."""
+    return attempt.name.startswith("offline-") and not any(attempt.glob("*.synced"))
+
+
+def _mirrored(rows: Sequence[Row]) -> list[Row]:
+    """The rows that trackers show."""
+    return [row for row in rows if row["kind"] in NAMESPACES]
+
+
+def _resumption(rows: Sequence[Row]) -> Row | None:
+    """Where the run last went on."""
+    return next((row for row in reversed(rows) if row["kind"] == "resume"), None)
 
 
 def _wandb_id(run_dir: Path) -> str:
@@ -271,7 +307,7 @@ class _TensorBoard:
         config: Config,
         run_dir: Path,
         details: dict[str, Any],
-        resumed: Row | None,
+        rows: Sequence[Row],
     ):
         # Its names are made when it is imported, where pyright does not see them.
         from tensorboard.compat.proto.event_pb2 import (
@@ -282,13 +318,19 @@ class _TensorBoard:
 
         folder = run_dir / "tensorboard"
         folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+        before = len(list(folder.iterdir()))
+        # In the order of its names it reads them, which no clock is to change.
+        name = f"events.out.tfevents.{before:06d}.{socket.gethostname()}"
         self._event = Event
         self._writer = RecordWriter((folder / name).open("xb"))
         self._write(file_version="brain.Event:2")
-        if resumed is not None:
+        resumed = _resumption(rows)
+        if before and resumed is not None:
             start = SessionLog(status=SessionLog.START)
             self._write(step=resumed["step"] + 1, session_log=start)
+        elif resumed is not None:  # in another folder than it was begun in
+            for row in _mirrored(rows):
+                self.log(row)
 
     def log(self, row: Row) -> None:
         values = [

@@ -264,7 +264,7 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
         drawn[framework] += 1
         curve = losses(run)
         steps = np.arange(1, len(curve) + 1)
-        colour = COLOURS[framework]
+        colour = COLOURS.get(framework, COLOURS[""])
         # The first is wide, so that curves lying on it can be seen to do so.
         width = 3.5 if framework == "torch" and drawn[framework] == 1 else 1.3
         upper.plot(steps, curve, style, color=colour, linewidth=width, label=label)
@@ -274,7 +274,7 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
         loc="left",
         parse_math=False,
     )
-    upper.legend(fontsize="small", ncols=2, loc="upper right")
+    labels = upper.legend(fontsize="small", ncols=2, loc="upper right").get_texts()
 
     # Equal losses have no place on a logarithmic axis: they lie on its lower edge.
     least = np.finfo(np.float64 if verdict.precision == "fp64" else np.float32).eps / 8
@@ -303,10 +303,12 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
     lower.set_ylim(bottom=least)
     lower.set_xlabel("optimizer step")
     lower.set_ylabel("relative difference of the loss")
-    figure.legend(
+    below = figure.legend(
         *lower.get_legend_handles_labels(),
         fontsize="x-small",
         ncols=3,
         loc="outside lower center",  # beside the curves, which fill their axes
     )
+    for label in (*labels, *below.get_texts()):
+        label.set_parse_math(False)  # a name is shown as it is
     figure.savefig(path)

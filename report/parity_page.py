@@ -78,7 +78,7 @@ def _parity_html(
     title = f"{verdict.experiment}: {verdict.verdict}"
     return document(
         title,
-        f"""<h1>{escape(verdict.experiment)} in {verdict.precision}:
+        f"""<h1>{escape(verdict.experiment)} in {escape(verdict.precision)}:
 <span class="{verdict.verdict}">{verdict.verdict}</span></h1>
 <p>Judged by {escape(verdict.decided_by)}: {said}.</p>
 {listed(broken)}
@@ -118,7 +118,9 @@ Python {escape(environment["python"])}; {escape(packages)}.<br>
 Commit {escape(str(environment["git_commit"]))}{
             ", with local changes" if environment["git_dirty"] else ""
         }.<br>
-Recipe {verdict.config_hash[:12]}, data {verdict.data_fingerprint[:12]}.</p>
+Recipe {escape(verdict.config_hash[:12])}, data {
+            escape(verdict.data_fingerprint[:12])
+        }.</p>
 <p>To repeat it: <code>python {escape(shlex.join(command))}</code></p>
 """,
     )

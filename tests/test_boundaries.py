@@ -154,6 +154,43 @@ def imported(source: str) -> set[str]:
     return names
 
 
+def test_nothing_is_unpickled_but_an_archive_whose_checksum_holds(root):
+    rooms = ("data", "jax_impl", "launch", "recipe", "record", "report", "torch_impl")
+    found = {
+        str(file.relative_to(root)): names
+        for room in rooms
+        for file in (root / room).rglob("*.py")
+        if (names := unpickling(file.read_text()))
+    }
+    assert found == {"data/cifar.py": {"pickle"}}  # `read_cifar` says when
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("def f():\n  import pickle", "pickle"),
+        ("from joblib import load", "joblib"),
+        ("torch.load(file, weights_only=False)", "torch.load"),
+        ("np.load(file, allow_pickle=True)", "allow_pickle"),
+        ("pandas.read_pickle(file)", "pandas.read_pickle"),
+    ],
+)
+def test_whatever_unpickles_would_be_found(source, name):
+    assert name in unpickling(source)
+
+
+def unpickling(source: str) -> set[str]:
+    """What in a source could execute what it reads."""
+    modules = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+    names = imported(source) & modules
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            names |= set() if ast.unparse(node.value) == "False" else {"allow_pickle"}
+        elif isinstance(node, ast.Attribute):
+            names |= {ast.unparse(node)} & {"torch.load", "pandas.read_pickle"}
+    return names
+
+
 def test_the_import_contracts_are_kept(root, lint):
     status, output = lint(root)
     assert status == 0, output

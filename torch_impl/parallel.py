@@ -5,6 +5,8 @@ it in DistributedDataParallel, or by sharding its parameters.
 """
 
 import gc
+import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -95,24 +97,41 @@ def start(config: Config, processes: Processes) -> World:
         device = torch.device(_accelerator_type(), processes.local_rank)
         torch.accelerator.set_device_index(processes.local_rank)
     if processes.count > 1:
-        # torchrun's store is already there; srun's tasks make one.
-        place = f"tcp://{processes.coordinator}"
-        if processes.launcher == "torchrun":
-            place = "env://"
-        meeting = rendezvous(place, processes.rank, processes.count)
-        store, rank, count = next(meeting)
+        if _one_node(processes):
+            # gloo would listen where this machine's name leads to, not on loopback.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", socket.if_indextoname(1))
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             # torchrun keeps its store over a restart, and in it the addresses of the
             # ranks that are gone; gloo would wait for them.
-            store=PrefixStore(f"restart {processes.restart}", store),
-            rank=rank,
-            world_size=count,
+            store=PrefixStore(f"restart {processes.restart}", _store(processes)),
+            rank=processes.rank,
+            world_size=processes.count,
             timeout=COLLECTIVE_TIMEOUT,
         )
     fsdp = config.parallel.name == "fsdp" and processes.count > 1
     size, exchange = processes.count, config.parallel.exchange
     return World(processes.rank, size, size, device, fsdp, exchange)
+
+
+def _one_node(processes: Processes) -> bool:
+    return processes.coordinator.startswith("127.")
+
+
+def _store(processes: Processes) -> Store:
+    """Where the ranks find each other: torchrun has one, srun's rank 0 makes one."""
+    rank, count, place = processes.rank, processes.count, processes.coordinator
+    if processes.launcher == "torchrun":
+        return next(rendezvous("env://", rank, count))[0]
+    if not _one_node(processes):
+        return next(rendezvous(f"tcp://{place}", rank, count))[0]
+    # The same, but on loopback alone instead of every address of this machine.
+    host, _, port = place.rpartition(":")
+    listening = socket.create_server((host, int(port))).detach() if rank == 0 else None
+    return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        *(host, int(port), count, rank == 0, COLLECTIVE_TIMEOUT),
+        master_listen_fd=listening,
+    )
 
 
 def _accelerator_type() -> str:

@@ -253,7 +253,8 @@ def test_yaml_is_checked_again_when_read(config):
         ("data: null", "'data' is not Optional"),
         ("- data", "merge"),
         ("5", "mapping"),
-        ("name: ${nowhere}", "leaves data, model, optim"),
+        ("name: ${oc.env:WANDB_API_KEY}", "holds values, and no ${references}"),
+        ("tracking: {tags: ['${name}']}", "holds values, and no ${references}"),
         ("", "leaves data, model, name, optim"),
     ],
 )

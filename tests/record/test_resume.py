@@ -11,10 +11,18 @@ import pytest
 from recipe.batch_plan import BatchPlan
 from recipe.config import Config, identity_parts, recipe_hash, to_yaml
 from recipe.errors import RecordError, StoppedError
+from record import resume as resuming
 from record.checkpoint import CheckpointWriter, checkpoint_folder
 from record.folder import create_folder
 from record.recorder import Recorder
-from record.resume import Resume, resume_point, rewind, rows_until, take_folder
+from record.resume import (
+    Beginning,
+    Resume,
+    resume_point,
+    rewind,
+    rows_until,
+    take_folder,
+)
 from record.run import read_rows, read_run, read_summary
 from record.schema import strict_json
 from record.stopping import REQUEUE
@@ -119,6 +127,44 @@ def test_a_run_folder_as_path_goes_on_there(run):
 
 def test_a_checkpoint_as_path_is_the_one_that_is_taken(run):
     assert step_of(config(run, resume=checkpoint_folder(run, 2))) == 2
+
+
+@pytest.mark.parametrize("way", ["plain", "winding", "through a link"])
+def test_a_checkpoint_in_its_own_run_dir_is_gone_back_to_once(tmp_path, run, way):
+    resume = checkpoint_folder(run, 2)
+    if way == "winding":
+        resume = run / "checkpoints" / ".." / "checkpoints" / resume.name
+    if way == "through a link":
+        (tmp_path / "good").symlink_to(resume)
+        resume = tmp_path / "good"
+    given = config(run, resume=resume)
+    found = resume_point(given)
+    assert found is not None and (found.folder, found.source) == (run, run)
+    go_on(found, given)
+    assert steps(run) == [2]
+    with CheckpointWriter(run, keep=9) as writer:
+        writer.save(of_run(run, 3))
+    assert step_of(given) == 3  # the same command, after another kill
+
+
+def test_a_rank_reads_a_checkpoint_once(run, monkeypatch):
+    read, names = Path.read_bytes, []
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: names.append(path.name) or read(path)
+    )
+    monkeypatch.setattr(resuming, "fitting", lambda config, path, found: found)
+    given = config(run)
+    # What every rank does before a framework is there, what rank 0 does, and the rest.
+    resume_point(given, whole=False)
+    assert "weights.safetensors" not in names
+    for rank in 0, 1:
+        names.clear()
+        beginning = Beginning(given)
+        path = str(checkpoint_folder(run, 4))
+        if rank == 0:
+            assert beginning.find(FACTS.data_fingerprint, 1) == path
+        beginning.read(path)
+        assert names.count("weights.safetensors") == 1
 
 
 def test_a_checkpoint_as_path_that_is_not_good_is_refused(run):

@@ -7,6 +7,8 @@ import json
 import logging
 import math
 import os
+import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +30,14 @@ from recipe.experiment import (
     TunedConfig,
 )
 from record import tracking
-from tests.record.wandb_history import read_history, read_run, read_summary, records
+from tests.record.wandb_history import (
+    as_row,
+    read_history,
+    read_run,
+    read_summary,
+    records,
+)
+from tests.record.wandb_server import receiving
 
 ROOT = Path(__file__).parents[2]
 CANARY = "canary" + "0123456789abcdef" * 3
@@ -100,7 +109,9 @@ def as_lines(rows: list[dict]) -> list[str]:
     return [json.dumps(row, sort_keys=True) for row in plain]
 
 
-def open_tracker(run_dir: Path, tracker: str, **fields) -> tracking.Tracker:
+def open_tracker(
+    run_dir: Path, tracker: str, *, rows: list[dict] | None = None, **fields
+) -> tracking.Tracker:
     run_dir.mkdir(exist_ok=True)
     return tracking.open_tracker(
         config(tracker, **fields),
@@ -109,7 +120,43 @@ def open_tracker(run_dir: Path, tracker: str, **fields) -> tracking.Tracker:
         world_size=2,
         resolved={"train": {"epochs": None, "steps": 400}},
         environment={"torch": "2.14"},
+        rows=rows or [],
     )
+
+
+def attempt(*steps: int, loss: float = 0.5) -> list[dict]:
+    """Rows as an attempt logs them: a step's, and every second step a window's."""
+    rows: list[dict] = []
+    for step in steps:
+        rows.append({"kind": "step", "step": step, "loss": loss})
+        if step % 2 == 0:
+            rows.append({"kind": "window", "step": step, "seconds": loss})
+    return rows
+
+
+def gone_on_with(record: list[dict], again_until: int) -> list[dict]:
+    return [*record, {"kind": "resume", "step": 4, "again_until": again_until}]
+
+
+# Killed after step 7, the run goes on after step 4, and so that it can be told apart.
+BEFORE, KILLED = attempt(1, 2, 3, 4), attempt(5, 6, 7)
+AGAIN = attempt(5, 6, 7, 8, loss=2)
+KILLED_RUN = """
+import os, pathlib, signal, sys
+from tests.record.test_tracking import BEFORE, KILLED, open_tracker
+tracker = open_tracker(pathlib.Path(sys.argv[1]), sys.argv[2])
+for row in BEFORE + KILLED:
+    tracker.log(row)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def run_until_killed(run_dir: Path, tracker: str) -> None:
+    """As the environment has it; what is left is what the tracker itself wrote."""
+    command = [sys.executable, "-c", KILLED_RUN, str(run_dir), tracker]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    assert done.returncode == -signal.SIGKILL
 
 
 def probe(code: str, *search: Path) -> subprocess.CompletedProcess[str]:
@@ -243,8 +290,8 @@ def test_wandb_summary_holds_the_summary(offline_run):
 
 def test_without_a_key_wandb_stays_offline_and_prints_one_sync_line(offline_run):
     run_dir, printed = offline_run
-    (folder,) = run_dir.glob("wandb/offline-run-*")
-    assert printed.splitlines()[1:] == [f"wandb sync {folder}"]
+    assert len(list(run_dir.glob("wandb/offline-run-*"))) == 1
+    assert printed.splitlines()[1:] == [f"wandb sync {run_dir / 'wandb'}"]
 
 
 def test_a_run_that_did_not_finish_is_marked_failed(offline_run):
@@ -254,17 +301,53 @@ def test_a_run_that_did_not_finish_is_marked_failed(offline_run):
     assert code == 1
 
 
-def test_a_folder_opened_again_continues_the_same_wandb_run(tmp_path, capsys):
-    with fresh_wandb(tmp_path / "home"):
-        for _ in range(2):
-            tracker = open_tracker(tmp_path / "run", "wandb")
-            tracker.log(metrics()[0])
+def test_a_killed_run_gone_on_with_is_one_run_of_wandb_without_a_seam(tmp_path):
+    run = tmp_path / "run"
+    with fresh_wandb(tmp_path / "home", WANDB_MODE="offline"):
+        run_until_killed(run, "wandb")
+        (killed,) = run.glob("wandb/offline-run-*/*.wandb")
+        known_as = (run / "wandb_id").read_text().strip()
+        tracker = open_tracker(run, "wandb", rows=gone_on_with(BEFORE, again_until=7))
+        for row in AGAIN:
+            tracker.log(row)
+        tracker.finish({"status": "finished"})
+    assert not killed.exists()
+    assert read_run(run)[0].run_id == known_as
+    assert as_lines(read_history(run)) == as_lines(BEFORE + AGAIN)
+
+
+@pytest.mark.parametrize("arrived", [3, 10])  # of ten rows
+def test_online_wandb_is_sent_what_it_lacks_and_nothing_twice(tmp_path, arrived):
+    run, before = tmp_path / "run", (BEFORE + KILLED)[:arrived]
+    with receiving() as (url, history):
+        key = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "k" * 40}
+        with fresh_wandb(tmp_path / "home", **key):
+            for rows, logged in ([], before), (gone_on_with(BEFORE, 7), AGAIN):
+                tracker = open_tracker(run, "wandb", rows=rows)
+                for row in logged:
+                    tracker.log(row)
+                tracker.finish({"status": "finished"})
+    sent = before + [r for r in BEFORE + AGAIN if r["step"] > before[-1]["step"]]
+    assert as_lines([as_row(history[n]) for n in sorted(history)]) == as_lines(sent)
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_the_lines_printed_upload_the_attempts_as_one_run(tmp_path, capsys, synced):
+    run = tmp_path / "run"
+    script = str(Path(sys.executable).with_name("wandb"))
+    with receiving() as (url, history), fresh_wandb(tmp_path / "home"):
+        for rows, logged in ([], BEFORE + KILLED), (gone_on_with(BEFORE, 7), AGAIN):
+            tracker = open_tracker(run, "wandb", rows=rows)
+            for row in logged:
+                tracker.log(row)
             tracker.finish({"status": "finished"})
-    opened = sorted(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))
-    ids = [r.run.run_id for path in opened for r in records(path) if r.HasField("run")]
-    assert len(opened) == 2
-    assert ids == [(tmp_path / "run" / "wandb_id").read_text().strip()] * 2
-    assert capsys.readouterr().out.count("wandb sync ") == 2
+            if rows or synced:
+                command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+                key = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "k" * 40}
+                done = subprocess.run([script, *command[1:]], env=os.environ | key)
+                assert done.returncode == 0
+    whole = BEFORE + (KILLED + attempt(8, loss=2) if synced else AGAIN)
+    assert as_lines([as_row(history[n]) for n in sorted(history)]) == as_lines(whole)
 
 
 def silent_server() -> tuple[str, list[socket.socket]]:
@@ -352,32 +435,55 @@ def test_a_key_that_was_written_would_be_found(tmp_path):
 # --- TensorBoard
 
 
-def test_tensorboard_shows_the_metrics_by_the_same_names(tmp_path):
+def shown_by_tensorboard(run_dir: Path) -> dict[str, list]:
+    """Each curve's points, as its own reader takes them from all event files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    events = EventAccumulator(str(run_dir / "tensorboard"), {"scalars": 0})
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
+
+
+def points(rows: list[dict]) -> dict[str, list]:
+    """The curves that rows make; a regression's accuracy has no point."""
+    curves: dict[str, list] = {}
+    for row in rows:
+        for tag, value in tracking.named(row).items():
+            if value is not None:
+                curves.setdefault(tag, []).append((row["step"], value))
+    return curves
+
+
+def test_tensorboard_shows_the_metrics_by_the_same_names(tmp_path):
     tracker = open_tracker(tmp_path, "tensorboard")
     for row in metrics():
         tracker.log(row)
     tracker.finish(SUMMARY)
-
-    events = EventAccumulator(str(tmp_path / "tensorboard"), {"scalars": 0})
-    events.Reload()
-    seen = {
-        tag: [(e.step, e.value) for e in events.Scalars(tag)]
-        for tag in events.Tags()["scalars"]
-    }
-    expected: dict[str, list] = {}
-    for row in metrics():
-        for tag, value in tracking.named(row).items():
-            if value is not None:  # a regression's accuracy, which has no point
-                expected.setdefault(tag, []).append((row["step"], value))
+    seen, expected = shown_by_tensorboard(tmp_path), points(metrics())
     assert seen.keys() == expected.keys()
-    for tag, points in expected.items():
-        assert [step for step, _ in seen[tag]] == [step for step, _ in points]
+    for tag, wanted in expected.items():
+        assert [step for step, _ in seen[tag]] == [step for step, _ in wanted]
         values = [value for _, value in seen[tag]]
-        exact = [float(value) for _, value in points]
+        exact = [float(value) for _, value in wanted]
         # Event files hold single precision.
         assert values == pytest.approx(exact, rel=1e-7, abs=1e-45, nan_ok=True)
+
+
+@pytest.mark.parametrize("written", ["whole", "cut", "nothing"])
+def test_a_killed_run_gone_on_with_is_one_curve_in_tensorboard(tmp_path, written):
+    run_until_killed(tmp_path, "tensorboard")
+    (killed,) = tmp_path.glob("tensorboard/events.*")
+    if written == "cut":
+        killed.write_bytes(killed.read_bytes()[:-5])
+    if written == "nothing":
+        killed.unlink()
+    rows = gone_on_with(BEFORE, again_until=7)
+    tracker = open_tracker(tmp_path, "tensorboard", rows=rows)
+    for row in AGAIN:
+        tracker.log(row)
+    tracker.finish(SUMMARY)
+    assert shown_by_tensorboard(tmp_path) == points(BEFORE + AGAIN)
 
 
 def test_tensorboard_can_be_followed_while_the_run_goes_on(tmp_path):

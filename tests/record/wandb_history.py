@@ -44,21 +44,29 @@ def wandb_file(run_dir: Path) -> Path:
 
 def read_history(run_dir: Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl`, as a run folder's `.wandb` file has them."""
-    rows = []
-    for record in records(wandb_file(run_dir)):
-        if record.WhichOneof("record_type") != "history":
-            continue
-        row: dict[str, Any] = {}
-        for item in record.history.item:
-            key = item.key or "/".join(item.nested_key)
-            if key.startswith("_"):
-                continue  # wandb's own: _step, _timestamp, _runtime
-            namespace, _, name = key.rpartition("/")
-            row[name] = json.loads(item.value_json)
-            if namespace:
-                row["kind"] = KINDS[namespace]
-        rows.append(row)
-    return rows
+    return [
+        as_row(
+            {
+                item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                for item in record.history.item
+            }
+        )
+        for record in records(wandb_file(run_dir))
+        if record.WhichOneof("record_type") == "history"
+    ]
+
+
+def as_row(logged: dict[str, Any]) -> dict[str, Any]:
+    """A row of `metrics.jsonl` from what was logged of it."""
+    row: dict[str, Any] = {}
+    for key, value in logged.items():
+        if key.startswith("_"):
+            continue  # wandb's own: _step, _timestamp, _runtime
+        namespace, _, name = key.rpartition("/")
+        row[name] = value
+        if namespace:
+            row["kind"] = KINDS[namespace]
+    return row
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:

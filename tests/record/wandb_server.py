@@ -1,10 +1,10 @@
-"""As much of W&B's server as `wandb.Api` asks of it, over run folders here."""
+"""As much of W&B's server as `wandb.Api` and a run ask of it, on loopback."""
 
 import contextlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,64 @@ def serving(folders: list[Path]) -> Iterator[str]:
     """The URL of a server that has these run folders in its project e/p."""
     runs = {f"run-{number}": mirrored(path) for number, path in enumerate(folders)}
 
+    def data(path: str, asked: dict[str, Any]) -> Any:
+        query = asked.get("query", "")  # none is in wandb-core's own statistics
+        return {"data": strict_json(answer(query, asked.get("variables") or {}, runs))}
+
+    with listening(data) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def receiving() -> Iterator[tuple[str, dict[int, Any]]]:
+    """The URL of a server that takes one run in, and its history, by line."""
+    history: dict[int, Any] = {}
+    known: set[str] = set()
+
+    def data(path: str, asked: dict[str, Any]) -> Any:
+        files, query = asked.get("files") or {}, asked.get("query", "")
+        if "wandb-history.jsonl" in files:
+            sent = files["wandb-history.jsonl"]
+            rows = map(json.loads, sent["content"])
+            history.update(enumerate(rows, start=sent["offset"]))
+        if "file_stream" in path:
+            return {}
+        variables = asked.get("variables") or {}
+        last = json.dumps(history[max(history)]) if history else "{}"
+        project = {"id": "p", "name": "duet", "entity": {"id": "e", "name": "e"}}
+        run = {
+            **{"id": "r", "name": variables.get("name"), "displayName": "run"},
+            **{"project": project, "config": "{}", "wandbConfig": '{"t": 1}'},
+            **{"historyLineCount": len(history), "historyTail": json.dumps([last])},
+            **{"logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]"},
+            "summaryMetrics": last,
+        }
+        if "upsertBucket" in query:
+            known.add("r")
+            return {"data": {"upsertBucket": {"bucket": run, "inserted": False}}}
+        if "RunResumeStatus" in query:
+            return {"data": {"model": {**project, "bucket": run if known else None}}}
+        if "createRunFiles" in query:
+            files = {"runID": "r", "uploadHeaders": [], "files": []}
+            return {"data": {"createRunFiles": files}}
+        return {"data": answer(query, variables, {})}
+
+    with listening(data) as url:
+        yield url, history
+
+
+@contextlib.contextmanager
+def listening(data: Callable[[str, dict[str, Any]], Any]) -> Iterator[str]:
+    """The URL of a server that answers JSON with JSON: `data(path, asked)`."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             try:
                 asked = json.loads(body)
-            except ValueError:  # wandb-core's own statistics, compressed
-                asked = {"query": ""}
-            found = answer(asked["query"], asked.get("variables") or {}, runs)
-            text = json.dumps({"data": strict_json(found)}).encode()
+            except ValueError:  # compressed
+                asked = {}
+            text = json.dumps(data(self.path, asked)).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(text)))

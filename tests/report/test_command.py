@@ -7,6 +7,7 @@ import pytest
 from launch.report import main
 from recipe.errors import ConfigError, RecordError
 from report.write import FETCHED
+from tests.record.test_tracking import CANARY, files_with
 from tests.record.wandb_history import records
 from tests.record.wandb_server import serving
 from tests.report.folders import write_run_folder
@@ -63,7 +64,11 @@ def test_from_wandb_and_from_folders_come_the_same_numbers(
     folder, tmp_path, run_python
 ):
     offline = tmp_path / "from-folders"
-    done = run_python(["launch/report.py", folder, "--out", offline, "--log-wandb"])
+    done = run_python(
+        ["launch/report.py", folder, "--out", offline, "--log-wandb"],
+        WANDB_API_KEY=CANARY,
+        WANDB_MODE="offline",
+    )
     assert done.returncode == 0, done.stderr
     assert "disk full" in done.stdout
     _check_logged(offline, done.stdout)
@@ -72,7 +77,7 @@ def test_from_wandb_and_from_folders_come_the_same_numbers(
         done = run_python(
             ["launch/report.py", "--wandb", "e/p", "--out", out],
             WANDB_BASE_URL=url,
-            WANDB_API_KEY="a" * 40,
+            WANDB_API_KEY=CANARY,
             WANDB_MODE=None,
             NO_PROXY="127.0.0.1",
             WANDB_CACHE_DIR=tmp_path / "cache",
@@ -85,6 +90,7 @@ def test_from_wandb_and_from_folders_come_the_same_numbers(
         assert one[part] == other[part]
     for file in (offline / "figures").glob("*.csv"):
         assert file.read_text() == (out / "figures" / file.name).read_text()
+    assert files_with(CANARY, tmp_path) == []
 
 
 def _check_logged(out, said):

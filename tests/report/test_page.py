@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 
 from recipe.errors import RecordError
+from record.run import read_run
 from report.charts import charts
 from report.figures import draw
 from report.findings import Options, gather, make_report
 from report.page import page
 from report.parity import DIFFERENT, UNDECIDED
+from report.parity_page import write_parity_page
 from report.projection import INTERCONNECTS
 from report.sentences import UNKNOWN, parity
 from report.table import to_csv, to_json, to_markdown
+from report.two_runs import compare_two
 from report.write import report_on, write_report
 from tests.report.folders import change, write_run_folder, write_study
 
@@ -315,6 +318,21 @@ def test_no_name_becomes_markup(written, tmp_path, browser):
     browser.open(file)
     assert browser.run("document.querySelectorAll('img[src=x], b b').length") == 0
     assert browser.complaints == []
+
+
+def test_no_name_becomes_markup_on_a_parity_checks_page(written, tmp_path):
+    runs = {}
+    for label in (f"a: {EVIL}", "b: jax"):
+        run = read_run(write_run_folder(written, tmp_path / label[0], 1.0))
+        run.summary["data_fingerprint"] = "<img src=x>"
+        run.environment.update(processor=EVIL, python=EVIL, git_commit=EVIL)
+        run.environment["packages"] = {EVIL: EVIL}
+        runs[label] = run
+    verdict = compare_two(*runs.items())
+    verdict.notes.append(EVIL)
+    text = write_parity_page(tmp_path, verdict, runs, ["--evil", EVIL]).read_text()
+    assert "<script>alert" not in text and "<img src=x" not in text
+    assert "&lt;script&gt;alert" in text
 
 
 def test_the_same_runs_give_the_same_report(kept, tmp_path):

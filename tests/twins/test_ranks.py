@@ -1,6 +1,7 @@
 """The twins over two devices and four: the same numbers as over one."""
 
 import re
+import socket
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 from jax_impl import parallel as jax_parallel
 from jax_impl import step as jax_step
 from jax_impl.parallel import AXIS, World
+from recipe.processes import Processes
 from report.parity import leaf_differences, relative_difference
 from tests.twins import two_ranks
 from tests.twins.conftest import TORCH
@@ -21,6 +23,7 @@ from tests.twins.steps import (
     torch_steps,
 )
 from tests.twins.two_ranks import OVERFLOW, case
+from torch_impl.parallel import _store
 
 FP64 = 1e-10  # the contract's, over many steps
 
@@ -161,3 +164,17 @@ def test_a_sum_before_the_cast_would_be_seen(make_config, monkeypatch):
     assert "f16" in summed("fp16", "dp")
     shared = update_in_bf16(make_config, 2)
     assert max(leaf_differences(alone, shared).values()) > 1e-3
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
+def test_on_one_node_torch_meets_on_one_address_alone(address):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    srun = Processes(launcher="slurm", coordinator=f"127.0.0.1:{port}")
+    store = _store(srun)
+    store.set("met", "here")
+    if address == "127.0.0.1":
+        socket.create_connection((address, port), 5).close()
+    else:  # one that all addresses would include
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((address, port), 5)
