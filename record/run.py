@@ -30,7 +30,14 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from recipe.batch_plan import BatchPlan, Window
-from recipe.config import Config, from_yaml, identity_parts, recipe_hash, to_yaml
+from recipe.config import (
+    Config,
+    ablated,
+    from_yaml,
+    identity_parts,
+    recipe_hash,
+    to_yaml,
+)
 from recipe.errors import (
     ConfigError,
     DivergedError,
@@ -255,6 +262,7 @@ class Recorder:
             "parallel": self.config.parallel.name,
             "precision": self.config.precision.name,
             "deterministic": self.config.deterministic,
+            "ablated": ablated(self.config),
             "world_size": facts.world_size,
             "processes": facts.processes,
             "global_batch": self.config.train.global_batch,

@@ -102,6 +102,7 @@ SUMMARY = {
     "parallel": Field(TEXT, '"dp", "fsdp" or "pmap"'),
     "precision": Field(TEXT, '"bf16", "fp16", "fp32", "fp64" or "tf32"'),
     "deterministic": Field(FLAG, "whether only deterministic kernels were allowed"),
+    "ablated": Field((list,), "keys of what its steps leave out; no training then"),
     "world_size": Field(INT, "devices"),
     "processes": Field(INT, "operating-system processes"),
     "global_batch": Field(INT, "examples per optimizer step over all devices"),

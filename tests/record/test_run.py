@@ -199,6 +199,7 @@ def test_the_summary_is_what_the_run_came_to(written):
         "parallel": "dp",
         "precision": "fp32",
         "deterministic": False,
+        "ablated": [],
         "world_size": 4,
         "processes": 2,
         "global_batch": 8,
@@ -706,7 +707,7 @@ def test_a_last_row_cut_short_is_refused(written):
     [
         ("{", "is not JSON"),
         ("[]", "holds no object"),
-        ("{}", "lacks compile_seconds, config_hash"),
+        ("{}", "lacks ablated, compile_seconds"),
     ],
 )
 def test_a_damaged_summary_is_refused(written, text, told):
