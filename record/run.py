@@ -337,6 +337,7 @@ class Recorder:
         skipped: Sequence[bool] | np.ndarray,
         seconds: Sequence[float] | np.ndarray,
         data_seconds: float,
+        dispatch_seconds: float,
     ) -> None:
         """Record a window's steps and its time.
 
@@ -346,6 +347,8 @@ class Recorder:
           seconds: of each rank.
           data_seconds: of these, what the host took to plan batches and to place them
             on devices; of the rank that took longest.
+          dispatch_seconds: what it took to issue the steps, of the rank that took
+            longest.
 
         Raises:
           DivergedError: on every rank, if a loss is not finite, naming the first step.
@@ -382,6 +385,7 @@ class Recorder:
             "step_seconds": slowest / len(window.steps),
             "rank_seconds": [float(own) for own in seconds],
             "data_seconds": float(data_seconds),
+            "dispatch_seconds": float(dispatch_seconds),
             "images_per_second": len(window.steps) * batch / slowest,
             "warmup": not self._warm,
         }

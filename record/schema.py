@@ -47,6 +47,7 @@ WINDOW = {
     "step_seconds": Field(NUMBER, "mean of its steps on the slowest rank"),
     "rank_seconds": Field((list,), "the same as seconds, of each rank in order"),
     "data_seconds": Field(NUMBER, "of these on the host, to plan and place batches"),
+    "dispatch_seconds": Field(NUMBER, "of these on the host, to issue the steps"),
     "images_per_second": Field(NUMBER, "training throughput over all devices"),
     "warmup": Field(FLAG, "the first window, left out of the median"),
 }

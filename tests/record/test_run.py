@@ -102,6 +102,7 @@ def write_run(
                 skipped=[True, False],
                 seconds=[0.25, 0.5],
                 data_seconds=0.125,
+                dispatch_seconds=0.0625,
             )
             recorder.evaluation(window, scores)
         recorder.finish(weights, peak_memory_bytes=2**30)
@@ -177,6 +178,7 @@ def test_rows_say_what_happened_from_step_1_and_epoch_1(written):
         **{"kind": "window", "step": 4, "steps": 2, "seconds": 0.5},
         **{"step_seconds": 0.25, "images_per_second": 32.0, "warmup": False},
         **{"rank_seconds": [0.25, 0.5], "data_seconds": 0.125},
+        **{"dispatch_seconds": 0.0625},
     }
     assert [row["warmup"] for row in windows] == [True, False]
     scores = {k: v for k, v in SCORES.items() if k != "confusion"}
@@ -396,6 +398,7 @@ def test_a_full_disk_does_not_raise_where_the_other_ranks_would_go_on(full_disk)
             skipped=np.zeros(2, bool),
             seconds=[1.0],
             data_seconds=0.5,
+            dispatch_seconds=0.5,
         )
         recorder.evaluation(plan.windows(2, 1)[0], SCORES)
         assert "No space left" in str(recorder.failure)
