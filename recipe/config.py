@@ -210,9 +210,23 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         recipe["model"]["folder"] = Path(config.model.folder).name
     for look in ("window_steps", "nudge", "trace"):
         del recipe["train"][look]
-    if not config.parallel.exchange:  # then it is no training, and like no other
-        recipe["parallel"] = {"exchange": False}
+    del recipe["optim"]["update"]
+    for key in ablated(config):  # then it is no training, and like no other
+        group, name = key.split(".")
+        recipe.setdefault(group, {})[name] = False
     return recipe
+
+
+def ablated(config: Config) -> list[str]:
+    """Keys of the parts that a step leaves out, so that what it saves is their time.
+
+    A run without any part of its step is no training.
+    """
+    parts = {
+        "parallel.exchange": config.parallel.exchange,
+        "optim.update": config.optim.update,
+    }
+    return [key for key, kept in parts.items() if not kept]
 
 
 def identity_parts(config: Config) -> dict[str, Any]:

@@ -204,6 +204,9 @@ class OptimConfig:
     weight_decay: float = 0.0
     decay: str = "kernels"  # which parameters decay: kernels, or all of them
     clip_norm: float | None = None  # 2-norm that the global gradient is scaled down to
+    # false: gradients are computed and not applied, to time the same step without the
+    # optimizer; no training of anything.
+    update: bool = True
 
     def __post_init__(self) -> None:
         one_of("optim.name", self.name, OPTIMIZERS)

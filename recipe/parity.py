@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recipe.config import Config
+from recipe.config import Config, ablated
 from recipe.errors import ConfigError
 from recipe.fields import at_least, one_of
 
@@ -45,10 +45,10 @@ class ParityConfig(Config):
             raise ConfigError("parity nudges its own controls; leave train.nudge at 0")
         if self.train.trace:
             raise ConfigError("parity takes trace=STEP instead of train.trace")
-        if not self.parallel.exchange:
+        if missing := ablated(self):
             raise ConfigError(
-                "parity compares trainings, and without parallel.exchange there is "
-                "none; leave it at true"
+                f"parity compares trainings, and without {' and '.join(missing)} there "
+                "is none; leave it at true"
             )
         if self.run.resume != "auto" or self.run.resume_anyway:
             raise ConfigError(

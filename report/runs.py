@@ -194,6 +194,11 @@ def read_timed_run(path: Path) -> TimedRun:
         raise RecordError(
             f"{path} holds a run that {summary['status']}: {summary['error']}"
         )
+    if summary["ablated"]:
+        raise RecordError(
+            f"{path} holds no training, but steps without "
+            f"{', '.join(summary['ablated'])}, to be timed against full ones"
+        )
     windows = summary["images_per_second"].get("windows")
     if not windows:
         raise RecordError(
