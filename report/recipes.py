@@ -51,7 +51,8 @@ def workload(config: Config) -> str:
     """
     parts = recipe_parts(config)
     del parts["name"]
-    parts.pop("parallel", None)  # the strategy is none of it, its ablation is
+    parts.pop("parallel", None)  # what is left out of a step, as of the optimizer
+    parts["optim"].pop("update", None)
     for length in LENGTHS:
         del parts["train"][length]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -23,8 +23,8 @@ from record.run import read_environment, read_summary
 TAIL_BYTES = 4096
 # Keys whose `false` leaves a part out of the step, and what that part is. Such a run is
 # no training, but an arm of a study: what a whole step takes longer is the part.
-EXCHANGE = "parallel.exchange"
-ARMS = {EXCHANGE: "exposed communication"}
+EXCHANGE, UPDATE = "parallel.exchange", "optim.update"
+ARMS = {EXCHANGE: "exposed communication", UPDATE: "optimizer"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,11 +194,6 @@ def read_timed_run(path: Path) -> TimedRun:
         raise RecordError(
             f"{path} holds a run that {summary['status']}: {summary['error']}"
         )
-    if summary["ablated"]:
-        raise RecordError(
-            f"{path} holds no training, but steps without "
-            f"{', '.join(summary['ablated'])}, to be timed against full ones"
-        )
     windows = summary["images_per_second"].get("windows")
     if not windows:
         raise RecordError(
@@ -207,7 +202,7 @@ def read_timed_run(path: Path) -> TimedRun:
         )
     if not all(isinstance(w, int | float) and 0 < w < np.inf for w in windows):
         raise RecordError(f"{path}: images_per_second holds no rates: {windows[:3]}")
-    config = config_values(path, nudge=0, accumulate=1, exchange=True)
+    config = config_values(path, nudge=0, accumulate=1)
     # It has the hash of the run that it was nudged from, and would pass for a repeat.
     if config["nudge"]:
         raise RecordError(
@@ -222,7 +217,7 @@ def read_timed_run(path: Path) -> TimedRun:
         device=device_name(environment),
         windows=tuple(map(float, windows)),
         accumulate=config["accumulate"],
-        ablated=() if config["exchange"] else (EXCHANGE,),
+        ablated=tuple(summary["ablated"]),
         environment=environment,
         **names,
     )

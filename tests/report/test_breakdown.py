@@ -9,7 +9,7 @@ from report.cells import cells_of
 from report.ranks import rank_times
 from report.recipes import Recipe
 from report.rows import Rows, Window
-from report.runs import ARMS, EXCHANGE
+from report.runs import ARMS, EXCHANGE, UPDATE
 from report.scaling import scaling
 
 EXPOSED = ARMS[EXCHANGE]
@@ -51,10 +51,15 @@ def rows(data=0.1, ranks=(1.0, 0.9), windows=4):
 
 def test_the_parts_of_a_step_are_the_step(cell, alone):
     whole, arm = cell([80.0, 81.0, 79.0]), alone([100.0, 101.0, 99.0])
-    found = breakdown(whole, [rows(), rows(), rows()], {EXCHANGE: arm})
+    arms = {EXCHANGE: arm, UPDATE: alone([82.0, 83.1, 81.0])}
+    found = breakdown(whole, [rows(), rows(), rows()], arms)
     assert found is not None and list(found.shares) == list(PARTS)
     shares = {part: share.value for part, share in found.shares.items()}
-    assert shares == pytest.approx({REST: 0.7, EXPOSED: 0.2, "data": 0.1})
+    optimizer = 1 - 80 / 82
+    rest = 0.7 - optimizer
+    assert shares == pytest.approx(
+        {REST: rest, EXPOSED: 0.2, "optimizer": optimizer, "data": 0.1}
+    )
     assert found.milliseconds.value == 1000 * 64 / 80
     for share in found.shares.values():
         assert share.low <= share.value <= share.high

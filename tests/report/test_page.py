@@ -177,6 +177,7 @@ def test_a_step_is_told_in_the_parts_that_runs_and_arms_measured(out, kept):
     told = {(r["panel"], r["devices"], r["series"]): r["share of a step"] for r in rows}
     assert float(told["PyTorch", "4", "exposed communication"]) == pytest.approx(0.2)
     assert float(told["JAX", "1", "data"]) == pytest.approx(0.1)
+    assert float(told["JAX", "1", "optimizer"]) == pytest.approx(0.1)
     assert ("JAX", "1", "exposed communication") not in told
     text = (out / "index.html").read_text()
     assert "10.0% (10.0% to 10.0%) is data" in text

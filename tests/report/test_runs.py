@@ -73,10 +73,6 @@ def nudge(folder):
 
 DAMAGE = {
     "a control": (nudge, r"is a parity check's control \(train\.nudge=3\)"),
-    "a step without a part": (
-        lambda f: change(f, ablated=["parallel.exchange"]),
-        "holds no training, but steps without parallel.exchange",
-    ),
     "no config": (lambda f: (f / "config.yaml").unlink(), "cannot read .*config"),
     "a row cut short": (cut, r"metrics\.jsonl is cut short: .* row of step 4"),
     "rows missing": (cut_a_row, r"metrics\.jsonl is cut short"),
