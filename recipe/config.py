@@ -714,6 +714,7 @@ def from_yaml(text: str) -> Config:
         OmegaConfBaseException,
         YAMLError,
         AssertionError,
+        OverflowError,
         RecursionError,
         ValueError,
     ) as error:
