@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from launch.overrides import ROOT, below_null, checked, refusal, unknown_key
+from launch.overrides import ROOT, checked, meaning, refusal, unknown_key
 from recipe.config import Config, to_config, unknown_keys
 from recipe.errors import ConfigError, DuetError, RecordError, StoppedError
 from recipe.processes import Processes, from_environment
@@ -68,11 +68,11 @@ def hydra_main(
         leave(error, rank)
     except HydraException as error:
         leave(refusal(error, schema), rank)
-    except (AssertionError, AttributeError) as error:
-        null = below_null(error)
-        if null is None:
+    except (AssertionError, AttributeError, OverflowError) as error:
+        meant = meaning(error)
+        if meant is None:
             raise
-        leave(null, rank)
+        leave(meant, rank)
     except KeyboardInterrupt:
         if rank == 0:
             print("interrupted", file=sys.stderr)

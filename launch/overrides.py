@@ -60,8 +60,16 @@ def _check(argument: str) -> None:
             f"{argument}: Hydra's own settings are fixed here; run.dir=... is where "
             "the run goes"
         )
-    if name in GROUPS and (value == "null" or value.startswith("[")):
-        raise ConfigError(f"{argument}: {name} takes one choice, see --help")
+    group = name.lstrip("+")
+    if group in GROUPS and not _is_word(value):
+        raise ConfigError(f"{argument}: {group} takes one choice, see --help")
+
+
+def _is_word(value: str) -> bool:
+    """Whether Hydra reads a name, and not a number, a list or a truth value."""
+    names = re.fullmatch(r"""(['"]?)([A-Za-z_][\w-]*)\1""", value)
+    literals = ("true", "false", "null", "nan", "inf")
+    return names is not None and value.lower() not in literals
 
 
 def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
@@ -91,8 +99,14 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
     return ConfigError(": ".join(" ".join(line.split()) for line in lines))
 
 
-def below_null(error: Exception) -> ConfigError | None:
-    """What OmegaConf means where a key is set below the one group that may be null."""
+def meaning(error: Exception) -> ConfigError | None:
+    """What OmegaConf means by what is no error of its own; None where it is a bug.
+
+    A number that no float can hold, or a key below the one group that may be null.
+    """
+    key = re.search(r"full_key: (\S+)", str(error))
+    if isinstance(error, OverflowError) and key:
+        return ConfigError(f"{key[1]} is too large for a float")
     if "Unexpected type for root: NoneType" in str(error) or (
         "full_key: precision.loss_scale" in str(error)
     ):

@@ -172,6 +172,7 @@ def from_yaml(text: str) -> Config:
         OmegaConfBaseException,
         YAMLError,
         AssertionError,
+        OverflowError,
         RecursionError,
         ValueError,
     ) as error:

@@ -134,7 +134,7 @@ class CheckpointWriter:
             for path in (self.run / FOLDER).iterdir():
                 unmarked = checkpoint_step(path) is not None and not _marked(path)
                 if path.name.startswith(".saving-") or unmarked:
-                    shutil.rmtree(path)
+                    _remove(path)
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint whole, then remove those that are no longer kept.
@@ -247,8 +247,13 @@ def _write_content(folder: Path, checkpoint: Checkpoint) -> str:
 
 
 def _remove(folder: Path) -> None:
-    """The marker first, so that what is half removed is never taken for whole."""
-    if folder.exists():
+    """The marker first, so that what is half removed is never taken for whole.
+
+    Of a link or a stray file by a checkpoint's name, nothing but itself is removed.
+    """
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
         (folder / MARKER).unlink(missing_ok=True)
         folder_to_disk(folder)
         shutil.rmtree(folder)

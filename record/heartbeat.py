@@ -348,7 +348,13 @@ class _Peer:
         if not content:
             return None
         *lines, self._rest = (self._rest + content).split(b"\n")
-        return [json.loads(line) for line in lines]
+        try:
+            messages = [json.loads(line) for line in lines]
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if not all(isinstance(message, dict) for message in messages):
+            raise ValueError("no message of a rank's")  # a stranger may say anything
+        return messages
 
 
 def _listener(host: str, ports: list[int]) -> socket.socket:

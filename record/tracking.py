@@ -216,7 +216,7 @@ class _WandB:
             self._sent, waiting = resumed["again_until"], []
         for row in _mirrored(rows):
             self.log(row)
-        if not self._run.disabled:
+        if rows and not self._run.disabled:
             for path in waiting:
                 shutil.rmtree(path)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from data.cifar import ARCHIVES, read_cifar
 from data.idx import as_idx, read_idx
-from launch.overrides import checked, refusal
+from launch.overrides import checked, meaning, refusal
 from recipe.config import Config, from_yaml, known_keys, to_config, to_yaml
 from recipe.errors import ConfigError, DataError, RecordError
 from record.checkpoint import Checkpoint, CheckpointWriter, read_checkpoint
@@ -99,6 +99,8 @@ def test_overrides(hydra, key, value, prefix):
         pass
     except HydraException as error:
         assert str(refusal(error, Config))
+    except (AssertionError, AttributeError, OverflowError) as error:  # as launch/cli.py
+        assert meaning(error) is not None
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ BAD_OVERRIDES = {
     "train.steps": ("write key=value",),
     "train.seed=0.5": ("train.seed=0.5", "Integer"),
     "data.image_shape=3": ("a list is wanted: 'data.image_shape=[3]'",),
-    "data=null": ("data=null", "takes one choice"),
+    "model=3": ("model=3: model takes one choice",),
     "experiment=[digits_mlp,digits_cnn]": ("experiment takes one choice",),
     "~train.steps": ("~train.steps: no key can be deleted",),
     "hydra.mode=MULTIRUN": ("Hydra's own settings are fixed",),

@@ -250,6 +250,7 @@ def test_yaml_is_checked_again_when_read(config):
         ("\0", "unacceptable character"),
         ("unknown: 1", "'unknown' not in 'Config'"),
         ("train: {steps: many}", "train.steps"),
+        (f"optim: {{peak_lr: {10**400}}}", "too large"),
         ("data: null", "'data' is not Optional"),
         ("- data", "merge"),
         ("5", "mapping"),

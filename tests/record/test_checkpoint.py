@@ -281,6 +281,27 @@ def test_a_writer_that_is_refused_clears_nothing_away(writer, tmp_path):
     assert half.exists()
 
 
+def test_a_link_or_a_stray_file_by_a_checkpoints_name_goes_and_nothing_behind_it(
+    tmp_path,
+):
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    with CheckpointWriter(archive, keep=9) as writer:
+        kept = writer.save(checkpoint(10))
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / kept.name).symlink_to(kept)  # moved out of the way
+    (run / "checkpoints" / "step-00000012").touch()
+    (run / "checkpoints" / "step-00000014").symlink_to(tmp_path / "gone")
+    (run / "checkpoints" / "notes.txt").touch()
+    with CheckpointWriter(run, keep=1) as writer:
+        newest, _ = newest_checkpoint(run)
+        assert newest is not None and newest.step == 10
+        writer.save(checkpoint(20))
+    assert steps(run) == [20] and (run / "checkpoints" / "notes.txt").exists()
+    assert read_checkpoint(kept).step == 10
+
+
 # A disk that refuses
 
 

@@ -196,11 +196,15 @@ def test_what_a_collective_says_of_a_lost_rank_becomes_its_name(ranks):
     assert "Traceback" not in said
 
 
+STRANGERS = b'{"rank": 1, "token": "guessed"}', b"[]", b"GET / HTTP/1.1", b"[" * 5000
+
+
 def test_a_stranger_at_the_port_is_no_rank(ranks):
     two = ranks(f"{WAITS[:-3]}3); heartbeat.part()", "time.sleep(3); heartbeat.part()")
-    for connection in listening(two.processes[0].pid):
-        with socket.create_connection(connection) as stranger:
-            stranger.sendall(b'{"rank": 1, "token": "guessed"}\n')
+    (place,) = listening(two.processes[0].pid)
+    for said in STRANGERS:
+        with socket.create_connection(place) as stranger:
+            stranger.sendall(said + b"\n")
             assert stranger.recv(100) == b""
     two.meet()
     assert two.left(0, 1) == ([0, 0], "")
