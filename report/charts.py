@@ -16,7 +16,7 @@ from recipe.errors import RecordError
 from record.run import read_summary
 from report.checks import MISSING, Check, loss_curve
 from report.findings import Report
-from report.groups import FRAMEWORKS, Group
+from report.groups import FRAMEWORKS, Group, program
 from report.intervals import Estimate
 from report.scaling import WEAK, Curve, Point
 
@@ -190,7 +190,7 @@ def _ratio(report: Report, group: Group) -> Chart:
     inside = {id(versus) for versus in group.versus}
     rows = [
         Row(
-            "JAX over PyTorch",
+            f"JAX over {program(claim.versus.torch.setting)}",
             "",
             MEASURED,
             claim.versus.jax.world_size,
