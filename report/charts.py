@@ -18,7 +18,7 @@ from record.run import read_summary
 from report.cells import Cell
 from report.checks import MISSING, Check, loss_curve
 from report.findings import Report
-from report.groups import FRAMEWORKS, Group
+from report.groups import FRAMEWORKS, Group, program
 from report.intervals import Estimate
 from report.scaling import WEAK, Curve, Point
 
@@ -207,7 +207,12 @@ def _throughput(report: Report, group: Group) -> Chart:
 def _ratio(report: Report, group: Group) -> Chart:
     inside = {id(versus) for versus in group.versus}
     rows = [
-        _row("JAX over PyTorch", "", versus.jax.world_size, versus.difference.ratio)
+        _row(
+            f"JAX over {program(versus.torch.setting)}",
+            "",
+            versus.jax.world_size,
+            versus.difference.ratio,
+        )
         for claim in report.claims
         if id(versus := claim.versus) in inside and not claim.withheld
     ]
