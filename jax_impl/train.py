@@ -71,6 +71,7 @@ def run(
     """
     world = start(config, processes)
     stopping.install()  # again: JAX's start takes SIGTERM for itself
+    heartbeat.meet()
     try:
         folder = train(config, world, stopping, heartbeat)
     except LostError:

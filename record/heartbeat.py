@@ -35,6 +35,8 @@ BEAT = 0.5  # seconds between two signs of life
 NEWS = 3.0
 # What a process may take to leave by itself, once its collective has given up.
 GRACE, FAREWELL = 5.0, 150.0
+# Until a rank that has not come is waited for aloud, in seconds.
+PATIENCE = 20.0
 # Ports to try, as another run may listen on the first.
 PORTS = 8
 
@@ -62,7 +64,7 @@ class Heartbeat:
         self._folder: Path | None = None
         self._record: Callable[[str], object] | None = None
         self._beats = 0
-        self._met = processes.count == 1
+        self._met = threading.Event()
         self._allowed, self._still, self._longest = config.start_timeout_seconds, 0, 0
         self._text, self._speaks, self._waited = "", False, False
         self._lost, self._returned = threading.Event(), threading.Event()
@@ -76,6 +78,11 @@ class Heartbeat:
     def watch(self, folder: Path) -> None:
         """Logs are in the run folder from now on."""
         self._folder = folder
+
+    def meet(self) -> None:
+        """Wait until all ranks watch over each other; whoever is lost then is named."""
+        if self._processes.count > 1:
+            self._met.wait()
 
     def progress(self, slow: bool = False) -> None:
         """Note that the ranks have come to a point together.
@@ -166,6 +173,7 @@ class Heartbeat:
         except Exception as error:  # what watches must not be what ends a run
             LOGGER.warning("the ranks are no longer watched: %s", error)
         finally:
+            self._met.set()  # unwatched, too, a run goes on
             for key in list(self._selector.get_map().values()):
                 key.fileobj.close()  # pyright: ignore[reportAttributeAccessIssue]
         if self._lost.is_set():
@@ -199,6 +207,7 @@ class Heartbeat:
                     peer.socket.close()
             time.sleep(BEAT)
             self._beats += 1
+            self._wait_for(0)
             if self._beats * BEAT > self._config.start_timeout_seconds:
                 self._lose(0, "has not come")
                 return
@@ -219,6 +228,8 @@ class Heartbeat:
         peer.rank = hello["rank"]
         peer.place = f" (process {hello['process']} on {hello['host']})"
         self._peers[peer.rank] = peer
+        if self._rank != 0 or len(self._peers) == self._processes.count - 1:
+            self._met.set()
         self._selector.register(
             peer.socket, selectors.EVENT_READ, lambda: self._hear(peer)
         )
@@ -245,6 +256,8 @@ class Heartbeat:
                 pass  # it has given up waiting for an answer, and asks again
             elif not peer.parted:
                 self._lose(peer.rank, "has ended", peer.place)
+                if peer.rank == 0 and self._record is None:
+                    self._leave()  # in start-up JAX would abort before GRACE is over
             elif self._rank != 0 and not self._lost.is_set():
                 self._parted.set()  # rank 0 leaves when all do
 
@@ -260,15 +273,27 @@ class Heartbeat:
                 self._lose(peer.rank, said, peer.place)
         if self._rank != 0:
             return
-        self._met |= len(self._peers) == self._processes.count - 1
         start = self._config.start_timeout_seconds
-        if not self._met and self._beats * BEAT > start:
-            missing = set(range(1, self._processes.count)) - self._peers.keys()
-            self._lose(min(missing), f"has not come within {start:g} s")
+        if not self._met.is_set():
+            missing = min(set(range(1, self._processes.count)) - self._peers.keys())
+            self._wait_for(missing)
+            if self._beats * BEAT > start:
+                self._lose(missing, f"has not come within {start:g} s")
         if self._still * BEAT > self._allowed:
             self._end(
                 f"the ranks wait for each other: nothing was done for "
                 f"{self._allowed:g} s{self._see('*')}"
+            )
+
+    def _wait_for(self, rank: int) -> None:
+        """Say so once, on one rank: one that died before they met is not missed."""
+        if self._rank == (1 if rank == 0 else 0) and self._beats * BEAT == PATIENCE:
+            start = self._config.start_timeout_seconds
+            print(
+                f"waiting for rank {rank} to come, for up to {start:g} s "
+                "(parallel.start_timeout_seconds)",
+                file=sys.stderr,
+                flush=True,
             )
 
     def _lose(self, rank: int, how: str, place: str = "") -> None:

@@ -164,6 +164,8 @@ TABLE = [
     lost("in a step", "at_step(18, kill)", 1),
     lost("in a step", "at_step(18, kill)", 0),
     lost("in start-up", "in_twin('start', one_after_another(sleep(2), kill))", 1),
+    lost("in start-up", "in_twin('start', one_after_another(sleep(2), kill))", 0),
+    lost("while data is loaded", "in_twin('load', kill)", 0),
     lost("while data is loaded", "in_twin('load', kill)", 1),
     lost("while steps are compiled or wrapped", "in_twin('parallelize', kill)", 1),
     lost("in an evaluation", "in_twin('evaluate', kill)", 1),
