@@ -2,11 +2,11 @@
 
     python benchmarks/exposed_communication.py [MILLISECONDS]
 
-Trains a small model on two PyTorch processes, several times with DDP's exchange delayed
-by as much in every step (500 ms), and without it. What the full step takes longer is
-compared with the delay; leaves with 1 if they are more than 10 % apart. The exchange
-itself takes some milliseconds, more on a machine that does something else, and is found
-too: so the delay is a long one.
+Trains a small model on two processes of either framework, several times with the
+exchange delayed by as much in every step (500 ms), and without it. What the full step
+takes longer is compared with the delay; leaves with 1 if in either they are more than
+10 % apart. The exchange itself takes some milliseconds, more on a machine that does
+something else, and is found too: so the delay is a long one.
 """
 
 import json
@@ -25,13 +25,13 @@ DELAY, TOLERANCE, REPEATS = "DELAY_SECONDS", 0.1, 3
 RECIPE = ("experiment=digits_mlp", "train.steps=16", "train.window_steps=4")
 
 
-def delayed_training(seconds: float) -> None:
+def delayed_torch(seconds: float) -> None:
     """Be `launch/pytorch.py`, with DDP's all-reduce waiting before it begins."""
     import torch.distributed as dist
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
     import torch_impl.parallel as parallel
-    from launch.pytorch import twin
+    from launch.pytorch import STOPPING, twin
     from launch.train import main
 
     class Delayed(parallel.DistributedDataParallel):
@@ -46,21 +46,54 @@ def delayed_training(seconds: float) -> None:
             self.register_comm_hook(dist.group.WORLD, late)
 
     parallel.DistributedDataParallel = Delayed
-    main(twin)
+    main("torch", twin, STOPPING)
 
 
-def step_seconds(folder: Path, seconds: float, *overrides: str) -> float:
+def delayed_jax(seconds: float) -> None:
+    """Be `launch/jax.py`, with the gradients' sum over devices waiting before it."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.experimental import io_callback
+
+    import jax_impl.step as step
+    from launch.jax import STOPPING, twin
+    from launch.train import main
+
+    def wait(_) -> np.ndarray:
+        time.sleep(seconds)
+        return np.zeros((), np.float32)
+
+    def delayed(local, params, whole, rows, world):
+        def late(*given):
+            loss, gradients, statistics = local(*given)
+            # All are there before it begins, and none is exchanged before its end.
+            made = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(gradients))
+            zero = io_callback(wait, jax.ShapeDtypeStruct((), jnp.float32), made)
+            return loss, jax.tree.map(lambda leaf: leaf + zero, gradients), statistics
+
+        return rightly(late if world.exchange else local, params, whole, rows, world)
+
+    rightly, step.share_gradients = step.share_gradients, delayed
+    main("jax", twin, STOPPING)
+
+
+DELAYED = {"torch": delayed_torch, "jax": delayed_jax}
+
+
+def step_seconds(framework: str, folder: Path, seconds: float, *more: str) -> float:
     """The median step of the timed windows of one training."""
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         + ["--nproc-per-node=2", __file__, *RECIPE, "platform=cpu"]
-        + [f"run.dir={folder}", *overrides],
+        + [f"run.dir={folder}", *more],
         cwd=ROOT,
-        env=os.environ | {DELAY: str(seconds)},
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        env=os.environ | {DELAY: f"{framework} {seconds}"},
+        capture_output=True,
+        text=True,
     )
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return statistics.median(
         row["step_seconds"]
@@ -69,26 +102,33 @@ def step_seconds(folder: Path, seconds: float, *overrides: str) -> float:
     )
 
 
-def main() -> int:
-    delay = (float(sys.argv[1]) if len(sys.argv) > 1 else 500.0) / 1000
+def found_delay(framework: str, delay: float) -> float:
+    """Seconds that the full step takes longer than the one without the exchange."""
     full, alone = [], []
     with tempfile.TemporaryDirectory() as name:
         for repeat in range(REPEATS):
-            folder = Path(name)
-            full.append(step_seconds(folder / f"full-{repeat}", delay))
-            without = folder / f"alone-{repeat}", delay, "parallel.exchange=false"
-            alone.append(step_seconds(*without))
+            run = Path(name, f"full-{repeat}")
+            full.append(step_seconds(framework, run, delay))
+            run, arm = Path(name, f"alone-{repeat}"), "parallel.exchange=false"
+            alone.append(step_seconds(framework, run, delay, arm))
     found = statistics.median(full) - statistics.median(alone)
     print(
-        f"a step takes {1000 * statistics.median(full):.1f} ms, without the exchange "
-        f"{1000 * statistics.median(alone):.1f} ms: {1000 * found:.1f} ms are exposed, "
-        f"of which {1000 * delay:.0f} ms were put there"
+        f"{framework}: a step takes {1000 * statistics.median(full):.1f} ms, without "
+        f"the exchange {1000 * statistics.median(alone):.1f} ms: {1000 * found:.1f} ms "
+        f"are exposed, of which {1000 * delay:.0f} ms were put there"
     )
-    return int(abs(found / delay - 1) > TOLERANCE)
+    return found
+
+
+def main() -> int:
+    delay = (float(sys.argv[1]) if len(sys.argv) > 1 else 500.0) / 1000
+    found = [found_delay(framework, delay) for framework in DELAYED]
+    return int(max(abs(each / delay - 1) for each in found) > TOLERANCE)
 
 
 if __name__ == "__main__":
     if DELAY in os.environ:
-        delayed_training(float(os.environ[DELAY]))
+        framework, seconds = os.environ[DELAY].split()
+        DELAYED[framework](float(seconds))
     else:
         sys.exit(main())

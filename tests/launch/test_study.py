@@ -234,9 +234,15 @@ def test_a_study_on_slurm_comes_to_its_last_cell(slurm, run_python, own, tmp_pat
     assert slurm.run("squeue", "-h").stdout == ""
 
 
-def test_a_study_interrupted_by_its_terminal_leaves_nothing_running(
-    root, own, tmp_path
-):
+STOPS = {  # Ctrl-C comes to it, to submitit and to the cell; another's signal to it
+    signal.SIGINT: (os.killpg, 130, "parity-fp64-dp/torch-1/metrics.jsonl"),
+    signal.SIGTERM: (os.kill, 143, "parity-fp64-dp.log"),
+}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_study_that_is_stopped_leaves_nothing_running(stop, root, own, tmp_path):
+    send, status, sign = STOPS[stop]
     command = [*SMALL, "study.world_size=[1]", f"run.dir={tmp_path / 'study'}"]
     command = [word.replace("steps=4", "steps=1000000") for word in command]
     study = subprocess.Popen(
@@ -247,15 +253,23 @@ def test_a_study_interrupted_by_its_terminal_leaves_nothing_running(
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    rows = tmp_path / "study" / "parity-fp64-dp" / "torch-1" / "metrics.jsonl"
-    while not rows.exists() or not rows.stat().st_size:
+    begun = tmp_path / "study" / sign
+    while not begun.exists() or not begun.stat().st_size:
         assert study.poll() is None
         time.sleep(0.2)
-    os.killpg(study.pid, signal.SIGINT)  # Ctrl-C: to it, to submitit and to the cell
-    assert study.wait(120) == 130
-    left = []
+    send(study.pid, stop)
+    assert study.wait(120) == status
+    deadline = time.monotonic() + 30  # submitit looks once a second for its end
+    while (left := those_at(str(tmp_path))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def those_at(place: str) -> list[psutil.Process]:
+    """Processes whose command line names a place."""
+    found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(str(tmp_path) in word for word in process.cmdline()):
-                left.append(process)
-    assert not left
+            if any(place in word for word in process.cmdline()):
+                found.append(process)
+    return found
