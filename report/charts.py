@@ -7,7 +7,7 @@ import contextlib
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from record.run import read_summary
 from report.cells import Cell
 from report.checks import MISSING, Check, loss_curve
 from report.findings import Report
-from report.groups import FRAMEWORKS, Group
+from report.groups import FRAMEWORKS, Group, file_name
 from report.intervals import Estimate
 from report.scaling import WEAK, Curve, Point
 
@@ -113,7 +113,19 @@ def charts(report: Report) -> list[Chart]:
     found = [_losses(check) for check in report.checks]
     found += [_unchecked_losses(group) for group in drawn if not report.checks]
     found += [make(report, group) for make in makers for group in drawn]
-    return [chart for chart in found if chart.rows]
+    return _apart([chart for chart in found if chart.rows])
+
+
+def _apart(found: Sequence[Chart]) -> list[Chart]:
+    """Charts of one name numbered, or one's files would be another's."""
+    named: dict[str, Chart] = {}
+    for chart in found:
+        name, number = chart.name, 1
+        while name in named:
+            number += 1
+            name = f"{chart.name}-{number}"
+        named[name] = replace(chart, name=name)
+    return list(named.values())
 
 
 def _chart(
@@ -131,7 +143,7 @@ def _chart(
 def _losses(check: Check) -> Chart:
     """What a parity check compared, one curve over the other."""
     title = f"{check.experiment} in {check.precision}: {check.verdict}"
-    name = f"losses-{check.precision}-{check.parallel}-{check.recipe.workload[:6]}"
+    of = f"{check.precision} {check.parallel} {check.recipe.workload[:6]}"
     says = (
         "Training loss of every run that the check compared, ×2 on two devices. The "
         "curves lie on each other where all train the same thing."
@@ -142,7 +154,7 @@ def _losses(check: Check) -> Chart:
         ranks = f", {summary['processes']} processes" * (summary["processes"] > 1)
         label = f"{FRAMEWORKS[summary['framework']]} ×{summary['world_size']}{ranks}"
         runs.append((label, summary["framework"], path))
-    return _loss_chart(name, title, says, runs)
+    return _loss_chart(f"losses-{file_name(of)}", title, says, runs)
 
 
 def _unchecked_losses(group: Group) -> Chart:

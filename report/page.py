@@ -394,7 +394,7 @@ def _left_out(report: Report) -> str:
         return '<h2 id="left-out">What was left out</h2><p>Nothing.</p>'
     rows = [[Shown(o.name, wrap=True), Shown(o.reason, wrap=True)] for o in left_out]
     return f"""<h2 id="left-out">What was left out</h2>
-{table(("what", "why"), rows, caption="Nothing above is made of these")}
+{table(("what", "why"), rows, caption="Left out, wholly or as far as is said")}
 """
 
 

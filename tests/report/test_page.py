@@ -205,6 +205,23 @@ def test_of_many_groups_the_first_are_drawn_and_the_page_says_so(timed_run):
     assert len(drawn) == 12
 
 
+def test_figures_of_one_name_do_not_overwrite_each_other(timed_run):
+    long = "an experiment whose name is longer than a file's may well be, " * 2
+    names = [f"{long} {n}" for n in range(3)]
+    found = charts(make_report([timed_run(1.0, experiment=name) for name in names]))
+    assert len({chart.name for chart in found}) == len(found)
+    titles = {c.title for c in found if c.name.startswith("throughput")}
+    assert len(titles) == 3
+
+
+def test_no_name_leads_out_of_the_folder(study, tmp_path):
+    file = study / "parity-fp32" / "parity.json"
+    change(file, precision='../../"><b>', experiment="../evil")
+    write_report(report(study), tmp_path / "out")
+    names = [path.name for path in (tmp_path / "out" / "figures").glob("losses-*")]
+    assert len(names) == 3 and all(re.fullmatch(r"[a-z0-9.-]+", n) for n in names)
+
+
 def test_two_repeats_have_no_interval_and_the_page_says_why(written, tmp_path):
     study = write_study(written, tmp_path / "study", sizes=(1, 2), repeats=2)
     text = page(report(study), {})
