@@ -6,6 +6,7 @@ A figure shows its chart's rows and nothing else, so the CSV behind it is what i
 import contextlib
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,6 +198,7 @@ def _loss_chart(
 
 def _throughput(report: Report, group: Group) -> Chart:
     rows = list(_of_points(group, lambda p: p.images_per_second))
+    says = "Higher is faster. Dotted: what as many single devices would do."
     for curve in group.curves:
         if curve.base is None:
             continue
@@ -207,11 +209,17 @@ def _throughput(report: Report, group: Group) -> Chart:
             Row(f"{group.label(curve)}, ideal", framework, BOUND, size, rate * size)
             for size in (first.cell.world_size, last.cell.world_size)
         ]
+        if model := _modelled(report, group, curve, last.cell.world_size):
+            rows += model
+            says = (
+                "Higher is faster. Dotted: what as many single devices would do. "
+                "Dashed, a model: what the interconnect allows of that."
+            )
     return _chart(
         *(group, "throughput", "Throughput", rows),
         section=FAST,
         y_label="images/s",
-        says="Higher is faster. Dotted: what as many single devices would do.",
+        says=says,
         log_y=True,
     )
 
@@ -392,18 +400,11 @@ def _utilisation(report: Report, group: Group) -> Chart:
 
 
 def _projection(report: Report, group: Group) -> Chart:
-    projections = {id(p.curve): p for p in report.projections}
     rows: list[Row] = []
     for curve in group.curves:
-        projection, label = projections[id(curve)], group.label(curve)
-        if not projection.points:
-            continue
-        rows += _of_curve(curve, label, lambda p: p.images_per_second)
-        framework = curve.setting.framework
-        rows += [
-            Row(f"{label}, model", framework, MODEL, p.devices, p.images_per_second)
-            for p in projection.points
-        ]
+        if model := _modelled(report, group, curve):
+            label = group.label(curve)
+            rows += [*_of_curve(curve, label, lambda p: p.images_per_second), *model]
     return _chart(
         *(group, "projection", "Projection, a model", rows),
         section=FURTHER,
@@ -414,6 +415,19 @@ def _projection(report: Report, group: Group) -> Chart:
         ),
         log_y=True,
     )
+
+
+def _modelled(
+    report: Report, group: Group, curve: Curve, most: float = math.inf
+) -> list[Row]:
+    """A curve's projection to so many devices at most."""
+    (projection,) = (p for p in report.projections if p.curve is curve)
+    label, framework = f"{group.label(curve)}, model", curve.setting.framework
+    return [
+        Row(label, framework, MODEL, p.devices, p.images_per_second)
+        for p in projection.points
+        if p.devices <= most
+    ]
 
 
 def _of_points(

@@ -139,6 +139,12 @@ def test_a_model_is_told_from_what_was_measured(out):
         *(("PyTorch", "measured"), ("JAX", "measured")),
         *(("PyTorch, model", "model"), ("JAX, model", "model")),
     }
+    (file,) = (out / "figures").glob("throughput-*.csv")
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    model = [int(row["devices"]) for row in rows if row["series"] == "JAX, model"]
+    assert model == [1, 2, 4]  # as far as was measured
+    (file,) = (out / "figures").glob("projection-*.csv")
+    rows = list(csv.DictReader(file.read_text().splitlines()))
     # Eight examples are no more than eight devices' worth.
     assert max(int(row["devices"]) for row in rows) == 8
     text = (out / "index.html").read_text()
