@@ -290,9 +290,9 @@ def _breakdown(report: Report, group: Group) -> Chart:
         section=HOLDS_BACK,
         y_label="share of a step",
         says=(
-            "Each bar is one step on so many devices, hatched where its parts were "
-            "measured; what no run told from computation is filled with it. The "
-            "vertical line is the interval of where that ends."
+            "Each bar is a step on so many devices. Hatched is what was measured "
+            "apart; filled is computation, and whatever was not. The vertical line is "
+            "the interval of where the filled part ends."
         ),
         shown=BARS,
     )
@@ -380,6 +380,9 @@ def _utilisation(report: Report, group: Group) -> Chart:
         for curve in group.curves
         for point in curve.points
     }
+    peak = (
+        "the peak that was given" if report.options.peak_flops else "its data sheet's"
+    )
     known = all(use is not None and use.share is not None for use in used.values())
 
     def figure(point: Point) -> Estimate | None:
@@ -393,7 +396,7 @@ def _utilisation(report: Report, group: Group) -> Chart:
         y_label="share of the device's peak" if known else "FLOP/s per device",
         says=(
             "What the model's own matrix products take of a device"
-            + (", over its data sheet's peak." if known else "; its peak is not known.")
+            + (f", over {peak}." if known else "; its peak is not known.")
         ),
         from_zero=True,
     )

@@ -115,6 +115,7 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
                 label=name,
                 **_mark(first.framework, nth),
             )
+            axes.set_ylim(0, 1.04)
         elif chart.shown == LINES:
             # Each narrower than the one it lies on, so that all can be seen.
             width = max(5.0 - 1.3 * number, 0.8)

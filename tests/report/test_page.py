@@ -171,7 +171,7 @@ def test_what_is_not_known_is_said_with_its_reason(kept):
     text = page(report(kept), {})
     assert "no projection, how " in text and "give --interconnect" in text
     assert "No MFU: no peak is known of" in text
-    assert "Amdahl: no fit, 3 points, a fit needs 5" in text
+    assert "Not fitted, with 3 points, a fit needs 5: the largest is held out" in text
 
 
 def test_a_step_is_told_in_the_parts_that_runs_and_arms_measured(out, kept):
