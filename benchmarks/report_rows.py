@@ -45,6 +45,7 @@ def write_folders(root: Path, count: int) -> None:
             "parallel": "dp",
             "precision": "fp32",
             "deterministic": False,
+            "ablated": [],
             "world_size": size,
             "processes": size,
             "global_batch": 512,

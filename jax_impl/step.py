@@ -166,9 +166,11 @@ def train_step(
     if state.loss_scale is not None:
         gradients = jax.tree.map(lambda g: g * (1 / scale), gradients)
     grad_norm = optax.tree.norm(gradients)
-    clipped = clip_gradients(config, gradients, grad_norm)
-    updates, slots = optimizer.update(clipped, state.optimizer, state.params)
-    params = apply_update(state.params, updates, learning_rate)
+    params, slots = state.params, state.optimizer
+    if config.optim.update:
+        clipped = clip_gradients(config, gradients, grad_norm)
+        updates, slots = optimizer.update(clipped, slots, params)
+        params = apply_update(params, updates, learning_rate)
     loss_scale, skipped = state.loss_scale, jnp.bool(False)
     if loss_scale is not None and config.precision.loss_scale is not None:
         finite = jnp.isfinite(grad_norm)

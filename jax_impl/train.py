@@ -198,7 +198,7 @@ def train(
             last = window.steps.stop == plan.last
             trace = start_profile(folder, world) if config.profile and last else None
             begin = time.perf_counter()
-            rates, metrics, data_seconds = [], [], 0.0
+            rates, metrics, data_seconds, dispatch_seconds = [], [], 0.0, 0.0
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
                 if step + 1 == plan.trace:
@@ -207,7 +207,8 @@ def train(
                 rows = plan.micro_batches(step, world.rank, world.processes)
                 draws = batch_draws(config, plan, step, rows)
                 placed_rows, placed_draws = place_batch((rows, draws), world, axis=1)
-                data_seconds += time.perf_counter() - fetching
+                issuing = time.perf_counter()
+                data_seconds += issuing - fetching
                 state, seen = compiled_train(
                     state,
                     train_data,
@@ -215,13 +216,14 @@ def train(
                     placed_draws,
                     replicate(np.asarray(rates[-1], dtype), world),
                 )
+                dispatch_seconds += time.perf_counter() - issuing
                 metrics.append(seen)
             synchronize(state)
             seconds = time.perf_counter() - begin
             if trace is not None:
                 trace()
 
-            ranks = gather_ranks([seconds, data_seconds], world)
+            ranks = gather_ranks([seconds, data_seconds, dispatch_seconds], world)
             heartbeat.progress(slow=window.evaluates or window.steps.stop == plan.last)
             record.window(
                 window,
@@ -231,7 +233,8 @@ def train(
                 loss_scales=to_host([m.loss_scale for m in metrics], world),
                 skipped=to_host([m.skipped for m in metrics], world),
                 seconds=ranks[:, 0],
-                data_seconds=float(ranks[:, 1].max()),
+                data_seconds=ranks[:, 1].max(),
+                dispatch_seconds=ranks[:, 2].max(),
             )
             if window.evaluates:
                 metrics = evaluate(

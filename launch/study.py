@@ -58,6 +58,8 @@ from report.parity import IDENTICAL  # noqa: E402
 PARITY = "parity"
 # What makes two studies the same, so that one may go on in the other's folder.
 IDENTITY = ("name", "regime", "recipe", "parity", "order", "cluster")
+# The part of a step that an axis leaves out, as the table calls it.
+SHARES = {"exchange": "exposed", "update": "optimizer"}
 
 
 def recipe_overrides(config: StudyConfig) -> list[str]:
@@ -327,8 +329,9 @@ class Study:
         table.add_column("cell", no_wrap=True)
         table.add_column("finished", justify="right", no_wrap=True)
         table.add_column("median images/s", justify="right", no_wrap=True)
-        if False in self.plan.exchange:
-            table.add_column("exposed", justify="right", no_wrap=True)
+        shares = [axis for axis in SHARES if False in getattr(self.plan, axis)]
+        for axis in shares:
+            table.add_column(SHARES[axis], justify="right", no_wrap=True)
         done = {point: [] for point in points(self.plan)}
         for cell in self.order:
             if self.finished(cell.name):
@@ -345,10 +348,10 @@ class Study:
                 f"{len(rates)} of {self.plan.repeats}",
                 f"{median:,.0f}" if median else "–",
             ]
-            if False in self.plan.exchange:
-                # Of the full step's time: what the step without the exchange saves.
-                without = medians.get(replace(point, exchange=False))
-                if point.exchange and median and without:
+            for axis in shares:
+                # Of the full step's time: what the step without that part saves.
+                without = medians.get(replace(point, **{axis: False}))
+                if median and without and not point.ablated:
                     row.append(f"{1 - median / without:.0%}")
                 else:
                     row.append("–")

@@ -263,6 +263,9 @@ class OptimConfig:
     weight_decay: float = 0.0
     decay: str = "kernels"  # which parameters decay: kernels, or all of them
     clip_norm: float | None = None  # 2-norm that the global gradient is scaled down to
+    # false: gradients are computed and not applied, to time the same step without the
+    # optimizer; no training of anything.
+    update: bool = True
 
     def __post_init__(self) -> None:
         _one_of("optim.name", self.name, OPTIMIZERS)
@@ -603,10 +606,10 @@ class ParityConfig(Config):
             raise ConfigError("parity nudges its own controls; leave train.nudge at 0")
         if self.train.trace:
             raise ConfigError("parity takes trace=STEP instead of train.trace")
-        if not self.parallel.exchange:
+        if missing := ablated(self):
             raise ConfigError(
-                "parity compares trainings, and without parallel.exchange there is "
-                "none; leave it at true"
+                f"parity compares trainings, and without {' and '.join(missing)} there "
+                "is none; leave it at true"
             )
         if self.run.resume != "auto" or self.run.resume_anyway:
             raise ConfigError(
@@ -748,9 +751,23 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         recipe["model"]["folder"] = Path(config.model.folder).name
     for look in ("window_steps", "nudge", "trace"):
         del recipe["train"][look]
-    if not config.parallel.exchange:  # then it is no training, and like no other
-        recipe["parallel"] = {"exchange": False}
+    del recipe["optim"]["update"]
+    for key in ablated(config):  # then it is no training, and like no other
+        group, name = key.split(".")
+        recipe.setdefault(group, {})[name] = False
     return recipe
+
+
+def ablated(config: Config) -> list[str]:
+    """Keys of the parts that a step leaves out, so that what it saves is their time.
+
+    A run without any part of its step is no training.
+    """
+    parts = {
+        "parallel.exchange": config.parallel.exchange,
+        "optim.update": config.optim.update,
+    }
+    return [key for key, kept in parts.items() if not kept]
 
 
 def identity_parts(config: Config) -> dict[str, Any]:

@@ -19,7 +19,10 @@ AXES = {
     "parallel": "parallel",
     "data": None,
     "exchange": "parallel.exchange",
+    "update": "optim.update",
 }
+# Of these, what leaves a part of the step out, and what a cell without it is called.
+ABLATIONS = {"exchange": "alone", "update": "frozen"}
 
 
 @dataclass(kw_only=True)
@@ -36,10 +39,12 @@ class StudyPlan:
     precision: list[str] = field(default_factory=lambda: ["fp32"])
     parallel: list[str] = field(default_factory=lambda: ["dp"])
     # Arms that isolate causes. real: the recipe's own data; synthetic: images that cost
-    # nothing to come by.  false: without the exchange of gradients, on several devices
-    # under parallel=dp; what the full step takes longer is exposed communication.
+    # nothing to come by.  exchange=false: without the exchange of gradients, on several
+    # devices under parallel=dp; what the full step takes longer is exposed
+    # communication.  update=false: gradients are not applied; it is the optimizer.
     data: list[str] = field(default_factory=lambda: ["real"])
     exchange: list[bool] = field(default_factory=lambda: [True])
+    update: list[bool] = field(default_factory=lambda: [True])
     repeats: int = 5  # independent processes for each combination
     order_seed: int = 0  # the order is drawn from it
     recipe: list[str] = field(default_factory=list)  # overrides, before those typed
@@ -63,10 +68,11 @@ class StudyPlan:
                     f"study.{axis}={values}: {', '.join(unknown)} is unknown; of: "
                     f"{', '.join(known)}"
                 )
-        if True not in self.exchange:
-            raise ConfigError(
-                "study.exchange=[false] compares with nothing; write [true,false]"
-            )
+        for axis in ABLATIONS:
+            if True not in getattr(self, axis):
+                raise ConfigError(
+                    f"study.{axis}=[false] compares with nothing; write [true,false]"
+                )
         if min(self.world_size) < 1:
             raise ConfigError(
                 f"study.world_size must be positive, got {self.world_size}"
@@ -138,14 +144,20 @@ class Cell:
     parallel: str
     data: str = "real"
     exchange: bool = True
+    update: bool = True
     repeat: int = 1
 
     @property
     def point(self) -> str:
         """What repeats share: "torch-2-fp32-dp", "jax-2-fp32-dp-synthetic-alone"."""
         axes = self.framework, str(self.world_size), self.precision, self.parallel
-        arms = (self.data,) * (self.data != "real") + ("alone",) * (not self.exchange)
-        return "-".join(axes + arms)
+        arms = (self.data,) * (self.data != "real")
+        return "-".join([*axes, *arms, *(ABLATIONS[axis] for axis in self.ablated)])
+
+    @property
+    def ablated(self) -> list[str]:
+        """The axes of what its step leaves out."""
+        return [axis for axis in ABLATIONS if not getattr(self, axis)]
 
     @property
     def name(self) -> str:
@@ -177,8 +189,7 @@ class Cell:
         ]
         if self.data == "synthetic":
             own.append("data=synthetic")
-        if not self.exchange:
-            own.append("parallel.exchange=false")
+        own += [f"{AXES[axis]}=false" for axis in self.ablated]
         if regime == "strong_accumulate":
             if accumulate % self.world_size:
                 raise ConfigError(
@@ -192,8 +203,8 @@ class Cell:
 def points(plan: StudyPlan) -> list[Cell]:
     """Every combination that there is, once.
 
-    pmap is JAX's alone, and gradients to leave alone are exchanged by several devices
-    under dp.
+    pmap is JAX's alone; gradients to leave alone are exchanged by several devices under
+    dp; and one part of a step is left out at a time.
     """
     axes = (getattr(plan, axis) for axis in AXES)
     return [
@@ -201,6 +212,7 @@ def points(plan: StudyPlan) -> list[Cell]:
         for cell in starmap(Cell, product(*axes))
         if (cell.framework, cell.parallel) != ("torch", "pmap")
         and (cell.exchange or (cell.parallel == "dp" and cell.world_size > 1))
+        and len(cell.ablated) <= 1
     ]
 
 

@@ -30,7 +30,14 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from recipe.batch_plan import BatchPlan, Window
-from recipe.config import Config, from_yaml, identity_parts, recipe_hash, to_yaml
+from recipe.config import (
+    Config,
+    ablated,
+    from_yaml,
+    identity_parts,
+    recipe_hash,
+    to_yaml,
+)
 from recipe.errors import (
     ConfigError,
     DivergedError,
@@ -255,6 +262,7 @@ class Recorder:
             "parallel": self.config.parallel.name,
             "precision": self.config.precision.name,
             "deterministic": self.config.deterministic,
+            "ablated": ablated(self.config),
             "world_size": facts.world_size,
             "processes": facts.processes,
             "global_batch": self.config.train.global_batch,
@@ -329,6 +337,7 @@ class Recorder:
         skipped: Sequence[bool] | np.ndarray,
         seconds: Sequence[float] | np.ndarray,
         data_seconds: float,
+        dispatch_seconds: float,
     ) -> None:
         """Record a window's steps and its time.
 
@@ -338,6 +347,8 @@ class Recorder:
           seconds: of each rank.
           data_seconds: of these, what the host took to plan batches and to place them
             on devices; of the rank that took longest.
+          dispatch_seconds: what it took to issue the steps, of the rank that took
+            longest.
 
         Raises:
           DivergedError: on every rank, if a loss is not finite, naming the first step.
@@ -374,6 +385,7 @@ class Recorder:
             "step_seconds": slowest / len(window.steps),
             "rank_seconds": [float(own) for own in seconds],
             "data_seconds": float(data_seconds),
+            "dispatch_seconds": float(dispatch_seconds),
             "images_per_second": len(window.steps) * batch / slowest,
             "warmup": not self._warm,
         }

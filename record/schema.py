@@ -47,6 +47,7 @@ WINDOW = {
     "step_seconds": Field(NUMBER, "mean of its steps on the slowest rank"),
     "rank_seconds": Field((list,), "the same as seconds, of each rank in order"),
     "data_seconds": Field(NUMBER, "of these on the host, to plan and place batches"),
+    "dispatch_seconds": Field(NUMBER, "of these on the host, to issue the steps"),
     "images_per_second": Field(NUMBER, "training throughput over all devices"),
     "warmup": Field(FLAG, "the first window, left out of the median"),
 }
@@ -102,6 +103,7 @@ SUMMARY = {
     "parallel": Field(TEXT, '"dp", "fsdp" or "pmap"'),
     "precision": Field(TEXT, '"bf16", "fp16", "fp32", "fp64" or "tf32"'),
     "deterministic": Field(FLAG, "whether only deterministic kernels were allowed"),
+    "ablated": Field((list,), "keys of what its steps leave out; no training then"),
     "world_size": Field(INT, "devices"),
     "processes": Field(INT, "operating-system processes"),
     "global_batch": Field(INT, "examples per optimizer step over all devices"),

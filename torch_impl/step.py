@@ -136,8 +136,9 @@ def train_step(
         loss_scale = next_loss_scale(config.precision.loss_scale, loss_scale, finite)
         if not finite:
             return loss_scale, metrics._replace(skipped=True)
-    clip_gradients(config, model, grad_norm)
-    apply_update(optimizer, learning_rate)
+    if config.optim.update:
+        clip_gradients(config, model, grad_norm)
+        apply_update(optimizer, learning_rate)
     return loss_scale, metrics
 
 

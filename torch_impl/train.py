@@ -170,7 +170,7 @@ def train(
             last = window.steps.stop == plan.last
             trace = start_profile(folder, world) if config.profile and last else None
             begin = time.perf_counter()
-            rates, metrics, data_seconds = [], [], 0.0
+            rates, metrics, data_seconds, dispatch_seconds = [], [], 0.0, 0.0
             for step in window.steps:
                 rates.append(learning_rate(config, step, plan.steps))
                 if step + 1 == plan.trace:
@@ -179,7 +179,8 @@ def train(
                 rows = plan.micro_batches(step, world.rank, world.processes)
                 draws = batch_draws(config, plan, step, rows)
                 placed_rows, placed_draws = place_batch((rows, draws), world, axis=1)
-                data_seconds += time.perf_counter() - fetching
+                issuing = time.perf_counter()
+                data_seconds += issuing - fetching
                 loss_scale, seen = train_step(
                     config,
                     parallel,
@@ -191,13 +192,14 @@ def train(
                     loss_scale,
                     world,
                 )
+                dispatch_seconds += time.perf_counter() - issuing
                 metrics.append(seen)
             synchronize(world)
             seconds = time.perf_counter() - begin
             if trace is not None:
                 trace()
 
-            ranks = gather_ranks([seconds, data_seconds], world)
+            ranks = gather_ranks([seconds, data_seconds, dispatch_seconds], world)
             heartbeat.progress(slow=window.evaluates or window.steps.stop == plan.last)
             record.window(
                 window,
@@ -207,7 +209,8 @@ def train(
                 loss_scales=[m.loss_scale for m in metrics],
                 skipped=[m.skipped for m in metrics],
                 seconds=ranks[:, 0],
-                data_seconds=float(ranks[:, 1].max()),
+                data_seconds=ranks[:, 1].max(),
+                dispatch_seconds=ranks[:, 2].max(),
             )
             if window.evaluates:
                 share_statistics(model, world)

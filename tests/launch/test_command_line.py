@@ -136,6 +136,7 @@ def test_a_batch_that_two_ranks_cannot_share_is_refused_once(run_python, tmp_pat
         (["world_sizes=[]"], ("world_sizes",)),
         (["world_sizes=2"], ("world_sizes must be a list", "got 2")),
         (["devices=2"], ("world_sizes",)),
+        (["optim.update=false"], ("without optim.update there is none",)),
         (["a=", "b="], ("a= and b= are two run folders", "a= is missing")),
         (["jax_layouts=[threads]"], ("threads", "processes")),
     ],

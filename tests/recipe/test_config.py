@@ -341,6 +341,8 @@ def test_where_a_run_happens_is_no_part_of_the_recipe(config, override):
         "train.global_batch=128",
         "train.epochs=21",
         "train.steps=5",
+        "parallel.exchange=false",
+        "optim.update=false",
     ],
 )
 def test_what_a_run_computes_is_part_of_the_recipe(config, override):

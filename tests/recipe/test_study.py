@@ -47,6 +47,14 @@ def test_a_step_without_the_exchange_is_one_of_several_devices_under_dp():
     assert len({p.point for p in every}) == len(every)
 
 
+def test_parts_of_a_step_are_left_out_one_at_a_time():
+    every = points(plan(world_size=[2], exchange=[True, False], update=[True, False]))
+    assert [p.point for p in every if p.framework == "jax"] == [
+        *("jax-2-fp32-dp", "jax-2-fp32-dp-frozen", "jax-2-fp32-dp-alone")
+    ]
+    assert "optim.update=false" in every[1].overrides(64, "strong")
+
+
 def test_accumulation_shrinks_as_devices_are_added_and_micro_batches_stay():
     overrides = [p.overrides(64, "strong_accumulate", 4) for p in points(plan())]
     assert all("train.global_batch=64" in own for own in overrides)
@@ -68,6 +76,7 @@ def test_accumulation_shrinks_as_devices_are_added_and_micro_batches_stay():
         {"framework": ["mxnet"]},
         {"data": ["fake"]},
         {"exchange": [False]},
+        {"update": [False]},
         {"repeats": 0},
         {"order_seed": -1},
     ],

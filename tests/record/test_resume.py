@@ -363,6 +363,7 @@ def leg(given: Config, stop_after: int | None = None, save=lambda record: None) 
                 skipped=[False] * len(window.steps),
                 seconds=[0.5 * len(window.steps)],
                 data_seconds=0.0,
+                dispatch_seconds=0.0,
             )
             if window.evaluates:
                 recorder.evaluation(window, SCORES)

@@ -102,6 +102,7 @@ def write_run(
                 skipped=[True, False],
                 seconds=[0.25, 0.5],
                 data_seconds=0.125,
+                dispatch_seconds=0.0625,
             )
             recorder.evaluation(window, scores)
         recorder.finish(weights, peak_memory_bytes=2**30)
@@ -177,6 +178,7 @@ def test_rows_say_what_happened_from_step_1_and_epoch_1(written):
         **{"kind": "window", "step": 4, "steps": 2, "seconds": 0.5},
         **{"step_seconds": 0.25, "images_per_second": 32.0, "warmup": False},
         **{"rank_seconds": [0.25, 0.5], "data_seconds": 0.125},
+        **{"dispatch_seconds": 0.0625},
     }
     assert [row["warmup"] for row in windows] == [True, False]
     scores = {k: v for k, v in SCORES.items() if k != "confusion"}
@@ -199,6 +201,7 @@ def test_the_summary_is_what_the_run_came_to(written):
         "parallel": "dp",
         "precision": "fp32",
         "deterministic": False,
+        "ablated": [],
         "world_size": 4,
         "processes": 2,
         "global_batch": 8,
@@ -395,6 +398,7 @@ def test_a_full_disk_does_not_raise_where_the_other_ranks_would_go_on(full_disk)
             skipped=np.zeros(2, bool),
             seconds=[1.0],
             data_seconds=0.5,
+            dispatch_seconds=0.5,
         )
         recorder.evaluation(plan.windows(2, 1)[0], SCORES)
         assert "No space left" in str(recorder.failure)
@@ -706,7 +710,7 @@ def test_a_last_row_cut_short_is_refused(written):
     [
         ("{", "is not JSON"),
         ("[]", "holds no object"),
-        ("{}", "lacks compile_seconds, config_hash"),
+        ("{}", "lacks ablated, compile_seconds"),
     ],
 )
 def test_a_damaged_summary_is_refused(written, text, told):

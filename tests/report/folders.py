@@ -29,6 +29,7 @@ def write_run_folder(
         text = config.read_text().replace("  exchange: true\n", "  exchange: false\n")
         config.write_text(text)
         summary["config_hash"] = recipe_hash(from_yaml(text))
+        summary["ablated"] = ["parallel.exchange"]
     world = summary.setdefault("world_size", 1)
     fields = {"processes": world, "global_batch": 8, "framework": "torch", **summary}
     fields["images_per_second"] = {

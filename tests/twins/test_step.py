@@ -58,6 +58,21 @@ def test_five_steps_from_random_weights_agree_to_fp64_rounding(
     assert max(leaf_differences(torch_end, jax_end).values()) <= 1e-12
 
 
+@pytest.mark.parametrize("recipe", ["optim.clip_norm=0.5", "optim=adamw"])
+def test_without_the_update_a_step_has_the_gradient_and_leaves_the_weights(
+    recipe, make_config, twins
+):
+    given = ("experiment=digits_cnn", "precision=fp64", recipe)
+    full, frozen = (make_config(*given, f"optim.update={on}") for on in (True, False))
+    weights, batch = random_weights(full), np.arange(8, dtype=np.int32)
+    steps = zip(twins(full, weights), twins(frozen, weights), strict=True)
+    for with_update, without in steps:
+        seen, end = without(np.stack([batch, batch]))
+        # The norm is the whole gradient's, so no compiler can have left it out.
+        np.testing.assert_allclose(seen, with_update(batch[None])[0][[0, 0]], 1e-12)
+        assert all(np.array_equal(end[name], weights[name]) for name in weights)
+
+
 def test_one_wrong_example_is_a_thousand_times_the_bound(make_config, twins):
     config = make_config("experiment=digits_cnn", "precision=fp64")
     in_torch, in_jax = twins(config, random_weights(config))
