@@ -45,6 +45,7 @@ def write_folders(root: Path, count: int) -> None:
             "parallel": "dp",
             "precision": "fp32",
             "deterministic": False,
+            "compiled": bool(curve % 2),
             "ablated": [],
             "world_size": size,
             "processes": size,

@@ -160,6 +160,7 @@ def train(
         world_size=world.size,
         parameters=parameter_count(weights),
         data_fingerprint=dataset.fingerprint,
+        compiled=True,
         compile_seconds=train_seconds + eval_seconds,
         startup_seconds=ready,
         environment=describe_environment("jax", device_names(world)),
@@ -184,7 +185,7 @@ def train(
             failed = record.failure is not None
             record.stop_if(gather_ranks([failed], world).max() > 0)
 
-        asked = stopping.asked()  # while compiling, which JAX does
+        asked = stopping.asked()  # while compiling
         if gather_ranks([asked is not None], world).max() > 0:
             stopped = record.stopped(done, asked or "another rank")
             stop_if_failed()

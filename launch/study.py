@@ -142,7 +142,8 @@ class Study:
         folder = config.run.dir or f"runs/study-{plan.name}"
         self.folder = Path(folder).absolute()
         self.order = cells(plan)
-        self.kinds = list(product(plan.precision, plan.parallel))  # of parity checks
+        # Of parity checks.
+        self.kinds = list(product(plan.precision, plan.parallel, plan.compile))
         self.description = {
             "schema_version": 1,
             "name": plan.name,
@@ -186,9 +187,7 @@ class Study:
 
     def works(self) -> dict[str, Work]:
         """The parity checks, then the cells in their order."""
-        works = [
-            self._parity(precision, parallel) for precision, parallel in self.kinds
-        ]
+        works = [self._parity(*kind) for kind in self.kinds]
         works += [self._cell(cell) for cell in self.order]
         return {work.name: work for work in works}
 
@@ -210,7 +209,7 @@ class Study:
             log=self.folder / f"{cell.name}.log",
         )
 
-    def _parity(self, precision: str, parallel: str) -> Work:
+    def _parity(self, precision: str, parallel: str, compiled: bool) -> Work:
         """Of what fits one node, since parity starts its own processes."""
         sizes = list(self.plan.world_size)
         if self.cluster.name == "slurm":
@@ -220,12 +219,13 @@ class Study:
         batch *= max(sizes) if self.plan.regime == "weak" else 1
         # Its own number of steps, unless it is given: its bounds are for that many.
         steps = ("train.steps=", "train.epochs=", "train.evaluate_every_epochs=")
-        name = f"{PARITY}-{precision}-{parallel}"
+        name = f"{PARITY}-{precision}-{parallel}" + "-compiled" * compiled
         parity = [
             *(sys.executable, "launch/parity.py"),
             *(o for o in self.overrides if not o.startswith(steps)),
             f"precision={precision}",
             f"parallel={parallel}",
+            *["compile=true"] * compiled,
             f"train.global_batch={batch}",
             f"world_sizes={sizes}".replace(" ", ""),
             "jax_layouts=[processes]",

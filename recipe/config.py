@@ -545,6 +545,7 @@ class Config:
     devices: int | None = None  # of the whole run; default: one for each process
     platform: str = "auto"  # auto: a GPU where there is one, else the CPU
     deterministic: bool = False  # only kernels that give the same bits every time
+    compile: bool = False  # PyTorch's model by torch.compile; JAX's steps always are
     profile: bool = False  # each rank traces the last window, for Perfetto
 
     def __post_init__(self) -> None:
@@ -738,6 +739,7 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         "devices",
         "platform",
         "deterministic",
+        "compile",
         "parallel",
         "tracking",
         "checkpoint",

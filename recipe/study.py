@@ -20,6 +20,7 @@ AXES = {
     "data": None,
     "exchange": "parallel.exchange",
     "update": "optim.update",
+    "compile": "compile",
 }
 # Of these, what leaves a part of the step out, and what a cell without it is called.
 ABLATIONS = {"exchange": "alone", "update": "frozen"}
@@ -45,6 +46,7 @@ class StudyPlan:
     data: list[str] = field(default_factory=lambda: ["real"])
     exchange: list[bool] = field(default_factory=lambda: [True])
     update: list[bool] = field(default_factory=lambda: [True])
+    compile: list[bool] = field(default_factory=lambda: [False])  # PyTorch's model
     repeats: int = 5  # independent processes for each combination
     order_seed: int = 0  # the order is drawn from it
     recipe: list[str] = field(default_factory=list)  # overrides, before those typed
@@ -145,13 +147,14 @@ class Cell:
     data: str = "real"
     exchange: bool = True
     update: bool = True
+    compile: bool = False
     repeat: int = 1
 
     @property
     def point(self) -> str:
         """What repeats share: "torch-2-fp32-dp", "jax-2-fp32-dp-synthetic-alone"."""
         axes = self.framework, str(self.world_size), self.precision, self.parallel
-        arms = (self.data,) * (self.data != "real")
+        arms = ("compiled",) * self.compile + (self.data,) * (self.data != "real")
         return "-".join([*axes, *arms, *(ABLATIONS[axis] for axis in self.ablated)])
 
     @property
@@ -189,6 +192,8 @@ class Cell:
         ]
         if self.data == "synthetic":
             own.append("data=synthetic")
+        if self.compile:
+            own.append("compile=true")
         own += [f"{AXES[axis]}=false" for axis in self.ablated]
         if regime == "strong_accumulate":
             if accumulate % self.world_size:
@@ -203,13 +208,17 @@ class Cell:
 def points(plan: StudyPlan) -> list[Cell]:
     """Every combination that there is, once.
 
-    pmap is JAX's alone; gradients to leave alone are exchanged by several devices under
-    dp; and one part of a step is left out at a time.
+    pmap is JAX's alone, and JAX is always compiled. Gradients to leave alone are
+    exchanged by several devices under dp. One part of a step is left out at a time.
     """
     axes = (getattr(plan, axis) for axis in AXES)
+    every = (
+        replace(cell, compile=cell.compile and cell.framework == "torch")
+        for cell in starmap(Cell, product(*axes))
+    )
     return [
         cell
-        for cell in starmap(Cell, product(*axes))
+        for cell in dict.fromkeys(every)
         if (cell.framework, cell.parallel) != ("torch", "pmap")
         and (cell.exchange or (cell.parallel == "dp" and cell.world_size > 1))
         and len(cell.ablated) <= 1

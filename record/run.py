@@ -185,7 +185,8 @@ class Facts:
       rank, processes, world_size: this process, of how many, on how many devices.
       parameters: trained numbers in the model.
       data_fingerprint: of the dataset.
-      compile_seconds: spent compiling steps, 0 where they run eagerly.
+      compiled: whether steps are compiled; if not they run eagerly.
+      compile_seconds: spent on that, 0 where they run eagerly.
       startup_seconds: from process start until ready to train, without compiling.
       environment: see `record/environment.py`.
     """
@@ -196,6 +197,7 @@ class Facts:
     world_size: int
     parameters: int
     data_fingerprint: str
+    compiled: bool
     compile_seconds: float
     startup_seconds: float
     environment: dict[str, Any]
@@ -262,6 +264,7 @@ class Recorder:
             "parallel": self.config.parallel.name,
             "precision": self.config.precision.name,
             "deterministic": self.config.deterministic,
+            "compiled": facts.compiled,
             "ablated": ablated(self.config),
             "world_size": facts.world_size,
             "processes": facts.processes,

@@ -103,6 +103,7 @@ SUMMARY = {
     "parallel": Field(TEXT, '"dp", "fsdp" or "pmap"'),
     "precision": Field(TEXT, '"bf16", "fp16", "fp32", "fp64" or "tf32"'),
     "deterministic": Field(FLAG, "whether only deterministic kernels were allowed"),
+    "compiled": Field(FLAG, "whether its steps were compiled, as JAX's always are"),
     "ablated": Field((list,), "keys of what its steps leave out; no training then"),
     "world_size": Field(INT, "devices"),
     "processes": Field(INT, "operating-system processes"),

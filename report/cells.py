@@ -22,13 +22,20 @@ class Setting:
     device: str
     deterministic: bool
     framework: str
+    compiled: bool
     layout: str
 
     def __str__(self) -> str:
         what = f"{self.experiment} ({self.model} on {self.data})"
         how = (self.precision, self.parallel, self.layout, self.device)
         kernels = ("deterministic kernels",) * self.deterministic
-        return ", ".join((self.framework, what, *how, *kernels))
+        compiled = ("compiled",) * self.beside_eager
+        return ", ".join((self.framework, *compiled, what, *how, *kernels))
+
+    @property
+    def beside_eager(self) -> bool:
+        """Whether to say that it is compiled: of JAX, which always is, nobody asks."""
+        return self.compiled and self.framework == "torch"
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ def _setting(run: TimedRun, layout: str) -> Setting:
         run.device,
         run.deterministic,
         run.framework,
+        run.compiled,
         layout,
     )
 

@@ -19,7 +19,7 @@ from record.run import read_summary
 from report.cells import Cell
 from report.checks import MISSING, Check, loss_curve
 from report.findings import Report
-from report.groups import FRAMEWORKS, Group, file_name
+from report.groups import FRAMEWORKS, Group, file_name, program
 from report.intervals import Estimate
 from report.scaling import WEAK, Curve, Point
 
@@ -227,12 +227,18 @@ def _throughput(report: Report, group: Group) -> Chart:
 def _ratio(report: Report, group: Group) -> Chart:
     inside = {id(versus) for versus in group.versus}
     rows = [
-        _row("JAX over PyTorch", "", versus.jax.world_size, versus.difference.ratio)
+        _row(
+            f"JAX over {program(versus.torch.setting)}",
+            "",
+            versus.jax.world_size,
+            versus.difference.ratio,
+        )
         for claim in report.claims
         if id(versus := claim.versus) in inside and not claim.withheld
     ]
     return _chart(
-        *(group, "ratio", "JAX over PyTorch", sorted(rows, key=lambda row: row.x)),
+        *(group, "ratio", "JAX over PyTorch"),
+        sorted(rows, key=lambda row: (row.series, row.x)),
         section=FAST,
         y_label="ratio of images/s",
         says=(

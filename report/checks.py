@@ -43,6 +43,7 @@ class Check:
       path: its folder, with the runs that it compared.
       runs: their folders, controls left out.
       recipe: of them.
+      compiled: whether PyTorch's were, as JAX's always are.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Check:
     precision: str
     parallel: str
     data_fingerprint: str
+    compiled: bool
     decided_by: str
     git_commit: str | None
     notes: tuple[str, ...]
@@ -80,6 +82,7 @@ class Check:
             and self.data_fingerprint == run.data_fingerprint
             and self.precision == setting.precision
             and self.parallel == setting.parallel
+            and (self.compiled == setting.compiled or setting.framework == "jax")
         )
 
 
@@ -119,6 +122,11 @@ def read_check(folder: Path) -> Check:
     return Check(
         path=folder,
         parallel=summaries[of_it[0]]["parallel"],
+        compiled=any(
+            summaries[run]["compiled"]
+            for run in of_it
+            if summaries[run]["framework"] == "torch"
+        ),
         git_commit=read_environment(of_it[0])["git_commit"],
         notes=notes,
         comparisons=comparisons,

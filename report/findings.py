@@ -250,14 +250,15 @@ def _claim(
     versus: Versus, recipes: Mapping[str, Recipe], checks: Sequence[Check]
 ) -> Claim:
     recipe = recipes.get(versus.jax.runs[0].config_hash)
-    check = check_of(versus.jax, recipe, checks)
+    check = check_of(versus.torch, recipe, checks)
     if check is None:
-        setting = versus.jax.setting
+        setting = versus.torch.setting
         return Claim(
             versus,
             None,
             f"no parity check of {setting.experiment} in {setting.precision} with "
-            f"parallel={setting.parallel} is among the folders",
+            f"parallel={setting.parallel}{' and compile=true' * setting.beside_eager} "
+            "is among the folders",
         )
     failed = (
         "" if check.verdict == IDENTICAL else f"its parity check is {check.verdict}"

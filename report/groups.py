@@ -30,10 +30,8 @@ class Group:
 
     def label(self, curve: Curve) -> str:
         """The curve's in a legend: its framework, and its layout where several are."""
-        name = FRAMEWORKS.get(curve.setting.framework, curve.setting.framework)
-        mine = [
-            c for c in self.curves if c.setting.framework == curve.setting.framework
-        ]
+        name = program(curve.setting)
+        mine = [c for c in self.curves if program(c.setting) == name]
         if len(mine) > 1 or curve.setting.layout != PER_DEVICE:
             return f"{name}, {curve.setting.layout}"
         return name
@@ -47,6 +45,12 @@ def file_name(text: str) -> str:
     """
     kept = "".join(c if c.isascii() and c.isalnum() else " " for c in text)
     return "-".join(kept.lower().split())[:80]
+
+
+def program(setting: Setting) -> str:
+    """The framework, and whether that was compiled where it need not be."""
+    name = FRAMEWORKS.get(setting.framework, setting.framework)
+    return f"{name} compiled" if setting.beside_eager else name
 
 
 def what_is_fixed(setting: Setting) -> dict[str, str]:
@@ -77,7 +81,13 @@ def grouped(
     }
     groups = []
     for pile in piles.values():
-        pile.sort(key=lambda c: (c.setting.framework != "torch", c.setting.layout))
+        pile.sort(
+            key=lambda c: (
+                c.setting.framework != "torch",
+                c.setting.compiled,
+                c.setting.layout,
+            )
+        )
         cells = {id(point.cell.runs) for curve in pile for point in curve.points}
         inside = [
             v for v in versus if id(v.jax.runs) in cells and id(v.torch.runs) in cells

@@ -50,6 +50,7 @@ class TimedRun:
     precision: str
     parallel: str
     deterministic: bool = False
+    compiled: bool = False
     device: str
     world_size: int
     processes: int
@@ -225,8 +226,8 @@ def read_timed_run(path: Path) -> TimedRun:
 
 _SUMMARY = (
     *("framework", "experiment", "data", "model", "precision", "parallel"),
-    *("deterministic", "world_size", "processes", "global_batch", "parameters"),
-    *("config_hash", "data_fingerprint"),
+    *("deterministic", "compiled", "world_size", "processes", "global_batch"),
+    *("parameters", "config_hash", "data_fingerprint"),
     *("compile_seconds", "startup_seconds", "peak_memory_bytes"),
 )
 

@@ -262,12 +262,16 @@ def jax_against_torch(cells: Sequence[Cell]) -> list[Versus]:
         where = (s.precision, s.parallel, s.device, s.deterministic, cell.world_size)
         return (*where, cell.accumulate, run.config_hash, run.data_fingerprint)
 
-    torch = {same(c): c for c in cells if c.setting.framework == "torch"}
-    pairs: dict[tuple[TimedRun, ...], tuple[Cell, Cell]] = {}
+    torch: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
-        if cell.setting.framework == "jax" and same(cell) in torch:
-            # One device's runs are the base of several layouts, and asked once.
-            pairs.setdefault(cell.runs, (cell, torch[same(cell)]))
+        if cell.setting.framework == "torch":  # eager or compiled
+            torch[same(cell)].append(cell)
+    pairs: dict[tuple[tuple[TimedRun, ...], ...], tuple[Cell, Cell]] = {}
+    for cell in cells:
+        if cell.setting.framework == "jax":
+            for other in torch[same(cell)]:
+                # One device's runs are the base of several layouts, and asked once.
+                pairs.setdefault((cell.runs, other.runs), (cell, other))
     differences = compare([(jax.rates, other.rates) for jax, other in pairs.values()])
     return [
         Versus(*pair, difference)

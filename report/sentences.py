@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from report.breakdown import REST, Breakdown
 from report.checks import Check
 from report.findings import Claim, Projection, Report
-from report.groups import FRAMEWORKS, Group
+from report.groups import FRAMEWORKS, Group, program
 from report.intervals import Estimate
 from report.laws import Fit
 from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
@@ -92,11 +92,12 @@ def claim_sentence(claim: Claim) -> str:
     if claim.withheld:
         return f"{where}: not compared, {claim.withheld}"
     ratio = shown(versus.difference.ratio, ".3f")
-    how = {"faster": "JAX is faster", "slower": "PyTorch is faster"}
+    torch = program(versus.torch.setting)
+    how = {"faster": "JAX is faster", "slower": f"{torch} is faster"}
     said = how.get(versus.difference.verdict, "no difference shown")
     n = " and ".join(map(str, versus.difference.repeats))
     why = versus.difference.ratio.reason
-    return f"{where}: {said}, JAX runs at {ratio} of PyTorch's images/s (n = {n}" + (
+    return f"{where}: {said}, JAX runs at {ratio} of {torch}'s images/s (n = {n}" + (
         f"; {why})" if why else ")"
     )
 

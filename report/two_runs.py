@@ -25,7 +25,7 @@ from report.parity import (
 # Where a run happens, what it is called and how it is looked at: no part of its recipe.
 PLACE = (
     *("name", "devices", "platform", "parallel", "tracking", "tuned", "run"),
-    *("task", "deterministic", "data.root", "data.source", "model.folder"),
+    *("task", "deterministic", "compile", "data.root", "data.source", "model.folder"),
     *("train.window_steps", "train.trace"),
 )
 

@@ -5,6 +5,8 @@ it in DistributedDataParallel, or by sharding its parameters.
 """
 
 import gc
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +68,12 @@ def check(config: Config, processes: Processes) -> None:
             "parallel=pmap is JAX's alone; PyTorch takes parallel=dp or parallel=fsdp"
         )
     check_shards(config, processes)
+    compiler = os.environ.get("CXX", "g++")
+    if config.compile and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"compile=true: torch.compile needs a C++ compiler, and there is no "
+            f"{compiler}; install one, name it in CXX, or leave compile at false"
+        )
     devices = world_size(config, processes)
     if devices != processes.count:
         raise ConfigError(

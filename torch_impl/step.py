@@ -4,6 +4,8 @@ Shapes: A micro-batches, B this rank's rows of one, H height, W width, C channel
 K classes.
 """
 
+import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -140,6 +142,35 @@ def train_step(
         clip_gradients(config, model, grad_norm)
         apply_update(optimizer, learning_rate)
     return loss_scale, metrics
+
+
+def compile_steps(
+    config: Config,
+    model: nn.Module,
+    parallel: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: DeviceData,
+    indices_AB: Int[Tensor, "A B"],
+    draws: Any,
+    loss_scale: LossScale | None,
+    world: World,
+) -> float:
+    """Compile the model, inside of what it is wrapped in, and return the seconds taken.
+
+    By a step of each kind, since torch.compile works when it is called: of training,
+    without its update and with the running statistics put back.
+    """
+    begin = time.perf_counter()
+    model.compile(dynamic=False)
+    statistics = [statistic.clone() for statistic in model.buffers()]
+    frozen = replace(config, optim=replace(config.optim, update=False))
+    batch = data, indices_AB, draws
+    train_step(frozen, parallel, optimizer, *batch, 0.0, loss_scale, world)
+    for statistic, before in zip(model.buffers(), statistics, strict=True):
+        statistic.copy_(before)
+    indices_B = indices_AB.flatten()
+    eval_step(config, model, data, indices_B, indices_B >= 0)
+    return time.perf_counter() - begin
 
 
 @torch.no_grad()

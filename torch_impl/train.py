@@ -47,7 +47,7 @@ from torch_impl.parallel import (
 )
 from torch_impl.precision import configure
 from torch_impl.profile import start_profile
-from torch_impl.step import DeviceData, eval_step, train_step
+from torch_impl.step import DeviceData, compile_steps, eval_step, train_step
 from torch_impl.trace import trace_step
 from torch_impl.weights import load_weights, save_weights
 
@@ -125,6 +125,24 @@ def train(
         load_slots(config, model, optimizer, resumed, world)
     loss_scale = initial_loss_scale(config, kept)
 
+    # Compiled, where that is asked for, before the clock of the first window starts
+    ready, compile_seconds = process_age_seconds(), 0.0
+    if config.compile:
+        rows = plan.micro_batches(0, world.rank, world.processes)
+        draws = batch_draws(config, plan, 0, rows)
+        placed_rows, placed_draws = place_batch((rows, draws), world, axis=1)
+        compile_seconds = compile_steps(
+            config,
+            model,
+            parallel,
+            optimizer,
+            train_data,
+            placed_rows,
+            placed_draws,
+            loss_scale,
+            world,
+        )
+
     facts = Facts(
         framework="torch",
         rank=world.rank,
@@ -132,8 +150,9 @@ def train(
         world_size=world.size,
         parameters=parameter_count(weights),
         data_fingerprint=dataset.fingerprint,
-        compile_seconds=0.0,
-        startup_seconds=process_age_seconds(),
+        compiled=config.compile,
+        compile_seconds=compile_seconds,
+        startup_seconds=ready,
         environment=describe_environment("torch", device_names(world)),
     )
     folder = Path(from_rank_zero(lambda: beginning.take("torch", world.size), world))
@@ -156,7 +175,7 @@ def train(
             failed = record.failure is not None
             record.stop_if(gather_ranks([failed], world).max() > 0)
 
-        asked = stopping.asked()  # while compiling, which JAX does
+        asked = stopping.asked()  # while compiling
         if gather_ranks([asked is not None], world).max() > 0:
             stopped = record.stopped(done, asked or "another rank")
             stop_if_failed()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -89,38 +90,57 @@ def steps(folder) -> int:
     return rows.read_text().count('"kind": "step"') if rows.exists() else 0
 
 
-def running(slurm, job: str, folder, after: int = 0) -> None:
-    """Wait until a job's run is beyond a step."""
+def waiting(until: Callable[[], bool], slurm) -> None:
     deadline = time.monotonic() + 120
-    while steps(folder) <= after:
-        assert time.monotonic() < deadline, slurm.states(job)
+    while not until():
+        assert time.monotonic() < deadline, slurm.run("squeue").stdout
         time.sleep(0.05)
 
 
-def test_a_job_that_was_signalled_and_lost_a_node_ends_as_if_it_had_not(
+def freeze_beyond(slurm, runs, step) -> None:
+    """Stop each job's ranks once its run is beyond a step, lest it end meanwhile."""
+    going = set(runs)
+
+    def all_frozen() -> bool:
+        for job in [job for job in going if steps(runs[job]) > step[job]]:
+            slurm.run("scancel", "--signal=STOP", job)
+            going.remove(job)
+        return not going
+
+    waiting(all_frozen, slurm)
+
+
+def test_jobs_told_of_their_limit_and_robbed_of_a_node_end_as_if_they_were_not(
     sbatch, slurm, train, tmp_path
 ):
     recipe = ("experiment=linear_line", "train.steps=400", "train.window_steps=1")
-    job = sbatch("torch", *recipe, flags=("--ntasks-per-node=1",))
-    folder = tmp_path / f"slurm-pytorch-{job}"
-    running(slurm, job, folder)
-    slurm.run("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@300 does
-    deadline = time.monotonic() + 120
-    while slurm.states(job) != ["PENDING"]:
-        assert time.monotonic() < deadline, said(tmp_path)
-    assert "saved; requeued, to go on in" in said(tmp_path)
-    stopped = json.loads((folder / "REQUEUE").read_text())
-    assert stopped["reason"] == "STOP" and stopped["step"] < 400
+    # SLURM looks at limits every 30 s: the signal comes within as much of the start.
+    limit = ("--time=2", "--signal=B:USR1@110")
+    flags = (*limit, "--ntasks-per-node=1", "--gpus-per-node=1")
+    runs = {}
+    for framework, name in SCRIPT_NAMES.items():  # a node has room for both
+        job = sbatch(framework, *recipe, flags=flags)
+        runs[job] = tmp_path / f"slurm-{name}-{job}"
+    freeze_beyond(slurm, runs, dict.fromkeys(runs, 0))
+    wholes = [train(framework, *recipe, processes=2) for framework in SCRIPT_NAMES]
+    waiting(lambda: all((run / "STOP").exists() for run in runs.values()), slurm)
+    slurm.run("scancel", "--signal=CONT", *runs)
+    waiting(lambda: all(slurm.states(job) == ["PENDING"] for job in runs), slurm)
+    assert said(tmp_path).count("saved; requeued, to go on in") == len(runs)
+    left = {job: json.loads((run / "REQUEUE").read_text()) for job, run in runs.items()}
+    assert {stop["reason"] for stop in left.values()} == {"STOP"}
 
-    running(slurm, job, folder, after=stopped["step"])
-    slurm.run("scancel", "--signal=STOP", job)  # so that it does not end meanwhile
+    for job in runs:
+        slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    freeze_beyond(slurm, runs, {job: stop["step"] for job, stop in left.items()})
     slurm.run("scontrol", "update", "NodeName=node2", "State=DOWN", "Reason=test")
-    assert slurm.ended(job) == ["COMPLETED"], said(tmp_path)
-    kinds = Counter(row["kind"] for row in read_run(folder).rows)
-    assert (kinds["resume"], kinds["step"]) == (2, 400)
-    whole = read_run(train("torch", *recipe, processes=2))
-    for name, array in read_run(folder).weights.items():
-        assert np.array_equal(array, whole.weights[name]), name
+    for (job, folder), whole in zip(runs.items(), wholes, strict=True):
+        assert slurm.ended(job) == ["COMPLETED"], said(tmp_path)
+        run = read_run(folder)
+        kinds = Counter(row["kind"] for row in run.rows)
+        assert (kinds["resume"], kinds["step"]) == (2, 400)
+        for name, array in read_run(whole).weights.items():
+            assert np.array_equal(array, run.weights[name]), name
 
 
 def test_scancel_ends_every_process_of_a_run(sbatch, slurm, tmp_path):

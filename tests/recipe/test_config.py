@@ -318,6 +318,7 @@ def test_text_that_is_no_config_is_refused(text, told):
         "data.source=tfds",
         "train.nudge=1",
         "train.window_steps=5",
+        "compile=true",
     ],
 )
 def test_where_a_run_happens_is_no_part_of_the_recipe(config, override):

@@ -55,6 +55,14 @@ def test_parts_of_a_step_are_left_out_one_at_a_time():
     assert "optim.update=false" in every[1].overrides(64, "strong")
 
 
+def test_jax_is_compiled_whatever_is_asked_of_pytorch():
+    assert [p.point for p in points(plan(world_size=[1], compile=[False, True]))] == [
+        *("torch-1-fp32-dp", "torch-1-fp32-dp-compiled", "jax-1-fp32-dp")
+    ]
+    names = [p.point for p in points(plan(world_size=[1], compile=[True]))]
+    assert names == ["torch-1-fp32-dp-compiled", "jax-1-fp32-dp"]
+
+
 def test_accumulation_shrinks_as_devices_are_added_and_micro_batches_stay():
     overrides = [p.overrides(64, "strong_accumulate", 4) for p in points(plan())]
     assert all("train.global_batch=64" in own for own in overrides)

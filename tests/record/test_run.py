@@ -45,6 +45,7 @@ FACTS = Facts(
     world_size=4,
     parameters=2570,
     data_fingerprint="5e" * 32,
+    compiled=True,
     compile_seconds=3.25,
     startup_seconds=1.5,
     environment=ENVIRONMENT,
@@ -201,6 +202,7 @@ def test_the_summary_is_what_the_run_came_to(written):
         "parallel": "dp",
         "precision": "fp32",
         "deterministic": False,
+        "compiled": True,
         "ablated": [],
         "world_size": 4,
         "processes": 2,
@@ -710,7 +712,7 @@ def test_a_last_row_cut_short_is_refused(written):
     [
         ("{", "is not JSON"),
         ("[]", "holds no object"),
-        ("{}", "lacks ablated, compile_seconds"),
+        ("{}", "lacks ablated, compile_seconds, compiled"),
     ],
 )
 def test_a_damaged_summary_is_refused(written, text, told):

@@ -272,6 +272,14 @@ def harm_plan(study):
     (study / "study.json").write_text("[]")
 
 
+def test_a_check_of_eager_pytorch_says_nothing_of_a_compiled_one(study):
+    assert all(not claim.withheld for claim in report(study).claims)
+    for file in study.glob("torch-*/summary.json"):
+        change(file, compiled=True)
+    reasons = {claim.withheld for claim in report(study).claims}
+    assert len(reasons) == 1 and "with parallel=dp and compile=true" in reasons.pop()
+
+
 def kill_check(study):
     (study / "parity-fp32" / "parity.json").unlink()
 

@@ -7,6 +7,7 @@ import pytest
 
 from recipe.errors import RecordError
 from report.cells import cells_of
+from report.groups import grouped
 from report.laws import amdahl_speedup, gustafson_speedup
 from report.scaling import (
     ACCUMULATION,
@@ -190,6 +191,20 @@ def test_jax_is_compared_with_pytorch_where_both_ran_the_same_recipe(make_curve)
     assert found[0].difference.ratio.value == pytest.approx(1.1)
     other = [replace(run, config_hash="another") for run in jax]
     assert scaling(torch + other).versus == ()
+
+
+def test_jax_is_compared_with_pytorch_eager_and_compiled(make_curve):
+    eager = make_curve(STRONG, sizes=[1, 2])
+    jax, compiled = (
+        [replace(r, framework=name, compiled=True, path=r.path / name) for r in eager]
+        for name in ("jax", "torch")
+    )
+    found = scaling([*eager, *compiled, *jax])
+    pairs = [(v.torch.setting.compiled, v.jax.world_size) for v in found.versus]
+    assert sorted(pairs) == [(False, 1), (False, 2), (True, 1), (True, 2)]
+    ((group,), _) = grouped(found.curves, found.versus)
+    labels = [group.label(curve) for curve in group.curves]
+    assert labels == ["PyTorch", "PyTorch compiled", "JAX"]
 
 
 def test_a_grid_of_batches_and_sizes_has_no_curve_without_a_base(timed_run):

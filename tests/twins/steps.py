@@ -93,11 +93,16 @@ def torch_steps(
     parallel = torch_parallel.parallelize(model, world)
     optimizer = torch_optim.build_optimizer(config, model)
     scale, seen = initial_loss_scale(config), []
-    for columns in micro_batches(config, batches, world.rank, world.processes):
+    placed = [
+        [torch_parallel.place_batch(c, world, axis=1) for c in columns]
+        for columns in micro_batches(config, batches, world.rank, world.processes)
+    ]
+    if config.compile:
+        made = model, parallel, optimizer, data
+        torch_step.compile_steps(config, *made, *placed[0], scale, world)
+    for columns in placed:
         scale, metrics = torch_step.train_step(
-            *(config, parallel, optimizer, data),
-            *(torch_parallel.place_batch(c, world, axis=1) for c in columns),
-            *(rate, scale, world),
+            *(config, parallel, optimizer, data), *columns, *(rate, scale, world)
         )
         (loss,) = torch_parallel.sum_over_ranks([metrics.loss], world)
         seen.append([float(number) for number in metrics._replace(loss=loss)])

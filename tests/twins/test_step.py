@@ -15,6 +15,7 @@ from jax_impl import weights as jax_weights
 from jax_impl.parallel import replicate as jax_place
 from recipe.pixels import pixel_affine
 from report.parity import leaf_differences
+from tests.launch.conftest import NORMED
 from tests.twins.conftest import TORCH
 from tests.twins.steps import EXAMPLES, random_weights
 from torch_impl import layers as torch_layers
@@ -42,6 +43,8 @@ RECIPES = [
     ["experiment=cifar10_resnet9", *DEEP, "model.norm={name:group,groups:4}"],
     ["experiment=cifar10_resnet9", *DEEP, "model.norm.name=layer"],
     ["experiment=cifar10_vit_tiny", *DEEP, "model.blocks=2"],
+    # Batch normalisation, since compiling must leave its running statistics.
+    ["compile=true", *NORMED],
 ]
 
 
