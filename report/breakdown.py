@@ -92,24 +92,22 @@ def breakdown(cell: Cell, rows: Sequence[Rows], arms: Arms) -> Breakdown | None:
     Args:
       rows: of each of the cell's runs.
     """
-    # Of each part, the step without it over the step; a share is what that lacks of 1.
-    without: dict[str, Estimate] = {}
+    parts: dict[str, Estimate] = {}
     spread: list[tuple[float, Sequence[float]]] = []  # what the rest varies with
     for arm, part in ARMS.items():
         if arm in arms:
             rates = [run.images_per_second for run in arms[arm]]
-            without[part] = ratio_estimate(cell.rates, rates)
-            spread.append((without[part].value, rates))
-    if without:
-        spread.append((sum(r.value for r in without.values()), cell.rates))
+            without = ratio_estimate(cell.rates, rates)  # of the step's time
+            parts[part] = through(without, lambda ratio: 1 - ratio)
+            spread += [(without.value, rates)]
+    if spread:
+        spread += [(sum(slope for slope, _ in spread), cell.rates)]
     for part in HOST_PARTS.values():
         if shares := _host_shares(part, rows):
-            others = [1 - share for share in shares]
-            without[part] = median_estimate(others)
-            spread.append((without[part].value, others))
-    if not without:
+            parts[part] = median_estimate(shares)
+            spread += [(parts[part].value, shares)]
+    if not parts:
         return None
-    parts = {part: through(r, lambda r: 1 - r) for part, r in without.items()}
     parts[REST] = _rest(1 - sum(p.value for p in parts.values()), spread)
     whole = through(
         median_estimate(cell.rates), lambda rate: 1000 * cell.global_batch / rate
@@ -138,7 +136,7 @@ def real_over_synthetic(cells: Iterable[Cell]) -> list[tuple[Cell, Estimate]]:
 
 
 def _host_shares(part: str, rows: Sequence[Rows]) -> list[float]:
-    """A part's share of each run's median window; empty if any run did not time it."""
+    """A part's share of each run's median window; empty if one run did not time it."""
     shares = []
     for run in rows:
         timed = [
@@ -146,9 +144,9 @@ def _host_shares(part: str, rows: Sequence[Rows]) -> list[float]:
             for window in run.windows
             if part in window.host_seconds
         ]
-        if not timed or len(timed) < len(run.windows):
+        if not timed or min(timed) <= 0 or len(timed) < len(run.windows):
             return []
-        shares.append(min(float(np.median(timed)), 1 - 1e-9))
+        shares.append(float(np.median(timed)))
     return shares
 
 

@@ -6,8 +6,9 @@ A figure shows its chart's rows and nothing else, so the CSV behind it is what i
 import contextlib
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from record.run import read_summary
 from report.cells import Cell
 from report.checks import MISSING, Check, loss_curve
 from report.findings import Report
-from report.groups import FRAMEWORKS, Group, program
+from report.groups import FRAMEWORKS, Group, file_name, program
 from report.intervals import Estimate
 from report.scaling import WEAK, Curve, Point
 
@@ -113,7 +114,19 @@ def charts(report: Report) -> list[Chart]:
     found = [_losses(check) for check in report.checks]
     found += [_unchecked_losses(group) for group in drawn if not report.checks]
     found += [make(report, group) for make in makers for group in drawn]
-    return [chart for chart in found if chart.rows]
+    return _apart([chart for chart in found if chart.rows])
+
+
+def _apart(found: Sequence[Chart]) -> list[Chart]:
+    """Charts of one name numbered, or one's files would be another's."""
+    named: dict[str, Chart] = {}
+    for chart in found:
+        name, number = chart.name, 1
+        while name in named:
+            number += 1
+            name = f"{chart.name}-{number}"
+        named[name] = replace(chart, name=name)
+    return list(named.values())
 
 
 def _chart(
@@ -131,7 +144,7 @@ def _chart(
 def _losses(check: Check) -> Chart:
     """What a parity check compared, one curve over the other."""
     title = f"{check.experiment} in {check.precision}: {check.verdict}"
-    name = f"losses-{check.precision}-{check.parallel}-{check.recipe.workload[:6]}"
+    of = f"{check.precision} {check.parallel} {check.recipe.workload[:6]}"
     says = (
         "Training loss of every run that the check compared, ×2 on two devices. The "
         "curves lie on each other where all train the same thing."
@@ -142,7 +155,7 @@ def _losses(check: Check) -> Chart:
         ranks = f", {summary['processes']} processes" * (summary["processes"] > 1)
         label = f"{FRAMEWORKS[summary['framework']]} ×{summary['world_size']}{ranks}"
         runs.append((label, summary["framework"], path))
-    return _loss_chart(name, title, says, runs)
+    return _loss_chart(f"losses-{file_name(of)}", title, says, runs)
 
 
 def _unchecked_losses(group: Group) -> Chart:
@@ -185,6 +198,7 @@ def _loss_chart(
 
 def _throughput(report: Report, group: Group) -> Chart:
     rows = list(_of_points(group, lambda p: p.images_per_second))
+    says = "Higher is faster. Dotted: what as many single devices would do."
     for curve in group.curves:
         if curve.base is None:
             continue
@@ -195,11 +209,17 @@ def _throughput(report: Report, group: Group) -> Chart:
             Row(f"{group.label(curve)}, ideal", framework, BOUND, size, rate * size)
             for size in (first.cell.world_size, last.cell.world_size)
         ]
+        if model := _modelled(report, group, curve, last.cell.world_size):
+            rows += model
+            says = (
+                "Higher is faster. Dotted: what as many single devices would do. "
+                "Dashed, a model: what the interconnect allows of that."
+            )
     return _chart(
         *(group, "throughput", "Throughput", rows),
         section=FAST,
         y_label="images/s",
-        says="Higher is faster. Dotted: what as many single devices would do.",
+        says=says,
         log_y=True,
     )
 
@@ -217,7 +237,8 @@ def _ratio(report: Report, group: Group) -> Chart:
         if id(versus := claim.versus) in inside and not claim.withheld
     ]
     return _chart(
-        *(group, "ratio", "JAX over PyTorch", sorted(rows, key=lambda row: row.x)),
+        *(group, "ratio", "JAX over PyTorch"),
+        sorted(rows, key=lambda row: (row.series, row.x)),
         section=FAST,
         y_label="ratio of images/s",
         says=(
@@ -275,9 +296,9 @@ def _breakdown(report: Report, group: Group) -> Chart:
         section=HOLDS_BACK,
         y_label="share of a step",
         says=(
-            "Each bar is one step on so many devices, hatched where its parts were "
-            "measured; what no run told from computation is filled with it. The "
-            "vertical line is the interval of where that ends."
+            "Each bar is a step on so many devices. Hatched is what was measured "
+            "apart; filled is computation, and whatever was not. The vertical line is "
+            "the interval of where the filled part ends."
         ),
         shown=BARS,
     )
@@ -365,6 +386,9 @@ def _utilisation(report: Report, group: Group) -> Chart:
         for curve in group.curves
         for point in curve.points
     }
+    peak = (
+        "the peak that was given" if report.options.peak_flops else "its data sheet's"
+    )
     known = all(use is not None and use.share is not None for use in used.values())
 
     def figure(point: Point) -> Estimate | None:
@@ -378,25 +402,18 @@ def _utilisation(report: Report, group: Group) -> Chart:
         y_label="share of the device's peak" if known else "FLOP/s per device",
         says=(
             "What the model's own matrix products take of a device"
-            + (", over its data sheet's peak." if known else "; its peak is not known.")
+            + (f", over {peak}." if known else "; its peak is not known.")
         ),
         from_zero=True,
     )
 
 
 def _projection(report: Report, group: Group) -> Chart:
-    projections = {id(p.curve): p for p in report.projections}
     rows: list[Row] = []
     for curve in group.curves:
-        projection, label = projections[id(curve)], group.label(curve)
-        if not projection.points:
-            continue
-        rows += _of_curve(curve, label, lambda p: p.images_per_second)
-        framework = curve.setting.framework
-        rows += [
-            Row(f"{label}, model", framework, MODEL, p.devices, p.images_per_second)
-            for p in projection.points
-        ]
+        if model := _modelled(report, group, curve):
+            label = group.label(curve)
+            rows += [*_of_curve(curve, label, lambda p: p.images_per_second), *model]
     return _chart(
         *(group, "projection", "Projection, a model", rows),
         section=FURTHER,
@@ -407,6 +424,19 @@ def _projection(report: Report, group: Group) -> Chart:
         ),
         log_y=True,
     )
+
+
+def _modelled(
+    report: Report, group: Group, curve: Curve, most: float = math.inf
+) -> list[Row]:
+    """A curve's projection to so many devices at most."""
+    (projection,) = (p for p in report.projections if p.curve is curve)
+    label, framework = f"{group.label(curve)}, model", curve.setting.framework
+    return [
+        Row(label, framework, MODEL, p.devices, p.images_per_second)
+        for p in projection.points
+        if p.devices <= most
+    ]
 
 
 def _of_points(

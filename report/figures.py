@@ -39,7 +39,7 @@ from report.parity import Verdict, losses
 # Okabe and Ito's palette: told apart by the colour-blind. In grey the two are near each
 # other, so markers tell them apart as well: PyTorch's are filled, JAX's are hollow.
 COLOURS = {"torch": "#D55E00", "jax": "#0072B2", "": "#222222"}
-MARKERS = {"torch": "oDv", "jax": "s^p", "": "D"}
+MARKERS = {"torch": "oDv", "jax": "s^p", "": "DX"}
 STYLES = ("-", "--", ":", "-.")
 # Of the parts of a stack: the first is filled, and each of the others hatched.
 HATCHES = ("", "////", "....", "xxxx", "----", "++++")
@@ -115,6 +115,7 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
                 label=name,
                 **_mark(first.framework, nth),
             )
+            axes.set_ylim(0, 1.04)
         elif chart.shown == LINES:
             # Each narrower than the one it lies on, so that all can be seen.
             width = max(5.0 - 1.3 * number, 0.8)

@@ -26,9 +26,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """For files: lower case, digits and hyphens."""
-        kept = "".join(c if c.isascii() and c.isalnum() else " " for c in self.title)
-        return "-".join(kept.lower().split())[:80]
+        return file_name(self.title)
 
     def label(self, curve: Curve) -> str:
         """The curve's in a legend: its framework, and its layout where several are."""
@@ -37,6 +35,16 @@ class Group:
         if len(mine) > 1 or curve.setting.layout != PER_DEVICE:
             return f"{name}, {curve.setting.layout}"
         return name
+
+
+def file_name(text: str) -> str:
+    """Of lower case, digits and hyphens alone; two texts may have the same.
+
+    >>> file_name("../My study, 2 < 3")
+    'my-study-2-3'
+    """
+    kept = "".join(c if c.isascii() and c.isalnum() else " " for c in text)
+    return "-".join(kept.lower().split())[:80]
 
 
 def program(setting: Setting) -> str:

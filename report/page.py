@@ -1,6 +1,7 @@
 """A scaling report's page: parity first, speed, scaling, its limits, and a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -94,28 +95,28 @@ def _of_what(report: Report) -> str:
 def _short(report: Report) -> str:
     """The five answers, with what was measured."""
     verdict, _ = parity(report)
-    first = report.groups[:SHORT]
-    fast = [s for group in first for s in rate_sentences(group)]
-    fast += [claim_sentence(c) for c in report.claims if not c.withheld][: 2 * SHORT]
-    answers = {
-        "Did both train the same thing?": [f"Parity: {verdict}, as said above."],
-        "How fast?": fast,
-        "How well does it scale?": [s for g in first for s in scaling_sentences(g)],
-        "What holds it back?": [
-            said for group in first for said in held_back_sentences(report, group)
-        ],
-        "What to expect further out?": [
-            projection_sentence(p, f"{group.label(p.curve)}")
-            for group in first
+    answers: dict[tuple[str, str], Callable[[Group], Iterable[str]]] = {
+        ("fast", "How fast?"): lambda group: _speeds(report, group),
+        ("scales", "How well does it scale?"): scaling_sentences,
+        ("holds-back", "What holds it back?"): partial(held_back_sentences, report),
+        ("further", "What to expect further out?"): lambda group: (
+            projection_sentence(p, group.label(p.curve))
             for p in _projections(report, group)
-        ],
+        ),
     }
-    links = ("parity", "fast", "scales", "holds-back", "further")
-    items = "".join(
-        f'<li><b><a href="#{link}">{question}</a></b>'
-        f"{listed(sentences) or 'Nothing that was measured says so.'}</li>"
-        for link, (question, sentences) in zip(links, answers.items(), strict=True)
+    items = (
+        '<li><b><a href="#parity">Did both train the same thing?</a></b>'
+        f"{listed([f'Parity: {verdict}, as said above.'])}</li>"
     )
+    for (link, question), say in answers.items():
+        said = ""
+        for group in report.groups[:SHORT]:
+            title = f"<p>{escape(group.title)}</p>" if len(report.groups) > 1 else ""
+            said += f"{title}{sentences}" if (sentences := listed(say(group))) else ""
+        items += (
+            f'<li><b><a href="#{link}">{question}</a></b>'
+            f"{said or 'Nothing that was measured says so.'}</li>"
+        )
     some = [
         f"Of {len(report.groups)} groups of curves the first {most} are {what}; the "
         "tables have all."
@@ -123,6 +124,15 @@ def _short(report: Report) -> str:
         if len(report.groups) > most
     ]
     return f'<ol class="short">{items}</ol>{listed(some)}'
+
+
+def _speeds(report: Report, group: Group) -> Iterator[str]:
+    """Each framework's, and which is faster where that may be said."""
+    yield from rate_sentences(group)
+    inside = {id(versus) for versus in group.versus}
+    for claim in report.claims:
+        if id(claim.versus) in inside and not claim.withheld:
+            yield claim_sentence(claim)
 
 
 def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
@@ -169,9 +179,11 @@ def _fast(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
         )
     )
     claims = [
-        f"{claim.versus.jax.setting.experiment}, {claim.versus.jax.setting.precision}, "
-        f"{claim.versus.jax.setting.parallel}, {claim_sentence(claim)}"
+        f"{setting.experiment} ({setting.model} on {setting.data}), "
+        f"{setting.precision}, {setting.parallel}, batch "
+        f"{claim.versus.jax.global_batch}, {claim_sentence(claim)}"
         for claim in report.claims
+        for setting in [claim.versus.jax.setting]
     ]
     return f"""<h2 id="fast">How fast?</h2>
 {warning}
@@ -278,12 +290,7 @@ def _median(runs: Sequence, name: str) -> float | None:
 def _holds_back(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     parts = []
     for group in report.groups:
-        fits = [
-            f"{group.label(curve)}, {fit_sentence(fit)}"
-            for curve in group.curves
-            for fit in curve.fits
-        ]
-        said = [*held_back_sentences(report, group), *fits]
+        said = [*held_back_sentences(report, group), *_fits(group)]
         tables = _breakdown_table(report, group) + _ranks_table(report, group)
         if said or tables:
             parts.append(f"<h3>{escape(group.title)}</h3>{listed(said)}{tables}")
@@ -305,6 +312,20 @@ communication is what a step takes longer than one without the exchange of gradi
 What no run measured apart is within the rest; docs/study.md has the arms of a study
 that tell more.</p>
 """
+
+
+def _fits(group: Group) -> Iterator[str]:
+    """Each law that was fitted, and once why others were not."""
+    without: dict[str, list[str]] = {}
+    for curve in group.curves:
+        label = group.label(curve)
+        for fit in curve.fits:
+            if fit.reason:
+                without.setdefault(fit.reason, []).append(f"{label}'s {fit.law}")
+            else:
+                yield f"{label}, {fit_sentence(fit)}"
+    for reason, laws in without.items():
+        yield f"Not fitted, with {reason}: {in_words(laws)}"
 
 
 def _breakdown_table(report: Report, group: Group) -> str:
@@ -394,7 +415,7 @@ def _left_out(report: Report) -> str:
         return '<h2 id="left-out">What was left out</h2><p>Nothing.</p>'
     rows = [[Shown(o.name, wrap=True), Shown(o.reason, wrap=True)] for o in left_out]
     return f"""<h2 id="left-out">What was left out</h2>
-{table(("what", "why"), rows, caption="Nothing above is made of these")}
+{table(("what", "why"), rows, caption="Left out, wholly or as far as is said")}
 """
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.config import Config, from_yaml, recipe_parts
+from recipe.config import Config, ablated, from_yaml, recipe_parts
 from recipe.errors import ConfigError, RecordError
 from recipe.flops import training_flops
 from record.disk import read_text
@@ -51,8 +51,9 @@ def workload(config: Config) -> str:
     """
     parts = recipe_parts(config)
     del parts["name"]
-    parts.pop("parallel", None)  # what is left out of a step, as of the optimizer
-    parts["optim"].pop("update", None)
+    for group, key in (name.split(".") for name in ablated(config)):
+        del parts[group][key]
+    parts.pop("parallel", None)  # of the strategy nothing but its ablation is in it
     for length in LENGTHS:
         del parts["train"][length]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

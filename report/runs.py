@@ -21,10 +21,10 @@ from record.run import read_environment, read_summary
 
 # Enough for the longest row: a row is some 200 bytes.
 TAIL_BYTES = 4096
-# Keys whose `false` leaves a part out of the step, and what that part is. Such a run is
-# no training, but an arm of a study: what a whole step takes longer is the part.
-EXCHANGE, UPDATE = "parallel.exchange", "optim.update"
-ARMS = {EXCHANGE: "exposed communication", UPDATE: "optimizer"}
+# What `ablated` may name, and which part of the step that leaves out. Such a run is no
+# training, but an arm of a study: what a whole step takes longer is the part.
+EXCHANGE = "parallel.exchange"
+ARMS = {"optim.update": "optimizer", EXCHANGE: "exposed communication"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class TimedRun:
       path: of the run folder.
       device: what one device is, without its number; on a CPU the processor's name.
       accumulate: micro-batches that a global batch is computed in, one after another.
-      ablated: keys of `ARMS` whose part its steps leave out; empty for a training.
+      ablated: what its steps leave out; empty for a training.
       windows: images/s over all devices of each timed window, warm-up left out.
       compile_seconds, startup_seconds: None where they were not taken.
       peak_memory_bytes: largest of any rank.
@@ -218,7 +218,7 @@ def read_timed_run(path: Path) -> TimedRun:
         device=device_name(environment),
         windows=tuple(map(float, windows)),
         accumulate=config["accumulate"],
-        ablated=tuple(summary["ablated"]),
+        ablated=tuple(map(str, summary["ablated"])),
         environment=environment,
         **names,
     )
@@ -239,8 +239,8 @@ def device_name(environment: Mapping[str, Any]) -> str:
     return environment["processor"] if name.lower().startswith("cpu") else name
 
 
-def config_values(path: Path, **defaults: Any) -> dict[str, Any]:
-    """Numbers and switches of `config.yaml`'s groups; the default where there is none.
+def config_values(path: Path, **defaults: int) -> dict[str, int]:
+    """Numbers in `config.yaml`'s groups by name; the default where there is none.
 
     Only their lines are read: parsing YAML takes a hundred times as long as all the
     rest.
@@ -250,9 +250,9 @@ def config_values(path: Path, **defaults: Any) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"cannot read {file}: {error}") from error
-    line = rf"^  ({'|'.join(defaults)}): (\d+|true|false)$"
+    line = rf"^  ({'|'.join(defaults)}): (\d+)$"
     found = re.findall(line, text, re.MULTILINE)
-    return defaults | {name: json.loads(value) for name, value in found}
+    return defaults | {name: int(value) for name, value in found}
 
 
 def _check_metrics_end(path: Path, steps: int) -> None:

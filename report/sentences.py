@@ -162,7 +162,8 @@ def _overhead(first: Estimate, last: Estimate, points: int) -> str:
     if points > 1 and first.high is not None and last.low > first.high:
         return "it rises, so an overhead grows with the devices"
     if last.low > 0:
-        return f"about {last.value:.0%} of a step does not get faster with more devices"
+        part = f"about {last.value:.0%}" if last.value < 1 else "most or all"
+        return f"{part} of a step does not get faster with more devices"
     if last.high < 0:
         return "faster than ideal: each device has less to do, or more to do it with"
     return "not told from 0: no part that does not scale is shown"

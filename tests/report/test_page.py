@@ -142,6 +142,12 @@ def test_a_model_is_told_from_what_was_measured(out):
         *(("PyTorch", "measured"), ("JAX", "measured")),
         *(("PyTorch, model", "model"), ("JAX, model", "model")),
     }
+    (file,) = (out / "figures").glob("throughput-*.csv")
+    rows = list(csv.DictReader(file.read_text().splitlines()))
+    model = [int(row["devices"]) for row in rows if row["series"] == "JAX, model"]
+    assert model == [1, 2, 4]  # as far as was measured
+    (file,) = (out / "figures").glob("projection-*.csv")
+    rows = list(csv.DictReader(file.read_text().splitlines()))
     # Eight examples are no more than eight devices' worth.
     assert max(int(row["devices"]) for row in rows) == 8
     text = (out / "index.html").read_text()
@@ -168,7 +174,7 @@ def test_what_is_not_known_is_said_with_its_reason(kept):
     text = page(report(kept), {})
     assert "no projection, how " in text and "give --interconnect" in text
     assert "No MFU: no peak is known of" in text
-    assert "Amdahl: no fit, 3 points, a fit needs 5" in text
+    assert "Not fitted, with 3 points, a fit needs 5: the largest is held out" in text
 
 
 def test_a_step_is_told_in_the_parts_that_runs_and_arms_measured(out, kept):
@@ -207,6 +213,23 @@ def test_of_many_groups_the_first_are_drawn_and_the_page_says_so(timed_run):
     assert all(f"experiment {n}" in text for n in range(1, 14))
     drawn = {c.title for c in charts(found) if c.name.startswith("throughput")}
     assert len(drawn) == 12
+
+
+def test_figures_of_one_name_do_not_overwrite_each_other(timed_run):
+    long = "an experiment whose name is longer than a file's may well be, " * 2
+    names = [f"{long} {n}" for n in range(3)]
+    found = charts(make_report([timed_run(1.0, experiment=name) for name in names]))
+    assert len({chart.name for chart in found}) == len(found)
+    titles = {c.title for c in found if c.name.startswith("throughput")}
+    assert len(titles) == 3
+
+
+def test_no_name_leads_out_of_the_folder(study, tmp_path):
+    file = study / "parity-fp32" / "parity.json"
+    change(file, precision='../../"><b>', experiment="../evil")
+    write_report(report(study), tmp_path / "out")
+    names = [path.name for path in (tmp_path / "out" / "figures").glob("losses-*")]
+    assert len(names) == 3 and all(re.fullmatch(r"[a-z0-9.-]+", n) for n in names)
 
 
 def test_two_repeats_have_no_interval_and_the_page_says_why(written, tmp_path):

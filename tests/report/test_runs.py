@@ -32,6 +32,12 @@ def test_a_run_folder_gives_its_timing(folder):
     assert run.device == environment["processor"]  # on a CPU
 
 
+def test_what_a_steps_arm_leaves_out_is_known(folder):
+    assert read_timed_run(folder).ablated == ()
+    change(folder, ablated=["parallel.exchange"])
+    assert read_timed_run(folder).ablated == ("parallel.exchange",)
+
+
 def test_micro_batches_are_known_from_the_config(folder):
     assert read_timed_run(folder).accumulate == 1
     config = folder / "config.yaml"
