@@ -176,7 +176,6 @@ class Recorder:
         return 0 if self._resumed is None else self._resumed.step
 
     def _take_up(self, resumed: Checkpoint, rows: list[dict[str, Any]]) -> None:
-        self._windows = [row for row in rows if row["kind"] == "window"]
         self._skipped = sum(row["skipped"] for row in rows if row["kind"] == "step")
         self._summary["skipped_steps"] = self._skipped
         if resumed.test is not None:

@@ -31,7 +31,7 @@ class Rows:
     """What lies between a run's steps.
 
     Args:
-      windows: warm-up left out.
+      windows: of the last start, warm-up left out.
     """
 
     windows: tuple[Window, ...]
@@ -65,6 +65,8 @@ def read_between_steps(run: Path) -> Rows:
             if row["kind"] == "window":
                 trained += float(row["seconds"])
                 windows += [] if row["warmup"] else [_window(row)]
+            elif row["kind"] == "resume":
+                windows.clear()
             elif row["kind"] == "evaluation" and row["accuracy"] is not None:
                 seconds.append(trained)
                 accuracies.append(float(row["accuracy"]))

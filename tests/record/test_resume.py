@@ -441,13 +441,16 @@ def test_a_run_stopped_and_started_again_is_recorded_as_one(tmp_path, stops):
     assert [row["step"] for row in resumed] == list(stops)
 
 
-def test_the_first_window_after_going_on_is_one_of_warming_up(tmp_path):
+def test_a_run_gone_on_with_warms_up_and_is_as_fast_as_its_last_start(tmp_path):
     given = config(tmp_path / "run")
     with pytest.raises(StoppedError):
         leg(given, stop_after=2)
     leg(given)
-    windows = read_run(tmp_path / "run").of_kind("window")
+    run = read_run(tmp_path / "run")
+    windows = run.of_kind("window")
     assert [row["warmup"] for row in windows] == [True, False, True, False]
+    timed = run.summary["images_per_second"]["windows"]
+    assert timed == [windows[-1]["images_per_second"]]
 
 
 def test_a_save_that_failed_stops_the_run_though_it_was_in_the_background(

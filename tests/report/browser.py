@@ -25,8 +25,12 @@ class Browser:
 
     def __init__(self, program: str, profile: Path):
         self._to_read, self._to_write = os.pipe(), os.pipe()
+        # Chromium reads from 3 and writes to 4. The shell puts pipes there, as Python.s
+        # preexec_fn forks, which JAX warns of wherever it has run.
+        ours = self._to_read[0], self._to_write[1]
         self._process = subprocess.Popen(
             [
+                *("bash", "-c", f'exec "$@" 3<&{ours[0]} 4>&{ours[1]}', "bash"),
                 *(program, "--headless", "--no-sandbox", "--disable-gpu"),
                 *("--remote-debugging-pipe", f"--user-data-dir={profile}"),
                 *("--no-first-run", "--disable-extensions", "--disable-sync"),
@@ -36,11 +40,10 @@ class Browser:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=(3, 4),
-            preexec_fn=self._as_three_and_four,
+            pass_fds=ours,
         )
-        os.close(self._to_read[0])
-        os.close(self._to_write[1])
+        for end in ours:
+            os.close(end)
         self._number, self._buffer, self._session = 0, b"", None
         self.requests: list[str] = []
         self.complaints: list[str] = []
@@ -51,12 +54,6 @@ class Browser:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-
-    def _as_three_and_four(self) -> None:
-        """In the child: what we write is its 3, what it writes is its 4."""
-        taken = os.dup(self._to_read[0]), os.dup(self._to_write[1])
-        os.dup2(taken[0], 3)
-        os.dup2(taken[1], 4)
 
     def __enter__(self) -> "Browser":
         return self

@@ -39,6 +39,12 @@ def test_windows_before_an_evaluation_are_counted_and_later_ones_not(rows):
     assert found.windows == (Window(2, 0.5, (1.5, 1.4), {"data": 0.3}),) * 2
 
 
+def test_windows_are_those_of_the_last_start(rows):
+    slower = TIMED | {"seconds": 0.9}
+    run = rows(WARMUP, slower, {"kind": "resume"}, WARMUP, TIMED)
+    assert [window.seconds for window in read_between_steps(run).windows] == [0.5]
+
+
 @pytest.mark.parametrize(
     "harm", [{"steps": 0}, {"seconds": 0.0}, {"rank_seconds": None}, {"warmup": None}]
 )
