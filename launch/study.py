@@ -51,7 +51,7 @@ from recipe.processes import Processes  # noqa: E402
 from recipe.sharding import check_shards  # noqa: E402
 from recipe.study import AXES, Cell, StudyConfig, StudyPlan, cells, points  # noqa: E402
 from recipe.world import check_world  # noqa: E402
-from record.disk import to_json, write_whole  # noqa: E402
+from record.disk import locked, to_json, write_whole  # noqa: E402
 from record.folder import check_folder  # noqa: E402
 from record.run import read_summary  # noqa: E402
 from record.weights import check_weights  # noqa: E402
@@ -269,7 +269,6 @@ class Study:
 
     def start(self, console: Console) -> list[str]:
         """Run what is missing, a table below it; the names of what failed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         jobs = self.folder / "submitit"
         jobs.mkdir(exist_ok=True)
         if not self.begun:
@@ -401,8 +400,15 @@ def run_study(config: StudyConfig) -> None:
     if config.dry_run:
         study.show_plan(console)
         return
+    study.folder.mkdir(parents=True, exist_ok=True)
+    # A second start would run the same cells, and end those of the first as it ends.
+    with locked(study.folder / ".lock"):
+        _run_and_report(study, console)
+
+
+def _run_and_report(study: Study, console: Console) -> None:
     console.print(f"{study.folder}: {len(study.order)} cells", **PLAIN)
-    if config.cluster.name == "slurm":
+    if study.cluster.name == "slurm":
         console.print(
             "watch: squeue --me --name=duet (later sacct --name=duet); logs: *.log in "
             "that folder",

@@ -16,10 +16,11 @@ from hydra.errors import HydraException
 
 from launch.cluster import check_cluster
 from launch.overrides import refusal
-from launch.study import Study, check_cells
+from launch.study import Study, check_cells, run_study
 from recipe.config import to_config
 from recipe.errors import ConfigError, RecordError
 from recipe.study import ClusterConfig, StudyConfig
+from record.disk import locked
 from record.run import read_summary
 from tests.conftest import NO_GPU, ROOT, clean_environment
 
@@ -195,6 +196,16 @@ def test_the_folder_of_another_study_is_refused(begin, tmp_path):
     held.rename(tmp_path / "notes.json")
     with pytest.raises(RecordError, match="already holds files of something else"):
         again()
+
+
+def test_a_folder_has_one_study_at_a_time(begin, tmp_path, monkeypatch):
+    study = begin(f"run.dir={tmp_path}")
+    (tmp_path / "study.json").write_text(json.dumps(study.description))
+    monkeypatch.setattr("launch.study.Study", lambda config: study)
+    said = f"{tmp_path} is being written by process {os.getpid()} on "
+    with locked(tmp_path / ".lock"), pytest.raises(RecordError, match=said):
+        run_study(study.config)
+    assert {path.name for path in tmp_path.iterdir()} == {"study.json", ".lock"}
 
 
 SLURM_REFUSED = {
