@@ -51,15 +51,20 @@ class Work:
     log: Path
 
 
-def check_cluster(cluster: ClusterConfig, world_sizes: list[int]) -> None:
+def check_cluster(
+    cluster: ClusterConfig, world_sizes: list[int], asks: bool = True
+) -> None:
     """Refuse what the machine or the cluster cannot do, before anything starts.
+
+    Args:
+      asks: SLURM, where that is the cluster; a plan on paper needs none.
 
     Raises:
       ConfigError: saying what there is.
     """
     if cluster.name == "local":
         _check_local(cluster, max(world_sizes))
-    else:
+    elif asks:
         _check_slurm(cluster, world_sizes)
 
 
@@ -122,7 +127,12 @@ def _check_slurm(cluster: ClusterConfig, world_sizes: list[int]) -> None:
         ["sinfo", "-h", "-o", "%R|%P|%D|%c|%G"], capture_output=True, text=True
     )
     if listed.returncode:
-        raise ConfigError(f"cluster=slurm: sinfo says {listed.stderr.strip()}")
+        said = listed.stderr.strip().partition("\n")[0] or "nothing"
+        raise ConfigError(
+            f"cluster=slurm: sinfo fails and says {said}; start the study on the "
+            "cluster's login node, or set SLURM_CONF to its slurm.conf; dry_run=true "
+            "needs neither"
+        )
     rows = [line.split("|") for line in listed.stdout.splitlines()]
     default = next((row[0] for row in rows if row[1].endswith("*")), None)
     name = cluster.partition or default

@@ -9,6 +9,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from recipe.config import Config, known_keys
 from recipe.errors import ConfigError
+from recipe.parity import ParityConfig
+from recipe.study import StudyConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {p.name for p in (ROOT / "conf").iterdir() if p.is_dir()} - {"hydra"}
@@ -19,6 +21,18 @@ LONG_FLAGS = (
     *("--experimental-rerun", "--info"),
 )
 SHORT_FLAGS = "hcprsi"  # their first letters
+
+# What OmegaConf says of a value, and what its key takes.
+TAKES = {
+    r"could not be converted to Integer": "a whole number is wanted",
+    r"could not be converted to Float": "a number is wanted",
+    r"is not a valid bool": "true or false is wanted",
+    r"Cannot convert .* to string": "one text is wanted, no list and no keys",
+    r"is not Optional": "null is not allowed here",
+    r"is not a subclass of": "it has keys of its own, such as {keys}",
+}
+# Scripts whose keys no other has.
+SCHEMAS = {"study": StudyConfig, "parity": ParityConfig}
 
 
 def checked(arguments: list[str]) -> list[str]:
@@ -95,6 +109,12 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
     if "is not a ListConfig" in reason:
         key, _, value = text.rpartition(" ")[2].partition("=")
         reason = f"a list is wanted: '{key}=[{value}]'"
+    text = text.removeprefix("Error merging override ")
+    for said, takes in TAKES.items():
+        if re.search(said, reason):
+            below = text.partition("=")[0].lstrip("+") + "."
+            keys = [key for key in known_keys(schema) if key.startswith(below)]
+            reason = takes.format(keys=", ".join(keys[:3]))
     lines = [text, *([reason] if reason else [])]
     return ConfigError(": ".join(" ".join(line.split()) for line in lines))
 
@@ -119,6 +139,10 @@ def meaning(error: Exception) -> ConfigError | None:
 
 def unknown_key(key: str, schema: type[Config]) -> ConfigError:
     """A key that no recipe has, and those that are spelled like it."""
-    near = get_close_matches(key, known_keys(schema), cutoff=0.75)
+    name, known = key.partition(".")[0], known_keys(schema)
+    for script, other in SCHEMAS.items():
+        if name in known_keys(other) and name not in known:
+            return ConfigError(f"{name} is a key of launch/{script}.py alone")
+    near = get_close_matches(key, known, cutoff=0.75)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return ConfigError(f"{key} is no key; {hint}--cfg job lists every one")

@@ -51,7 +51,7 @@ from recipe.processes import Processes  # noqa: E402
 from recipe.sharding import check_shards  # noqa: E402
 from recipe.study import AXES, Cell, StudyConfig, StudyPlan, cells, points  # noqa: E402
 from recipe.world import check_world  # noqa: E402
-from record.disk import to_json, write_whole  # noqa: E402
+from record.disk import locked, to_json, write_whole  # noqa: E402
 from record.folder import check_folder  # noqa: E402
 from record.run import read_summary  # noqa: E402
 from record.weights import check_weights  # noqa: E402
@@ -134,7 +134,7 @@ class Study:
     def __init__(self, config: StudyConfig):
         plan, cluster = config.study, config.cluster
         self.config, self.plan, self.cluster = config, plan, cluster
-        check_cluster(cluster, plan.world_size)
+        check_cluster(cluster, plan.world_size, asks=not config.dry_run)
         self.recipe = recipe_overrides(config)
         self.alone = check_cells(plan, self.recipe).train
         # The same wherever a cell starts; no part of what makes a study that study.
@@ -177,13 +177,13 @@ class Study:
             return False
         try:
             held = json.loads(file.read_text())
-            other = [key for key in IDENTITY if held[key] != self.description[key]]
-        except (ValueError, KeyError, TypeError) as error:
+            other = _differences(held, self.description)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"{file} is no study's: {error!r}") from error
         if other:
             raise ConfigError(
-                f"run.dir={self.folder} holds another study ({', '.join(other)} "
-                "differ); choose another run.dir, or ask for that study again"
+                f"run.dir={self.folder} holds another study ({'; '.join(other)}); "
+                "choose another run.dir, or ask for that study again"
             )
         return True
 
@@ -269,7 +269,6 @@ class Study:
 
     def start(self, console: Console) -> list[str]:
         """Run what is missing, a table below it; the names of what failed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         jobs = self.folder / "submitit"
         jobs.mkdir(exist_ok=True)
         if not self.begun:
@@ -382,6 +381,35 @@ class Study:
         )
 
 
+def _differences(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """What makes one study.json another study's, key by key, in words."""
+    told = []
+    for key in (key for key in IDENTITY if held[key] != asked[key]):
+        if key in ("recipe", "parity"):
+            more = [f"{o} is asked for" for o in asked[key] if o not in held[key]]
+            less = [f"{o} is not asked for" for o in held[key] if o not in asked[key]]
+            said = more + less
+        else:
+            now, was = _settings(key, asked), _settings(key, held)
+            changed = [name for name in now if now[name] != was.get(name)]
+            said = [f"{name} is {now[name]}, was {was.get(name)}" for name in changed]
+        told += said or [f"its {key} differs"]
+    return told
+
+
+def _settings(key: str, description: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for to come to one part of a description, by key."""
+    value = description[key]
+    if key == "cluster":
+        return {f"cluster.{name}": value[name] for name in value}
+    if key != "order":
+        return {f"study.{key}": value}
+    axes = {f"study.{a}": sorted({c.get(a) for c in value}, key=str) for a in AXES}
+    repeats = max(cell["repeat"] for cell in value)
+    seed = description["order_seed"]
+    return axes | {"study.repeats": repeats, "study.order_seed": seed}
+
+
 def is_parity(name: str) -> bool:
     return name.startswith(f"{PARITY}-")
 
@@ -401,8 +429,15 @@ def run_study(config: StudyConfig) -> None:
     if config.dry_run:
         study.show_plan(console)
         return
+    study.folder.mkdir(parents=True, exist_ok=True)
+    # A second start would run the same cells, and end those of the first as it ends.
+    with locked(study.folder / ".lock"):
+        _run_and_report(study, console)
+
+
+def _run_and_report(study: Study, console: Console) -> None:
     console.print(f"{study.folder}: {len(study.order)} cells", **PLAIN)
-    if config.cluster.name == "slurm":
+    if study.cluster.name == "slurm":
         console.print(
             "watch: squeue --me --name=duet (later sacct --name=duet); logs: *.log in "
             "that folder",

@@ -151,12 +151,13 @@ def check_accelerators(wanted: int, present: int, framework: str) -> None:
 on this node, or platform=cpu
     >>> check_accelerators(1, 0, "PyTorch")
     Traceback (most recent call last):
-    recipe.errors.ConfigError: an accelerator is wanted but PyTorch sees none; use \
-platform=cpu
+    recipe.errors.ConfigError: platform=gpu, but PyTorch sees no accelerator; use \
+platform=cpu, or auto for what there is
     """
     if wanted > present == 0:
         raise ConfigError(
-            f"an accelerator is wanted but {framework} sees none; use platform=cpu"
+            f"platform=gpu, but {framework} sees no accelerator; use platform=cpu, or "
+            "auto for what there is"
         )
     if wanted > present:
         raise ConfigError(

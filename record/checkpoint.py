@@ -12,8 +12,6 @@ in a checkpoint can execute: it is JSON and safetensors.
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -32,6 +30,7 @@ from recipe.weights import Weights
 from record.disk import (
     checked_object,
     folder_to_disk,
+    locked,
     parse_json,
     recording,
     to_json,
@@ -50,8 +49,6 @@ CHECKPOINT_VERSION = 1
 FOLDER, MANIFEST, MARKER = "checkpoints", "manifest.json", "COMMITTED"
 _NAME = re.compile(r"step-(\d{8,})")
 _SLOT_FILE = re.compile(r"(\w[\w.]*)\.safetensors")
-# What file systems without flock answer; there, run.dir is the user's to keep apart.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +118,7 @@ class CheckpointWriter:
         folder = self.run / FOLDER
         with recording(folder):
             folder.mkdir(exist_ok=True)
-            self._lock = _locked(folder / ".lock")
+            self._lock = locked(folder / ".lock")
         try:
             self._clear_leftovers()
         except BaseException:
@@ -320,26 +317,3 @@ def _best(paths: list[Path]) -> Path | None:
                 loss = test["loss"] if test["loss"] == test["loss"] else float("inf")
                 scored.append((test["accuracy"] or 0.0, -loss, manifest["step"], path))
     return max(scored)[-1] if scored else None
-
-
-def _locked(path: Path) -> TextIO:
-    """The open file, which this process alone may hold until it is closed."""
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise RecordError(
-            f"{path.parent} is being written by {holder}; wait for it, end it, or "
-            "choose another run.dir"
-        ) from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            file.close()
-            raise
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-    file.flush()
-    return file

@@ -6,16 +6,19 @@ Whatever the system refuses becomes one `RecordError` that says what to do.
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from recipe.errors import RecordError
 from record.schema import Field, check_fields, restored_fields
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What file systems without flock answer; there, run.dir is the user's to keep apart.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
@@ -74,6 +77,33 @@ def folder_to_disk(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def locked(path: Path) -> TextIO:
+    """The open file, which this process alone may hold until it is closed.
+
+    Raises:
+      RecordError: naming the process that holds it.
+    """
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise RecordError(
+            f"{path.parent} is being written by {holder}; wait for it, end it, or "
+            "choose another run.dir"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            file.close()
+            raise
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    file.flush()
+    return file
 
 
 def read_text(file: Path) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from recipe.config import Config, from_yaml, identity_parts, leaves, to_yaml
 from recipe.errors import ConfigError, RecordError
@@ -73,8 +74,9 @@ def resume_point(
     `auto` goes on in `run.dir` where that holds a run that was cut short. A path is
     that of a run folder, meaning its newest good checkpoint, or of one checkpoint. With
     no `run.dir` the record goes on where the checkpoint lies; with another, it begins
-    with a copy of the rows that lead there. Once that other has a checkpoint of its
-    own, it is gone on with: one command line can be started again and again.
+    with a copy of the rows that lead there. Once that other, begun from there, has a
+    checkpoint of its own, it is gone on with: one command line can be started again
+    and again. Where it holds a run that was not begun from there, it is refused.
 
     Args:
       data_fingerprint, world_size: of this run; None where they are not known yet.
@@ -110,11 +112,21 @@ def _found(config: Config, whole: bool) -> Resume | None:
     own = own or source
     forks = own.resolve() != source
     # Begun from there already: the same command, started again, is to go on from here.
-    again = was_cut_short(own) and (forks or _asked_for(own) == given)
+    held = was_cut_short(own)
+    again = held and (
+        _began_from(own, path, source) if forks else _asked_for(own) == given
+    )
     if again:
         begun = _newest(own, own, whole)
         if begun.checkpoint is not None:
             return begun
+    _check_resumable(given, path, source)
+    if forks and held and not again:
+        raise RecordError(
+            f"run.dir={own} holds a run that was cut short, and it was not begun from "
+            f"run.resume={given}; leave run.resume out to go on with that run, or "
+            f"choose another run.dir to go on from {given}"
+        )
     if forks and not again:
         check_folder(config)
     elif not forks and (source / "summary.json").exists():
@@ -147,9 +159,49 @@ def _refuse_finished(folder: Path) -> None:
         )
 
 
+def _check_resumable(given: str, path: Path, source: Path) -> None:
+    """Refuse a `run.resume` that leads to no checkpoint, saying why it does not."""
+    allowed = "auto, never, or the path of a run folder or of one of its checkpoints"
+    if not path.exists():
+        is_word = Path(given).name == given
+        what = "is no word that it takes, and no path" if is_word else "does not exist"
+        raise RecordError(f"run.resume={given} {what}; give {allowed}")
+    if path != source or any(source.glob("checkpoints/step-*")):
+        return  # whether they are good is seen by reading them
+    if not (path / "config.yaml").is_file():
+        raise RecordError(f"run.resume={given} is no run folder; give {allowed}")
+    if was_cut_short(source):
+        raise RecordError(
+            f"run.resume={given} was cut short before its first checkpoint; "
+            f"run.dir={given} with run.resume=auto begins it again"
+        )
+    status, weights = read_summary(source)["status"], source / "final.safetensors"
+    hint = "lower checkpoint.every_steps"
+    if weights.exists():
+        hint = f"model.weights={weights} starts a new run from its weights"
+    raise RecordError(
+        f"run.resume={given} {status} before a checkpoint was due, and has none; {hint}"
+    )
+
+
 def _asked_for(folder: Path) -> str:
     """The `run.resume` that a run was last begun with."""
     return _config_of(folder).run.resume
+
+
+def _began_from(folder: Path, path: Path, source: Path) -> bool:
+    """Whether a run began with the rows that lead to a path in another run.
+
+    Its config says so where it was killed before it had copied them.
+    """
+    if Path(_asked_for(folder)).resolve() == path:
+        return True
+    steps = [
+        row.get("step")
+        for row in _whole_rows(folder / "metrics.jsonl")
+        if row.get("kind") == "resume" and row.get("source") == str(source)
+    ]
+    return bool(steps) if path == source else checkpoint_step(path) in steps
 
 
 def _newest(folder: Path, source: Path, whole: bool) -> Resume:
@@ -366,15 +418,19 @@ def rewind(
 
 def _last_step(file: Path) -> int:
     """The last step that any attempt of a run had come to, so far as it was written."""
-    last = 0
+    rows = _whole_rows(file)
+    steps = [row.get(key) for row in rows for key in ("step", "again_until")]
+    return max((step for step in steps if type(step) is int), default=0)
+
+
+def _whole_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl` that can be read, whatever lies between them."""
+    rows = []
     with contextlib.suppress(OSError):
         for line in file.read_bytes().split(b"\n")[:-1]:
             with contextlib.suppress(RecordError):
-                row = parse_json(line, file)
-                if isinstance(row, dict):
-                    steps = row.get("step"), row.get("again_until")
-                    last = max(last, *(s for s in steps if type(s) is int), 0)
-    return last
+                rows.append(parse_json(line, file))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def rows_until(file: Path, step: int) -> bytes:

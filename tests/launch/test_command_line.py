@@ -72,7 +72,7 @@ BAD_OVERRIDES = {
     "+date=digits": ("date is no key; did you mean data",),
     "--experiment=digits_cnn": ("keys go without dashes: experiment=digits_cnn",),
     "train.steps": ("write key=value",),
-    "train.seed=0.5": ("train.seed=0.5", "Integer"),
+    "train.seed=0.5": ("train.seed=0.5: a whole number is wanted",),
     "data.image_shape=3": ("a list is wanted: 'data.image_shape=[3]'",),
     "model=3": ("model=3: model takes one choice",),
     "experiment=[digits_mlp,digits_cnn]": ("experiment takes one choice",),

@@ -40,3 +40,15 @@ def test_the_tasks_of_a_slurm_step_train_one_run(script, framework, tmp_path):
     assert (run.summary["framework"], run.summary["processes"]) == (framework, 2)
     assert np.isfinite(losses(run)).all() and len(losses(run)) == 6
     assert not said[1].strip() or "Gloo" in said[1]  # rank 0 alone speaks
+
+
+def test_the_batch_script_outside_slurm_says_what_starts_it():
+    done = subprocess.run(
+        ["bash", "launch/slurm/train.sbatch", "pytorch"],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "sbatch launch/slurm/train.sbatch pytorch; without SLURM" in done.stderr

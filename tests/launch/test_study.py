@@ -13,13 +13,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from rich.console import Console
 
 from launch.cluster import check_cluster
 from launch.overrides import refusal
-from launch.study import Study, check_cells
+from launch.study import Study, check_cells, run_study
 from recipe.config import to_config
 from recipe.errors import ConfigError, RecordError
 from recipe.study import ClusterConfig, StudyConfig
+from record.disk import locked
 from record.run import read_summary
 from tests.conftest import NO_GPU, ROOT, clean_environment
 
@@ -187,14 +189,50 @@ def test_the_folder_of_another_study_is_refused(begin, tmp_path):
     held = tmp_path / "study.json"
     held.write_text(json.dumps(again().description))
     assert again("cluster.minutes=5").begun
-    with pytest.raises(ConfigError, match=r"holds another study \(order differ"):
-        again("study.repeats=4")
+    for typed, told in (
+        (["study.repeats=4"], "study.repeats is 4, was 5"),
+        (["study.order_seed=4"], "study.order_seed is 4, was 0"),
+        (["study.framework=[jax]"], "study.framework is ['jax'], was ['jax', 'torch']"),
+        (["train.seed=4"], "train.seed=4 is asked for"),
+        (["cluster.exclusive=false"], "cluster.exclusive is False, was True"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            again(*typed)
+        assert f"holds another study ({told}); choose" in str(refused.value)
+    other = json.loads(held.read_text())
+    held.write_text(json.dumps(other | {"order": other["order"][::-1]}))
+    with pytest.raises(ConfigError, match="another study .its order differs"):
+        again()
     held.write_text('{"name": "weak"}')
     with pytest.raises(RecordError, match="is no study's"):
         again()
     held.rename(tmp_path / "notes.json")
     with pytest.raises(RecordError, match="already holds files of something else"):
         again()
+
+
+def test_a_folder_has_one_study_at_a_time(begin, tmp_path, monkeypatch):
+    study = begin(f"run.dir={tmp_path}")
+    (tmp_path / "study.json").write_text(json.dumps(study.description))
+    monkeypatch.setattr("launch.study.Study", lambda config: study)
+    said = f"{tmp_path} is being written by process {os.getpid()} on "
+    with locked(tmp_path / ".lock"), pytest.raises(RecordError, match=said):
+        run_study(study.config)
+    assert {path.name for path in tmp_path.iterdir()} == {"study.json", ".lock"}
+
+
+def test_a_plan_for_slurm_needs_no_slurm(begin, tmp_path, monkeypatch):
+    sinfo = tmp_path / "sinfo"
+    for name in "sbatch", "srun", "squeue", "sinfo":
+        file = tmp_path / name
+        file.write_text("#!/bin/sh\necho 'no controller' >&2; echo why >&2; exit 1\n")
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    typed = "cluster=slurm", "cluster.gpus_per_node=4", f"run.dir={tmp_path / 'study'}"
+    with pytest.raises(ConfigError, match="says no controller; start .* SLURM_CONF"):
+        begin(*typed)
+    sinfo.unlink()
+    begin(*typed, "dry_run=true").show_plan(Console(quiet=True))
 
 
 SLURM_REFUSED = {

@@ -179,22 +179,58 @@ def test_a_path_without_a_good_checkpoint_is_refused_and_says_why(tmp_path, run)
     said = "no good checkpoint; .*04 has no COMMITTED.*; .*02.*was changed"
     with pytest.raises(RecordError, match=said):
         resume_point(config(None, resume=run))
-    with pytest.raises(RecordError, match="gone holds no good checkpoint"):
-        resume_point(config(None, resume=tmp_path / "gone"))
+
+
+NOWHERE = {
+    "sometimes": "sometimes is no word that it takes, .*give auto, never, or the path",
+    "gone/run": "gone/run does not exist; give auto, never, or the path",
+    "empty": "empty is no run folder; give auto, never, or the path",
+    "finished": r"before a checkpoint was due, .*model.weights=.*final\.safetensors",
+    "killed": "cut short before its first checkpoint; .*run.resume=auto begins it",
+}
+
+
+@pytest.mark.parametrize("resume", NOWHERE)
+def test_what_leads_to_no_checkpoint_is_told_apart(tmp_path, monkeypatch, resume):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    finished(tmp_path / "finished")
+    cut_short(tmp_path / "killed")
+    for folder in tmp_path / "fork", None:
+        with pytest.raises(RecordError, match=NOWHERE[resume]):
+            resume_point(config(folder, resume=resume))
 
 
 def test_another_run_dir_goes_on_with_its_own_checkpoints_once_it_has_some(
     tmp_path, run
 ):
-    given = config(tmp_path / "fork", resume=run)
-    assert step_of(given) == 4
-    fork = cut_short(tmp_path / "fork")
+    source = checkpoint_folder(run, 2)
+    fork, given = tmp_path / "fork", config(tmp_path / "fork", resume=source)
+    assert step_of(given) == 2
+    create_folder(given, "torch")  # and killed before it had the rows
     begun = resume_point(given)
     assert begun is not None and (begun.folder, begun.source) == (fork, run)
+    go_on(begun, given)
+    assert step_of(given) == 2
     with CheckpointWriter(fork, keep=1) as writer:
         writer.save(of_run(fork, 3))
+    (fork / "config.yaml").write_text(to_yaml(config(fork)))  # auto, in between
     own = resume_point(given)
     assert own is not None and (own.folder, own.source, own.step) == (fork, fork, 3)
+    with pytest.raises(RecordError, match="was not begun from"):
+        resume_point(config(fork, resume=checkpoint_folder(run, 4)))
+
+
+@pytest.mark.parametrize("saved", [(2,), ()], ids=["saved", "unsaved"])
+def test_a_run_of_its_own_is_not_taken_for_one_that_began_elsewhere(
+    tmp_path, run, saved
+):
+    other = cut_short(tmp_path / "other", *saved)
+    before = contents(other)
+    said = f"{other} holds a run that was cut .* not begun from run.resume={run}"
+    with pytest.raises(RecordError, match=said):
+        resume_point(config(other, resume=run))
+    assert contents(other) == before
 
 
 def test_a_finished_run_is_gone_on_from_in_another_folder_alone(tmp_path, run):
