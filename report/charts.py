@@ -31,6 +31,8 @@ MOST_RANKS = 3  # of a curve: more lines hide each other
 # How a figure shows its rows: medians over devices with their intervals; how steps are
 # distributed; a line over steps; parts of a whole, stacked.
 POINTS, DISTRIBUTION, LINES, BARS = "points", "distribution", "lines", "bars"
+# How far beyond the points an interval is drawn, in what lies between the points.
+BEYOND = 1.5
 
 LOSSES, FAST, SCALES, HOLDS_BACK, FURTHER = (
     "losses",
@@ -91,6 +93,46 @@ class Chart:
     one: float | None = None
     from_zero: bool = False
 
+    @property
+    def view(self) -> tuple[float, float]:
+        """Where y's axis begins and ends.
+
+        All points are inside, and as much of their intervals as leaves the points
+        apart; one that is wider says that it is not sure, whatever its end.
+        """
+        points = [row.y for row in self.rows]
+        if self.one is not None:
+            points.append(self.one)
+        ends = [
+            end
+            for row in self.rows
+            for end in (row.low, row.high)
+            if end is not None and (end > 0 or not self.log_y)
+        ]
+        values = np.array([min(points), max(points), *ends])
+        low, high, *rest = np.log10(values) if self.log_y else values
+        if self.from_zero:
+            low = min(low, 0)
+        span = (high - low) or abs(high) or 1
+        if self.log_y:
+            span = max(span, 1)
+        bottom = max(min(rest, default=low), low - BEYOND * span)
+        bottom = low if self.from_zero else min(low, bottom)
+        top = max(high, min(max(rest, default=high), high + BEYOND * span))
+        margin = 0.05 * (top - bottom or span)
+        bottom, top = bottom - (0 if self.from_zero else margin), top + margin
+        if self.log_y:
+            bottom, top = 10.0**bottom, 10.0**top
+        return float(bottom), float(top)
+
+    def cut(self, row: Row) -> tuple[bool, bool]:
+        """Whether a row's interval goes on below and above what is in view."""
+        bottom, top = self.view
+        return (
+            row.low is not None and row.low < bottom,
+            row.high is not None and row.high > top,
+        )
+
 
 def to_csv(chart: Chart) -> str:
     """The chart's rows with a header; an empty field is an end that there is not."""
@@ -138,7 +180,11 @@ def _chart(
       given: the chart's other fields.
     """
     name, title = f"{name}-{group.name}", f"{title}: {group.title}"
-    return Chart(name=name, title=title, rows=tuple(rows), **given)
+    chart = Chart(name=name, title=title, rows=tuple(rows), **given)
+    if chart.shown == POINTS and any(any(chart.cut(row)) for row in chart.rows):
+        told = "A triangle at the edge: the interval goes on beyond the figure."
+        return replace(chart, says=f"{chart.says} {told}")
+    return chart
 
 
 def _losses(check: Check) -> Chart:

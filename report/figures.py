@@ -123,13 +123,15 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
         else:
             # Side by side, since intervals at one number of devices hide each other.
             aside = 1.015 ** (2 * sum(seen.values()) - 1 - len(measured))
-            _draw_points(axes, rows, aside, nth, name)
+            _draw_points(axes, chart, rows, aside, nth, name)
 
 
 def _draw_points(
-    axes: Axes, rows: Sequence[Row], aside: float, nth: int, name: str
+    axes: Axes, chart: Chart, rows: Sequence[Row], aside: float, nth: int, name: str
 ) -> None:
     """Medians joined by a line, their intervals as bars, and a band between these.
+
+    A triangle stands where an interval goes on beyond the figure.
 
     Args:
       aside: factor by which the series is moved along x.
@@ -145,6 +147,10 @@ def _draw_points(
     axes.vlines(at, *ends, color=colour, linewidth=1.4, zorder=2)
     if len(sure) > 1:
         axes.fill_between(at, *ends, color=colour, alpha=0.15, linewidth=0, zorder=1)
+    for x, row in zip(at, sure, strict=True):
+        for edge, marker, cut in zip(chart.view, "v^", chart.cut(row), strict=True):
+            if cut:
+                axes.plot(x, edge, marker, color=colour, markersize=8, clip_on=False)
 
 
 def _draw_bars(figure: Figure, chart: Chart) -> None:
@@ -204,11 +210,11 @@ def _mark(framework: str, nth: int) -> dict[str, Any]:
 
 
 def _scale_axes(axes: Axes, chart: Chart) -> None:
-    if chart.from_zero:
-        top = max(row.y if row.high is None else row.high for row in chart.rows)
-        axes.set_ylim(0, 1.08 * max(top, chart.one or 0))
     if chart.log_y:
         axes.set_yscale("log")
+    if chart.from_zero or chart.shown == POINTS:
+        axes.set_ylim(*chart.view)
+    if chart.log_y:
         low, high = axes.get_ylim()
         wide = high / low > 20
         axes.yaxis.set_major_locator(

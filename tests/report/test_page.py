@@ -11,7 +11,7 @@ import pytest
 
 from recipe.errors import RecordError
 from record.run import read_run
-from report.charts import charts
+from report.charts import MEASURED, Chart, Row, charts
 from report.figures import draw
 from report.findings import Options, gather, make_report
 from report.page import page
@@ -485,3 +485,17 @@ def test_printed_it_is_light_and_whole(opened):
     assert opened.run(style.format("body", "color")) == "rgb(0, 0, 0)"
     assert opened.run(style.format("figure", "breakInside")) == "avoid"
     assert opened.run(style.format(".download", "display")) == "none"
+
+
+def test_an_interval_that_is_not_sure_leaves_the_points_in_view():
+    rows = [
+        Row("PyTorch", "torch", MEASURED, 1, 2.0, 1.9, 2.1),
+        Row("PyTorch", "torch", MEASURED, 2, 3.0, -50.0, 1000.0),
+    ]
+    made = {"name": "of", "section": "fast", "title": "", "y_label": "", "says": ""}
+    for log_y, edges in ((False, (0.0, 8.0)), (True, (1.0, 150.0))):
+        chart = Chart(rows=tuple(rows), log_y=log_y, **made)
+        bottom, top = chart.view
+        assert edges[0] <= bottom < 1.9 and 3.0 < top <= edges[1]
+        assert chart.cut(rows[0]) == (False, False)
+        assert chart.cut(rows[1]) == (True, True)
