@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import submitit
@@ -255,42 +256,12 @@ def after_earlier(
 def _run_slurm(
     cluster: ClusterConfig, works: list[Work], cores: int, folder: Path
 ) -> Iterator[Work]:
-    per_node = cluster.devices_per_node
     waiting: dict[str, Work] = {}
-    # An array for each shape, in the order of the study.
-    for tasks in dict.fromkeys(work.tasks for work in works):
-        shaped = [work for work in works if work.tasks == tasks]
-        devices = max(work.devices for work in shaped)
-        executor = submitit.SlurmExecutor(folder)
-        optional = {
-            "partition": cluster.partition,
-            "account": cluster.account,
-            "gpus_per_node": min(devices, cluster.gpus_per_node) or None,
-            "exclusive": cluster.exclusive or None,
-        }
-        executor.update_parameters(
-            job_name="duet",
-            time=cluster.minutes,
-            nodes=-(-tasks // per_node),
-            ntasks_per_node=min(tasks, per_node),
-            cpus_per_task=cores * (devices if tasks == 1 else 1),
-            stderr_to_stdout=True,
-            srun_args=["--kill-on-bad-exit=1"],
-            **{key: value for key, value in optional.items() if value is not None},
-        )
-        variables = {"OMP_NUM_THREADS": str(cores)}
-        try:
-            with executor.batch():
-                jobs = [
-                    executor.submit(cell.task, work.task, variables, work.log)
-                    for work in shaped
-                ]
-        except FailedJobError as error:
-            _cancel(waiting)
-            raise ConfigError(f"cluster=slurm: sbatch says {error}") from error
-        waiting |= {job.job_id: work for job, work in zip(jobs, shaped, strict=True)}
-        (folder / "jobs.json").write_text(json.dumps(list(waiting)))
     try:
+        # An array for each stretch of one shape: the queue keeps the study's order.
+        for _, stretch in groupby(works, key=lambda work: work.tasks):
+            waiting |= _submit(cluster, list(stretch), cores, folder)
+            (folder / "jobs.json").write_text(json.dumps(list(waiting)))
         while waiting:
             time.sleep(POLL_SECONDS["slurm"])
             listed = _listed()
@@ -299,6 +270,45 @@ def _run_slurm(
     except BaseException:
         _cancel(waiting)
         raise
+
+
+def _submit(
+    cluster: ClusterConfig, works: list[Work], cores: int, folder: Path
+) -> dict[str, Work]:
+    """One array, of works of one shape; they by the ids of their jobs.
+
+    Raises:
+      ConfigError: what sbatch says.
+    """
+    tasks, per_node = works[0].tasks, cluster.devices_per_node
+    devices = max(work.devices for work in works)
+    executor = submitit.SlurmExecutor(folder)
+    optional = {
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "gpus_per_node": min(devices, cluster.gpus_per_node) or None,
+        "exclusive": cluster.exclusive or None,
+    }
+    executor.update_parameters(
+        job_name="duet",
+        time=cluster.minutes,
+        nodes=-(-tasks // per_node),
+        ntasks_per_node=min(tasks, per_node),
+        cpus_per_task=cores * (devices if tasks == 1 else 1),
+        stderr_to_stdout=True,
+        srun_args=["--kill-on-bad-exit=1"],
+        **{key: value for key, value in optional.items() if value is not None},
+    )
+    variables = {"OMP_NUM_THREADS": str(cores)}
+    try:
+        with executor.batch():
+            jobs = [
+                executor.submit(cell.task, work.task, variables, work.log)
+                for work in works
+            ]
+    except FailedJobError as error:
+        raise ConfigError(f"cluster=slurm: sbatch says {error}") from error
+    return {job.job_id: work for job, work in zip(jobs, works, strict=True)}
 
 
 def _cancel(jobs: Iterable[str]) -> None:

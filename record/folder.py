@@ -24,6 +24,7 @@ from recipe.errors import RecordError
 from recipe.processes import Processes
 from record.disk import recording
 from record.run import read_summary
+from record.stopping import STOP
 
 
 def check_folder(config: Config) -> None:
@@ -53,8 +54,8 @@ def check_folder(config: Config) -> None:
 def _check_empty(path: Path) -> None:
     if not path.is_dir():
         raise RecordError(f"run.dir={path} is a file; choose another")
-    if not any(path.iterdir()):
-        return
+    if all(file.name == STOP for file in path.iterdir()):
+        return  # a run may be told to stop before it has its folder
     held = "files of something else"
     if (path / "summary.json").exists():
         held = f"a {read_summary(path)['status']} run"

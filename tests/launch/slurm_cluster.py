@@ -7,10 +7,12 @@ the PID namespace ends, so does every process of the cluster. Clients (`sbatch`,
 `squeue`, submitit) run outside, with `env`.
 """
 
+import contextlib
 import os
 import random
 import secrets
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -236,17 +238,29 @@ class SlurmCluster:
 
     def processes(self) -> list[str]:
         """Command lines in the cluster, its daemons' among them."""
+        lines = (p / "cmdline" for p in self._inside())
+        return sorted(_read(line).replace("\0", " ").strip() for line in lines)
+
+    def lose(self, node: str) -> None:
+        """Set a node down; what its tasks were ends with it, as on a broken machine.
+
+        Else SLURM ends it when the node is back, where the requeued job may be already.
+        """
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+        for process in self._inside():
+            if f"SLURMD_NODENAME={node}\0" in _read(process / "environ"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(process.name), signal.SIGKILL)
+
+    def _inside(self) -> list[Path]:
+        """Of every process of the cluster, its folder in /proc."""
         own = os.readlink(f"/proc/{self._first()}/ns/pid")
-        lines = []
+        found = []
         for process in Path("/proc").glob("[0-9]*"):
-            try:
-                inside = os.readlink(process / "ns" / "pid") == own
-                line = (process / "cmdline").read_text().replace("\0", " ").strip()
-            except OSError:
-                continue  # it ended, or is no process of ours
-            if inside:
-                lines.append(line)
-        return sorted(lines)
+            with contextlib.suppress(OSError):  # it ended, or is no process of ours
+                if os.readlink(process / "ns" / "pid") == own:
+                    found.append(process)
+        return found
 
     def _first(self) -> str:
         unshare = self._daemons.pid
@@ -271,3 +285,10 @@ class SlurmCluster:
         tails = (p.read_text(errors="replace").splitlines()[-15:] for p in logs)
         pairs = zip(logs, tails, strict=True)
         return "\n".join("\n".join([f"== {p.name}", *tail]) for p, tail in pairs)
+
+
+def _read(file: Path) -> str:
+    """Of /proc; empty where the process has ended."""
+    with contextlib.suppress(OSError):
+        return file.read_text(errors="replace")
+    return ""

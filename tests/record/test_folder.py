@@ -186,3 +186,12 @@ def test_runs_begun_in_the_same_second_have_names_of_their_own(tmp_path, monkeyp
     for path in made:
         assert path.parent == tmp_path / "runs"
         assert path.is_dir()
+
+
+def test_a_run_told_to_stop_before_it_has_its_folder_takes_that(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "STOP").touch()
+    given = recipe(tmp_path / "run")
+    check_folder(given)
+    assert create_folder(given, "torch") == tmp_path / "run"
+    assert (tmp_path / "run" / "STOP").exists()  # to be acted on
