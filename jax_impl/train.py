@@ -44,7 +44,7 @@ from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
 from recipe.weights import parameter_count
-from record.environment import describe_environment, process_age_seconds
+from record.environment import process_age_seconds
 from record.heartbeat import Heartbeat
 from record.metrics import evaluation_metrics
 from record.recorder import Facts, Recorder
@@ -156,6 +156,7 @@ def train(
 
     facts = Facts(
         framework="jax",
+        devices=device_names(world),
         rank=world.rank,
         processes=world.processes,
         world_size=world.size,
@@ -164,7 +165,6 @@ def train(
         compiled=True,
         compile_seconds=train_seconds + eval_seconds,
         startup_seconds=ready,
-        environment=describe_environment("jax", device_names(world)),
     )
     folder = Path(from_rank_zero(lambda: beginning.take("jax", world.size), world))
     stopping.watch(folder)

@@ -12,10 +12,13 @@ from typing import Any
 
 import psutil
 
+from record.gpus import describe_gpus
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     *("flax", "jax", "jaxlib", "numpy", "optax", "tensorboard", "torch"),
     *("torchvision", "wandb"),
+    *("nvidia-cuda-runtime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"),
 )
 
 
@@ -31,6 +34,7 @@ def describe_environment(framework: str, devices: list[str]) -> dict[str, Any]:
         "processor": _processor(),
         "cpu_count": psutil.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
+        "gpus": describe_gpus(),
         "host": socket.gethostname(),
         "git_commit": commit,
         "git_dirty": dirty,

@@ -20,6 +20,7 @@ from recipe.errors import DivergedError, DuetError, RecordError, StoppedError
 from recipe.weights import Weights
 from record.checkpoint import Checkpoint, CheckpointWriter, checkpoint_folder
 from record.disk import recording, to_json, write_whole
+from record.environment import describe_environment
 from record.metrics import median_throughput
 from record.run import read_rows
 from record.saver import Saver
@@ -38,16 +39,17 @@ class Facts:
 
     Args:
       framework: "torch" or "jax".
+      devices: of this process, by name.
       rank, processes, world_size: this process, of how many, on how many devices.
       parameters: trained numbers in the model.
       data_fingerprint: of the dataset.
       compiled: whether steps are compiled; if not they run eagerly.
       compile_seconds: spent on that, 0 where they run eagerly.
       startup_seconds: from process start until ready to train, without compiling.
-      environment: see `record/environment.py`.
     """
 
     framework: str
+    devices: list[str]
     rank: int
     processes: int
     world_size: int
@@ -56,7 +58,6 @@ class Facts:
     compiled: bool
     compile_seconds: float
     startup_seconds: float
-    environment: dict[str, Any]
 
 
 class Recorder:
@@ -105,7 +106,7 @@ class Recorder:
             facts.rank,
             facts.processes,
             os.getpid(),
-            ", ".join(facts.environment["devices"]),
+            ", ".join(facts.devices),
         )
         if not self._writes:
             return self
@@ -137,9 +138,10 @@ class Recorder:
             "config_hash": recipe_hash(self.config),
             "run_dir": str(self.path),
         }
+        environment = describe_environment(facts.framework, facts.devices)
         rows: list[dict[str, Any]] = []
         with self._deferred():
-            write_whole(self.path / "environment.json", to_json(facts.environment))
+            write_whole(self.path / "environment.json", to_json(environment))
             metrics = self.path / "metrics.jsonl"
             rows = read_rows(self.path) if metrics.is_file() else []
             if self._resumed is not None:
@@ -158,7 +160,7 @@ class Recorder:
             framework=facts.framework,
             world_size=facts.world_size,
             resolved=asdict(self.config),
-            environment=facts.environment,
+            environment=environment,
             rows=rows,
         )
         self._screen = open_screen(

@@ -13,6 +13,8 @@ from recipe.weights import Weights
 from record.disk import checked_object, parse_json, read_text
 from record.schema import (
     ENVIRONMENT,
+    GPU,
+    GPUS,
     ROWS,
     SCHEMA_VERSION,
     SUMMARY,
@@ -102,7 +104,15 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 def read_environment(path: Path) -> dict[str, Any]:
     """A run folder's `environment.json`, checked against the schema."""
-    return _read_json(path / "environment.json", ENVIRONMENT)
+    file = path / "environment.json"
+    environment = _read_json(file, ENVIRONMENT)
+    if environment["gpus"] is not None:
+        machine = checked_object(environment["gpus"], GPUS, f"{file}, gpus")
+        for gpu in machine["gpus"]:
+            checked_object(gpu, GPU, f"{file}, a GPU")
+        if any(type(row) is not list for row in machine["links"]):
+            raise RecordError(f"{file}, gpus: links holds no rows")
+    return environment
 
 
 def _read_json(file: Path, table: dict[str, Field]) -> dict[str, Any]:

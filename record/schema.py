@@ -87,10 +87,22 @@ ENVIRONMENT = {
     "processor": Field(TEXT, "the CPU's name"),
     "cpu_count": Field((int, type(None)), "logical cores"),
     "memory_bytes": Field(INT, "of the machine"),
+    "gpus": Field((dict, type(None)), "of the machine, null without NVIDIA's driver"),
     "host": Field(TEXT, "its name"),
     "git_commit": Field((str, type(None)), "of the checkout, null outside git"),
     "git_dirty": Field((bool, type(None)), "whether tracked files had changes"),
     "command": Field((list,), "rank 0's command line"),
+}
+GPUS = {
+    "driver": Field((str, type(None)), "version of NVIDIA's driver"),
+    "gpus": Field((list,), "each GPU of the machine"),
+    "links": Field((list,), "of each, what joins it to every other"),
+}
+GPU = {
+    "name": Field((str, type(None)), "of its kind"),
+    "memory_bytes": Field((int, type(None)), "of the GPU"),
+    "power_limit_watts": Field(MAYBE_NUMBER, "the cap that is enforced"),
+    "max_sm_clock_mhz": Field((int, type(None)), "that it may reach"),
 }
 SUMMARY = {
     "schema_version": Field(INT, "of every file in the folder"),

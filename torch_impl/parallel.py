@@ -150,7 +150,7 @@ def _accelerator_type() -> str:
 def device_names(world: World) -> list[str]:
     """What this process computes on, for the record."""
     if world.device.type == "cuda":
-        return [torch.cuda.get_device_name(world.device)]
+        return [f"{torch.cuda.get_device_name(world.device)} {world.device.index}"]
     return [str(world.device)]
 
 

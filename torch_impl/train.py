@@ -17,7 +17,7 @@ from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
 from recipe.weights import parameter_count
-from record.environment import describe_environment, process_age_seconds
+from record.environment import process_age_seconds
 from record.heartbeat import Heartbeat
 from record.metrics import evaluation_metrics
 from record.recorder import Facts, Recorder
@@ -146,6 +146,7 @@ def train(
 
     facts = Facts(
         framework="torch",
+        devices=device_names(world),
         rank=world.rank,
         processes=world.processes,
         world_size=world.size,
@@ -154,7 +155,6 @@ def train(
         compiled=config.compile,
         compile_seconds=compile_seconds,
         startup_seconds=ready,
-        environment=describe_environment("torch", device_names(world)),
     )
     folder = Path(from_rank_zero(lambda: beginning.take("torch", world.size), world))
     stopping.watch(folder)

@@ -26,12 +26,12 @@ from record.recorder import Facts, Recorder
 from record.run import read_rows, read_run, read_summary
 from tests.record.test_tracking import config
 
-ENVIRONMENT = {
-    **describe_environment("jax", ["cpu"] * 2),
-    **{"host": "höst", "git_commit": None, "git_dirty": None},
-}
+DEVICES = ["cpu 0", "cpu 1"]
+ENVIRONMENT = describe_environment("jax", DEVICES)
+MACHINE = {"driver": "580.65.06", "gpus": [], "links": []}
 FACTS = Facts(
     framework="jax",
+    devices=DEVICES,
     rank=0,
     processes=2,
     world_size=4,
@@ -40,7 +40,6 @@ FACTS = Facts(
     compiled=True,
     compile_seconds=3.25,
     startup_seconds=1.5,
-    environment=ENVIRONMENT,
 )
 # NaN and infinities where a run that ends well can have them.
 LOSSES = [2.5, 2.0, 1.5, 1 / 3]
@@ -598,6 +597,16 @@ def test_a_file_that_is_no_text_is_refused_by_name(written, name):
             json.dumps(ENVIRONMENT | {"gpu": None}),
             " has unknown gpu$",
         ),
+        (
+            "environment.json",
+            json.dumps(ENVIRONMENT | {"gpus": {**MACHINE, "gpus": [{}]}}),
+            ", a GPU lacks max_sm_clock_mhz, ",
+        ),
+        (
+            "environment.json",
+            json.dumps(ENVIRONMENT | {"gpus": {**MACHINE, "links": [1]}}),
+            ", gpus: links holds no rows$",
+        ),
     ],
 )
 def test_a_garbled_file_is_refused_by_name(written, name, content, told):
@@ -607,6 +616,6 @@ def test_a_garbled_file_is_refused_by_name(written, name, content, told):
 
 
 def test_an_environment_that_is_whole_is_not_refused(written):
-    other = ENVIRONMENT | {"memory_bytes": 1, "cpu_count": None}
+    other = ENVIRONMENT | {"memory_bytes": 1, "cpu_count": None, "gpus": MACHINE}
     (written / "environment.json").write_text(json.dumps(other))
     assert read_run(written).environment == other

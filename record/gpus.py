@@ -1,0 +1,75 @@
+"""The NVIDIA GPUs of a machine, as `environment.json` keeps them; NVML answers.
+
+https://docs.nvidia.com/deploy/nvml-api: NVIDIA's driver brings the library, and its
+bindings need no framework.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pynvml
+
+# How two GPUs are joined where it is not by NVLink, in nvidia-smi's abbreviations.
+WAYS = {
+    pynvml.NVML_TOPOLOGY_INTERNAL: "one board",
+    pynvml.NVML_TOPOLOGY_SINGLE: "PIX",
+    pynvml.NVML_TOPOLOGY_MULTIPLE: "PXB",
+    pynvml.NVML_TOPOLOGY_HOSTBRIDGE: "PHB",
+    pynvml.NVML_TOPOLOGY_NODE: "NODE",
+    pynvml.NVML_TOPOLOGY_SYSTEM: "SYS",
+}
+NVLINK = "NVLink"
+
+
+def describe_gpus() -> dict[str, Any] | None:
+    """Driver, every GPU and what joins them; None where there is no driver.
+
+    All GPUs of the machine, whether a run uses them or not; a value that NVML does not
+    give, as in a virtual machine, is None.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        count = pynvml.nvmlDeviceGetCount()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+        return {
+            "driver": _asked(pynvml.nvmlSystemGetDriverVersion),
+            "gpus": [_gpu(handle) for handle in handles],
+            "links": [[_link(a, b) for b in handles] for a in handles],
+        }
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(handle: Any) -> dict[str, Any]:
+    milliwatts = _asked(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    memory = _asked(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    return {
+        "name": _asked(pynvml.nvmlDeviceGetName, handle),
+        "memory_bytes": None if memory is None else int(memory.total),
+        "power_limit_watts": None if milliwatts is None else milliwatts / 1000,
+        "max_sm_clock_mhz": _asked(
+            pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM
+        ),
+    }
+
+
+def _link(a: Any, b: Any) -> str | None:
+    """How two GPUs of the machine are joined; None for one and itself."""
+    if a is b:
+        return None
+    peers = pynvml.NVML_P2P_CAPS_INDEX_NVLINK
+    if _asked(pynvml.nvmlDeviceGetP2PStatus, a, b, peers) == pynvml.NVML_P2P_STATUS_OK:
+        return NVLINK
+    level = _asked(pynvml.nvmlDeviceGetTopologyCommonAncestor, a, b)
+    return WAYS.get(level, "unknown") if level is not None else "unknown"
+
+
+def _asked(question: Callable[..., Any], *about: Any) -> Any:
+    """NVML's answer, None where this device or driver gives none."""
+    try:
+        return question(*about)
+    except pynvml.NVMLError:
+        return None

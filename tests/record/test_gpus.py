@@ -1,0 +1,74 @@
+"""What NVML tells of a machine's GPUs; it has none here, so its answers are given."""
+
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+
+from record.gpus import describe_gpus
+
+NAME = "NVIDIA H100 80GB HBM3"
+
+
+def refused(*_):
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    """Two GPUs joined by NVLink, a third on another socket, of which less is told."""
+    nvlinked = {0, 1}
+
+    def peers(a, b, index):
+        assert index == pynvml.NVML_P2P_CAPS_INDEX_NVLINK
+        return 0 if {a, b} == nvlinked else pynvml.NVML_P2P_STATUS_NOT_SUPPORTED
+
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlSystemGetDriverVersion": lambda: "580.65.06",
+        "nvmlDeviceGetCount": lambda: 3,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetName": lambda handle: NAME,
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=80 * 2**30),
+        "nvmlDeviceGetEnforcedPowerLimit": lambda handle: (
+            refused() if handle == 2 else 700_000
+        ),
+        "nvmlDeviceGetMaxClockInfo": lambda handle, clock: 1980,
+        "nvmlDeviceGetP2PStatus": peers,
+        "nvmlDeviceGetTopologyCommonAncestor": lambda a, b: pynvml.NVML_TOPOLOGY_SYSTEM,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+
+
+def test_power_caps_and_clocks_are_in_watts_and_megahertz(nvml):
+    first, _, last = describe_gpus()["gpus"]
+    assert first == {
+        "name": NAME,
+        "memory_bytes": 80 * 2**30,
+        "power_limit_watts": 700.0,
+        "max_sm_clock_mhz": 1980,
+    }
+    assert last == first | {"power_limit_watts": None}  # what is not told is not zero
+
+
+def test_what_joins_each_pair_of_gpus_is_told(nvml):
+    assert describe_gpus()["links"] == [
+        [None, "NVLink", "SYS"],
+        ["NVLink", None, "SYS"],
+        ["SYS", "SYS", None],
+    ]
+
+
+def test_without_nvidias_driver_there_is_nothing_to_tell(monkeypatch):
+    monkeypatch.setattr(pynvml, "nvmlInit", refused)
+    assert describe_gpus() is None
+
+
+@pytest.mark.gpu
+def test_the_driver_tells_of_this_machines_gpus():
+    described = describe_gpus()
+    assert described["driver"] and len(described["gpus"]) == len(described["links"])
+    assert all("NVIDIA" in gpu["name"] for gpu in described["gpus"])
+    assert all(gpu["max_sm_clock_mhz"] > 100 for gpu in described["gpus"])
