@@ -2,10 +2,11 @@
 
     python benchmarks/save_cost.py torch|jax [BLOCKS]
 
-Blocks of windows that save and of such that do not take turns (10 of each), so that
-whatever else the machine does meets both. A window counts from its first step until the
-next may begin; the first of each block, over which the last save may still be written,
-does not. Leaves with 1 where saving costs 5 % or more.
+Blocks of windows that save and of such that do not take turns (20 of each), and each
+is held against the one before it: what else the machine does meets both. A window
+counts from its first step until the next may begin; the first of each block, over which
+the last save may still be written, does not. Leaves with 1 where saving costs 5 % or
+more.
 """
 
 import os
@@ -26,7 +27,7 @@ from recipe.batch_plan import BatchPlan  # noqa: E402
 
 STEPS, WINDOWS, ALLOWED = 10, 5, 0.05
 SCRIPTS = {"torch": "pytorch", "jax": "jax"}
-SECONDS: dict[bool, list[float]] = {True: [], False: []}  # by whether it saves
+SECONDS: dict[int, list[float]] = {}  # block -> of its windows; every second saves
 
 
 def take_turns(windows: Any) -> Any:
@@ -35,16 +36,15 @@ def take_turns(windows: Any) -> Any:
     def timed(*arguments: Any) -> Iterator[Any]:
         for number, window in enumerate(windows(*arguments)):
             block, place = divmod(number, WINDOWS)
-            saves = block % 2 == 1
             begin = time.perf_counter()
-            yield replace(window, saves=saves)
+            yield replace(window, saves=block % 2 == 0)
             if place > 0 and block > 0:  # the first block warms up
-                SECONDS[saves].append(time.perf_counter() - begin)
+                SECONDS.setdefault(block, []).append(time.perf_counter() - begin)
 
     return timed
 
 
-def main(framework: str, blocks: int = 10) -> None:
+def main(framework: str, blocks: int = 20) -> None:
     steps = (2 * blocks + 1) * WINDOWS * STEPS
     BatchPlan.windows = take_turns(BatchPlan.windows)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,12 +56,13 @@ def main(framework: str, blocks: int = 10) -> None:
         ]
         script = __import__(f"launch.{SCRIPTS[framework]}", fromlist=["main"])
         script.main(framework, script.twin, script.STOPPING)
-    without, saving = (statistics.median(SECONDS[saves]) for saves in (False, True))
-    cost = saving / without - 1
+    medians = [statistics.median(SECONDS[block]) for block in sorted(SECONDS)]
+    pairs = list(zip(medians[::2], medians[1::2], strict=True))
+    low, cost, high = statistics.quantiles([b / a - 1 for a, b in pairs], n=4)
     print(
-        f"{framework}: a step takes {1e3 * without / STEPS:.2f} ms without saves and "
-        f"{1e3 * saving / STEPS:.2f} ms with one every {STEPS} steps, {cost:+.1%}; "
-        f"medians of {len(SECONDS[True])} windows each"
+        f"{framework}: saving every {STEPS} steps adds {cost:+.1%} to a step of "
+        f"{1e3 * statistics.median(medians[::2]) / STEPS:.2f} ms "
+        f"(quartiles of {len(pairs)} pairs: {low:+.1%} to {high:+.1%})"
     )
     raise SystemExit(cost >= ALLOWED)
 

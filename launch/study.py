@@ -300,6 +300,8 @@ class Study:
                     live.update(self.table(), refresh=True)
                     if not self.finished(work.name):
                         failed.append(work.name)
+        if not console.is_terminal:
+            console.line()  # which Live ends its table with on a terminal alone
         return failed
 
     def _ended(self, work: Work) -> str:

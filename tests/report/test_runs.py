@@ -51,6 +51,7 @@ def test_micro_batches_are_known_from_the_config(folder):
         (["NVIDIA H100 80GB HBM3 1"], "NVIDIA H100 80GB HBM3"),
         (["NVIDIA H100 80GB HBM3"], "NVIDIA H100 80GB HBM3"),
         (["Tesla V100-SXM2-16GB"], "Tesla V100-SXM2-16GB"),
+        (["NVIDIA GeForce RTX 4090 0"], "NVIDIA GeForce RTX 4090"),
         ([], "unknown"),
     ],
 )
