@@ -47,6 +47,7 @@ def write_folders(root: Path, count: int) -> None:
             "deterministic": False,
             "compiled": bool(curve % 2),
             "ablated": [],
+            "resumed_anyway": [],
             "world_size": size,
             "processes": size,
             "global_batch": 512,

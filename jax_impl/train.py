@@ -100,7 +100,7 @@ def train(
     weights = on_every_rank(lambda: starting_weights(config), world)
     beginning = Beginning(config)
     data = dataset.fingerprint
-    path = from_rank_zero(lambda: beginning.find(data, world.size), world)
+    path = from_rank_zero(lambda: beginning.find(plan, data, world.size), world)
     resumed = on_every_rank(lambda: beginning.read(path), world)
     if resumed is not None:
         weights = resumed.arrays["weights"]

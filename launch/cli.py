@@ -25,6 +25,7 @@ from launch.overrides import ROOT, checked, meaning, refusal, unknown_key
 from recipe.config import Config, to_config, unknown_keys
 from recipe.errors import ConfigError, DuetError, RecordError, StoppedError
 from recipe.processes import Processes, from_environment
+from record.tracking import check_no_key
 
 
 def hydra_main(
@@ -53,7 +54,9 @@ def hydra_main(
         try:
             for key in unknown_keys(config, schema):  # +key=value adds what it likes
                 raise unknown_key(key, schema)
-            task(to_config(config, schema))
+            typed = to_config(config, schema)
+            check_no_key(typed)
+            task(typed)
         except DuetError as error:  # here, since Hydra announces what leaves a task
             leave(error, rank)
 

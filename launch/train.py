@@ -32,7 +32,8 @@ def main(
 
     def train(config: Config) -> None:
         check_world(config, processes)
-        if config.run.dir is None and processes.restarts and processes.rank == 0:
+        named = config.run.dir or config.run.resume not in ("auto", "never")
+        if processes.restarts and processes.rank == 0 and not named:
             config.run.dir = str(folder_of_launch(config, framework, processes))
         stopping.watch(config.run.dir)
         resume_point(config, None, world_size(config, processes), whole=False)

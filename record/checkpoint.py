@@ -221,7 +221,7 @@ def newest_checkpoint(
 def _newest_first(run: Path) -> list[Path]:
     folder = run / FOLDER
     with recording(folder, "read"):
-        found = list(folder.iterdir()) if folder.is_dir() else []
+        found = list(folder.iterdir()) if os.path.lexists(folder) else []
     steps = {path: checkpoint_step(path) for path in found}
     numbered = [(step, path) for path, step in steps.items() if step is not None]
     return [path for _, path in sorted(numbered, reverse=True)]

@@ -123,6 +123,7 @@ class Recorder:
             "deterministic": self.config.deterministic,
             "compiled": facts.compiled,
             "ablated": ablated(self.config),
+            "resumed_anyway": [],
             "world_size": facts.world_size,
             "processes": facts.processes,
             "global_batch": self.config.train.global_batch,
@@ -180,6 +181,10 @@ class Recorder:
     def _take_up(self, resumed: Checkpoint, rows: list[dict[str, Any]]) -> None:
         self._skipped = sum(row["skipped"] for row in rows if row["kind"] == "step")
         self._summary["skipped_steps"] = self._skipped
+        told = [
+            d for row in rows if row["kind"] == "resume" for d in row["differences"]
+        ]
+        self._summary["resumed_anyway"] = list(dict.fromkeys(told))
         if resumed.test is not None:
             self._test_step = resumed.test["step"]
             scores = {k: v for k, v in resumed.test.items() if k != "step"}

@@ -6,10 +6,12 @@ checkpoints beyond the step it goes on from are removed.
 
 import contextlib
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from recipe.batch_plan import BatchPlan
 from recipe.config import Config, from_yaml, identity_parts, leaves, to_yaml
 from recipe.errors import ConfigError, RecordError
 from recipe.weights import Weights, is_trained, weight_dtype, weight_shapes
@@ -25,6 +27,7 @@ from record.checkpoint import (
 from record.disk import parse_json, read_text, recording, write_whole
 from record.folder import check_folder, create_folder
 from record.run import read_summary
+from record.schema import ROWS
 from record.stopping import REQUEUE, mark_requeue
 
 ABSENT = "nothing"
@@ -86,10 +89,16 @@ def resume_point(
       RecordError: if there is nothing to go on from, or it would not be the same run;
         then with the difference, key by key.
     """
-    found = _found(config, whole)
+    places = [p for p in (config.run.dir, config.run.resume) if p]
+    try:
+        with recording(Path(places[0]), "read"):
+            found = _found(config, whole)
+    except RuntimeError as error:  # pathlib's of links that lead to each other
+        raise RecordError(f"{' or '.join(places)}: {error}") from error
     if found is None:
         check_folder(config)
         return None
+    _refuse_trace(config, found.folder)
     differences = _differences(config, data_fingerprint, world_size, found)
     if differences and not config.run.resume_anyway:
         raise RecordError(
@@ -107,10 +116,12 @@ def _found(config: Config, whole: bool) -> Resume | None:
     if given in ("auto", "never"):
         goes_on = given == "auto" and own is not None and was_cut_short(own)
         return _newest(own, own, whole) if own is not None and goes_on else None
-    path = Path(given).resolve()
+    path = Path(os.path.abspath(given))
+    if checkpoint_step(path) is None:
+        path = path.resolve()
     source = path if checkpoint_step(path) is None else path.parent.parent
     own = own or source
-    forks = own.resolve() != source
+    forks = own.resolve() != source.resolve()
     # Begun from there already: the same command, started again, is to go on from here.
     held = was_cut_short(own)
     again = held and (
@@ -149,6 +160,16 @@ def was_cut_short(folder: Path) -> bool:
     if not (folder / "summary.json").exists():
         return True
     return read_summary(folder)["status"] not in ("finished", "diverged")
+
+
+def _refuse_trace(config: Config, folder: Path) -> None:
+    """A traced step is a run's last: it may not end one that was to be longer."""
+    step, there = config.train.trace, (folder / "config.yaml").is_file()
+    if step is not None and there and _config_of(folder).train.trace != step:
+        raise RecordError(
+            f"train.trace={step} would end the run in {folder} at that step; trace it "
+            f"in a run.dir of its own, from the start or with run.resume={folder}"
+        )
 
 
 def _refuse_finished(folder: Path) -> None:
@@ -194,12 +215,13 @@ def _began_from(folder: Path, path: Path, source: Path) -> bool:
 
     Its config says so where it was killed before it had copied them.
     """
-    if Path(_asked_for(folder)).resolve() == path:
+    if Path(_asked_for(folder)).resolve() == path.resolve():
         return True
     steps = [
         row.get("step")
         for row in _whole_rows(folder / "metrics.jsonl")
-        if row.get("kind") == "resume" and row.get("source") == str(source)
+        if row.get("kind") == "resume"
+        and Path(str(row.get("source"))).resolve() == source.resolve()
     ]
     return bool(steps) if path == source else checkpoint_step(path) in steps
 
@@ -259,18 +281,20 @@ class Beginning:
         self.writer: CheckpointWriter | None = None
         self._resume: Resume | None = None
 
-    def find(self, data: str, world_size: int) -> str:
+    def find(self, plan: BatchPlan, data: str, world_size: int) -> str:
         """The checkpoint to go on from, said on the screen; empty where there is none.
 
         Args:
+          plan: of the whole run.
           data: the dataset's fingerprint.
 
         Raises:
-          RecordError: as `resume_point` does.
+          RecordError: as `resume_point` does, and where no step is left to take.
         """
         self._resume = resume_point(self.config, data, world_size)
         if self._resume is None:
             return ""
+        _refuse_past(self._resume, plan.last)
         print(*self._resume.told(), sep="\n", flush=True)
         if self._resume.checkpoint is None:
             return ""
@@ -314,6 +338,18 @@ class Beginning:
         with contextlib.closing(self.writer):
             mark_requeue(Path(folder), self._resume.step if self._resume else 0, reason)
         return folder
+
+
+def _refuse_past(resume: Resume, last: int) -> None:
+    """A run goes on where steps are left, or its last one was killed as it ended."""
+    test = None if resume.checkpoint is None else resume.checkpoint.test
+    ended = test is not None and test["step"] == resume.step == last
+    if resume.step >= last and not ended:
+        raise RecordError(
+            f"{resume.source} would be gone on with after step {resume.step}, and the "
+            f"last that is asked for is step {last}; ask for more, or give run.resume= "
+            "an earlier checkpoint"
+        )
 
 
 def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
@@ -450,6 +486,8 @@ def rows_until(file: Path, step: int) -> bytes:
         row = parse_json(line, where)
         if not isinstance(row, dict) or type(row.get("step")) is not int:
             raise RecordError(f"{where} has no step")
+        if str(row.get("kind")) not in ROWS:
+            raise RecordError(f"{where} is of no known kind ({', '.join(ROWS)})")
         if row["step"] <= step:
             kept.append(line + b"\n")
             steps += [row["step"]] * (row.get("kind") == "step")

@@ -117,6 +117,7 @@ SUMMARY = {
     "deterministic": Field(FLAG, "whether only deterministic kernels were allowed"),
     "compiled": Field(FLAG, "whether its steps were compiled, as JAX's always are"),
     "ablated": Field((list,), "keys of what its steps leave out; no training then"),
+    "resumed_anyway": Field((list,), "how it was gone on with as another run"),
     "world_size": Field(INT, "devices"),
     "processes": Field(INT, "operating-system processes"),
     "global_batch": Field(INT, "examples per optimizer step over all devices"),

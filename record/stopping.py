@@ -92,7 +92,7 @@ class Stopping:
         """What asked this rank to stop, "SIGTERM" or "STOP"; None where nothing did."""
         if self._signal is not None:
             return self._signal.name
-        if self._folder is not None and os.path.lexists(self._folder / STOP):
+        if self._folder is not None and os.path.isfile(self._folder / STOP):
             return STOP
         return None
 
@@ -146,8 +146,11 @@ def stopped_error(folder: Path | None, step: int, reason: str) -> StoppedError:
 def mark_requeue(folder: Path, step: int, reason: str) -> None:
     """Leave the file that tells a batch script to start the same command again.
 
-    The exit status cannot: torchrun's is 1 though its workers left in good order.
+    The exit status cannot: torchrun's is 1 though its workers left in good order. What
+    an earlier start has left is the script's to remove before it starts the next.
 
+        rm -f "$RUN_DIR/REQUEUE"
+        srun ...
         test -e "$RUN_DIR/REQUEUE" && scontrol requeue "$SLURM_JOB_ID"
 
     A STOP file is done with then, and is removed.

@@ -15,14 +15,14 @@ import socket
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from recipe.config import Config, from_yaml, to_yaml
-from recipe.errors import DuetError, RecordError
+from recipe.config import Config, from_yaml, leaves, to_yaml
+from recipe.errors import ConfigError, DuetError, RecordError
 from record.disk import to_json, write_whole
 from record.schema import SUMMARY, strict_json
 
@@ -75,6 +75,21 @@ def open_tracker(
         "environment": environment,
     }
     return _Guarded(config, run_dir, details, rows)
+
+
+def check_no_key(config: Config) -> None:
+    """Refuse a config that holds W&B's key, as the record would.
+
+    Raises:
+      ConfigError: naming where it is, and not the key.
+    """
+    key = os.environ.get("WANDB_API_KEY")
+    for name, value in leaves(asdict(config)):
+        if key and key in str(value):
+            raise ConfigError(
+                f"{name} holds what WANDB_API_KEY does, and would be written to the "
+                "record; the variable alone is enough"
+            )
 
 
 def named(row: Row) -> Row:

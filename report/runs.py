@@ -195,6 +195,11 @@ def read_timed_run(path: Path) -> TimedRun:
         raise RecordError(
             f"{path} holds a run that {summary['status']}: {summary['error']}"
         )
+    if summary["resumed_anyway"]:
+        raise RecordError(
+            f"{path} is of two recipes, by run.resume_anyway: "
+            f"{'; '.join(map(str, summary['resumed_anyway']))}"
+        )
     windows = summary["images_per_second"].get("windows")
     if not windows:
         raise RecordError(

@@ -99,6 +99,9 @@ def compare_fixed(a: tuple[str, Run], b: tuple[str, Run], precision: str) -> Com
 
 def notes(a: Run, b: Run, precision: str, steps: int) -> Iterator[str]:
     """What tells the recipes apart, and what the bounds cannot tell."""
+    for name, run in ("a", a), ("b", b):
+        for difference in run.summary["resumed_anyway"]:
+            yield f"{name} was gone on with by run.resume_anyway: {difference}"
     for key, (one, other) in recipe_differences(a, b).items():
         yield f"the recipes differ: {key} is {one} in a and {other} in b"
     if a.summary["data_fingerprint"] != b.summary["data_fingerprint"]:

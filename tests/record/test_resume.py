@@ -162,7 +162,8 @@ def test_a_rank_reads_a_checkpoint_once(run, monkeypatch):
         beginning = Beginning(given)
         path = str(checkpoint_folder(run, 4))
         if rank == 0:
-            assert beginning.find(FACTS.data_fingerprint, 1) == path
+            plan = BatchPlan.of(config(run, steps=6), examples=16)
+            assert beginning.find(plan, FACTS.data_fingerprint, 1) == path
         beginning.read(path)
         assert names.count("weights.safetensors") == 1
 

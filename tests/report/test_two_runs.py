@@ -11,7 +11,7 @@ from report.two_runs import compare_two
 
 @pytest.fixture
 def make_run(make_config, tmp_path):
-    def make(*overrides, losses=(2.0, 1.5, 1.0), weight=1.0, fingerprint="data"):
+    def make(*overrides, losses=(2.0, 1.5, 1.0), weight=1.0, fingerprint="data", anyway=()):
         config = make_config(*overrides)
         return Run(
             path=tmp_path,
@@ -23,6 +23,7 @@ def make_run(make_config, tmp_path):
                 "precision": config.precision.name,
                 "config_hash": "recipe",
                 "data_fingerprint": fingerprint,
+                "resumed_anyway": list(anyway),
                 "test": {"loss": 1.0, "accuracy": 0.9, "confusion": [[10]]},
             },
             rows=[{"kind": "step", "loss": loss, "loss_scale": 1.0} for loss in losses],
