@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +169,25 @@ def test_a_rank_reads_a_checkpoint_once(run, monkeypatch):
         assert names.count("weights.safetensors") == 1
 
 
+def test_a_path_that_the_system_refuses_is_told_in_one_error(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    long, loop = tmp_path / ("x" * 300), tmp_path / "a" / "run"
+    for folder, resume in (long, "auto"), (None, long), (None, loop):
+        with pytest.raises(RecordError, match=re.escape(str(tmp_path))):
+            resume_point(config(folder, resume=resume))
+
+
+def test_checkpoints_behind_a_link_are_taken_and_a_dead_link_is_told(tmp_path, run):
+    (run / "checkpoints").rename(tmp_path / "scratch")
+    (run / "checkpoints").symlink_to(tmp_path / "scratch")
+    assert step_of(config(run)) == 4
+    assert step_of(config(run, resume=checkpoint_folder(run, 2))) == 2
+    (tmp_path / "scratch").rename(tmp_path / "gone")
+    with pytest.raises(RecordError, match="cannot read .*/run/checkpoints: No such"):
+        resume_point(config(run))
+
+
 def test_a_checkpoint_as_path_that_is_not_good_is_refused(run):
     cut(checkpoint_folder(run, 2) / "weights.safetensors", 50)
     with pytest.raises(RecordError, match="weights.safetensors has 50 bytes of"):
@@ -271,6 +291,33 @@ def test_what_would_be_another_run_is_refused_key_by_key(
     resume = resume_point(config(run, run={"resume_anyway": True}, **changes))
     assert resume is not None and resume.differences == (said,)
     assert f"resumed anyway: {said}" in resume.told()
+
+
+def test_a_traced_step_ends_no_run_that_was_to_be_longer(tmp_path, run):
+    with pytest.raises(RecordError, match="train.trace=3 would end the run in .*/run "):
+        resume_point(config(run, trace=3, run={"resume_anyway": True}))
+    assert step_of(config(tmp_path / "traced", trace=3, resume=run)) == 4
+
+
+@pytest.mark.parametrize("steps, tested", [(3, None), (4, None), (4, 2)])
+def test_a_run_is_gone_on_with_only_where_steps_are_left(tmp_path, steps, tested):
+    run = cut_short(tmp_path / "run", 4)
+    test = None if tested is None else SCORES | {"step": tested}
+    with CheckpointWriter(run, keep=9) as writer:
+        writer.save(replace(of_run(run, 4), test=test))
+    given = config(run, steps=steps, run={"resume_anyway": True})
+    plan = BatchPlan.of(given, examples=16)
+    with pytest.raises(RecordError, match=f"step 4, .* asked for is step {steps}; "):
+        Beginning(given).find(plan, FACTS.data_fingerprint, 1)
+
+
+def test_a_run_killed_between_its_last_step_and_its_end_is_gone_on_with(tmp_path):
+    run = cut_short(tmp_path / "run")
+    with CheckpointWriter(run, keep=9) as writer:
+        writer.save(replace(of_run(run, 4), test=SCORES | {"step": 4}))
+    plan = BatchPlan.of(config(run), examples=16)
+    found = Beginning(config(run)).find(plan, FACTS.data_fingerprint, 1)
+    assert found == str(checkpoint_folder(run, 4))
 
 
 def test_every_difference_is_named(run):
@@ -476,6 +523,18 @@ def test_a_run_stopped_and_started_again_is_recorded_as_one(tmp_path, stops):
     assert not (tmp_path / "run" / REQUEUE).exists()
     resumed = read_run(tmp_path / "run").of_kind("resume")
     assert [row["step"] for row in resumed] == list(stops)
+
+
+def test_what_was_resumed_anyway_is_in_the_summary_ever_after(tmp_path):
+    given = config(tmp_path / "run")
+    with pytest.raises(StoppedError):
+        leg(given, stop_after=1)
+    anyway = config(tmp_path / "run", seed=7, run={"resume_anyway": True})
+    with pytest.raises(StoppedError):
+        leg(anyway, stop_after=2)
+    leg(replace(anyway, run=given.run))
+    summary = read_summary(tmp_path / "run")
+    assert summary["resumed_anyway"] == ["train.seed is 7, was 0"]
 
 
 def test_a_run_gone_on_with_warms_up_and_is_as_fast_as_its_last_start(tmp_path):

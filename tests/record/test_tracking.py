@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from recipe.config import Config
+from recipe.errors import ConfigError
 from recipe.execution import CheckpointConfig, ParallelConfig, RunConfig, TrackingConfig
 from recipe.experiment import (
     DataConfig,
@@ -30,6 +31,7 @@ from recipe.experiment import (
     TunedConfig,
 )
 from record import tracking
+from record.tracking import check_no_key
 from tests.record.wandb_history import (
     as_row,
     read_history,
@@ -425,6 +427,19 @@ def test_a_mode_set_by_the_user_wins_and_a_key_is_needed(
     assert asked == []
     assert len(list(tmp_path.glob("run/wandb/offline-run-*"))) == folders
     assert not [r for r in caplog.records if r.name == "duet"]
+
+
+@pytest.mark.parametrize("tags", [[CANARY], [f"by {CANARY}!"]])
+def test_a_config_that_holds_the_key_is_refused_without_showing_it(monkeypatch, tags):
+    given = config("wandb", tags=tags)
+    check_no_key(given)  # nobody's key as yet
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    with pytest.raises(
+        ConfigError, match="tracking.tags holds what WANDB_API_KEY"
+    ) as e:
+        check_no_key(given)
+    assert CANARY not in str(e.value)
+    check_no_key(config("wandb"))
 
 
 def test_a_key_that_was_written_would_be_found(tmp_path):

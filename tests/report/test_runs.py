@@ -99,6 +99,10 @@ DAMAGE = {
         lambda f: change(f, images_per_second={"median": 0, "windows": [0.0]}),
         "holds no rates",
     ),
+    "two recipes": (
+        lambda f: change(f, resumed_anyway=["train.seed is 1, was 0"]),
+        "is of two recipes, by run.resume_anyway: train.seed is 1, was 0$",
+    ),
     "no environment": (lambda f: (f / "environment.json").unlink(), "environment"),
 }
 

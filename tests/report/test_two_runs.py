@@ -11,7 +11,9 @@ from report.two_runs import compare_two
 
 @pytest.fixture
 def make_run(make_config, tmp_path):
-    def make(*overrides, losses=(2.0, 1.5, 1.0), weight=1.0, fingerprint="data", anyway=()):
+    def make(
+        *overrides, losses=(2.0, 1.5, 1.0), weight=1.0, fingerprint="data", anyway=()
+    ):
         config = make_config(*overrides)
         return Run(
             path=tmp_path,
@@ -74,6 +76,12 @@ def test_keys_that_differ_are_named_with_both_values(make_run):
     assert "the recipes differ: train.seed is 1 in a and 0 in b" in notes
     assert any("fingerprints" in note for note in notes)
     assert len(notes) == 3
+
+
+def test_a_run_of_two_recipes_is_told(make_run):
+    mixed = make_run("precision=fp64", anyway=["train.seed is 1, was 0"])
+    (note,) = held(make_run("precision=fp64"), mixed).notes
+    assert note == "b was gone on with by run.resume_anyway: train.seed is 1, was 0"
 
 
 def test_runs_of_another_length_are_refused_with_both(make_run):
