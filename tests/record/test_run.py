@@ -187,6 +187,7 @@ def test_the_summary_is_what_the_run_came_to(written):
         "deterministic": False,
         "compiled": True,
         "ablated": [],
+        "resumed_anyway": [],
         "world_size": 4,
         "processes": 2,
         "global_batch": 8,
