@@ -63,6 +63,8 @@ class BatchPlan:
       steps: optimizer steps of the whole run.
       accumulate: micro-batches that a global batch is computed in.
       trace: the step, from 1, that is traced and the last to be taken; none: None.
+      nudge: of a parity check's control: each micro-batch has its examples in another
+        order, so that every step is rounded anew, and is the same step. 0: none.
     """
 
     seed: int
@@ -71,6 +73,7 @@ class BatchPlan:
     steps: int
     accumulate: int = 1
     trace: int | None = None
+    nudge: int = 0
 
     @classmethod
     def of(cls, config: Config, examples: int) -> "BatchPlan":
@@ -102,6 +105,7 @@ class BatchPlan:
             steps,
             train.accumulate,
             train.trace,
+            train.nudge,
         )
 
     @property
@@ -121,15 +125,30 @@ class BatchPlan:
         self, step: int, rank: int = 0, world_size: int = 1
     ) -> Int[np.ndarray, " local_batch"]:
         """The examples that `rank` trains on at step `step`, both from 0; int32."""
-        return self.micro_batches(step, rank, world_size).reshape(-1)
+        return self._shares(self._batch(step), rank, world_size).reshape(-1)
 
     def micro_batches(
         self, step: int, rank: int = 0, world_size: int = 1
     ) -> Int[np.ndarray, "accumulate micro_batch"]:
-        """The same, a row for each of the rank's micro-batches."""
+        """The same as they are trained on, a row for each of its micro-batches."""
+        batch = self._batch(step)
+        if self.nudge:
+            generator = keyed_generator(self.nudge, "rows", step)
+            batch = batch[:, generator.permutation(batch.shape[1])]
+        return self._shares(batch, rank, world_size)
+
+    def _batch(self, step: int) -> Int[np.ndarray, "accumulate micro_batch"]:
+        """The global batch."""
         order = epoch_order(self.seed, self.epoch(step), self.examples)
         row = step % self.steps_per_epoch * self.global_batch
-        batch = order[row : row + self.global_batch].reshape(self.accumulate, -1)
+        return order[row : row + self.global_batch].reshape(self.accumulate, -1)
+
+    def _shares(
+        self,
+        batch: Int[np.ndarray, "accumulate micro_batch"],
+        rank: int,
+        world_size: int,
+    ) -> Int[np.ndarray, "accumulate local_micro_batch"]:
         return rank_slice(batch.T, rank, world_size).T
 
     def windows(

@@ -352,8 +352,8 @@ class TrainConfig:
     seed: int = 0
     window_steps: int = 20  # losses are fetched, and time is taken, once per window
     evaluate_every_epochs: int = 1  # 0: only at the end
-    # The control of a parity check: 0 leaves the initial weights alone; any other
-    # number moves each of them one unit in the last place, seeded by this number.
+    # The control of a parity check, 0 for none: any other number moves each initial
+    # weight one unit in the last place, and draws an order within each micro-batch.
     nudge: int = 0
     trace: int | None = None  # a step, from 1: it is recorded layer by layer, and ends
 

@@ -43,6 +43,18 @@ def test_the_order_depends_on_neither_batch_nor_length_nor_what_was_asked_before
     assert rows(PLAN, range(EPOCH)) == first
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_control_sums_the_same_micro_batches_in_another_order(accumulate):
+    plans = [replace(PLAN, accumulate=accumulate, nudge=nudge) for nudge in (0, 1, 2)]
+    plain, control, other = (
+        np.stack([plan.micro_batches(step) for step in range(EPOCH)]) for plan in plans
+    )
+    assert (np.sort(control) == np.sort(plain)).all()
+    assert len({batches.tobytes() for batches in (plain, control, other)}) == 3
+    # What is taken apart is compared example by example.
+    assert rows(plans[1], range(EPOCH)) == rows(plans[0], range(EPOCH))
+
+
 def test_the_order_depends_on_the_seed():
     assert rows(replace(PLAN, seed=4), range(EPOCH)) != rows(PLAN, range(EPOCH))
 
