@@ -104,6 +104,12 @@ class Comparison:
         """The step, from 1, whose loss differs most."""
         return int(np.argmax(self.differences)) + 1
 
+    def within(self, bound: float) -> bool:
+        """Whether no loss, weight or test loss is further apart than that."""
+        return max(self.test_difference, *self.differences, *self.leaves.values()) <= (
+            bound
+        )
+
     @property
     def worst_leaf(self) -> str:
         return max(self.leaves, key=lambda name: self.leaves[name])
@@ -278,7 +284,8 @@ def compare(
     )
     comparison.broken.extend(broken_bounds(comparison))
     comparison.broken.extend(scales_part(run_a, run_b, lost))
-    if lost is not None and control is not None:
+    settled = np.isfinite(bounds.hundred) and comparison.within(bounds.hundred)
+    if lost is not None and control is not None and not settled:
         for run, other in (a, run_b), (b, run_a):
             _judge_score(comparison, run, control, other.summary["framework"])
     return comparison
@@ -438,6 +445,11 @@ class Verdict:
         if held.all():
             return f"fixed bounds ({bounds.hundred:.0e}) and {envelope}"
         last = int(np.argmin(held))
+        if all(c.within(bounds.hundred) for c in self.comparisons):
+            return (
+                f"fixed bounds ({bounds.hundred:.0e}) to the end and {envelope} up to "
+                f"step {last}"
+            )
         why = "the controls themselves are beyond it"
         if last == HUNDRED:
             why = "it holds for a hundred steps"

@@ -198,12 +198,22 @@ def test_lost_controls_leave_the_judgement_to_accuracy(make_run):
     assert "at step 59" in held(make_run("fp32"), before, lost).broken[0]
 
 
+def test_runs_that_keep_to_the_fixed_bound_need_no_accuracy(make_run):
+    curve = np.where(np.arange(1, STEPS + 1) < 60, 1e-4, 0.2)
+    lost = Envelope(curve, {"a.kernel": 0.2, "b.bias": 0.2}, SCORES, 1000, 0.1)
+    found = held(make_run("fp32"), make_run("fp32", losses=bent(70, 9e-4)), lost)
+    assert found.verdict == IDENTICAL
+    verdict = Verdict("line", "fp32", "r", "d", [found], lost)
+    assert verdict.decided_by.startswith("fixed bounds (1e-03) to the end and 10 x")
+
+
 @pytest.mark.parametrize("controls", [1, 2, 4, 20])
 def test_frameworks_that_are_apart_do_not_widen_the_interval_between_them(
     make_run, controls
 ):
     def runs(framework, level):
         curves = [np.linspace(2.0, 1.0, STEPS), bent(60, 0.5)]
+        curves = curves[:: -1 if framework == "jax" else 1]  # so that these are apart
         scores = level + np.linspace(-0.002, 0.002, controls + 1)
         return [
             make_run("fp32", framework=framework, losses=curves[n > 0], accuracy=value)
@@ -222,7 +232,7 @@ def test_frameworks_that_are_apart_do_not_widen_the_interval_between_them(
 def test_an_interval_that_covers_chance_decides_nothing(make_run):
     wide = {"torch": np.array([0.2, 0.9])}
     lost = Envelope(np.full(STEPS, 0.2), {"a.kernel": 0.2, "b.bias": 0.2}, wide, 9, 0.1)
-    found = held(make_run("fp32"), make_run("fp32"), lost)
+    found = held(make_run("fp32"), make_run("fp32", losses=bent(60, 0.5)), lost)
     assert found.verdict == UNDECIDED
     assert "cannot be told from chance by torch's controls" in found.unseen[0]
     assert Verdict("line", "fp32", "r", "d", [found], lost).verdict == UNDECIDED
