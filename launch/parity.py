@@ -195,10 +195,14 @@ def show(verdict: Verdict, console: Console) -> None:
     print_whole(table, console)
     for c in verdict.comparisons:
         for reason in c.broken + c.unseen:
-            console.print(f"{c.a} against {c.b}: {reason}", markup=False)
+            console.print(
+                f"{c.a} against {c.b}: {reason}", markup=False, soft_wrap=True
+            )
     for note in verdict.notes:
-        console.print(note, markup=False)
-    console.print(f"verdict: {verdict.verdict}, by {verdict.decided_by}")
+        console.print(note, markup=False, soft_wrap=True)
+    console.print(
+        f"verdict: {verdict.verdict}, by {verdict.decided_by}", soft_wrap=True
+    )
 
 
 if __name__ == "__main__":

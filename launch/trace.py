@@ -101,7 +101,9 @@ def show(verdict: TraceVerdict, console: Console) -> None:
     print_whole(table, console)
     for name in verdict.alone:
         console.print(f"in one twin alone: {name}", markup=False)
-    console.print(f"verdict: {verdict.verdict}, by {verdict.decided_by}")
+    console.print(
+        f"verdict: {verdict.verdict}, by {verdict.decided_by}", soft_wrap=True
+    )
     console.print(verdict.said, markup=False, soft_wrap=True)
     if verdict.suspects:
         console.print(f"suspect: {verdict.suspects}", markup=False, soft_wrap=True)

@@ -54,7 +54,7 @@ def test_each_command_ends_as_the_page_says(done):
 
 def test_the_right_twins_are_identical_and_the_wrong_one_is_named_by_its_layer(done):
     said = {
-        re.search(r"run\.dir=(\S+)", line)[1]: " ".join(result.stdout.split())
+        re.search(r"run\.dir=runs/(\S+)", line)[1]: " ".join(result.stdout.split())
         for line, (result, _) in done.items()
         if "run.dir" in line
     }
