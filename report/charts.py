@@ -4,8 +4,6 @@ A figure shows its chart's rows and nothing else, so the CSV behind it is what i
 """
 
 import contextlib
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ import numpy as np
 
 from recipe.errors import RecordError
 from record.run import read_summary
+from report import escape
 from report.cells import Cell
 from report.checks import MISSING, Check, loss_curve
 from report.findings import Report
@@ -136,15 +135,12 @@ class Chart:
 
 def to_csv(chart: Chart) -> str:
     """The chart's rows with a header; an empty field is an end that there is not."""
-    text = io.StringIO()
     names = ["series", "framework", "kind", "x", "y", "low", "high"]
     names += ["panel"] * any(row.panel for row in chart.rows)
     labels = {"x": chart.x_label, "y": chart.y_label}
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([labels.get(name, name) for name in names])
-    for row in chart.rows:
-        writer.writerow([getattr(row, name) for name in names])
-    return text.getvalue()
+    head = [labels.get(name, name) for name in names]
+    rows = ([getattr(row, name) for name in names] for row in chart.rows)
+    return escape.to_csv([head, *rows])
 
 
 def charts(report: Report) -> list[Chart]:

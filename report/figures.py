@@ -34,6 +34,7 @@ from report.charts import (
     Chart,
     Row,
 )
+from report.escape import visible
 from report.parity import Verdict, losses
 
 # Okabe and Ito's palette: told apart by the colour-blind. In grey the two are near each
@@ -89,10 +90,10 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
     seen: dict[str, int] = {}  # framework -> its measured series so far
     measured = {row.series for row in chart.rows if row.kind == MEASURED}
     bounds = 0
-    for number, (name, group) in enumerate(
+    for number, (series, group) in enumerate(
         itertools.groupby(chart.rows, lambda row: row.series)
     ):
-        rows = list(group)
+        rows, name = list(group), visible(series)
         first = rows[0]
         colour = COLOURS.get(first.framework, COLOURS[""])
         x, y = [row.x for row in rows], [row.y for row in rows]
@@ -181,7 +182,7 @@ def _draw_bars(figure: Figure, chart: Chart) -> None:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.grid(axis="x", visible=False)
         axes.set_axisbelow(True)
-        axes.set_title(panel, fontsize="medium")
+        axes.set_title(visible(panel), fontsize="medium")
     every[0].set_ylabel(chart.y_label)
     figure.supxlabel(chart.x_label, fontsize="medium")
     patches = [
@@ -277,7 +278,7 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
         upper.plot(steps, curve, style, color=colour, linewidth=width, label=label)
     upper.set_ylabel("training loss")
     upper.set_title(
-        f"{verdict.experiment}, {verdict.precision}: {verdict.verdict}",
+        visible(f"{verdict.experiment}, {verdict.precision}: {verdict.verdict}"),
         loc="left",
         parse_math=False,
     )

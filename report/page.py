@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from html import escape
 from pathlib import Path
 
 from report.breakdown import PARTS
@@ -18,6 +17,7 @@ from report.charts import (
 )
 from report.checks import Check, Comparison
 from report.environment import commands, environment_rows
+from report.escape import to_html
 from report.findings import Projection, Report
 from report.groups import Group
 from report.html import (
@@ -68,11 +68,11 @@ def page(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
         _where(report),
         _terms(),
     )
-    head = f"""<h1>{escape(title)}</h1>
-<p>{escape(_of_what(report))}</p>
+    head = f"""<h1>{to_html(title)}</h1>
+<p>{to_html(_of_what(report))}</p>
 <div class="verdict {verdict.replace(" ", "-")}">
-<strong>Parity: {escape(verdict)}</strong>
-<p>{escape(said)}</p></div>"""
+<strong>Parity: {to_html(verdict)}</strong>
+<p>{to_html(said)}</p></div>"""
     return document(f"{title} ({verdict})", "\n".join([head, *sections]))
 
 
@@ -111,7 +111,7 @@ def _short(report: Report) -> str:
     for (link, question), say in answers.items():
         said = ""
         for group in report.groups[:SHORT]:
-            title = f"<p>{escape(group.title)}</p>" if len(report.groups) > 1 else ""
+            title = f"<p>{to_html(group.title)}</p>" if len(report.groups) > 1 else ""
             said += f"{title}{sentences}" if (sentences := listed(say(group))) else ""
         items += (
             f'<li><b><a href="#{link}">{question}</a></b>'
@@ -293,7 +293,7 @@ def _holds_back(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> st
         said = [*held_back_sentences(report, group), *_fits(group)]
         tables = _breakdown_table(report, group) + _ranks_table(report, group)
         if said or tables:
-            parts.append(f"<h3>{escape(group.title)}</h3>{listed(said)}{tables}")
+            parts.append(f"<h3>{to_html(group.title)}</h3>{listed(said)}{tables}")
     shares = sorted(
         {
             use.reason
@@ -435,7 +435,7 @@ def _where(report: Report) -> str:
 {shown if rows else ""}
 {listed(order)}
 <p>Run it again, and make this page again:</p>
-<pre>{escape(chr(10).join(lines))}</pre>
+<pre>{chr(10).join(map(to_html, lines))}</pre>
 """
 
 
@@ -473,9 +473,9 @@ def _figure(chart: Chart, file: Path) -> str:
     image = data_link(file.read_bytes(), "image/svg+xml")
     numbers = data_link(to_csv(chart).encode(), "text/csv")
     return (
-        f"<figure><b>{escape(chart.title)}</b>"
-        f'<img src="{image}" alt="{escape(f"{chart.title}. {chart.says}")}">'
-        f"<figcaption>{escape(chart.says)} "
+        f"<figure><b>{to_html(chart.title)}</b>"
+        f'<img src="{image}" alt="{to_html(f"{chart.title}. {chart.says}")}">'
+        f"<figcaption>{to_html(chart.says)} "
         f'<a class="download" download="{chart.name}.csv" href="{numbers}">CSV</a>'
         "</figcaption></figure>"
     )

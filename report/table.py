@@ -1,7 +1,5 @@
 """The table of a scaling report: a row per point, as CSV, JSON and Markdown."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from record.schema import strict_json
+from report import escape
 from report.breakdown import PARTS
 from report.environment import environment_rows
 from report.findings import Report
@@ -70,12 +69,8 @@ def report_rows(report: Report) -> list[dict[str, Any]]:
 def to_csv(report: Report) -> str:
     """The rows with a header; an empty field is a figure that there is not."""
     table = report_rows(report)
-    text = io.StringIO()
-    if table:
-        writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _unformulated(v) for k, v in row.items()} for row in table)
-    return text.getvalue()
+    head = list(table[0]) if table else []
+    return escape.to_csv([head, *(list(row.values()) for row in table)] if head else [])
 
 
 def to_json(report: Report) -> str:
@@ -158,13 +153,13 @@ def to_json(report: Report) -> str:
 def to_markdown(report: Report) -> str:
     """What a pull request shows: the verdict, a table per curve, what was left out."""
     verdict, said = parity(report)
-    parts = [f"### Parity: {verdict}\n", f"{_cell_text(said)}\n"]
+    parts = [f"### Parity: {verdict}\n", f"{escape.to_markdown(said)}\n"]
     parts += _items(map(check_sentence, report.checks))
     parts += _items(reason for check in report.checks for reason in check.reasons)
     for curve in report.scaling.curves:
-        parts.append(f"### {_cell_text(str(curve))}\n")
+        parts.append(f"### {escape.to_markdown(str(curve))}\n")
         if curve.reason:
-            parts.append(f"No speed-up: {_cell_text(curve.reason)}.\n")
+            parts.append(f"No speed-up: {escape.to_markdown(curve.reason)}.\n")
         head = ("devices", "batch", "n", "images/s", "speed-up", "efficiency")
         fraction = "s(p)" if curve.regime == "weak" else "e(p)"
         lines = ["| " + " | ".join((*head, fraction)) + " |", "|---:" * 7 + "|"]
@@ -201,7 +196,7 @@ def to_markdown(report: Report) -> str:
 
 def _items(sentences: Iterable[str]) -> list[str]:
     """A list, with the empty line that ends it."""
-    items = [f"- {_cell_text(sentence)}" for sentence in sentences]
+    items = [f"- {escape.to_markdown(sentence)}" for sentence in sentences]
     return [*items, ""] if items else []
 
 
@@ -253,16 +248,3 @@ def _line(point: Point) -> str:
         shown(point.serial_fraction, ".4f"),
     )
     return "| " + " | ".join(cells) + " |"
-
-
-def _cell_text(text: str) -> str:
-    """Text that Markdown shows as it is: names are the user's, and may hold HTML."""
-    for character in r"\`*_[]<>&|#~":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
-
-
-def _unformulated(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula, made plain by a quote."""
-    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
-    return f"'{value}" if formula else value

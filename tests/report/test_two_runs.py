@@ -11,7 +11,9 @@ from report.two_runs import compare_two
 
 @pytest.fixture
 def make_run(make_config, tmp_path):
-    def make(*overrides, losses=(2.0, 1.5, 1.0), weight=1.0, fingerprint="data", anyway=()):
+    def make(
+        *overrides, losses=(2.0, 1.5, 1.0), weight=1.0, fingerprint="data", anyway=()
+    ):
         config = make_config(*overrides)
         return Run(
             path=tmp_path,
