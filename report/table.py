@@ -109,7 +109,7 @@ def to_json(report: Report) -> str:
         {
             "curve": str(p.curve),
             "reason": p.reason,
-            "interconnect": p.interconnect.source if p.interconnect else None,
+            "interconnect": asdict(p.interconnect) if p.interconnect else None,
             "model": [asdict(point) for point in p.points],
             "errors": {str(n): error for n, error in p.errors.items()},
         }

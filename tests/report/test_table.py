@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from report.findings import make_report
+from report.findings import Options, make_report
+from report.projection import INTERCONNECTS
 from report.table import report_rows, rows, to_csv, to_json, to_markdown
 
 
@@ -62,6 +63,17 @@ def test_a_fit_is_told_with_the_error_at_the_point_held_out(timed_run):
     runs = [timed_run(100.0 * p, world_size=p) for p in (1, 2, 4, 8, 16)]
     text = to_markdown(make_report(runs))
     assert "16 devices, held out, are predicted" in text
+
+
+def test_an_interconnect_that_was_not_given_is_said_to_be_assumed(timed_run):
+    sizes = (1, 2)
+    device = "NVIDIA A100-SXM4-80GB"
+    runs = [timed_run(1.0 * p, world_size=p, device=device) for p in sizes]
+    given = Options(interconnect=INTERCONNECTS["dgx-a100"])
+    for options, assumed in ((None, True), (given, False)):
+        text = to_markdown(make_report(runs, options=options))
+        assert "DGX A100" in text
+        assert ("(assumed from the device's name)" in text) == assumed
 
 
 def test_what_was_left_out_is_told(timed_run):
