@@ -17,10 +17,11 @@ from record.run import read_summary
 from report import escape
 from report.cells import Cell
 from report.checks import MISSING, Check, loss_curve
-from report.findings import Report
+from report.findings import Projection, Report
 from report.groups import FRAMEWORKS, Group, file_name, program
 from report.intervals import Estimate
 from report.scaling import WEAK, Curve, Point
+from report.sentences import in_words
 
 # What is drawn how: dashed is a model and nothing else, dotted is a bound.
 MEASURED, MODEL, BOUND = "measured", "model", "bound"
@@ -452,17 +453,21 @@ def _utilisation(report: Report, group: Group) -> Chart:
 
 def _projection(report: Report, group: Group) -> Chart:
     rows: list[Row] = []
+    off = []
     for curve in group.curves:
         if model := _modelled(report, group, curve):
             label = group.label(curve)
             rows += [*_of_curve(curve, label, lambda p: p.images_per_second), *model]
+            errors = _projection_of(report, curve).errors
+            off += [f"{errors[n]:+.0%} ({label} on {n})" for n in sorted(errors)[-1:]]
     return _chart(
         *(group, "projection", "Projection, a model", rows),
         section=FURTHER,
         y_label="images/s",
         says=(
             "Points are measured; what is dashed is a model of computation and "
-            "exchange alone, and so an upper bound."
+            "exchange alone, and so an upper bound. On the most devices measured it is "
+            f"off by {in_words(off) or '–'}."
         ),
         log_y=True,
     )
@@ -472,13 +477,17 @@ def _modelled(
     report: Report, group: Group, curve: Curve, most: float = math.inf
 ) -> list[Row]:
     """A curve's projection to so many devices at most."""
-    (projection,) = (p for p in report.projections if p.curve is curve)
     label, framework = f"{group.label(curve)}, model", curve.setting.framework
     return [
         Row(label, framework, MODEL, p.devices, p.images_per_second)
-        for p in projection.points
+        for p in _projection_of(report, curve).points
         if p.devices <= most
     ]
+
+
+def _projection_of(report: Report, curve: Curve) -> Projection:
+    (projection,) = (p for p in report.projections if p.curve is curve)
+    return projection
 
 
 def _of_points(

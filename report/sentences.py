@@ -9,6 +9,7 @@ from report.groups import FRAMEWORKS, Group, program
 from report.intervals import Estimate
 from report.laws import Fit
 from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
+from report.projection import by_law, describes
 from report.runs import ARMS, EXCHANGE
 from report.scaling import WEAK, Curve
 
@@ -229,10 +230,24 @@ def projection_sentence(projection: Projection, label: str) -> str:
     errors = in_words(
         [f"{error:+.0%} on {n}" for n, error in sorted(projection.errors.items())]
     )
+    off = f"Where it was measured, the model is off by {errors or '–'}"
+    law = "".join(
+        f" {fit.law}'s law, fitted to the curve, says "
+        f"{shown(by_law(fit, last.devices), ',.0f')} images/s on "
+        f"{devices(last.devices)}."
+        for fit in projection.curve.fits[:1]
+        if not fit.reason
+    )
+    if not describes(projection.errors):
+        return (
+            f"{label}: the model does not describe this curve, and its figure is not "
+            f"quoted: something other than the exchange over {net.name} holds it back."
+            f"{law} {off}, and by +3% to +19% of published tables"
+        )
     return (
         f"{label}: at most {last.images_per_second:,.0f} images/s on "
         f"{devices(last.devices)} over {net.name}, efficiency {last.efficiency:.2f}, "
-        f"says the model. Where it was measured, the model is off by {errors or '–'}"
+        f"says the model.{law} {off}"
     )
 
 

@@ -12,6 +12,7 @@ from report import escape
 from report.breakdown import PARTS
 from report.environment import environment_rows
 from report.findings import Report
+from report.projection import describes
 from report.runs import TimedRun
 from report.scaling import Curve, Point, Scaling
 from report.sentences import (
@@ -112,6 +113,7 @@ def to_json(report: Report) -> str:
             "interconnect": asdict(p.interconnect) if p.interconnect else None,
             "model": [asdict(point) for point in p.points],
             "errors": {str(n): error for n, error in p.errors.items()},
+            "describes_the_curve": describes(p.errors),
         }
         for p in report.projections
     ]

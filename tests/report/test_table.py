@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from report.charts import charts
 from report.findings import Options, make_report
 from report.projection import INTERCONNECTS
 from report.table import report_rows, rows, to_csv, to_json, to_markdown
@@ -74,6 +75,38 @@ def test_an_interconnect_that_was_not_given_is_said_to_be_assumed(timed_run):
         text = to_markdown(make_report(runs, options=options))
         assert "DGX A100" in text
         assert ("(assumed from the device's name)" in text) == assumed
+
+
+def amdahls(timed_run, serial):
+    """What a report says of a curve of that serial fraction further out."""
+    rates = {p: 1000 / (serial + (1 - serial) / p) for p in (1, 2, 4, 8, 16)}
+    runs = [
+        timed_run(rate * (1 + n / 1e4), world_size=p, global_batch=512)
+        for p, rate in rates.items()
+        for n in (-1, 0, 1)
+    ]
+    net = INTERCONNECTS["dgx-a100"]
+    found = make_report(runs, options=Options(interconnect=net))
+    (chart,) = (c for c in charts(found) if c.name.startswith("projection"))
+    return to_markdown(found), chart.says
+
+
+def test_a_model_that_does_not_describe_a_curve_is_not_quoted(timed_run):
+    text, caption = amdahls(timed_run, serial=0.2)
+    assert "the model does not describe this curve" in text
+    assert "at most" not in text and "says the model" not in text
+    # 1 / (.2 + .8 / 512) of the base case's 1,000
+    assert "Amdahl's law, fitted to the curve, says 4,961 (4,9" in text
+    assert "images/s on 512 devices. Where it was measured" in text
+    assert "off by +299% (PyTorch on 16)" in caption
+
+
+def test_a_model_that_does_is_quoted_beside_the_law(timed_run):
+    text, _ = amdahls(timed_run, serial=0.01)
+    assert "does not describe" not in text
+    assert (
+        "says the model. Amdahl's law, fitted to the curve, says 83,797 (83,5" in text
+    )
 
 
 def test_what_was_left_out_is_told(timed_run):
