@@ -296,6 +296,8 @@ def _ratio(report: Report, group: Group) -> Chart:
 def _accuracy(report: Report, group: Group) -> Chart:
     times = {id(t.cell): t for t in report.times[group.title]}
     target = next((f" {t.target:g}" for t in times.values()), "")
+    apart = sorted({t.steps_apart for t in times.values()})
+    every = " to ".join(f"{steps:,}" for steps in dict.fromkeys(apart[:1] + apart[-1:]))
 
     def seconds(point: Point) -> Estimate | None:
         return times[id(point.cell)].seconds if times else None
@@ -305,7 +307,10 @@ def _accuracy(report: Report, group: Group) -> Chart:
         _of_points(group, seconds),
         section=FAST,
         y_label="seconds of training",
-        says="Lower is faster. Compilation, start-up and evaluation are left out.",
+        says=(
+            "Lower is faster. Compilation, start-up and evaluation are left out. "
+            f"Evaluated every {every} steps: the time is known no finer."
+        ),
         from_zero=True,
     )
 
