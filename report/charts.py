@@ -31,6 +31,8 @@ MOST_RANKS = 3  # of a curve: more lines hide each other
 # How a figure shows its rows: medians over devices with their intervals; how steps are
 # distributed; a line over steps; parts of a whole, stacked.
 POINTS, DISTRIBUTION, LINES, BARS = "points", "distribution", "lines", "bars"
+PEAK = "the device's peak"
+NEAR = 10  # a bound that many times above the points would press them together
 # How far beyond the points an interval is drawn, in what lies between the points.
 BEYOND = 1.5
 
@@ -241,7 +243,7 @@ def _loss_chart(
 
 def _throughput(report: Report, group: Group) -> Chart:
     rows = list(_of_points(group, lambda p: p.images_per_second))
-    says = "Higher is faster. Dotted: what as many single devices would do."
+    bounds, model, beyond = ["what as many single devices would do"], "", ""
     for curve in group.curves:
         if curve.base is None:
             continue
@@ -252,19 +254,34 @@ def _throughput(report: Report, group: Group) -> Chart:
             Row(f"{group.label(curve)}, ideal", framework, BOUND, size, rate * size)
             for size in (first.cell.world_size, last.cell.world_size)
         ]
-        if model := _modelled(report, group, curve, last.cell.world_size):
-            rows += model
-            says = (
-                "Higher is faster. Dotted: what as many single devices would do. "
-                "Dashed, a model: what the interconnect allows of that."
-            )
+        if modelled := _modelled(report, group, curve, last.cell.world_size):
+            rows += modelled
+            model = " Dashed, a model: what the interconnect allows of that."
+    if (rate := _peak_rate(report, group)) is not None:
+        points = [row for row in rows if row.kind == MEASURED]
+        sizes = sorted({row.x for row in points})
+        times = rate / max(row.y / row.x for row in points)
+        if times < NEAR:
+            bounds.append("and what the peak of each allows")
+            rows += [Row(PEAK, "", BOUND, size, rate * size) for size in sizes]
+        else:
+            beyond = f" The devices' peak is {times:,.0f} times as high, and not drawn."
     return _chart(
         *(group, "throughput", "Throughput", rows),
         section=FAST,
         y_label="images/s",
-        says=says,
+        says=f"Higher is faster. Dotted: {', '.join(bounds)}.{model}{beyond}",
         log_y=True,
     )
+
+
+def _peak_rate(report: Report, group: Group) -> float | None:
+    """Images/s of one device at its peak; None where that is not known."""
+    point = group.curves[0].points[0]
+    use = report.utilisation(point)
+    if use is None or use.share is None:
+        return None
+    return point.images_per_second.value / point.cell.world_size / use.share.value
 
 
 def _ratio(report: Report, group: Group) -> Chart:
@@ -286,9 +303,10 @@ def _ratio(report: Report, group: Group) -> Chart:
         y_label="ratio of images/s",
         says=(
             "Above 1 JAX is faster, below 1 PyTorch. An interval that holds 1 shows "
-            "no difference."
+            "no difference. The axis is logarithmic: twice as fast and half as fast "
+            "lie as far from 1."
         ),
-        from_zero=True,
+        log_y=True,
         one=1.0,
     )
 
@@ -443,16 +461,24 @@ def _utilisation(report: Report, group: Group) -> Chart:
         use = used[id(point)]
         return None if use is None else use.share if known else use.flops
 
+    rows = list(_of_points(group, figure))
+    if known:
+        ends = min(row.x for row in rows), max(row.x for row in rows)
+        rows += [Row(PEAK, "", BOUND, x, 1.0) for x in ends]
     return _chart(
-        *(group, "utilisation", "MFU" if known else "FLOP/s of a device"),
-        _of_points(group, figure),
+        *(group, "utilisation", "MFU" if known else "FLOP/s of a device", rows),
         section=HOLDS_BACK,
         y_label="share of the device's peak" if known else "FLOP/s per device",
         says=(
             "What the model's own matrix products take of a device"
-            + (f", over {peak}." if known else "; its peak is not known.")
+            + (
+                f", over {peak}: the dotted line, at 1. The axis is logarithmic."
+                if known
+                else "; its peak is not known."
+            )
         ),
-        from_zero=True,
+        log_y=known,
+        from_zero=not known,
     )
 
 

@@ -45,7 +45,7 @@ def to_markdown(text: str) -> str:
     '`cnn_2` (by `@everyone`), 3 times'
     """
     first, *others = visible(text).split() or [""]
-    first = _code(first) if BLOCK.fullmatch(first) else _word(first)
+    first = code(first) if BLOCK.fullmatch(first) else _word(first)
     return " ".join([first, *map(_word, others)])
 
 
@@ -55,11 +55,12 @@ def _word(word: str) -> str:
     found = WORD.fullmatch(word)
     assert found is not None
     before, inside, after = found.groups()
-    return f"{before}{_code(inside)}{after}"
+    return f"{before}{code(inside)}{after}"
 
 
-def _code(text: str) -> str:
-    """A code span, fenced by more backticks than it holds in a row."""
+def code(text: str) -> str:
+    """A code span of Markdown, fenced by more backticks than it holds in a row."""
+    text = visible(text)
     fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     space = " " * ("`" in text)
     return f"{fence}{space}{text}{space}{fence}"

@@ -89,7 +89,7 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
         axes.axhline(chart.one, color="0.45", linewidth=1)
     seen: dict[str, int] = {}  # framework -> its measured series so far
     measured = {row.series for row in chart.rows if row.kind == MEASURED}
-    bounds = 0
+    bounds: set[str] = set()
     for number, (series, group) in enumerate(
         itertools.groupby(chart.rows, lambda row: row.series)
     ):
@@ -98,9 +98,7 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
         colour = COLOURS.get(first.framework, COLOURS[""])
         x, y = [row.x for row in rows], [row.y for row in rows]
         if first.kind == BOUND:
-            label = None if bounds else "ideal"
-            bounds += 1
-            axes.plot(x, y, ":", color="0.35", linewidth=1.2, label=label, zorder=1)
+            _draw_bound(axes, x, y, name, bounds)
             continue
         if first.kind == MODEL:
             axes.plot(x, y, "--", color=colour, linewidth=1.4, label=name)
@@ -125,6 +123,26 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
             # Side by side, since intervals at one number of devices hide each other.
             aside = 1.015 ** (2 * sum(seen.values()) - 1 - len(measured))
             _draw_points(axes, chart, rows, aside, nth, name)
+
+
+def _draw_bound(
+    axes: Axes, x: Sequence[float], y: Sequence[float], name: str, named: set[str]
+) -> None:
+    """A dotted line: each curve's ideal, thin, and what all share, thick.
+
+    Args:
+      named: what the legend has of bounds; all ideals are one.
+    """
+    ideal = name.endswith(", ideal")
+    label = "ideal" if ideal else name
+    shown = None if label in named else label
+    named.add(label)
+    look: dict[str, Any] = {"linestyle": ":", "label": shown, "zorder": 1}
+    look |= {"color": "0.35" if ideal else "black", "linewidth": 1.2 if ideal else 2}
+    if len(set(y)) == 1:
+        axes.axhline(y[0], **look)  # seen over a single size, too
+    else:
+        axes.plot(x, y, **look)
 
 
 def _draw_points(

@@ -78,6 +78,16 @@ def parity(report: Report) -> tuple[str, str]:
     )
 
 
+def of_what(report: Report) -> str:
+    """What all of it has in common, in one line."""
+    runs = report.runs
+    common = [v for name, v in report.common.items() if v and name != "experiment"]
+    sizes = in_words([f"{size:,}" for size in sorted({r.world_size for r in runs})])
+    names = " and ".join(sorted({framework(run.framework) for run in runs})[::-1])
+    told = f"{len(runs)} runs of {names} on {sizes} devices" if runs else "No timed run"
+    return "; ".join([told, *common])
+
+
 def check_sentence(check: Check) -> str:
     """How a check judged."""
     return (
@@ -220,6 +230,20 @@ def fit_sentence(fit: Fit) -> str:
         f"predicted {fit.prediction_error:+.1%}"
         + (f" ({'; '.join(sorted(reasons))})" if reasons else "")
     )
+
+
+def fit_sentences(group: Group) -> Iterator[str]:
+    """Each law that was fitted, and once why others were not."""
+    without: dict[str, list[str]] = {}
+    for curve in group.curves:
+        label = group.label(curve)
+        for fit in curve.fits:
+            if fit.reason:
+                without.setdefault(fit.reason, []).append(f"{label}'s {fit.law}")
+            else:
+                yield f"{label}, {fit_sentence(fit)}"
+    for reason, laws in without.items():
+        yield f"Not fitted, with {reason}: {in_words(laws)}"
 
 
 def projection_sentence(projection: Projection, label: str) -> str:

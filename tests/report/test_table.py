@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from record.environment import describe_environment
 from report.charts import charts
 from report.findings import Options, make_report
 from report.projection import INTERCONNECTS
@@ -55,9 +56,23 @@ def test_csv_and_json_hold_the_rows(found):
 
 def test_markdown_says_the_figures_and_why_others_are_missing(found):
     text = to_markdown(found)
-    assert "| 2 | 64 | 5 | 216 (216 to 216) | 1.80 (" in text
-    assert "- Amdahl: no fit, 2 points, a fit needs 5: the largest is held out" in text
+    assert "| JAX | 2 | 64 | 5 | 216 (216 to 216) | 1.80 (" in text
+    assert "- Not fitted, with 2 points, a fit needs 5: the largest is held out" in text
     assert "1 device: not compared, no parity check of `digits_cnn` in fp32" in text
+
+
+def test_markdown_has_what_is_known_of_each_point_and_nothing_else(found):
+    (head,) = (line for line in to_markdown(found).splitlines() if "framework" in line)
+    assert "| peak memory MiB | compile s |" in head
+    assert "MFU" not in head and "accuracy" not in head
+
+
+def test_markdown_says_where_it_ran_and_how_to_repeat_it(timed_run):
+    environment = describe_environment("torch", ["a device"])
+    environment |= {"command": ["python", "launch/a_b.py"], "host": "@everyone"}
+    text = to_markdown(make_report([timed_run(1.0, environment=environment)]))
+    assert "host: `@everyone`; system: " in text
+    assert text.endswith("- `python launch/a_b.py`\n")
 
 
 def test_a_fit_is_told_with_the_error_at_the_point_held_out(timed_run):
