@@ -2,12 +2,14 @@
 
 The time is that of the timed windows, warm-up included, up to the evaluation that first
 reached the target: compilation, start-up and the evaluations themselves are left out.
-It is known no finer than evaluations are apart.
+It is known no finer than evaluations are apart; of a run that was evaluated only at its
+end it would be the time of the whole training, and so there is none.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from report.cells import Cell
 from report.intervals import Estimate, median_estimate
@@ -20,10 +22,21 @@ class Evaluated:
     Args:
       seconds: trained before each evaluation.
       accuracies: fractions, one for each.
+      steps: optimizer steps before each.
     """
 
     seconds: tuple[float, ...]
     accuracies: tuple[float, ...]
+    steps: tuple[int, ...] = ()
+
+    @property
+    def apart(self) -> int:
+        """Most steps between two evaluations, or before the first.
+
+        >>> Evaluated((1.0, 2.0, 2.2), (0.8, 0.9, 0.9), (22, 44, 50)).apart
+        22
+        """
+        return max((b - a for a, b in pairwise((0, *self.steps))), default=0)
 
     def seconds_to(self, target: float) -> float | None:
         """Until an accuracy of `target` or more; None if it was never reached.
@@ -54,12 +67,14 @@ class TimeTo:
     Args:
       seconds: of its repeats, None where any of them never reached it.
       device_hours: that took, over all devices.
+      steps_apart: between two evaluations, at most: the time is known no finer.
     """
 
     cell: Cell
     target: float
     seconds: Estimate | None
     device_hours: float | None
+    steps_apart: int
     reason: str = ""
 
 
@@ -68,12 +83,16 @@ def time_to(cell: Cell, evaluated: Sequence[Evaluated], target: float) -> TimeTo
 
     The runs that did reach it are not averaged alone: those would be the lucky ones.
     """
+    apart = max((run.apart for run in evaluated), default=0)
     times = [run.seconds_to(target) for run in evaluated]
     reached = [seconds for seconds in times if seconds is not None and seconds > 0]
-    if len(reached) < len(times):
+    reason = ""
+    if any(len(run.seconds) == 1 for run in evaluated):
+        reason = "evaluated only at its end"
+    elif len(reached) < len(times):
         reason = f"{len(reached)} of {len(times)} runs reached {target:g}"
-        return TimeTo(cell, target, None, None, reason)
+    if reason:
+        return TimeTo(cell, target, None, None, apart, reason)
     seconds = median_estimate(reached)
-    return TimeTo(
-        cell, target, seconds, seconds.value * cell.world_size / 3600, seconds.reason
-    )
+    hours = seconds.value * cell.world_size / 3600
+    return TimeTo(cell, target, seconds, hours, apart, seconds.reason)

@@ -4,8 +4,6 @@ A figure shows its chart's rows and nothing else, so the CSV behind it is what i
 """
 
 import contextlib
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +14,14 @@ import numpy as np
 
 from recipe.errors import RecordError
 from record.run import read_summary
+from report import escape
 from report.cells import Cell
 from report.checks import MISSING, Check, loss_curve
-from report.findings import Report
+from report.findings import Projection, Report
 from report.groups import FRAMEWORKS, Group, file_name, program
 from report.intervals import Estimate
 from report.scaling import WEAK, Curve, Point
+from report.sentences import in_words
 
 # What is drawn how: dashed is a model and nothing else, dotted is a bound.
 MEASURED, MODEL, BOUND = "measured", "model", "bound"
@@ -31,6 +31,8 @@ MOST_RANKS = 3  # of a curve: more lines hide each other
 # How a figure shows its rows: medians over devices with their intervals; how steps are
 # distributed; a line over steps; parts of a whole, stacked.
 POINTS, DISTRIBUTION, LINES, BARS = "points", "distribution", "lines", "bars"
+PEAK = "the device's peak"
+NEAR = 10  # a bound that many times above the points would press them together
 # How far beyond the points an interval is drawn, in what lies between the points.
 BEYOND = 1.5
 
@@ -136,15 +138,12 @@ class Chart:
 
 def to_csv(chart: Chart) -> str:
     """The chart's rows with a header; an empty field is an end that there is not."""
-    text = io.StringIO()
     names = ["series", "framework", "kind", "x", "y", "low", "high"]
     names += ["panel"] * any(row.panel for row in chart.rows)
     labels = {"x": chart.x_label, "y": chart.y_label}
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([labels.get(name, name) for name in names])
-    for row in chart.rows:
-        writer.writerow([getattr(row, name) for name in names])
-    return text.getvalue()
+    head = [labels.get(name, name) for name in names]
+    rows = ([getattr(row, name) for name in names] for row in chart.rows)
+    return escape.to_csv([head, *rows])
 
 
 def charts(report: Report) -> list[Chart]:
@@ -244,7 +243,7 @@ def _loss_chart(
 
 def _throughput(report: Report, group: Group) -> Chart:
     rows = list(_of_points(group, lambda p: p.images_per_second))
-    says = "Higher is faster. Dotted: what as many single devices would do."
+    bounds, model, beyond = ["what as many single devices would do"], "", ""
     for curve in group.curves:
         if curve.base is None:
             continue
@@ -255,19 +254,34 @@ def _throughput(report: Report, group: Group) -> Chart:
             Row(f"{group.label(curve)}, ideal", framework, BOUND, size, rate * size)
             for size in (first.cell.world_size, last.cell.world_size)
         ]
-        if model := _modelled(report, group, curve, last.cell.world_size):
-            rows += model
-            says = (
-                "Higher is faster. Dotted: what as many single devices would do. "
-                "Dashed, a model: what the interconnect allows of that."
-            )
+        if modelled := _modelled(report, group, curve, last.cell.world_size):
+            rows += modelled
+            model = " Dashed, a model: what the interconnect allows of that."
+    if (rate := _peak_rate(report, group)) is not None:
+        points = [row for row in rows if row.kind == MEASURED]
+        sizes = sorted({row.x for row in points})
+        times = rate / max(row.y / row.x for row in points)
+        if times < NEAR:
+            bounds.append("and what the peak of each allows")
+            rows += [Row(PEAK, "", BOUND, size, rate * size) for size in sizes]
+        else:
+            beyond = f" The devices' peak is {times:,.0f} times as high, and not drawn."
     return _chart(
         *(group, "throughput", "Throughput", rows),
         section=FAST,
         y_label="images/s",
-        says=says,
+        says=f"Higher is faster. Dotted: {', '.join(bounds)}.{model}{beyond}",
         log_y=True,
     )
+
+
+def _peak_rate(report: Report, group: Group) -> float | None:
+    """Images/s of one device at its peak; None where that is not known."""
+    point = group.curves[0].points[0]
+    use = report.utilisation(point)
+    if use is None or use.share is None:
+        return None
+    return point.images_per_second.value / point.cell.world_size / use.share.value
 
 
 def _ratio(report: Report, group: Group) -> Chart:
@@ -289,9 +303,10 @@ def _ratio(report: Report, group: Group) -> Chart:
         y_label="ratio of images/s",
         says=(
             "Above 1 JAX is faster, below 1 PyTorch. An interval that holds 1 shows "
-            "no difference."
+            "no difference. The axis is logarithmic: twice as fast and half as fast "
+            "lie as far from 1."
         ),
-        from_zero=True,
+        log_y=True,
         one=1.0,
     )
 
@@ -299,6 +314,8 @@ def _ratio(report: Report, group: Group) -> Chart:
 def _accuracy(report: Report, group: Group) -> Chart:
     times = {id(t.cell): t for t in report.times[group.title]}
     target = next((f" {t.target:g}" for t in times.values()), "")
+    apart = sorted({t.steps_apart for t in times.values()})
+    every = " to ".join(f"{steps:,}" for steps in dict.fromkeys(apart[:1] + apart[-1:]))
 
     def seconds(point: Point) -> Estimate | None:
         return times[id(point.cell)].seconds if times else None
@@ -308,7 +325,10 @@ def _accuracy(report: Report, group: Group) -> Chart:
         _of_points(group, seconds),
         section=FAST,
         y_label="seconds of training",
-        says="Lower is faster. Compilation, start-up and evaluation are left out.",
+        says=(
+            "Lower is faster. Compilation, start-up and evaluation are left out. "
+            f"Evaluated every {every} steps: the time is known no finer."
+        ),
         from_zero=True,
     )
 
@@ -441,32 +461,44 @@ def _utilisation(report: Report, group: Group) -> Chart:
         use = used[id(point)]
         return None if use is None else use.share if known else use.flops
 
+    rows = list(_of_points(group, figure))
+    if known:
+        ends = min(row.x for row in rows), max(row.x for row in rows)
+        rows += [Row(PEAK, "", BOUND, x, 1.0) for x in ends]
     return _chart(
-        *(group, "utilisation", "MFU" if known else "FLOP/s of a device"),
-        _of_points(group, figure),
+        *(group, "utilisation", "MFU" if known else "FLOP/s of a device", rows),
         section=HOLDS_BACK,
         y_label="share of the device's peak" if known else "FLOP/s per device",
         says=(
             "What the model's own matrix products take of a device"
-            + (f", over {peak}." if known else "; its peak is not known.")
+            + (
+                f", over {peak}: the dotted line, at 1. The axis is logarithmic."
+                if known
+                else "; its peak is not known."
+            )
         ),
-        from_zero=True,
+        log_y=known,
+        from_zero=not known,
     )
 
 
 def _projection(report: Report, group: Group) -> Chart:
     rows: list[Row] = []
+    off = []
     for curve in group.curves:
         if model := _modelled(report, group, curve):
             label = group.label(curve)
             rows += [*_of_curve(curve, label, lambda p: p.images_per_second), *model]
+            errors = _projection_of(report, curve).errors
+            off += [f"{errors[n]:+.0%} ({label} on {n})" for n in sorted(errors)[-1:]]
     return _chart(
         *(group, "projection", "Projection, a model", rows),
         section=FURTHER,
         y_label="images/s",
         says=(
             "Points are measured; what is dashed is a model of computation and "
-            "exchange alone, and so an upper bound."
+            "exchange alone, and so an upper bound. On the most devices measured it is "
+            f"off by {in_words(off) or '–'}."
         ),
         log_y=True,
     )
@@ -476,13 +508,17 @@ def _modelled(
     report: Report, group: Group, curve: Curve, most: float = math.inf
 ) -> list[Row]:
     """A curve's projection to so many devices at most."""
-    (projection,) = (p for p in report.projections if p.curve is curve)
     label, framework = f"{group.label(curve)}, model", curve.setting.framework
     return [
         Row(label, framework, MODEL, p.devices, p.images_per_second)
-        for p in projection.points
+        for p in _projection_of(report, curve).points
         if p.devices <= most
     ]
+
+
+def _projection_of(report: Report, curve: Curve) -> Projection:
+    (projection,) = (p for p in report.projections if p.curve is curve)
+    return projection
 
 
 def _of_points(

@@ -34,6 +34,7 @@ from report.charts import (
     Chart,
     Row,
 )
+from report.escape import visible
 from report.parity import Verdict, losses
 
 # Okabe and Ito's palette: told apart by the colour-blind. In grey the two are near each
@@ -88,18 +89,16 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
         axes.axhline(chart.one, color="0.45", linewidth=1)
     seen: dict[str, int] = {}  # framework -> its measured series so far
     measured = {row.series for row in chart.rows if row.kind == MEASURED}
-    bounds = 0
-    for number, (name, group) in enumerate(
+    bounds: set[str] = set()
+    for number, (series, group) in enumerate(
         itertools.groupby(chart.rows, lambda row: row.series)
     ):
-        rows = list(group)
+        rows, name = list(group), visible(series)
         first = rows[0]
         colour = COLOURS.get(first.framework, COLOURS[""])
         x, y = [row.x for row in rows], [row.y for row in rows]
         if first.kind == BOUND:
-            label = None if bounds else "ideal"
-            bounds += 1
-            axes.plot(x, y, ":", color="0.35", linewidth=1.2, label=label, zorder=1)
+            _draw_bound(axes, x, y, name, bounds)
             continue
         if first.kind == MODEL:
             axes.plot(x, y, "--", color=colour, linewidth=1.4, label=name)
@@ -124,6 +123,26 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
             # Side by side, since intervals at one number of devices hide each other.
             aside = 1.015 ** (2 * sum(seen.values()) - 1 - len(measured))
             _draw_points(axes, chart, rows, aside, nth, name)
+
+
+def _draw_bound(
+    axes: Axes, x: Sequence[float], y: Sequence[float], name: str, named: set[str]
+) -> None:
+    """A dotted line: each curve's ideal, thin, and what all share, thick.
+
+    Args:
+      named: what the legend has of bounds; all ideals are one.
+    """
+    ideal = name.endswith(", ideal")
+    label = "ideal" if ideal else name
+    shown = None if label in named else label
+    named.add(label)
+    look: dict[str, Any] = {"linestyle": ":", "label": shown, "zorder": 1}
+    look |= {"color": "0.35" if ideal else "black", "linewidth": 1.2 if ideal else 2}
+    if len(set(y)) == 1:
+        axes.axhline(y[0], **look)  # seen over a single size, too
+    else:
+        axes.plot(x, y, **look)
 
 
 def _draw_points(
@@ -181,7 +200,7 @@ def _draw_bars(figure: Figure, chart: Chart) -> None:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.grid(axis="x", visible=False)
         axes.set_axisbelow(True)
-        axes.set_title(panel, fontsize="medium")
+        axes.set_title(visible(panel), fontsize="medium")
     every[0].set_ylabel(chart.y_label)
     figure.supxlabel(chart.x_label, fontsize="medium")
     patches = [
@@ -277,7 +296,7 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
         upper.plot(steps, curve, style, color=colour, linewidth=width, label=label)
     upper.set_ylabel("training loss")
     upper.set_title(
-        f"{verdict.experiment}, {verdict.precision}: {verdict.verdict}",
+        visible(f"{verdict.experiment}, {verdict.precision}: {verdict.verdict}"),
         loc="left",
         parse_math=False,
     )

@@ -14,9 +14,9 @@ from report.intervals import Estimate
 from report.parity import IDENTICAL
 from report.peaks import flops_per_device, peak_flops
 from report.projection import (
-    INTERCONNECTS,
     Interconnect,
     Projected,
+    assumed_interconnect,
     exchange_of,
     gradient_bytes,
     project,
@@ -306,7 +306,9 @@ def _times(
 def _project(curve: Curve, options: Options) -> Projection:
     """The model on a curve that begins with one device."""
     setting = curve.setting
-    net = options.interconnect or _known_interconnect(setting.device)
+    gpus = curve.points[0].cell.runs[0].environment.get("gpus") or {}
+    net = options.interconnect
+    net = net or assumed_interconnect(setting.device, gpus.get("links", ()))
     reason = ""
     if curve.base is None:
         reason = curve.reason
@@ -341,14 +343,3 @@ def _project(curve: Curve, options: Options) -> Projection:
         if p.devices in measured and p.devices > 1
     }
     return Projection(curve, net, tuple(points), errors)
-
-
-def _known_interconnect(device: str) -> Interconnect | None:
-    for chip, name in (
-        ("H100", "dgx-h100"),
-        ("A100", "dgx-a100"),
-        ("V100", "dgx-1-v100"),
-    ):
-        if chip in device:
-            return INTERCONNECTS[name]
-    return None

@@ -4,9 +4,9 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
+from report.escape import to_html
 from report.intervals import Estimate
 
 HERE = Path(__file__).parent
@@ -29,7 +29,7 @@ def document(title: str, body: str) -> str:
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>{escape(title)}</title>
+<title>{to_html(title)}</title>
 <style>{style}</style></head><body>
 {body}
 <script>{script}</script></body></html>
@@ -51,7 +51,7 @@ def data_link(content: bytes, kind: str) -> str:
 
 def listed(lines: Iterable[str], of: str = "ul") -> str:
     """A list of sentences; nothing without any."""
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    items = "".join(f"<li>{to_html(line)}</li>" for line in lines)
     return f"<{of}>{items}</{of}>" if items else ""
 
 
@@ -96,21 +96,21 @@ def table(
         names = ["number"] * (number in right) + ["wrap"] * held.wrap
         attributes = f' class="{" ".join(names)}"' if names else ""
         if held.value is not None:
-            attributes += f' data-value="{escape(str(held.value))}"'
-        below = f"<small>{escape(held.below)}</small>" if held.below else ""
-        return f"<td{attributes}>{escape(held.text)}{below}</td>"
+            attributes += f' data-value="{to_html(str(held.value))}"'
+        below = f"<small>{to_html(held.below)}</small>" if held.below else ""
+        return f"<td{attributes}>{to_html(held.text)}{below}</td>"
 
     heads = "".join(
         f'<th scope="col"{" class=number" if number in right else ""}>'
-        f'<button type="button">{escape(name)}</button></th>'
+        f'<button type="button">{to_html(name)}</button></th>'
         for number, name in enumerate(head)
     )
     body = "".join(
         f"<tr>{''.join(cell(number, held) for number, held in enumerate(row))}</tr>\n"
         for row in rows
     )
-    label = escape(caption or ", ".join(head))
-    title = f"<caption><span>{escape(caption)}</span></caption>" if caption else ""
+    label = to_html(caption or ", ".join(head))
+    title = f"<caption><span>{to_html(caption)}</span></caption>" if caption else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
         f"{title}<thead><tr>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>"

@@ -20,7 +20,7 @@ LEAST_POINTS = 5  # of which the largest is held out
 
 
 def amdahl_speedup(
-    devices: Float[np.ndarray, "..."], serial: float
+    devices: Float[np.ndarray, "..."], serial: float | Float[np.ndarray, "..."]
 ) -> Float[np.ndarray, "..."]:
     """S = 1 / (s + (1 - s) / p): the serial part of the same work stays.
 
@@ -35,7 +35,7 @@ def amdahl_speedup(
 
 
 def gustafson_speedup(
-    devices: Float[np.ndarray, "..."], serial: float
+    devices: Float[np.ndarray, "..."], serial: float | Float[np.ndarray, "..."]
 ) -> Float[np.ndarray, "..."]:
     """S = p + (1 - p) s: the parallel part of the work grows with the devices.
 

@@ -1,8 +1,7 @@
 """A scaling report's page: parity first, speed, scaling, its limits, and a model."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from html import escape
 from pathlib import Path
 
 from report.breakdown import PARTS
@@ -18,6 +17,7 @@ from report.charts import (
 )
 from report.checks import Check, Comparison
 from report.environment import commands, environment_rows
+from report.escape import to_html
 from report.findings import Projection, Report
 from report.groups import Group
 from report.html import (
@@ -30,21 +30,19 @@ from report.html import (
     table,
 )
 from report.parity import IDENTICAL
-from report.scaling import WEAK
 from report.sentences import (
     check_sentence,
     claim_sentence,
-    fit_sentence,
-    framework,
+    fit_sentences,
     held_back_sentences,
-    in_words,
+    of_what,
     parity,
     projection_sentence,
     rate_sentences,
     scaling_sentences,
 )
+from report.table import points_table
 
-MIB = 2**20
 MOST_ROWS = 16  # of the ranks of one curve
 SHORT = 4  # groups whose sentences the summary repeats
 
@@ -68,11 +66,11 @@ def page(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
         _where(report),
         _terms(),
     )
-    head = f"""<h1>{escape(title)}</h1>
-<p>{escape(_of_what(report))}</p>
+    head = f"""<h1>{to_html(title)}</h1>
+<p>{to_html(of_what(report))}</p>
 <div class="verdict {verdict.replace(" ", "-")}">
-<strong>Parity: {escape(verdict)}</strong>
-<p>{escape(said)}</p></div>"""
+<strong>Parity: {to_html(verdict)}</strong>
+<p>{to_html(said)}</p></div>"""
     return document(f"{title} ({verdict})", "\n".join([head, *sections]))
 
 
@@ -80,16 +78,6 @@ def _what(report: Report) -> str:
     names = sorted({c.setting.experiment for c in report.scaling.curves})
     names = names or sorted({check.experiment for check in report.checks})
     return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
-
-
-def _of_what(report: Report) -> str:
-    """What all of it has in common, in one line."""
-    runs = report.runs
-    common = [v for name, v in report.common.items() if v and name != "experiment"]
-    sizes = in_words([f"{size:,}" for size in sorted({r.world_size for r in runs})])
-    names = " and ".join(sorted({framework(run.framework) for run in runs})[::-1])
-    told = f"{len(runs)} runs of {names} on {sizes} devices" if runs else "No timed run"
-    return "; ".join([told, *common])
 
 
 def _short(report: Report) -> str:
@@ -111,7 +99,7 @@ def _short(report: Report) -> str:
     for (link, question), say in answers.items():
         said = ""
         for group in report.groups[:SHORT]:
-            title = f"<p>{escape(group.title)}</p>" if len(report.groups) > 1 else ""
+            title = f"<p>{to_html(group.title)}</p>" if len(report.groups) > 1 else ""
             said += f"{title}{sentences}" if (sentences := listed(say(group))) else ""
         items += (
             f'<li><b><a href="#{link}">{question}</a></b>'
@@ -205,95 +193,18 @@ def _scales(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
 
 
 def _points_table(report: Report, group: Group) -> str:
-    times = {id(t.cell): t for t in report.times[group.title]}
-    fraction = "s(p)" if group.curves[0].regime == WEAK else "e(p)"
-    target = next((f"{t.target:g}" for t in times.values()), "")
-    to = f"to {target}" if target else "to accuracy"
-    head = (
-        *("framework", "devices", "global batch", "runs", "images/s", "speed-up"),
-        *(
-            "efficiency",
-            fraction,
-            "TFLOP/s per device",
-            "MFU",
-            "peak memory MiB",
-            "compile s",
-        ),
-        *("start-up s", f"seconds {to}", f"device-hours {to}"),
-    )
-    rows = []
-    for curve in group.curves:
-        for point in curve.points:
-            cell, use = point.cell, report.utilisation(point)
-            time = times.get(id(cell))
-            memory = [r.peak_memory_bytes for r in cell.runs if r.peak_memory_bytes]
-            rows.append(
-                [
-                    group.label(curve),
-                    str(cell.world_size),
-                    str(cell.global_batch),
-                    str(len(cell.runs)),
-                    estimate_cell(point.images_per_second, ",.0f"),
-                    estimate_cell(point.speedup, ".2f"),
-                    estimate_cell(point.efficiency, ".3f"),
-                    estimate_cell(point.serial_fraction, ".3f"),
-                    number_cell(use.flops.value / 1e12 if use else None, ".3g"),
-                    estimate_cell(use.share if use else None, ".3f"),
-                    number_cell(max(memory) / MIB if memory else None, ",.0f"),
-                    number_cell(_median(cell.runs, "compile_seconds"), ".2f"),
-                    number_cell(_median(cell.runs, "startup_seconds"), ".2f"),
-                    estimate_cell(time.seconds if time else None, ".3g"),
-                    number_cell(time.device_hours if time else None, ".3g"),
-                ]
-            )
-    reasons = [f"{group.label(c)}: no speed-up, {c.reason}" for c in group.curves]
-    reasons = [r for c, r in zip(group.curves, reasons, strict=True) if c.reason]
-    reasons += sorted(
-        {
-            f"{group.label(c)} on {p.cell.world_size}: no interval, {reason}"
-            for c in group.curves
-            for p in c.points
-            if (reason := p.images_per_second.reason)
-        }
-    )
-    reasons += [
-        f"{t.cell.setting.framework} ×{t.cell.world_size}: no time to accuracy, "
-        f"{t.reason}"
-        for t in times.values()
-        if t.seconds is None
-    ]
-    # A column without a figure says nothing but its name.
-    told = [n for n, _ in enumerate(head) if any(_text(row[n]) != "–" for row in rows)]
-    shown = table(
-        [head[n] for n in told],
-        [[row[n] for n in told] for row in rows],
-        numbers=range(1, len(told)),
-        caption=f"Every point: {group.title}",
-    )
-    return shown + listed(reasons)
-
-
-def _text(cell: str | Shown) -> str:
-    return cell.text if isinstance(cell, Shown) else cell
-
-
-def _median(runs: Sequence, name: str) -> float | None:
-    values = sorted(v for run in runs if (v := getattr(run, name)) is not None)
-    middle = len(values) // 2
-    if not values:
-        return None
-    return (
-        values[middle] if len(values) % 2 else sum(values[middle - 1 : middle + 1]) / 2
-    )
+    head, rows, reasons = points_table(report, group)
+    caption = f"Every point: {group.title}"
+    return table(head, rows, range(1, len(head)), caption) + listed(reasons)
 
 
 def _holds_back(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     parts = []
     for group in report.groups:
-        said = [*held_back_sentences(report, group), *_fits(group)]
+        said = [*held_back_sentences(report, group), *fit_sentences(group)]
         tables = _breakdown_table(report, group) + _ranks_table(report, group)
         if said or tables:
-            parts.append(f"<h3>{escape(group.title)}</h3>{listed(said)}{tables}")
+            parts.append(f"<h3>{to_html(group.title)}</h3>{listed(said)}{tables}")
     shares = sorted(
         {
             use.reason
@@ -312,20 +223,6 @@ communication is what a step takes longer than one without the exchange of gradi
 What no run measured apart is within the rest; docs/study.md has the arms of a study
 that tell more.</p>
 """
-
-
-def _fits(group: Group) -> Iterator[str]:
-    """Each law that was fitted, and once why others were not."""
-    without: dict[str, list[str]] = {}
-    for curve in group.curves:
-        label = group.label(curve)
-        for fit in curve.fits:
-            if fit.reason:
-                without.setdefault(fit.reason, []).append(f"{label}'s {fit.law}")
-            else:
-                yield f"{label}, {fit_sentence(fit)}"
-    for reason, laws in without.items():
-        yield f"Not fitted, with {reason}: {in_words(laws)}"
 
 
 def _breakdown_table(report: Report, group: Group) -> str:
@@ -435,7 +332,7 @@ def _where(report: Report) -> str:
 {shown if rows else ""}
 {listed(order)}
 <p>Run it again, and make this page again:</p>
-<pre>{escape(chr(10).join(lines))}</pre>
+<pre>{chr(10).join(map(to_html, lines))}</pre>
 """
 
 
@@ -473,9 +370,9 @@ def _figure(chart: Chart, file: Path) -> str:
     image = data_link(file.read_bytes(), "image/svg+xml")
     numbers = data_link(to_csv(chart).encode(), "text/csv")
     return (
-        f"<figure><b>{escape(chart.title)}</b>"
-        f'<img src="{image}" alt="{escape(f"{chart.title}. {chart.says}")}">'
-        f"<figcaption>{escape(chart.says)} "
+        f"<figure><b>{to_html(chart.title)}</b>"
+        f'<img src="{image}" alt="{to_html(f"{chart.title}. {chart.says}")}">'
+        f"<figcaption>{to_html(chart.says)} "
         f'<a class="download" download="{chart.name}.csv" href="{numbers}">CSV</a>'
         "</figcaption></figure>"
     )

@@ -3,10 +3,10 @@
 import base64
 import json
 import shlex
-from html import escape
 from pathlib import Path
 
 from record.run import Run
+from report.escape import to_html
 from report.figures import parity_figure
 from report.html import document, listed, table
 from report.parity import IDENTICAL, UNDECIDED, Verdict
@@ -78,9 +78,9 @@ def _parity_html(
     title = f"{verdict.experiment}: {verdict.verdict}"
     return document(
         title,
-        f"""<h1>{escape(verdict.experiment)} in {escape(verdict.precision)}:
+        f"""<h1>{to_html(verdict.experiment)} in {to_html(verdict.precision)}:
 <span class="{verdict.verdict}">{verdict.verdict}</span></h1>
-<p>Judged by {escape(verdict.decided_by)}: {said}.</p>
+<p>Judged by {to_html(verdict.decided_by)}: {said}.</p>
 {listed(broken)}
 <img alt="Loss curves of all runs, and the relative difference of each pair"
  src="data:image/png;base64,{image}">
@@ -113,14 +113,14 @@ difference of a parameter over its largest value.</p>
 <p>Throughput here is of a check, not of a benchmark: runs are short and share the
 machine.</p>
 <h2>Where</h2>
-<p>{escape(environment["processor"])}, {environment["cpu_count"]} cores;
-Python {escape(environment["python"])}; {escape(packages)}.<br>
-Commit {escape(str(environment["git_commit"]))}{
+<p>{to_html(environment["processor"])}, {environment["cpu_count"]} cores;
+Python {to_html(environment["python"])}; {to_html(packages)}.<br>
+Commit {to_html(str(environment["git_commit"]))}{
             ", with local changes" if environment["git_dirty"] else ""
         }.<br>
-Recipe {escape(verdict.config_hash[:12])}, data {
-            escape(verdict.data_fingerprint[:12])
+Recipe {to_html(verdict.config_hash[:12])}, data {
+            to_html(verdict.data_fingerprint[:12])
         }.</p>
-<p>To repeat it: <code>python {escape(shlex.join(command))}</code></p>
+<p>To repeat it: <code>python {to_html(shlex.join(command))}</code></p>
 """,
     )

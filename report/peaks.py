@@ -5,28 +5,35 @@ import re
 import numpy as np
 from jaxtyping import Float
 
-# FLOP/s of dense matrix products, from NVIDIA's data sheets: V100 (2020), A100 (2021,
-# Tensor Core figures), H100 and H200 (2023 and 2024, half of their figures with
-# sparsity). fp32 is that of CUDA cores, since fp32 here is never rounded to TF32.
-_HOPPER = {"fp64": 67e12, "fp32": 67e12, "tf32": 494.7e12, "bf16": 989.4e12}
+# FLOP/s of dense matrix products, by the device's name, from NVIDIA's data sheets: V100
+# (2020), A100 (2021, Tensor Core figures), H100 (2023) and H200 (2024), NVL and SXM, of
+# these half of what they say with sparsity. fp32 is that of CUDA cores, since fp32 here
+# is never rounded to TF32.
+_HOPPER = {"fp64": 67e12, "fp32": 67e12, "tf32": 494.7e12}
+_HOPPER_NVL = {"fp64": 60e12, "fp32": 60e12, "tf32": 417.5e12}
 PEAKS = {
-    r"V100.*SXM2": {"fp64": 7.8e12, "fp32": 15.7e12, "fp16": 125e12},
-    r"V100.*PCIE": {"fp64": 7e12, "fp32": 14e12, "fp16": 112e12},
-    r"A100": {
+    r"\bV100-SXM2": {"fp64": 7.8e12, "fp32": 15.7e12, "fp16": 125e12},
+    r"\bV100-PCIE": {"fp64": 7e12, "fp32": 14e12, "fp16": 112e12},
+    r"\bA100\b": {
         "fp64": 19.5e12,
         "fp32": 19.5e12,
         "tf32": 156e12,
         "bf16": 312e12,
         "fp16": 312e12,
     },
-    r"H100.*PCIe": {
+    r"\bH100 PCIe": {
         "fp64": 51e12,
         "fp32": 51e12,
         "tf32": 378e12,
         "bf16": 756e12,
         "fp16": 756e12,
     },
-    r"(H100.*HBM3|H100.*SXM|H200|GH200)": {**_HOPPER, "fp16": 989.4e12},
+    r"\b(H100|H200) NVL\b": {**_HOPPER_NVL, "bf16": 835.5e12, "fp16": 835.5e12},
+    r"\b(H100\b.*(HBM3|SXM)|H200\b|GH200\b)": {
+        **_HOPPER,
+        "bf16": 989.4e12,
+        "fp16": 989.4e12,
+    },
 }
 
 
@@ -36,6 +43,8 @@ def peak_flops(device: str, precision: str) -> float | None:
     >>> peak_flops("NVIDIA A100-SXM4-80GB", "bf16") / 1e12
     312.0
     """
+    if "MIG" in device.split():  # a slice of a GPU, of which no data sheet tells
+        return None
     for name, peaks in PEAKS.items():
         if re.search(name, device, re.IGNORECASE):
             return peaks.get(precision)

@@ -51,7 +51,7 @@ def read_between_steps(run: Path) -> Rows:
     """
     file = run / "metrics.jsonl"
     windows: list[Window] = []
-    trained, seconds, accuracies = 0.0, [], []
+    trained, seconds, accuracies, steps = 0.0, [], [], []
     try:
         lines = file.read_bytes().splitlines()
     except OSError as error:
@@ -70,9 +70,11 @@ def read_between_steps(run: Path) -> Rows:
             elif row["kind"] == "evaluation" and row["accuracy"] is not None:
                 seconds.append(trained)
                 accuracies.append(float(row["accuracy"]))
+                steps.append(int(row["step"]))
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(f"{where} is no row of a record: {error!r}") from error
-    return Rows(tuple(windows), Evaluated(tuple(seconds), tuple(accuracies)))
+    evaluated = Evaluated(tuple(seconds), tuple(accuracies), tuple(steps))
+    return Rows(tuple(windows), evaluated)
 
 
 def _window(row: dict[str, Any]) -> Window:

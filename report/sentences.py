@@ -9,6 +9,7 @@ from report.groups import FRAMEWORKS, Group, program
 from report.intervals import Estimate
 from report.laws import Fit
 from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
+from report.projection import by_law, describes
 from report.runs import ARMS, EXCHANGE
 from report.scaling import WEAK, Curve
 
@@ -75,6 +76,16 @@ def parity(report: Report) -> tuple[str, str]:
         f"PyTorch and JAX trained the same thing {told}: their losses and final "
         f"weights are no further apart than rounding allows.{part}"
     )
+
+
+def of_what(report: Report) -> str:
+    """What all of it has in common, in one line."""
+    runs = report.runs
+    common = [v for name, v in report.common.items() if v and name != "experiment"]
+    sizes = in_words([f"{size:,}" for size in sorted({r.world_size for r in runs})])
+    names = " and ".join(sorted({framework(run.framework) for run in runs})[::-1])
+    told = f"{len(runs)} runs of {names} on {sizes} devices" if runs else "No timed run"
+    return "; ".join([told, *common])
 
 
 def check_sentence(check: Check) -> str:
@@ -221,6 +232,20 @@ def fit_sentence(fit: Fit) -> str:
     )
 
 
+def fit_sentences(group: Group) -> Iterator[str]:
+    """Each law that was fitted, and once why others were not."""
+    without: dict[str, list[str]] = {}
+    for curve in group.curves:
+        label = group.label(curve)
+        for fit in curve.fits:
+            if fit.reason:
+                without.setdefault(fit.reason, []).append(f"{label}'s {fit.law}")
+            else:
+                yield f"{label}, {fit_sentence(fit)}"
+    for reason, laws in without.items():
+        yield f"Not fitted, with {reason}: {in_words(laws)}"
+
+
 def projection_sentence(projection: Projection, label: str) -> str:
     if projection.reason:
         return f"{label}: no projection, {projection.reason}"
@@ -229,10 +254,24 @@ def projection_sentence(projection: Projection, label: str) -> str:
     errors = in_words(
         [f"{error:+.0%} on {n}" for n, error in sorted(projection.errors.items())]
     )
+    off = f"Where it was measured, the model is off by {errors or '–'}"
+    law = "".join(
+        f" {fit.law}'s law, fitted to the curve, says "
+        f"{shown(by_law(fit, last.devices), ',.0f')} images/s on "
+        f"{devices(last.devices)}."
+        for fit in projection.curve.fits[:1]
+        if not fit.reason
+    )
+    if not describes(projection.errors):
+        return (
+            f"{label}: the model does not describe this curve, and its figure is not "
+            f"quoted: something other than the exchange over {net.name} holds it back."
+            f"{law} {off}, and by +3% to +19% of published tables"
+        )
     return (
         f"{label}: at most {last.images_per_second:,.0f} images/s on "
         f"{devices(last.devices)} over {net.name}, efficiency {last.efficiency:.2f}, "
-        f"says the model. Where it was measured, the model is off by {errors or '–'}"
+        f"says the model.{law} {off}"
     )
 
 

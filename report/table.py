@@ -1,8 +1,7 @@
 """The table of a scaling report: a row per point, as CSV, JSON and Markdown."""
 
-import csv
-import io
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -10,22 +9,28 @@ from typing import Any
 import numpy as np
 
 from record.schema import strict_json
+from report import escape
 from report.breakdown import PARTS
-from report.environment import environment_rows
+from report.environment import commands, environment_rows
 from report.findings import Report
+from report.groups import Group
+from report.html import Shown, estimate_cell, number_cell
+from report.projection import describes
 from report.runs import TimedRun
-from report.scaling import Curve, Point, Scaling
+from report.scaling import WEAK, Curve, Point, Scaling
 from report.sentences import (
     check_sentence,
     claim_sentence,
-    fit_sentence,
+    fit_sentences,
     held_back_sentences,
+    in_words,
+    of_what,
     parity,
     projection_sentence,
-    shown,
 )
 
 SCHEMA_VERSION = 1
+MIB = 2**20
 
 
 def rows(found: Scaling) -> list[dict[str, Any]]:
@@ -70,12 +75,8 @@ def report_rows(report: Report) -> list[dict[str, Any]]:
 def to_csv(report: Report) -> str:
     """The rows with a header; an empty field is a figure that there is not."""
     table = report_rows(report)
-    text = io.StringIO()
-    if table:
-        writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _unformulated(v) for k, v in row.items()} for row in table)
-    return text.getvalue()
+    head = list(table[0]) if table else []
+    return escape.to_csv([head, *(list(row.values()) for row in table)] if head else [])
 
 
 def to_json(report: Report) -> str:
@@ -114,9 +115,10 @@ def to_json(report: Report) -> str:
         {
             "curve": str(p.curve),
             "reason": p.reason,
-            "interconnect": p.interconnect.source if p.interconnect else None,
+            "interconnect": asdict(p.interconnect) if p.interconnect else None,
             "model": [asdict(point) for point in p.points],
             "errors": {str(n): error for n, error in p.errors.items()},
+            "describes_the_curve": describes(p.errors),
         }
         for p in report.projections
     ]
@@ -155,24 +157,93 @@ def to_json(report: Report) -> str:
     return json.dumps(strict_json(whole), indent=1, allow_nan=False) + "\n"
 
 
+def points_table(
+    report: Report, group: Group
+) -> tuple[list[str], list[list[str | Shown]], list[str]]:
+    """A group's points for a reader, on the page and in Markdown alike.
+
+    Returns:
+      Its head, its rows, and why figures are missing from it.
+    """
+    times = {id(t.cell): t for t in report.times[group.title]}
+    fraction = "s(p)" if group.curves[0].regime == WEAK else "e(p)"
+    target = next((f"{t.target:g}" for t in times.values()), "")
+    to = f"to {target}" if target else "to accuracy"
+    head = (
+        *("framework", "devices", "global batch", "runs", "images/s", "speed-up"),
+        *("efficiency", fraction, "TFLOP/s per device", "MFU", "peak memory MiB"),
+        *("compile s", "start-up s", f"seconds {to}", f"device-hours {to}"),
+    )
+    rows = []
+    for curve in group.curves:
+        for point in curve.points:
+            cell, use = point.cell, report.utilisation(point)
+            time = times.get(id(cell))
+            memory = [r.peak_memory_bytes for r in cell.runs if r.peak_memory_bytes]
+            rows.append(
+                [
+                    group.label(curve),
+                    str(cell.world_size),
+                    str(cell.global_batch),
+                    str(len(cell.runs)),
+                    estimate_cell(point.images_per_second, ",.0f"),
+                    estimate_cell(point.speedup, ".2f"),
+                    estimate_cell(point.efficiency, ".3f"),
+                    estimate_cell(point.serial_fraction, ".3f"),
+                    number_cell(use.flops.value / 1e12 if use else None, ".3g"),
+                    estimate_cell(use.share if use else None, "#.3g"),
+                    number_cell(max(memory) / MIB if memory else None, ",.0f"),
+                    number_cell(_median(cell.runs, "compile_seconds"), ".2f"),
+                    number_cell(_median(cell.runs, "startup_seconds"), ".2f"),
+                    estimate_cell(time.seconds if time else None, ".3g"),
+                    number_cell(time.device_hours if time else None, ".3g"),
+                ]
+            )
+    reasons = [f"{group.label(c)}: no speed-up, {c.reason}" for c in group.curves]
+    reasons = [r for c, r in zip(group.curves, reasons, strict=True) if c.reason]
+    reasons += sorted(
+        {
+            f"{group.label(c)} on {p.cell.world_size}: no interval, {reason}"
+            for c in group.curves
+            for p in c.points
+            if (reason := p.images_per_second.reason)
+        }
+    )
+    without: dict[str, list[str]] = defaultdict(list)
+    for curve in group.curves:
+        for point in curve.points:
+            time = times.get(id(point.cell))
+            if time is not None and time.seconds is None:
+                name = f"{group.label(curve)} ×{point.cell.world_size}"
+                without[time.reason].append(name)
+    reasons += [
+        f"No time to accuracy, {reason}: {in_words(names)}"
+        for reason, names in without.items()
+    ]
+    # A column without a figure says nothing but its name.
+    told = [n for n, _ in enumerate(head) if any(_text(row[n]) != "–" for row in rows)]
+    kept = [[row[n] for n in told] for row in rows]
+    return [head[n] for n in told], kept, reasons
+
+
+def _text(cell: str | Shown) -> str:
+    return cell.text if isinstance(cell, Shown) else cell
+
+
 def to_markdown(report: Report) -> str:
-    """What a pull request shows: the verdict, a table per curve, what was left out."""
+    """What a pull request shows: the verdict, a table per group, where it ran."""
     verdict, said = parity(report)
-    parts = [f"### Parity: {verdict}\n", f"{_cell_text(said)}\n"]
+    parts = [f"### Parity: {verdict}\n", f"{escape.to_markdown(said)}\n"]
     parts += _items(map(check_sentence, report.checks))
     parts += _items(reason for check in report.checks for reason in check.reasons)
-    for curve in report.scaling.curves:
-        parts.append(f"### {_cell_text(str(curve))}\n")
-        if curve.reason:
-            parts.append(f"No speed-up: {_cell_text(curve.reason)}.\n")
-        head = ("devices", "batch", "n", "images/s", "speed-up", "efficiency")
-        fraction = "s(p)" if curve.regime == "weak" else "e(p)"
-        lines = ["| " + " | ".join((*head, fraction)) + " |", "|---:" * 7 + "|"]
-        lines += [_line(point) for point in curve.points]
-        parts.append("\n".join(lines) + "\n")
-        reasons = {p.images_per_second.reason for p in curve.points} - {""}
-        parts += _items(f"no interval: {reason}" for reason in sorted(reasons))
-        parts += _items(map(fit_sentence, curve.fits))
+    parts.append(f"{escape.to_markdown(of_what(report))}.\n")
+    for group in report.groups:
+        head, rows, reasons = points_table(report, group)
+        lines = [head, ["---", *("---:" for _ in head[1:])]]
+        lines += [[_in_line(cell) for cell in row] for row in rows]
+        parts.append(f"### {escape.to_markdown(group.title)}\n")
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+        parts += _items([*reasons, *fit_sentences(group)])
     if report.claims:
         parts.append("### JAX against PyTorch\n")
         parts += _items(
@@ -196,12 +267,17 @@ def to_markdown(report: Report) -> str:
     if report.scaling.left_out:
         parts.append("### Left out\n")
         parts += _items(f"{o.name}: {o.reason}" for o in report.scaling.left_out)
-    return "\n".join(parts)
+    environment = [f"{n}: {', '.join(found)}" for n, found in environment_rows(report)]
+    if environment:
+        parts.append("### Where, and how to repeat it\n")
+        parts.append(f"{escape.to_markdown('; '.join(environment))}.\n")
+    parts += [f"- {escape.code(command)}" for command in commands(report)]
+    return "\n".join([*parts, ""])
 
 
 def _items(sentences: Iterable[str]) -> list[str]:
     """A list, with the empty line that ends it."""
-    items = [f"- {_cell_text(sentence)}" for sentence in sentences]
+    items = [f"- {escape.to_markdown(sentence)}" for sentence in sentences]
     return [*items, ""] if items else []
 
 
@@ -242,27 +318,8 @@ def _median(runs: tuple[TimedRun, ...], name: str) -> float | None:
     return float(np.median(values)) if values else None
 
 
-def _line(point: Point) -> str:
-    cells = (
-        str(point.cell.world_size),
-        str(point.cell.global_batch),
-        str(len(point.cell.runs)),
-        shown(point.images_per_second, ",.0f"),
-        shown(point.speedup, ".2f"),
-        shown(point.efficiency, ".3f"),
-        shown(point.serial_fraction, ".4f"),
-    )
-    return "| " + " | ".join(cells) + " |"
-
-
-def _cell_text(text: str) -> str:
-    """Text that Markdown shows as it is: names are the user's, and may hold HTML."""
-    for character in r"\`*_[]<>&|#~":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
-
-
-def _unformulated(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula, made plain by a quote."""
-    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
-    return f"'{value}" if formula else value
+def _in_line(cell: str | Shown) -> str:
+    """A table's cell; within one, a stroke would end it even in code."""
+    held = cell if isinstance(cell, Shown) else Shown(cell)
+    below = f" ({held.below})" * bool(held.below)
+    return escape.to_markdown(held.text + below).replace("|", "\\|")

@@ -30,6 +30,19 @@ def test_one_run_that_missed_the_target_leaves_the_cell_without_a_time(cell):
     assert found.reason == "2 of 3 runs reached 0.9"
 
 
+def test_a_run_evaluated_only_at_its_end_tells_no_time_to_accuracy(cell):
+    once = Evaluated((2.0,), (0.95,), (100,))
+    for given in [once] * 3, [FAST, once, FAST]:
+        found = time_to(cell, given, 0.9)
+        assert found.seconds is found.device_hours is None
+        assert found.reason == "evaluated only at its end"
+
+
+def test_it_is_known_no_finer_than_the_widest_gap_between_evaluations(cell):
+    late = Evaluated((1.0, 2.0), (0.9, 0.95), (30, 40))
+    assert time_to(cell, [FAST, late], 0.9).steps_apart == 30
+
+
 def test_the_target_is_one_that_every_run_reached():
     assert common_target([FAST, SLOW]) == 0.92
     assert common_target([FAST, Evaluated((), ())]) is None

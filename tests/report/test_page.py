@@ -5,13 +5,14 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from recipe.errors import RecordError
 from record.run import read_run
-from report.charts import MEASURED, Chart, Row, charts
+from report.charts import BOUND, MEASURED, PEAK, Chart, Row, charts
 from report.figures import draw
 from report.findings import Options, gather, make_report
 from report.page import page
@@ -195,6 +196,32 @@ def test_a_step_is_told_in_the_parts_that_runs_and_arms_measured(out, kept):
     assert "Without the exchange, so that no rank waits" in text
     points = [point for curve in report(kept).scaling.curves for point in curve.points]
     assert [len(point.cell.runs) for point in points] == [3] * 6  # arms are none
+
+
+def peak(kept, flops):
+    """Bounds of the throughput and of the utilisation figure, and both captions."""
+    found = charts(report(kept, peak_flops=flops))
+    named = {chart.name.split("-")[0]: chart for chart in found}
+    both = named["throughput"], named["utilisation"]
+    bounds = [[r for r in chart.rows if r.series == PEAK] for chart in both]
+    return bounds, [chart.says for chart in both]
+
+
+def test_the_peak_is_drawn_where_it_does_not_press_the_points_together(kept):
+    ((far, share), (said, _)) = peak(kept, 1e12)
+    assert not far and "times as high, and not drawn" in said
+    assert {row.y for row in share} == {1.0} and {row.kind for row in share} == {BOUND}
+    ((near, _), (said, _)) = peak(kept, 3e6)
+    assert [row.x for row in near] == [1, 2, 4] and "not drawn" not in said
+
+
+def test_a_ratio_near_1_fills_its_axis_and_1_is_in_view(kept):
+    (chart,) = (c for c in charts(report(kept)) if c.name.startswith("ratio"))
+    near = replace(chart, rows=tuple(replace(row, y=1.07) for row in chart.rows))
+    near = replace(near, rows=tuple(replace(r, low=0.99, high=1.15) for r in near.rows))
+    bottom, top = near.view
+    assert 0.9 < bottom < 0.99 and 1.15 < top < 1.25
+    assert "logarithmic" in chart.says
 
 
 def test_without_an_arm_the_page_says_what_was_not_measured(study):
@@ -437,6 +464,9 @@ def test_figures_are_seen_and_nothing_runs_over_the_edge(opened, width, scheme):
     opened.size(width)
     opened.media(scheme)
     assert opened.run("document.documentElement.scrollWidth") <= width
+    tables = "[...document.querySelectorAll('.scroll')]"
+    over = opened.run(f"{tables}.map(s => s.scrollWidth - s.clientWidth)")
+    assert width < 1280 or not any(over)  # no table is cut off
     sizes = opened.run(
         "[...document.images].map(i => [i.naturalWidth, i.clientWidth, i.alt.length])"
     )

@@ -11,6 +11,7 @@ from report.projection import (
     INTERCONNECTS,
     Interconnect,
     Link,
+    assumed_interconnect,
     bus_bandwidth,
     exchange_of,
     measured_interconnect,
@@ -118,6 +119,36 @@ def test_an_interconnect_is_found_again_from_its_all_reduces():
     assert found.inside.latency == pytest.approx(1e-5)
     assert found.inside.bandwidth == pytest.approx(1e9)
     assert found.source == "5 all-reduces timed on 8 devices"
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("Tesla V100-SXM2-16GB", "DGX-1"),
+        ("NVIDIA A100-SXM4-80GB", "DGX A100"),
+        ("NVIDIA H100 80GB HBM3", "DGX H100"),
+        ("NVIDIA H200", "DGX H200"),
+    ],
+)
+def test_a_socketed_gpus_machine_is_assumed_and_said_to_be(device, name):
+    found = assumed_interconnect(device)
+    assert found.name.startswith(name)
+    assert found.name.endswith("(assumed from the device's name)")
+    assert assumed_interconnect(device, [[None, "NVLink"], ["NVLink", None]]) == found
+    assert assumed_interconnect(device, [[None, "SYS"], ["SYS", None]]) is None
+    assert assumed_interconnect(f"{device} MIG 1g.10gb") is None
+
+
+CARDS = [
+    *("NVIDIA RTX A1000", "NVIDIA A100-PCIE-40GB", "NVIDIA A100 80GB PCIe"),
+    *("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H200 NVL"),
+    *("Tesla V100-PCIE-16GB", "NVIDIA A10", "AMD EPYC"),
+]
+
+
+@pytest.mark.parametrize("device", CARDS)
+def test_of_a_card_in_any_machine_no_interconnect_is_assumed(device):
+    assert assumed_interconnect(device) is None
 
 
 # NVIDIA DeepLearningExamples, PyTorch ResNet-50 v1.5, batch 256 a device (128 for fp32

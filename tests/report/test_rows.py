@@ -30,12 +30,12 @@ def rows(tmp_path):
 
 
 def test_windows_before_an_evaluation_are_counted_and_later_ones_not(rows):
-    evaluation = {"kind": "evaluation", "accuracy": 0.8}
+    evaluation = {"kind": "evaluation", "accuracy": 0.8, "step": 4}
     nothing = evaluation | {"accuracy": None}
     steps = {"kind": "step", "step": 1}
     run = rows(steps, WARMUP, TIMED, evaluation, TIMED, nothing)
     found = read_between_steps(run)
-    assert found.evaluated == Evaluated((2.0,), (0.8,))
+    assert found.evaluated == Evaluated((2.0,), (0.8,), (4,))
     assert found.windows == (Window(2, 0.5, (1.5, 1.4), {"data": 0.3}),) * 2
 
 

@@ -5,7 +5,10 @@ import json
 
 import pytest
 
-from report.findings import make_report
+from record.environment import describe_environment
+from report.charts import charts
+from report.findings import Options, make_report
+from report.projection import INTERCONNECTS
 from report.table import report_rows, rows, to_csv, to_json, to_markdown
 
 
@@ -53,9 +56,23 @@ def test_csv_and_json_hold_the_rows(found):
 
 def test_markdown_says_the_figures_and_why_others_are_missing(found):
     text = to_markdown(found)
-    assert "| 2 | 64 | 5 | 216 (216 to 216) | 1.80 (" in text
-    assert "- Amdahl: no fit, 2 points, a fit needs 5: the largest is held out" in text
-    assert "1 device: not compared, no parity check of digits\\_cnn in fp32" in text
+    assert "| JAX | 2 | 64 | 5 | 216 (216 to 216) | 1.80 (" in text
+    assert "- Not fitted, with 2 points, a fit needs 5: the largest is held out" in text
+    assert "1 device: not compared, no parity check of `digits_cnn` in fp32" in text
+
+
+def test_markdown_has_what_is_known_of_each_point_and_nothing_else(found):
+    (head,) = (line for line in to_markdown(found).splitlines() if "framework" in line)
+    assert "| peak memory MiB | compile s |" in head
+    assert "MFU" not in head and "accuracy" not in head
+
+
+def test_markdown_says_where_it_ran_and_how_to_repeat_it(timed_run):
+    environment = describe_environment("torch", ["a device"])
+    environment |= {"command": ["python", "launch/a_b.py"], "host": "@everyone"}
+    text = to_markdown(make_report([timed_run(1.0, environment=environment)]))
+    assert "host: `@everyone`; system: " in text
+    assert text.endswith("- `python launch/a_b.py`\n")
 
 
 def test_a_fit_is_told_with_the_error_at_the_point_held_out(timed_run):
@@ -64,16 +81,47 @@ def test_a_fit_is_told_with_the_error_at_the_point_held_out(timed_run):
     assert "16 devices, held out, are predicted" in text
 
 
-def test_no_name_is_run_as_html_markdown_or_formula(timed_run):
-    evil = "<img src=x onerror=alert(1)>|`*_"
-    found = make_report(
-        [timed_run(1.0, device=evil), timed_run(2.0, experiment="=HYPERLINK(1)")]
+def test_an_interconnect_that_was_not_given_is_said_to_be_assumed(timed_run):
+    sizes = (1, 2)
+    device = "NVIDIA A100-SXM4-80GB"
+    runs = [timed_run(1.0 * p, world_size=p, device=device) for p in sizes]
+    given = Options(interconnect=INTERCONNECTS["dgx-a100"])
+    for options, assumed in ((None, True), (given, False)):
+        text = to_markdown(make_report(runs, options=options))
+        assert "DGX A100" in text
+        assert ("(assumed from the device's name)" in text) == assumed
+
+
+def amdahls(timed_run, serial):
+    """What a report says of a curve of that serial fraction further out."""
+    rates = {p: 1000 / (serial + (1 - serial) / p) for p in (1, 2, 4, 8, 16)}
+    runs = [
+        timed_run(rate * (1 + n / 1e4), world_size=p, global_batch=512)
+        for p, rate in rates.items()
+        for n in (-1, 0, 1)
+    ]
+    net = INTERCONNECTS["dgx-a100"]
+    found = make_report(runs, options=Options(interconnect=net))
+    (chart,) = (c for c in charts(found) if c.name.startswith("projection"))
+    return to_markdown(found), chart.says
+
+
+def test_a_model_that_does_not_describe_a_curve_is_not_quoted(timed_run):
+    text, caption = amdahls(timed_run, serial=0.2)
+    assert "the model does not describe this curve" in text
+    assert "at most" not in text and "says the model" not in text
+    # 1 / (.2 + .8 / 512) of the base case's 1,000
+    assert "Amdahl's law, fitted to the curve, says 4,961 (4,9" in text
+    assert "images/s on 512 devices. Where it was measured" in text
+    assert "off by +299% (PyTorch on 16)" in caption
+
+
+def test_a_model_that_does_is_quoted_beside_the_law(timed_run):
+    text, _ = amdahls(timed_run, serial=0.01)
+    assert "does not describe" not in text
+    assert (
+        "says the model. Amdahl's law, fitted to the curve, says 83,797 (83,5" in text
     )
-    text = to_markdown(found)
-    assert "<img" not in text.replace("\\<img", "")
-    assert "\\<img src=x onerror=alert(1)\\>\\|\\`\\*\\_" in text
-    assert "'=HYPERLINK(1)" in to_csv(found)
-    assert "\n=HYPERLINK" not in to_csv(found)
 
 
 def test_what_was_left_out_is_told(timed_run):
