@@ -455,7 +455,7 @@ def _terms() -> str:
 <li><b>runs</b>, <b>n</b>: repeats of a point. Below 3 there is no interval; below 5
 world sizes no fit.</li>
 <li><b>Faster</b> stands only where the interval of the ratio excludes 1 for all
-comparisons of this page together.</li>
+comparisons of this page together, and the means differ as surely.</li>
 </ul>
 <p>Every formula and its source: docs/scaling.md.</p>"""
 

@@ -96,7 +96,7 @@ def claim_sentence(claim: Claim) -> str:
     how = {"faster": "JAX is faster", "slower": f"{torch} is faster"}
     said = how.get(versus.difference.verdict, "no difference shown")
     n = " and ".join(map(str, versus.difference.repeats))
-    why = versus.difference.ratio.reason
+    why = versus.difference.reason
     return f"{where}: {said}, JAX runs at {ratio} of {torch}'s images/s (n = {n}" + (
         f"; {why})" if why else ")"
     )
