@@ -13,6 +13,7 @@ from recipe.errors import RecordError
 from record.disk import parse_json, read_text
 from record.run import read_environment, read_rows, read_summary
 from report.cells import Cell
+from report.machine import commit_name
 from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
 from report.recipes import Recipe, read_recipe
 from report.runs import LeftOut, config_values
@@ -43,6 +44,7 @@ class Check:
       path: its folder, with the runs that it compared.
       runs: their folders, controls left out.
       recipe: of them.
+      commits: that they were run at.
       compiled: whether PyTorch's were, as JAX's always are.
     """
 
@@ -53,7 +55,7 @@ class Check:
     data_fingerprint: str
     compiled: bool
     decided_by: str
-    git_commit: str | None
+    commits: tuple[str, ...]
     notes: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     runs: tuple[Path, ...]
@@ -127,7 +129,7 @@ def read_check(folder: Path) -> Check:
             for run in of_it
             if summaries[run]["framework"] == "torch"
         ),
-        git_commit=read_environment(of_it[0])["git_commit"],
+        commits=tuple(commit_name(read_environment(run), 12) for run in of_it),
         notes=notes,
         comparisons=comparisons,
         runs=tuple(of_it),

@@ -11,6 +11,7 @@ from report.cells import Cell
 from report.checks import Check, check_of, read_checks
 from report.groups import Group, grouped
 from report.intervals import Estimate
+from report.machine import SEVERAL
 from report.parity import IDENTICAL
 from report.peaks import flops_per_device, peak_flops
 from report.projection import (
@@ -68,6 +69,13 @@ class Claim:
     versus: Versus
     check: Check | None
     withheld: str
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """Of the runs and of the check's, as far as is known."""
+        of_check = self.check.commits if self.check else ()
+        cells = self.versus.jax, self.versus.torch
+        return tuple(sorted({*of_check, *cells[0].commits, *cells[1].commits}))
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,9 @@ class Report:
             point.images_per_second, lambda x: flops_per_device(x, count, size)
         )
         setting = cell.setting
-        peak = self.options.peak_flops or peak_flops(setting.device, setting.precision)
+        peak = self.options.peak_flops
+        if peak is None and SEVERAL not in setting.device:
+            peak = peak_flops(setting.device, setting.precision)
         if peak is None:
             reason = f"no peak is known of {setting.device} in {setting.precision}"
             return Utilisation(flops, None, f"{reason}; give --peak-flops")
@@ -349,6 +359,6 @@ def _known_interconnect(device: str) -> Interconnect | None:
         ("A100", "dgx-a100"),
         ("V100", "dgx-1-v100"),
     ):
-        if chip in device:
+        if chip in device and SEVERAL not in device:
             return INTERCONNECTS[name]
     return None

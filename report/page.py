@@ -34,6 +34,8 @@ from report.scaling import WEAK
 from report.sentences import (
     check_sentence,
     claim_sentence,
+    claim_sentences,
+    commit_sentences,
     fit_sentence,
     framework,
     held_back_sentences,
@@ -132,7 +134,7 @@ def _speeds(report: Report, group: Group) -> Iterator[str]:
     inside = {id(versus) for versus in group.versus}
     for claim in report.claims:
         if id(claim.versus) in inside and not claim.withheld:
-            yield claim_sentence(claim)
+            yield claim_sentence(claim, report.claims)
 
 
 def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
@@ -178,13 +180,6 @@ def _fast(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
             "that they are of the same training: do not compare them.</b></p>"
         )
     )
-    claims = [
-        f"{setting.experiment} ({setting.model} on {setting.data}), "
-        f"{setting.precision}, {setting.parallel}, batch "
-        f"{claim.versus.jax.global_batch}, {claim_sentence(claim)}"
-        for claim in report.claims
-        for setting in [claim.versus.jax.setting]
-    ]
     return f"""<h2 id="fast">How fast?</h2>
 {warning}
 <p>Images per second are the median over runs that were alike, each started anew. Their
@@ -192,7 +187,7 @@ def _fast(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
 brackets in sentences.</p>
 {_figures(figures, FAST)}
 <h3>JAX against PyTorch</h3>
-{listed(claims) or "<p>No cell was run by both in the same way.</p>"}
+{listed(claim_sentences(report)) or "<p>No cell was run by both in the same way.</p>"}
 """
 
 
@@ -256,6 +251,11 @@ def _points_table(report: Report, group: Group) -> str:
             if (reason := p.images_per_second.reason)
         }
     )
+    reasons += [
+        f"{group.label(c)} on {said}"
+        for c in group.curves
+        for said in commit_sentences(c)
+    ]
     reasons += [
         f"{t.cell.setting.framework} ×{t.cell.world_size}: no time to accuracy, "
         f"{t.reason}"

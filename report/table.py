@@ -17,7 +17,8 @@ from report.runs import TimedRun
 from report.scaling import Curve, Point, Scaling
 from report.sentences import (
     check_sentence,
-    claim_sentence,
+    claim_sentences,
+    commit_sentences,
     fit_sentence,
     held_back_sentences,
     parity,
@@ -172,14 +173,11 @@ def to_markdown(report: Report) -> str:
         parts.append("\n".join(lines) + "\n")
         reasons = {p.images_per_second.reason for p in curve.points} - {""}
         parts += _items(f"no interval: {reason}" for reason in sorted(reasons))
+        parts += _items(commit_sentences(curve))
         parts += _items(map(fit_sentence, curve.fits))
     if report.claims:
         parts.append("### JAX against PyTorch\n")
-        parts += _items(
-            f"{c.versus.jax.setting}, batch {c.versus.jax.global_batch}, "
-            f"{claim_sentence(c)}"
-            for c in report.claims
-        )
+        parts += _items(claim_sentences(report))
     held_back = [
         f"{group.title}, {said}"
         for group in report.groups

@@ -113,6 +113,17 @@ def test_one_failed_check_among_several_fails_the_report(study, written, tmp_pat
     assert all(claim.withheld for claim in found.claims)
 
 
+def test_runs_of_several_commits_are_told_beside_what_is_made_of_them(study):
+    assert "different commits" not in page(report(study), {})
+    for file in study.glob("jax-1-fp32-dp-1/environment.json"):
+        change(file, git_commit="c0ffee" * 6, git_dirty=False)
+    found = report(study)
+    for text in page(found, {}), to_markdown(found):
+        assert "1 device: runs of different commits, " in text
+        assert "these runs and their parity check are of commits " in text
+        assert "c0ffeec0ffee" in text and FASTER in text
+
+
 def test_behind_every_figure_lie_its_numbers(out, kept):
     found = gather([kept], Options(interconnect=INTERCONNECTS["dgx-a100"]))
     names = {chart.name.split("-")[0] for chart in charts(found)}

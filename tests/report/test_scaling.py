@@ -154,7 +154,9 @@ def test_a_cell_of_another_recipe_than_the_base_is_left_out_by_name(
 
 
 @pytest.mark.parametrize(
-    "field", ["precision", "parallel", "device", "framework", "model", "data"]
+    "field",
+    ["precision", "parallel", "device", "machine", "framework", "software", "model"]
+    + ["data"],
 )
 def test_nothing_is_averaged_over_settings(make_curve, field):
     runs = make_curve(STRONG) + make_curve(STRONG, **{field: "other"})
@@ -191,6 +193,27 @@ def test_jax_is_compared_with_pytorch_where_both_ran_the_same_recipe(make_curve)
     assert found[0].difference.ratio.value == pytest.approx(1.1)
     other = [replace(run, config_hash="another") for run in jax]
     assert scaling(torch + other).versus == ()
+
+
+def test_frameworks_on_two_machines_are_not_compared(make_curve):
+    torch = make_curve(STRONG, machine="2 logical cores")
+    jax = make_curve(STRONG, machine="128 logical cores", framework="jax")
+    assert scaling(torch + jax).versus == ()
+    found = scaling(torch + jax + make_curve(STRONG, machine="128 logical cores"))
+    assert {v.torch.setting.machine for v in found.versus} == {"128 logical cores"}
+    groups, _ = grouped(found.curves, found.versus)
+    assert [group.title.split(",")[0] for group in groups] == [
+        "128 logical cores",
+        "2 logical cores",
+    ]
+
+
+def test_versions_of_one_framework_are_told_apart_in_the_legend(make_curve):
+    runs = [make_curve(STRONG, software=f"torch {n}") for n in (1, 2)]
+    found = scaling([*itertools.chain(*runs)])
+    ((group,), _) = grouped(found.curves, found.versus)
+    labels = [group.label(curve) for curve in group.curves]
+    assert labels == ["PyTorch, torch 1", "PyTorch, torch 2"]
 
 
 def test_jax_is_compared_with_pytorch_eager_and_compiled(make_curve):
