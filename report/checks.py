@@ -75,17 +75,32 @@ class Check:
             for reason in (*c.broken, *c.unseen)
         )
 
-    def answers_for(self, cell: Cell, recipe: Recipe) -> bool:
-        """Whether a cell computes what was checked, in the same precision."""
-        setting, run = cell.setting, cell.runs[0]
+    def is_called_like(self, cell: Cell) -> bool:
+        """Whether a reader would take it for a check of a cell."""
+        setting = cell.setting
         return (
-            any(c.kind != "world sizes" for c in self.comparisons)
-            and self.recipe.workload == recipe.workload
-            and self.data_fingerprint == run.data_fingerprint
-            and self.precision == setting.precision
-            and self.parallel == setting.parallel
-            and (self.compiled == setting.compiled or setting.framework == "jax")
-        )
+            (self.experiment, self.precision, self.parallel)
+            == (setting.experiment, setting.precision, setting.parallel)
+        ) and (self.compiled == setting.compiled or setting.framework == "jax")
+
+    def differences(self, cell: Cell, recipe: Recipe) -> list[str]:
+        """In what a cell is not what was checked; empty where this answers for it."""
+        setting = cell.setting
+        alike = {
+            "frameworks": any(c.kind != "world sizes" for c in self.comparisons),
+            "recipe, its length and batch aside": (
+                self.recipe.workload == recipe.workload
+            ),
+            "data (by its fingerprint)": (
+                self.data_fingerprint == cell.runs[0].data_fingerprint
+            ),
+            "precision": self.precision == setting.precision,
+            "parallel": self.parallel == setting.parallel,
+            "compile": (
+                self.compiled == setting.compiled or setting.framework == "jax"
+            ),
+        }
+        return [part for part, same in alike.items() if not same]
 
 
 def read_checks(folders: Iterable[Path]) -> tuple[list[Check], list[LeftOut]]:
@@ -167,7 +182,7 @@ def check_of(
     """The check that answers for a cell, of several the one that found the worst."""
     if recipe is None:
         return None
-    found = [check for check in checks if check.answers_for(cell, recipe)]
+    found = [check for check in checks if not check.differences(cell, recipe)]
     verdict = worst(check.verdict for check in found)
     return next((check for check in found if check.verdict == verdict), None)
 

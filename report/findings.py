@@ -261,19 +261,35 @@ def _claim(
 ) -> Claim:
     recipe = recipes.get(versus.jax.runs[0].config_hash)
     check = check_of(versus.torch, recipe, checks)
+    failed = [check for check in checks if check.verdict != IDENTICAL]
+    reason = ""
     if check is None:
-        setting = versus.torch.setting
-        return Claim(
-            versus,
-            None,
-            f"no parity check of {setting.experiment} in {setting.precision} with "
-            f"parallel={setting.parallel}{' and compile=true' * setting.beside_eager} "
-            "is among the folders",
+        reason = _unchecked(versus.torch, recipe, checks)
+    elif check.verdict != IDENTICAL:
+        reason = f"its parity check is {check.verdict}"
+    elif failed:  # one bug of a framework is rarely of one recipe alone
+        bad = failed[0]
+        reason = (
+            f"the parity check of {bad.experiment} in {bad.precision}, "
+            f"parallel={bad.parallel} is {bad.verdict}"
         )
-    failed = (
-        "" if check.verdict == IDENTICAL else f"its parity check is {check.verdict}"
+    return Claim(versus, check, reason)
+
+
+def _unchecked(cell: Cell, recipe: Recipe | None, checks: Sequence[Check]) -> str:
+    """Why no parity check answers for a cell."""
+    setting = cell.setting
+    of = (
+        f"{setting.experiment} in {setting.precision} with parallel={setting.parallel}"
+        f"{' and compile=true' * setting.beside_eager}"
     )
-    return Claim(versus, check, failed)
+    if recipe is None:
+        return f"the recipe of {of} cannot be read, so no parity check is known for it"
+    for check in checks:
+        if check.is_called_like(cell):
+            parts = " and ".join(check.differences(cell, recipe))
+            return f"the parity check of {of} is of other {parts}: {check.path}"
+    return f"no parity check of {of} is among the folders"
 
 
 def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[LeftOut]]:

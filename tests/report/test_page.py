@@ -113,6 +113,24 @@ def test_one_failed_check_among_several_fails_the_report(study, written, tmp_pat
     assert all(claim.withheld for claim in found.claims)
 
 
+def test_an_identical_check_does_not_answer_for_speeds_beside_a_failed_one(
+    study, written, tmp_path
+):
+    write_study(written, tmp_path / "bad", sizes=(1,), broken=("the loss parts",))
+    for config in (tmp_path / "bad" / "parity-fp32").glob("*-1/config.yaml"):
+        config.write_text(config.read_text().replace("  seed: 0", "  seed: 1"))
+    found = report(study, tmp_path / "bad" / "parity-fp32")
+    reasons = {claim.withheld for claim in found.claims}
+    assert len(reasons) == 1 and reasons.pop().endswith("is different")
+    assert {c.check.verdict for c in found.claims if c.check} == {"identical"}
+
+
+def test_a_check_of_other_data_is_said_to_be_of_other_data(study):
+    change(study / "parity-fp32" / "parity.json", data_fingerprint="another")
+    (reason,) = {claim.withheld for claim in report(study).claims}
+    assert "is of other data (by its fingerprint): " in reason
+
+
 def test_runs_of_several_commits_are_told_beside_what_is_made_of_them(study):
     assert "different commits" not in page(report(study), {})
     for file in study.glob("jax-1-fp32-dp-1/environment.json"):
