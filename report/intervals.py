@@ -24,6 +24,7 @@ import scipy.special
 from jaxtyping import Bool, Float
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-14  # of the logarithm of a rate, a few ulps: no verdict is of less
 LEAST_REPEATS = 3  # with two, the interval's width is itself a guess
 
 
@@ -128,7 +129,7 @@ def half_width(
     freedom = np.where(total > 0, freedom, sum(freedoms))  # equal to the last digit
     # Student's quantile; scipy.stats.t.ppf is this behind 200 us of checks
     quantile = scipy.special.stdtrit(freedom, (1 + confidence) / 2)
-    return quantile * np.sqrt(total)
+    return np.maximum(quantile * np.sqrt(total), ROUNDING)
 
 
 def ratio_interval(

@@ -178,6 +178,12 @@ def test_three_repeats_are_enough():
     assert found.low is not None and found.low < 100 < (found.high or 0)
 
 
+def test_equal_repeats_that_differ_by_a_rounding_are_no_difference():
+    once, again = [0.3] * 5, [0.1 + 0.2] * 5
+    assert once != again
+    assert compare([(once, again)])[0].verdict == "no difference shown"
+
+
 def test_repeats_equal_to_the_last_digit_have_an_interval_without_width():
     found = median_estimate([100.0] * 4)
     assert found == Estimate(100.0, pytest.approx(100.0), pytest.approx(100.0))

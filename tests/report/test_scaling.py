@@ -94,6 +94,18 @@ def test_mixed_regimes_on_one_curve_are_refused_by_name(timed_run):
     assert curves == [(STRONG, 2), (WEAK, 2)]
 
 
+def test_a_rounding_is_no_verdict(timed_run):
+    runs = [
+        timed_run(rate * size, world_size=size)
+        for rate, size in itertools.product([99.9, 100.1, 100.3], [1, 8])
+    ]
+    even = [replace(r, windows=(100.1 * r.world_size,)) for r in runs]
+    for given in runs, even:
+        fraction = scaling(given).curves[0].points[-1].serial_fraction
+        assert fraction is not None and fraction.low < 0 < fraction.high
+        assert fraction.low <= fraction.value <= fraction.high
+
+
 def test_a_missing_base_case_is_said_and_nothing_is_divided_by_another(make_curve):
     (curve,) = scaling(make_curve(STRONG, sizes=[2, 4, 8, 16, 32])).curves
     assert curve.reason == (
