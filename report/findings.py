@@ -283,13 +283,13 @@ def _unchecked(cell: Cell, recipe: Recipe | None, checks: Sequence[Check]) -> st
         f"{setting.experiment} in {setting.precision} with parallel={setting.parallel}"
         f"{' and compile=true' * setting.beside_eager}"
     )
+    near = next((check for check in checks if check.is_called_like(cell)), None)
+    if near is None:
+        return f"no parity check of {of} is among the folders"
     if recipe is None:
-        return f"the recipe of {of} cannot be read, so no parity check is known for it"
-    for check in checks:
-        if check.is_called_like(cell):
-            parts = " and ".join(check.differences(cell, recipe))
-            return f"the parity check of {of} is of other {parts}: {check.path}"
-    return f"no parity check of {of} is among the folders"
+        return f"whether the parity check of {of} is of its recipe cannot be read"
+    parts = " and ".join(near.differences(cell, recipe))
+    return f"the parity check of {of} is of other {parts}: {near.path}"
 
 
 def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[LeftOut]]:
