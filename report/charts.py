@@ -282,6 +282,7 @@ def _ratio(report: Report, group: Group) -> Chart:
         for claim in report.claims
         if id(versus := claim.versus) in inside and not claim.withheld
     ]
+    levels = " and ".join(sorted({v.difference.level for v in group.versus}))
     return _chart(
         *(group, "ratio", "JAX over PyTorch"),
         sorted(rows, key=lambda row: (row.series, row.x)),
@@ -289,7 +290,8 @@ def _ratio(report: Report, group: Group) -> Chart:
         y_label="ratio of images/s",
         says=(
             "Above 1 JAX is faster, below 1 PyTorch. An interval that holds 1 shows "
-            "no difference."
+            f"no difference. Intervals are of {levels}, for 95 % of all comparisons "
+            "together."
         ),
         from_zero=True,
         one=1.0,

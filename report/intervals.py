@@ -221,13 +221,20 @@ class Difference:
       ratio: the first's median over the second's, with the family's interval.
       verdict: "faster", "slower" or "no difference shown"; of the first.
       repeats: of the first and of the second.
+      confidence: of the family's interval.
       reason: why none is shown whatever the interval says, in words.
     """
 
     ratio: Estimate
     verdict: str
     repeats: tuple[int, int]
+    confidence: float
     reason: str = ""
+
+    @property
+    def level(self) -> str:
+        """The confidence in words, such as "97.5 %"."""
+        return f"{100 * self.confidence:.6g} %"
 
     def __str__(self) -> str:
         n = " and ".join(map(str, self.repeats))
@@ -271,4 +278,4 @@ def _difference(
             verdict = "faster" if ratio.low > 1 else "slower"
         elif apart:
             reason = "the medians differ, but the means do not"
-    return Difference(ratio, verdict, repeats, reason)
+    return Difference(ratio, verdict, repeats, confidence, reason)

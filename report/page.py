@@ -184,7 +184,7 @@ def _fast(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
 {warning}
 <p>Images per second are the median over runs that were alike, each started anew. Their
 95&nbsp;% intervals are bars and bands in the figures, small print in the tables and in
-brackets in sentences.</p>
+brackets in sentences. Those of a ratio of the two are wider, as is said there.</p>
 {_figures(figures, FAST)}
 <h3>JAX against PyTorch</h3>
 {listed(claim_sentences(report)) or "<p>No cell was run by both in the same way.</p>"}

@@ -111,6 +111,8 @@ def claim_sentence(claim: Claim, beside: Sequence[Claim]) -> str:
     said = how.get(versus.difference.verdict, "no difference shown")
     n = " and ".join(map(str, versus.difference.repeats))
     notes = [f"n = {n}", versus.difference.reason]
+    if versus.difference.ratio.low is not None:
+        notes.insert(0, f"{versus.difference.level} interval")
     if len(claim.commits) > 1:
         told = in_words(claim.commits)
         notes.append(f"these runs and their parity check are of commits {told}")

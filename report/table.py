@@ -95,6 +95,7 @@ def to_json(report: Report) -> str:
             # Without a parity check there is no figure that could be quoted.
             "jax_over_torch": None if c.withheld else asdict(c.versus.difference.ratio),
             "verdict": None if c.withheld else c.versus.difference.verdict,
+            "confidence": c.versus.difference.confidence,
             "repeats": list(c.versus.difference.repeats),
         }
         for c in report.claims

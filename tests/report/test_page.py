@@ -61,6 +61,11 @@ def test_the_page_opens_with_the_verdict_and_then_tells_speeds(out):
     markdown = (out / "report.md").read_text()
     assert markdown.startswith("### Parity: identical")
     assert FASTER in markdown
+    # Three comparisons, wrong anywhere in at most 5 % of studies.
+    assert "(98.3333 % interval; n = 3 and 3)" in markdown
+    assert "Intervals are of 98.3333 %, for 95 % of all" in text
+    told = json.loads((out / "report.json").read_text())["jax_against_torch"]
+    assert {c["confidence"] for c in told} == {1 - (1 - 0.95) / 3}
 
 
 REASON = "the loss parts at step 3"  # or whatever a check says
