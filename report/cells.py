@@ -20,17 +20,20 @@ class Setting:
     precision: str
     parallel: str
     device: str
+    machine: str
     deterministic: bool
     framework: str
     compiled: bool
     layout: str
+    software: str
 
     def __str__(self) -> str:
         what = f"{self.experiment} ({self.model} on {self.data})"
-        how = (self.precision, self.parallel, self.layout, self.device)
+        how = (self.precision, self.parallel, self.layout)
+        where = (self.device, self.machine, self.software)
         kernels = ("deterministic kernels",) * self.deterministic
         compiled = ("compiled",) * self.beside_eager
-        return ", ".join((self.framework, *compiled, what, *how, *kernels))
+        return ", ".join((self.framework, *compiled, what, *how, *where, *kernels))
 
     @property
     def beside_eager(self) -> bool:
@@ -57,6 +60,11 @@ class Cell:
     def device_batch(self) -> float:
         """Examples that a device computes at once."""
         return self.global_batch / (self.world_size * self.accumulate)
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """That its runs were made at, as far as is known."""
+        return tuple(sorted({run.commit for run in self.runs} - {""}))
 
     def __str__(self) -> str:
         parts = f" in {self.accumulate} micro-batches" if self.accumulate > 1 else ""
@@ -103,10 +111,12 @@ def _setting(run: TimedRun, layout: str) -> Setting:
         run.precision,
         run.parallel,
         run.device,
+        run.machine,
         run.deterministic,
         run.framework,
         run.compiled,
         layout,
+        run.software,
     )
 
 

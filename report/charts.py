@@ -296,6 +296,7 @@ def _ratio(report: Report, group: Group) -> Chart:
         for claim in report.claims
         if id(versus := claim.versus) in inside and not claim.withheld
     ]
+    levels = " and ".join(sorted({v.difference.level for v in group.versus}))
     return _chart(
         *(group, "ratio", "JAX over PyTorch"),
         sorted(rows, key=lambda row: (row.series, row.x)),
@@ -304,7 +305,8 @@ def _ratio(report: Report, group: Group) -> Chart:
         says=(
             "Above 1 JAX is faster, below 1 PyTorch. An interval that holds 1 shows "
             "no difference. The axis is logarithmic: twice as fast and half as fast "
-            "lie as far from 1."
+            f"lie as far from 1. Intervals are of {levels}, for 95 % of all "
+            "comparisons together."
         ),
         log_y=True,
         one=1.0,

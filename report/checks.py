@@ -13,6 +13,7 @@ from recipe.errors import RecordError
 from record.disk import parse_json, read_text
 from record.run import read_environment, read_rows, read_summary
 from report.cells import Cell
+from report.machine import commit_name
 from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
 from report.recipes import Recipe, read_recipe
 from report.runs import LeftOut, config_values
@@ -43,6 +44,7 @@ class Check:
       path: its folder, with the runs that it compared.
       runs: their folders, controls left out.
       recipe: of them.
+      commits: that they were run at.
       compiled: whether PyTorch's were, as JAX's always are.
     """
 
@@ -53,7 +55,7 @@ class Check:
     data_fingerprint: str
     compiled: bool
     decided_by: str
-    git_commit: str | None
+    commits: tuple[str, ...]
     notes: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     runs: tuple[Path, ...]
@@ -73,17 +75,32 @@ class Check:
             for reason in (*c.broken, *c.unseen)
         )
 
-    def answers_for(self, cell: Cell, recipe: Recipe) -> bool:
-        """Whether a cell computes what was checked, in the same precision."""
-        setting, run = cell.setting, cell.runs[0]
+    def is_called_like(self, cell: Cell) -> bool:
+        """Whether a reader would take it for a check of a cell."""
+        setting = cell.setting
         return (
-            any(c.kind != "world sizes" for c in self.comparisons)
-            and self.recipe.workload == recipe.workload
-            and self.data_fingerprint == run.data_fingerprint
-            and self.precision == setting.precision
-            and self.parallel == setting.parallel
-            and (self.compiled == setting.compiled or setting.framework == "jax")
-        )
+            (self.experiment, self.precision, self.parallel)
+            == (setting.experiment, setting.precision, setting.parallel)
+        ) and (self.compiled == setting.compiled or setting.framework == "jax")
+
+    def differences(self, cell: Cell, recipe: Recipe) -> list[str]:
+        """In what a cell is not what was checked; empty where this answers for it."""
+        setting = cell.setting
+        alike = {
+            "frameworks": any(c.kind != "world sizes" for c in self.comparisons),
+            "recipe, its length and batch aside": (
+                self.recipe.workload == recipe.workload
+            ),
+            "data (by its fingerprint)": (
+                self.data_fingerprint == cell.runs[0].data_fingerprint
+            ),
+            "precision": self.precision == setting.precision,
+            "parallel": self.parallel == setting.parallel,
+            "compile": (
+                self.compiled == setting.compiled or setting.framework == "jax"
+            ),
+        }
+        return [part for part, same in alike.items() if not same]
 
 
 def read_checks(folders: Iterable[Path]) -> tuple[list[Check], list[LeftOut]]:
@@ -127,7 +144,7 @@ def read_check(folder: Path) -> Check:
             for run in of_it
             if summaries[run]["framework"] == "torch"
         ),
-        git_commit=read_environment(of_it[0])["git_commit"],
+        commits=tuple(commit_name(read_environment(run), 12) for run in of_it),
         notes=notes,
         comparisons=comparisons,
         runs=tuple(of_it),
@@ -165,7 +182,7 @@ def check_of(
     """The check that answers for a cell, of several the one that found the worst."""
     if recipe is None:
         return None
-    found = [check for check in checks if check.answers_for(cell, recipe)]
+    found = [check for check in checks if not check.differences(cell, recipe)]
     verdict = worst(check.verdict for check in found)
     return next((check for check in found if check.verdict == verdict), None)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from report.findings import Report
-from report.runs import device_name
+from report.machine import commit_name, device_name
 
 GIB = 2**30
 
@@ -30,7 +30,7 @@ def environment_rows(report: Report) -> list[tuple[str, list[str]]]:
         "system": lambda e: str(e["platform"]),
         "Python": lambda e: str(e["python"]),
         **{name: _package(name) for name in packages},
-        "commit": _commit,
+        "commit": commit_name,
     }
     found = [
         (name, _values(environments, value))
@@ -82,13 +82,6 @@ def _links(environment: Mapping[str, Any]) -> str:
 
 def _package(name: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda environment: str(environment["packages"].get(name) or "")
-
-
-def _commit(environment: Mapping[str, Any]) -> str:
-    commit = environment["git_commit"]
-    if commit is None:
-        return "outside git"
-    return f"{commit}{', with local changes' if environment['git_dirty'] else ''}"
 
 
 def _values(

@@ -11,6 +11,7 @@ from report.cells import Cell
 from report.checks import Check, check_of, read_checks
 from report.groups import Group, grouped
 from report.intervals import Estimate
+from report.machine import SEVERAL
 from report.parity import IDENTICAL
 from report.peaks import flops_per_device, peak_flops
 from report.projection import (
@@ -68,6 +69,13 @@ class Claim:
     versus: Versus
     check: Check | None
     withheld: str
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """Of the runs and of the check's, as far as is known."""
+        of_check = self.check.commits if self.check else ()
+        cells = self.versus.jax, self.versus.torch
+        return tuple(sorted({*of_check, *cells[0].commits, *cells[1].commits}))
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,9 @@ class Report:
             point.images_per_second, lambda x: flops_per_device(x, count, size)
         )
         setting = cell.setting
-        peak = self.options.peak_flops or peak_flops(setting.device, setting.precision)
+        peak = self.options.peak_flops
+        if peak is None and SEVERAL not in setting.device:
+            peak = peak_flops(setting.device, setting.precision)
         if peak is None:
             reason = f"no peak is known of {setting.device} in {setting.precision}"
             return Utilisation(flops, None, f"{reason}; give --peak-flops")
@@ -251,19 +261,35 @@ def _claim(
 ) -> Claim:
     recipe = recipes.get(versus.jax.runs[0].config_hash)
     check = check_of(versus.torch, recipe, checks)
+    failed = [check for check in checks if check.verdict != IDENTICAL]
+    reason = ""
     if check is None:
-        setting = versus.torch.setting
-        return Claim(
-            versus,
-            None,
-            f"no parity check of {setting.experiment} in {setting.precision} with "
-            f"parallel={setting.parallel}{' and compile=true' * setting.beside_eager} "
-            "is among the folders",
+        reason = _unchecked(versus.torch, recipe, checks)
+    elif check.verdict != IDENTICAL:
+        reason = f"its parity check is {check.verdict}"
+    elif failed:  # one bug of a framework is rarely of one recipe alone
+        bad = failed[0]
+        reason = (
+            f"the parity check of {bad.experiment} in {bad.precision}, "
+            f"parallel={bad.parallel} is {bad.verdict}"
         )
-    failed = (
-        "" if check.verdict == IDENTICAL else f"its parity check is {check.verdict}"
+    return Claim(versus, check, reason)
+
+
+def _unchecked(cell: Cell, recipe: Recipe | None, checks: Sequence[Check]) -> str:
+    """Why no parity check answers for a cell."""
+    setting = cell.setting
+    of = (
+        f"{setting.experiment} in {setting.precision} with parallel={setting.parallel}"
+        f"{' and compile=true' * setting.beside_eager}"
     )
-    return Claim(versus, check, failed)
+    near = next((check for check in checks if check.is_called_like(cell)), None)
+    if near is None:
+        return f"no parity check of {of} is among the folders"
+    if recipe is None:
+        return f"whether the parity check of {of} is of its recipe cannot be read"
+    parts = " and ".join(near.differences(cell, recipe))
+    return f"the parity check of {of} is of other {parts}: {near.path}"
 
 
 def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[LeftOut]]:
@@ -308,7 +334,8 @@ def _project(curve: Curve, options: Options) -> Projection:
     setting = curve.setting
     gpus = curve.points[0].cell.runs[0].environment.get("gpus") or {}
     net = options.interconnect
-    net = net or assumed_interconnect(setting.device, gpus.get("links", ()))
+    if net is None and SEVERAL not in setting.device:
+        net = assumed_interconnect(setting.device, gpus.get("links", ()))
     reason = ""
     if curve.base is None:
         reason = curve.reason

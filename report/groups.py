@@ -1,7 +1,7 @@
 """Curves that one panel shows together: the same question asked of both frameworks."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from report.cells import PER_DEVICE, Setting
@@ -29,12 +29,8 @@ class Group:
         return file_name(self.title)
 
     def label(self, curve: Curve) -> str:
-        """The curve's in a legend: its framework, and its layout where several are."""
-        name = program(curve.setting)
-        mine = [c for c in self.curves if program(c.setting) == name]
-        if len(mine) > 1 or curve.setting.layout != PER_DEVICE:
-            return f"{name}, {curve.setting.layout}"
-        return name
+        """The curve's in a legend: its framework, and what tells it from others."""
+        return name_among(curve.setting, [other.setting for other in self.curves])
 
 
 def file_name(text: str) -> str:
@@ -53,6 +49,18 @@ def program(setting: Setting) -> str:
     return f"{name} compiled" if setting.beside_eager else name
 
 
+def name_among(setting: Setting, others: Iterable[Setting]) -> str:
+    """A program's name, with its layout and versions where others have other ones."""
+    name = program(setting)
+    alike = [other for other in others if program(other) == name]
+    parts = [name]
+    if {other.layout for other in alike} | {setting.layout} != {PER_DEVICE}:
+        parts.append(setting.layout)
+    if len({other.software for other in alike} | {setting.software}) > 1:
+        parts.append(setting.software)
+    return ", ".join(parts)
+
+
 def what_is_fixed(setting: Setting) -> dict[str, str]:
     """What all curves of a group share, by what it is called."""
     return {
@@ -61,8 +69,15 @@ def what_is_fixed(setting: Setting) -> dict[str, str]:
         "precision": setting.precision,
         "strategy": f"parallel={setting.parallel}",
         "device": setting.device,
+        "machine": setting.machine,
         "kernels": "deterministic kernels" if setting.deterministic else "",
     }
+
+
+def own_parts(setting: Setting, common: Mapping[str, str]) -> list[str]:
+    """What is fixed along a curve and not the same in the whole report."""
+    fixed = what_is_fixed(setting)
+    return [value for name, value in fixed.items() if value and name not in common]
 
 
 def grouped(
@@ -86,16 +101,16 @@ def grouped(
                 c.setting.framework != "torch",
                 c.setting.compiled,
                 c.setting.layout,
+                c.setting.software,
             )
         )
         cells = {id(point.cell.runs) for curve in pile for point in curve.points}
         inside = [
             v for v in versus if id(v.jax.runs) in cells and id(v.torch.runs) in cells
         ]
-        fixed = what_is_fixed(pile[0].setting)
-        own = [v for name, v in fixed.items() if v and name not in common]
         regime = pile[0].regime
         how = "one world size" if regime == SINGLE else f"{regime} scaling"
+        own = own_parts(pile[0].setting, common)
         title = ", ".join([*own, how, pile[0].recipe])
         groups.append(Group(title, tuple(pile), tuple(inside)))
     return groups, common

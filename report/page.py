@@ -33,6 +33,7 @@ from report.parity import IDENTICAL
 from report.sentences import (
     check_sentence,
     claim_sentence,
+    claim_sentences,
     fit_sentences,
     held_back_sentences,
     of_what,
@@ -120,7 +121,7 @@ def _speeds(report: Report, group: Group) -> Iterator[str]:
     inside = {id(versus) for versus in group.versus}
     for claim in report.claims:
         if id(claim.versus) in inside and not claim.withheld:
-            yield claim_sentence(claim)
+            yield claim_sentence(claim, report.claims)
 
 
 def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
@@ -166,21 +167,14 @@ def _fast(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
             "that they are of the same training: do not compare them.</b></p>"
         )
     )
-    claims = [
-        f"{setting.experiment} ({setting.model} on {setting.data}), "
-        f"{setting.precision}, {setting.parallel}, batch "
-        f"{claim.versus.jax.global_batch}, {claim_sentence(claim)}"
-        for claim in report.claims
-        for setting in [claim.versus.jax.setting]
-    ]
     return f"""<h2 id="fast">How fast?</h2>
 {warning}
 <p>Images per second are the median over runs that were alike, each started anew. Their
 95&nbsp;% intervals are bars and bands in the figures, small print in the tables and in
-brackets in sentences.</p>
+brackets in sentences. Those of a ratio of the two are wider, as is said there.</p>
 {_figures(figures, FAST)}
 <h3>JAX against PyTorch</h3>
-{listed(claims) or "<p>No cell was run by both in the same way.</p>"}
+{listed(claim_sentences(report)) or "<p>No cell was run by both in the same way.</p>"}
 """
 
 
@@ -352,7 +346,7 @@ def _terms() -> str:
 <li><b>runs</b>, <b>n</b>: repeats of a point. Below 3 there is no interval; below 5
 world sizes no fit.</li>
 <li><b>Faster</b> stands only where the interval of the ratio excludes 1 for all
-comparisons of this page together.</li>
+comparisons of this page together, and the means differ as surely.</li>
 </ul>
 <p>Every formula and its source: docs/scaling.md.</p>"""
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from recipe.errors import RecordError
 from record.run import read_environment, read_summary
+from report.machine import commit_name, device_name, machine_name, software_name
 
 # Enough for the longest row: a row is some 200 bytes.
 TAIL_BYTES = 4096
@@ -34,6 +35,7 @@ class TimedRun:
     Args:
       path: of the run folder.
       device: what one device is, without its number; on a CPU the processor's name.
+      machine, software: what is around the devices, and versions of what computes.
       accumulate: micro-batches that a global batch is computed in, one after another.
       ablated: what its steps leave out; empty for a training.
       windows: images/s over all devices of each timed window, warm-up left out.
@@ -52,6 +54,8 @@ class TimedRun:
     deterministic: bool = False
     compiled: bool = False
     device: str
+    machine: str
+    software: str
     world_size: int
     processes: int
     global_batch: int
@@ -72,6 +76,11 @@ class TimedRun:
     def images_per_second(self) -> float:
         """The run's one figure: the median of its timed windows."""
         return float(np.median(self.windows))
+
+    @property
+    def commit(self) -> str:
+        """The checkout that ran; empty where that is not known."""
+        return commit_name(self.environment, 12) if self.environment else ""
 
     @property
     def device_batch(self) -> float:
@@ -221,6 +230,8 @@ def read_timed_run(path: Path) -> TimedRun:
     return TimedRun(
         path=path,
         device=device_name(environment),
+        machine=machine_name(environment),
+        software=software_name(summary["framework"], environment),
         windows=tuple(map(float, windows)),
         accumulate=config["accumulate"],
         ablated=tuple(map(str, summary["ablated"])),
@@ -235,13 +246,6 @@ _SUMMARY = (
     *("parameters", "config_hash", "data_fingerprint"),
     *("compile_seconds", "startup_seconds", "peak_memory_bytes"),
 )
-
-
-def device_name(environment: Mapping[str, Any]) -> str:
-    """What a device is: "NVIDIA H100 1" and "NVIDIA H100 0" are the same."""
-    first = str(environment["devices"][0]) if environment["devices"] else "unknown"
-    name = re.sub(r"[ :]\d+$", "", first)
-    return environment["processor"] if name.lower().startswith("cpu") else name
 
 
 def config_values(path: Path, **defaults: int) -> dict[str, int]:

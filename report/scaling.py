@@ -259,8 +259,9 @@ def jax_against_torch(cells: Sequence[Cell]) -> list[Versus]:
 
     def same(cell: Cell) -> tuple[object, ...]:
         run, s = cell.runs[0], cell.setting
-        where = (s.precision, s.parallel, s.device, s.deterministic, cell.world_size)
-        return (*where, cell.accumulate, run.config_hash, run.data_fingerprint)
+        how = (s.precision, s.parallel, s.deterministic, cell.accumulate)
+        where = (s.device, s.machine, cell.world_size)
+        return (*how, *where, run.config_hash, run.data_fingerprint)
 
     torch: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in cells:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from report.breakdown import REST, Breakdown
 from report.checks import Check
 from report.findings import Claim, Projection, Report
-from report.groups import FRAMEWORKS, Group, program
+from report.groups import FRAMEWORKS, Group, name_among, own_parts
 from report.intervals import Estimate
 from report.laws import Fit
 from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
@@ -96,21 +96,49 @@ def check_sentence(check: Check) -> str:
     )
 
 
-def claim_sentence(claim: Claim) -> str:
-    """Whether JAX was faster in a cell; nothing without a parity check."""
+def claim_sentences(report: Report) -> Iterator[str]:
+    """Every claim, with what tells its cells from the report's others."""
+    for claim in report.claims:
+        cell = claim.versus.jax
+        own = own_parts(cell.setting, report.common)
+        batch = f"batch {cell.global_batch}"
+        yield ", ".join([*own, batch, claim_sentence(claim, report.claims)])
+
+
+def claim_sentence(claim: Claim, beside: Sequence[Claim]) -> str:
+    """Whether JAX was faster in a cell; nothing without a parity check.
+
+    Args:
+      beside: the claims that its programs are told from.
+    """
     versus = claim.versus
     where = devices(versus.jax.world_size)
+    jax = name_among(versus.jax.setting, [c.versus.jax.setting for c in beside])
+    torch = name_among(versus.torch.setting, [c.versus.torch.setting for c in beside])
     if claim.withheld:
-        return f"{where}: not compared, {claim.withheld}"
+        return f"{where}: {jax} and {torch} not compared, {claim.withheld}"
     ratio = shown(versus.difference.ratio, ".3f")
-    torch = program(versus.torch.setting)
-    how = {"faster": "JAX is faster", "slower": f"{torch} is faster"}
+    how = {"faster": f"{jax} is faster", "slower": f"{torch} is faster"}
     said = how.get(versus.difference.verdict, "no difference shown")
     n = " and ".join(map(str, versus.difference.repeats))
-    why = versus.difference.ratio.reason
-    return f"{where}: {said}, JAX runs at {ratio} of {torch}'s images/s (n = {n}" + (
-        f"; {why})" if why else ")"
+    notes = [f"n = {n}", versus.difference.reason]
+    if versus.difference.ratio.low is not None:
+        notes.insert(0, f"{versus.difference.level} interval")
+    if len(claim.commits) > 1:
+        told = in_words(claim.commits)
+        notes.append(f"these runs and their parity check are of commits {told}")
+    return (
+        f"{where}: {said}, {jax} runs at {ratio} of {torch}'s images/s "
+        f"({'; '.join(filter(None, notes))})"
     )
+
+
+def commit_sentences(curve: Curve) -> Iterator[str]:
+    """Which of a curve's points average what different code did."""
+    for point in curve.points:
+        if len(commits := point.cell.commits) > 1:
+            where = devices(point.cell.world_size)
+            yield f"{where}: runs of different commits, {in_words(commits)}"
 
 
 def rate_sentences(group: Group) -> Iterator[str]:

@@ -20,7 +20,8 @@ from report.runs import TimedRun
 from report.scaling import WEAK, Curve, Point, Scaling
 from report.sentences import (
     check_sentence,
-    claim_sentence,
+    claim_sentences,
+    commit_sentences,
     fit_sentences,
     held_back_sentences,
     in_words,
@@ -95,6 +96,7 @@ def to_json(report: Report) -> str:
             # Without a parity check there is no figure that could be quoted.
             "jax_over_torch": None if c.withheld else asdict(c.versus.difference.ratio),
             "verdict": None if c.withheld else c.versus.difference.verdict,
+            "confidence": c.versus.difference.confidence,
             "repeats": list(c.versus.difference.repeats),
         }
         for c in report.claims
@@ -209,6 +211,11 @@ def points_table(
             if (reason := p.images_per_second.reason)
         }
     )
+    reasons += [
+        f"{group.label(c)} on {said}"
+        for c in group.curves
+        for said in commit_sentences(c)
+    ]
     without: dict[str, list[str]] = defaultdict(list)
     for curve in group.curves:
         for point in curve.points:
@@ -246,11 +253,7 @@ def to_markdown(report: Report) -> str:
         parts += _items([*reasons, *fit_sentences(group)])
     if report.claims:
         parts.append("### JAX against PyTorch\n")
-        parts += _items(
-            f"{c.versus.jax.setting}, batch {c.versus.jax.global_batch}, "
-            f"{claim_sentence(c)}"
-            for c in report.claims
-        )
+        parts += _items(claim_sentences(report))
     held_back = [
         f"{group.title}, {said}"
         for group in report.groups

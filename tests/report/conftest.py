@@ -30,6 +30,8 @@ def timed_run():
                 "precision": "fp32",
                 "parallel": "dp",
                 "device": "A Fast One",
+                "machine": "8 logical cores",
+                "software": "its version",
                 "world_size": world,
                 "processes": world,
                 "global_batch": 64,

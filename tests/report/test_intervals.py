@@ -9,6 +9,7 @@ from report.intervals import (
     compare,
     half_width,
     locate,
+    means_differ,
     median_estimate,
     median_variance_factor,
     ratio_interval,
@@ -30,6 +31,18 @@ def normal(rng, repeats):
 def skewed(rng, repeats):
     """Most runs are about as fast, some much slower; the median is 0."""
     return np.log(2) - rng.exponential(size=(STUDIES, repeats))
+
+
+def two_speeds(rng, repeats):
+    """Half the runs are 5 % slower: where a process landed, or how high its clock."""
+    slow = rng.random((STUDIES, repeats)) < 0.5
+    return rng.normal(size=(STUDIES, repeats)) / 10 - 2.5 * slow
+
+
+def outliers(rng, repeats):
+    """One run in ten is disturbed, and 20 % slower."""
+    slow = rng.random((STUDIES, repeats)) < 0.1
+    return rng.normal(size=(STUDIES, repeats)) - 10 * slow
 
 
 def rates(drawn, rate=1000.0, noise=NOISE):
@@ -77,7 +90,7 @@ def test_percentiles_of_the_bootstrap_would_not_cover_it(rng, repeats):
 
 
 @pytest.mark.parametrize("pairs", [1, 4])
-@pytest.mark.parametrize("draw", [normal, skewed])
+@pytest.mark.parametrize("draw", [normal, skewed, two_speeds, outliers])
 def test_faster_is_claimed_in_at_most_5_of_100_studies_without_a_difference(
     rng, draw, pairs
 ):
@@ -87,6 +100,38 @@ def test_faster_is_claimed_in_at_most_5_of_100_studies_without_a_difference(
         for study in ([(a[i], b[i]) for a, b in drawn] for i in range(STUDIES))
     )
     assert claims <= 0.05 * STUDIES
+
+
+@pytest.mark.parametrize("repeats", [3, 4, 5, 7, 10])
+@pytest.mark.parametrize("draw", [normal, skewed, two_speeds, outliers])
+def test_means_differ_by_chance_in_at_most_5_of_100_studies(rng, draw, repeats):
+    a, b = rates(draw(rng, repeats)), rates(draw(rng, repeats))
+    assert means_differ(a, b).mean() <= 0.05
+
+
+@pytest.mark.parametrize("repeats", [5, 7, 10])
+def test_the_interval_alone_would_claim_it_of_runs_with_two_speeds(rng, repeats):
+    a, b = (rates(two_speeds(rng, repeats)) for _ in range(2))
+    _, low, high = ratio_interval(a, b)
+    assert np.mean((low > 1) | (high < 1)) > 0.2
+
+
+def test_medians_that_differ_without_their_means_are_no_difference():
+    most, few = [100.0, 100.1, 99.9, 95.0, 100.2], [95.0, 95.1, 94.9, 100.0, 95.2]
+    found = compare([(most, few), ([r + 5 for r in most], few)])
+    assert found[0].ratio.low > 1
+    assert str(found[0]) == (
+        "no difference shown at n = 5 and 5 (the medians differ, but the means do not)"
+    )
+    assert found[1].verdict == "faster"
+
+
+def test_means_are_compared_by_welchs_statistic_on_fewer_degrees_of_freedom(rng):
+    a, b = rates(normal(rng, 4)), rates(normal(rng, 6), 1020, 3 * NOISE)
+    found = scipy.stats.ttest_ind(np.log(a), np.log(b), axis=1, equal_var=False)
+    chance = 2 * scipy.stats.t.sf(np.abs(found.statistic), df=3)
+    assert np.array_equal(means_differ(a, b), chance < 0.05)
+    assert np.all(chance > found.pvalue)
 
 
 def test_without_a_family_six_questions_would_claim_it_more_often(rng):
@@ -131,6 +176,12 @@ def test_below_three_repeats_there_is_no_interval_but_the_reason(few, told):
 def test_three_repeats_are_enough():
     found = median_estimate([99.0, 100.0, 101.0])
     assert found.low is not None and found.low < 100 < (found.high or 0)
+
+
+def test_equal_repeats_that_differ_by_a_rounding_are_no_difference():
+    once, again = [0.3] * 5, [0.1 + 0.2] * 5
+    assert once != again
+    assert compare([(once, again)])[0].verdict == "no difference shown"
 
 
 def test_repeats_equal_to_the_last_digit_have_an_interval_without_width():

@@ -62,6 +62,11 @@ def test_the_page_opens_with_the_verdict_and_then_tells_speeds(out):
     markdown = (out / "report.md").read_text()
     assert markdown.startswith("### Parity: identical")
     assert FASTER in markdown
+    # Three comparisons, wrong anywhere in at most 5 % of studies.
+    assert "(98.3333 % interval; n = 3 and 3)" in markdown
+    assert "Intervals are of 98.3333 %, for 95 % of all" in text
+    told = json.loads((out / "report.json").read_text())["jax_against_torch"]
+    assert {c["confidence"] for c in told} == {1 - (1 - 0.95) / 3}
 
 
 REASON = "the loss parts at step 3"  # or whatever a check says
@@ -112,6 +117,35 @@ def test_one_failed_check_among_several_fails_the_report(study, written, tmp_pat
     found = report(study, tmp_path / "bad" / "parity-fp32")
     assert parity(found)[0] == DIFFERENT
     assert all(claim.withheld for claim in found.claims)
+
+
+def test_an_identical_check_does_not_answer_for_speeds_beside_a_failed_one(
+    study, written, tmp_path
+):
+    write_study(written, tmp_path / "bad", sizes=(1,), broken=("the loss parts",))
+    for config in (tmp_path / "bad" / "parity-fp32").glob("*-1/config.yaml"):
+        config.write_text(config.read_text().replace("  seed: 0", "  seed: 1"))
+    found = report(study, tmp_path / "bad" / "parity-fp32")
+    reasons = {claim.withheld for claim in found.claims}
+    assert len(reasons) == 1 and reasons.pop().endswith("is different")
+    assert {c.check.verdict for c in found.claims if c.check} == {"identical"}
+
+
+def test_a_check_of_other_data_is_said_to_be_of_other_data(study):
+    change(study / "parity-fp32" / "parity.json", data_fingerprint="another")
+    (reason,) = {claim.withheld for claim in report(study).claims}
+    assert "is of other data (by its fingerprint): " in reason
+
+
+def test_runs_of_several_commits_are_told_beside_what_is_made_of_them(study):
+    assert "different commits" not in page(report(study), {})
+    for file in study.glob("jax-1-fp32-dp-1/environment.json"):
+        change(file, git_commit="c0ffee" * 6, git_dirty=False)
+    found = report(study)
+    for text in page(found, {}), to_markdown(found):
+        assert "1 device: runs of different commits, " in text
+        assert "these runs and their parity check are of commits " in text
+        assert "c0ffeec0ffee" in text and FASTER in text
 
 
 def test_behind_every_figure_lie_its_numbers(out, kept):

@@ -94,6 +94,18 @@ def test_mixed_regimes_on_one_curve_are_refused_by_name(timed_run):
     assert curves == [(STRONG, 2), (WEAK, 2)]
 
 
+def test_a_rounding_is_no_verdict(timed_run):
+    runs = [
+        timed_run(rate * size, world_size=size)
+        for rate, size in itertools.product([99.9, 100.1, 100.3], [1, 8])
+    ]
+    even = [replace(r, windows=(100.1 * r.world_size,)) for r in runs]
+    for given in runs, even:
+        fraction = scaling(given).curves[0].points[-1].serial_fraction
+        assert fraction is not None and fraction.low < 0 < fraction.high
+        assert fraction.low <= fraction.value <= fraction.high
+
+
 def test_a_missing_base_case_is_said_and_nothing_is_divided_by_another(make_curve):
     (curve,) = scaling(make_curve(STRONG, sizes=[2, 4, 8, 16, 32])).curves
     assert curve.reason == (
@@ -154,7 +166,9 @@ def test_a_cell_of_another_recipe_than_the_base_is_left_out_by_name(
 
 
 @pytest.mark.parametrize(
-    "field", ["precision", "parallel", "device", "framework", "model", "data"]
+    "field",
+    ["precision", "parallel", "device", "machine", "framework", "software", "model"]
+    + ["data"],
 )
 def test_nothing_is_averaged_over_settings(make_curve, field):
     runs = make_curve(STRONG) + make_curve(STRONG, **{field: "other"})
@@ -191,6 +205,27 @@ def test_jax_is_compared_with_pytorch_where_both_ran_the_same_recipe(make_curve)
     assert found[0].difference.ratio.value == pytest.approx(1.1)
     other = [replace(run, config_hash="another") for run in jax]
     assert scaling(torch + other).versus == ()
+
+
+def test_frameworks_on_two_machines_are_not_compared(make_curve):
+    torch = make_curve(STRONG, machine="2 logical cores")
+    jax = make_curve(STRONG, machine="128 logical cores", framework="jax")
+    assert scaling(torch + jax).versus == ()
+    found = scaling(torch + jax + make_curve(STRONG, machine="128 logical cores"))
+    assert {v.torch.setting.machine for v in found.versus} == {"128 logical cores"}
+    groups, _ = grouped(found.curves, found.versus)
+    assert [group.title.split(",")[0] for group in groups] == [
+        "128 logical cores",
+        "2 logical cores",
+    ]
+
+
+def test_versions_of_one_framework_are_told_apart_in_the_legend(make_curve):
+    runs = [make_curve(STRONG, software=f"torch {n}") for n in (1, 2)]
+    found = scaling([*itertools.chain(*runs)])
+    ((group,), _) = grouped(found.curves, found.versus)
+    labels = [group.label(curve) for curve in group.curves]
+    assert labels == ["PyTorch, torch 1", "PyTorch, torch 2"]
 
 
 def test_jax_is_compared_with_pytorch_eager_and_compiled(make_curve):

@@ -58,7 +58,7 @@ def test_markdown_says_the_figures_and_why_others_are_missing(found):
     text = to_markdown(found)
     assert "| JAX | 2 | 64 | 5 | 216 (216 to 216) | 1.80 (" in text
     assert "- Not fitted, with 2 points, a fit needs 5: the largest is held out" in text
-    assert "1 device: not compared, no parity check of `digits_cnn` in fp32" in text
+    assert "JAX and PyTorch not compared, no parity check of `digits_cnn` in" in text
 
 
 def test_markdown_has_what_is_known_of_each_point_and_nothing_else(found):
