@@ -21,6 +21,8 @@ from record.run import read_environment, read_summary
 
 # Enough for the longest row: a row is some 200 bytes.
 TAIL_BYTES = 4096
+# What reading a value raises that is missing, or of another kind or size than it was.
+DAMAGE = (LookupError, TypeError, ValueError, OverflowError)
 # What `ablated` may name, and which part of the step that leaves out. Such a run is no
 # training, but an arm of a study: what a whole step takes longer is the part.
 EXCHANGE = "parallel.exchange"
