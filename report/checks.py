@@ -16,7 +16,7 @@ from record.run import read_all_rows, read_environment, read_summary
 from report.cells import Cell
 from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
 from report.recipes import Recipe, read_recipe
-from report.runs import DAMAGE, LeftOut, config_values
+from report.runs import DAMAGE, LeftOut, config_values, read_sane_summary
 
 MISSING = "not checked"
 
@@ -123,7 +123,7 @@ def read_check(folder: Path) -> Check:
         raise RecordError(f"{file} compares nothing")
     runs = [p.parent for p in sorted(folder.glob("*/summary.json"))]
     trainings = [run for run in runs if not config_values(run, nudge=0)["nudge"]]
-    summaries = {run: read_summary(run) for run in trainings}
+    summaries = {run: read_sane_summary(run) for run in trainings}
     of_it = [r for r, s in summaries.items() if s["config_hash"] == of]
     compared = {label for c in comparisons for label in (c.a, c.b)}
     if len(of_it) != len(compared):

@@ -305,6 +305,10 @@ def harm_rows(run):
     file.write_text("".join(lines[:1] + lines[3:]))
 
 
+def rename_check_framework(study):
+    change(study / "parity-fp32" / "jax-1" / "summary.json", framework="mxnet")
+
+
 def lose_check_run(study):
     shutil.rmtree(study / "parity-fp32" / "jax-1")
 
@@ -349,6 +353,7 @@ HARM = [
     (fail_a_cell, "jax-1-fp32-dp-1", "failed before it left a run folder, see jax-1"),
     (harm_check, "parity-fp32", "is no parity check's verdict"),
     (harm_check_run, "parity-fp32", "does not hold steps 1 to 4 once each"),
+    (rename_check_framework, "parity-fp32", "framework is 'mxnet', expected one of"),
     (lose_check_run, "parity-fp32", "compared jax ×1, torch ×1, and 1 such runs lie"),
     (unheard_of_verdict, "parity-fp32", "verdict <b>as good as</b>"),
     (harm_plan, "study", "is no study's plan"),
