@@ -138,8 +138,16 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
     """What each folder below is: "run", "check", "study", or why it is left out."""
     if not root.is_dir():
         raise RecordError(f"{root} is no folder; give run folders, or one above them")
-    for name, below, files in os.walk(root):
-        folder = Path(name)
+    seen: set[str] = set()
+    unread: list[OSError] = []
+    for name, below, files in os.walk(root, onerror=unread.append, followlinks=True):
+        folder, real = Path(name), os.path.realpath(name)
+        if real in seen:  # by another link, which may lead in a circle
+            below.clear()
+            continue
+        seen.add(real)
+        # A folder by its own name before any link to it.
+        below.sort(key=lambda part: (os.path.islink(folder / part), part))
         if "parity.json" in files:
             below.clear()
             yield "check", folder
@@ -155,6 +163,8 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
                 elif part.startswith("parity-") and not _judged(folder / part):
                     below.remove(part)
                     yield "is a parity check without a verdict", folder / part
+    for error in unread:
+        yield f"cannot be read: {error.strerror}", Path(error.filename)
 
 
 def _judged(folder: Path) -> bool:

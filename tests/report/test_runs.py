@@ -173,6 +173,33 @@ def test_runs_are_found_below_a_folder_once_however_often_it_is_given(folder):
     assert find([study, folder, link]).runs == [folder]
 
 
+def test_links_are_followed_to_each_folder_once_and_out_of_no_circle(folder, tmp_path):
+    study, elsewhere = folder.parent, tmp_path / "elsewhere"
+    other = shutil.copytree(folder, elsewhere / "other")
+    (study / "a link").symlink_to(folder)
+    (study / "another").symlink_to(other)
+    (study / "circle").symlink_to(study)
+    (elsewhere / "back").symlink_to(study)
+    (study / "far").symlink_to(elsewhere)
+    assert find([study]).runs == [study / "another", folder]
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
+    locked, scan = folder.with_name("locked"), os.scandir
+    locked.mkdir()
+
+    def scandir(path):
+        if str(path) == str(locked):
+            raise PermissionError(13, "Permission denied", str(locked))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = find([folder.parent])
+    assert found.runs == [folder]
+    (out,) = found.left_out
+    assert (out.name, out.reason) == (str(locked), "cannot be read: Permission denied")
+
+
 def test_an_empty_folder_is_refused_by_name(tmp_path, folder):
     empty = tmp_path / "empty"
     empty.mkdir()
