@@ -280,7 +280,7 @@ def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[LeftOut]]:
         if run.path in rows:
             continue
         try:
-            rows[run.path] = read_between_steps(run.path)
+            rows[run.path] = read_between_steps(run.path, run.windows)
         except RecordError as error:
             rows[run.path] = NOTHING
             why = f"neither accuracies nor parts of a step: {error}"

@@ -280,6 +280,10 @@ def harm_metrics(study):
     os.truncate(file, file.stat().st_size - 10)
 
 
+def harm_middle(study):
+    harm_rows(study / "jax-1-fp32-dp-1")
+
+
 def lose_a_cell(study):
     shutil.rmtree(study / "jax-1-fp32-dp-1")
 
@@ -349,6 +353,7 @@ def a_copy(study):
 HARM = [
     (harm_summary, "jax-1-fp32-dp-1", "is not JSON"),
     (harm_metrics, "jax-1-fp32-dp-1", "metrics.jsonl is cut short"),
+    (harm_middle, "jax-1-fp32-dp-1", "neither accuracies nor parts of a step: "),
     (lose_a_cell, "jax-1-fp32-dp-1", "is planned in study.json and was not run"),
     (fail_a_cell, "jax-1-fp32-dp-1", "failed before it left a run folder, see jax-1"),
     (harm_check, "parity-fp32", "is no parity check's verdict"),
