@@ -79,6 +79,7 @@ def page(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
 def _what(report: Report) -> str:
     names = sorted({c.setting.experiment for c in report.scaling.curves})
     names = names or sorted({check.experiment for check in report.checks})
+    names = names or ["nothing that can be timed"]
     return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
 
 
@@ -88,7 +89,11 @@ def _of_what(report: Report) -> str:
     common = [v for name, v in report.common.items() if v and name != "experiment"]
     sizes = in_words([f"{size:,}" for size in sorted({r.world_size for r in runs})])
     names = " and ".join(sorted({framework(run.framework) for run in runs})[::-1])
-    told = f"{len(runs)} runs of {names} on {sizes} devices" if runs else "No timed run"
+    told = f"{len(runs)} runs of {names} on {sizes} devices"
+    if not runs:
+        told = "No run that can be timed is among the folders"
+        if count := len(report.scaling.left_out):
+            told += f"; {count} were left out, each with its reason under that heading"
     return "; ".join([told, *common])
 
 

@@ -61,7 +61,11 @@ def parity(report: Report) -> tuple[str, str]:
     if not checks or (report.claims and len(unproven) == len(report.claims)):
         return UNKNOWN, (
             "Whether PyTorch and JAX trained the same thing is not shown: "
-            + (unproven[0].withheld if unproven else "no parity check is among them")
+            + (
+                unproven[0].withheld
+                if unproven
+                else "no parity check that can be read is among them"
+            )
             + ". Their speeds are not compared below."
         )
     told = f"in {in_words(sorted({check.precision for check in checks}))}"

@@ -380,6 +380,18 @@ def test_nothing_is_left_out_of_a_whole_study(kept):
     assert report(kept).scaling.left_out == ()
 
 
+def test_where_all_is_left_out_the_page_says_so_at_its_top(written, tmp_path):
+    study = write_study(written, tmp_path / "study", sizes=(1,), repeats=1)
+    for file in study.rglob("summary.json"):
+        held = json.loads(file.read_text())
+        del held["compiled"]  # as an older record may be
+        file.write_text(json.dumps(held))
+    text = page(report(study), {})
+    top = text[: text.index("<h2")]
+    assert "No run that can be timed is among the folders; 5 were left out" in top
+    assert "no parity check that can be read is among them" in top
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(RecordError, match="holds no run folder"):
         report(tmp_path)
