@@ -11,6 +11,7 @@ the first folder; an earlier report there is replaced.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 # Python puts this file's folder first, where `jax.py` would hide the package JAX.
@@ -22,6 +23,7 @@ from recipe.errors import ConfigError, DuetError  # noqa: E402
 from record.tracking import fetch_runs, log_report  # noqa: E402
 from report.findings import Options, gather  # noqa: E402
 from report.projection import INTERCONNECTS, read_interconnect  # noqa: E402
+from report.runs import LeftOut  # noqa: E402
 from report.table import report_rows  # noqa: E402
 from report.write import FETCHED, check_place, write_report  # noqa: E402
 
@@ -57,8 +59,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--wandb",
         metavar="ENTITY/PROJECT",
-        help="read the training runs of this project; they are kept as run folders in "
-        "--out/wandb-runs",
+        help="read the training runs of this project that ended; they are kept as run "
+        "folders in --out/wandb-runs/ENTITY/PROJECT",
     )
     parser.add_argument(
         "--log-wandb",
@@ -81,6 +83,9 @@ def main(typed: list[str]) -> None:
         raise ConfigError("give run folders, or folders that hold some; see --help")
     if not given.folders and not given.out:
         raise ConfigError("--wandb needs --out, the folder of the report")
+    parts = given.wandb.split("/") if given.wandb else ()
+    if given.wandb and (len(parts) != 2 or {"", ".", ".."} & {*parts}):
+        raise ConfigError(f"--wandb takes ENTITY/PROJECT, got {given.wandb}")
     if given.base < 1:
         raise ConfigError(f"--base must be at least 1, got {given.base}")
     if given.accuracy is not None and not 0 < given.accuracy <= 1:
@@ -96,13 +101,15 @@ def main(typed: list[str]) -> None:
     )
     out = given.out or given.folders[0] / "report"
     check_place(out)
-    folders = list(given.folders)
     if given.wandb:
-        fetched = out / FETCHED
-        for refused in fetch_runs(given.wandb, fetched):
-            print(f"left out: {refused}")
-        folders.append(fetched)
-    report = gather(folders, options)
+        place = out / FETCHED / given.wandb
+        fetched, others = fetch_runs(given.wandb, place)
+        # Of what lies there already, runs that this call did not list are no part.
+        folders = [*given.folders, *fetched]
+        report = gather(folders, options, [LeftOut(*other) for other in others])
+        report = replace(report, roots=(*given.folders, place))
+    else:
+        report = gather(given.folders, options)
     page = write_report(report, out)
     for left in report.scaling.left_out:
         print(f"left out: {left.name}: {left.reason}")

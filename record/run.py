@@ -65,14 +65,20 @@ def read_run(path: Path) -> Run:
         weights = safetensors.numpy.load_file(path / "final.safetensors")
     except (SafetensorError, OSError) as error:
         raise RecordError(f"{path / 'final.safetensors'}: {error}") from error
-    rows = read_rows(path)
-    steps = [row["step"] for row in rows if row["kind"] == "step"]
-    if steps != list(range(1, summary["steps"] + 1)):
-        raise RecordError(
-            f"{path / 'metrics.jsonl'} does not hold steps 1 to {summary['steps']} "
-            f"once each and in order; it has {len(steps)}"
-        )
+    rows = read_all_rows(path, summary["steps"])
     return Run(path, config, environment, summary, rows, weights)
+
+
+def read_all_rows(path: Path, steps: int) -> list[dict[str, Any]]:
+    """The rows of a run of so many steps, none of them missing."""
+    rows = read_rows(path)
+    found = [row["step"] for row in rows if row["kind"] == "step"]
+    if found != list(range(1, steps + 1)):
+        raise RecordError(
+            f"{path / 'metrics.jsonl'} does not hold steps 1 to {steps} once each and "
+            f"in order; it has {len(found)}"
+        )
+    return rows
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

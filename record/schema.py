@@ -27,6 +27,8 @@ NUMBER = (float, int)
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 MAYBE_NUMBER = (*NUMBER, type(None))
 
+MOST = 2**63 - 1  # of any integer: JSON has larger ones, of which no float is made
+
 # Losses are in nats, or in squared units of the target where there are no classes.
 STEP = {
     "kind": Field(TEXT, '"step"'),
@@ -201,3 +203,5 @@ def check_fields(given: dict[str, Any], table: dict[str, Field], where: str) -> 
                 f"{where}: {name} is {value!r}, expected "
                 + " or ".join(t.__name__ for t in field.types)
             )
+        if type(value) is int and abs(value) > MOST:
+            raise RecordError(f"{where}: {name} is beyond 64 bits")

@@ -368,38 +368,38 @@ class _TensorBoard:
 TRACKERS = {"none": _Nothing, "tensorboard": _TensorBoard, "wandb": _WandB}
 
 
-def fetch_runs(path: str, folder: Path) -> list[str]:
+def fetch_runs(path: str, folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     """Write the training runs of a W&B project as run folders, named by their id.
 
     They hold what the runs' own folders do, but for weights, checkpoints and logs. What
-    was fetched before is kept: a finished run does not change.
+    was fetched before is fetched again only if W&B has another summary of it by now.
 
     Args:
       path: "ENTITY/PROJECT".
-      folder: of the run folders.
+      folder: of the run folders; others that lie there are left alone.
 
     Returns:
-      A line for each run that could not be written, and why.
+      The folders of the runs that W&B lists and that ended, and the other runs by name
+      with the reason.
 
     Raises:
-      RecordError: if W&B does not answer, or knows no such project.
+      RecordError: if W&B does not answer, knows no such project, or has no run of it.
     """
     import wandb
 
-    refused = []
+    places: list[Path] = []
+    left_out: list[tuple[str, str]] = []
     try:
         api = wandb.Api(timeout=API_SECONDS)
         for run in api.runs(path, {"jobType": "train"}, per_page=200, lazy=False):
-            place = folder / _file_name(run.id)
-            if (place / "summary.json").exists():
-                continue
             try:
-                history = run.scan_history(use_cache=False)
-                rows = [_row_of(logged) for logged in history if "step" in logged]
-                _write_folder(place, run.config, run.summary_metrics, rows)
+                place = folder / _file_name(run.id)
+                _fetch(run, place)
+                places.append(place)
             except (DuetError, KeyError, TypeError, ValueError) as error:
-                said = f"{type(error).__name__}: {error}"
-                refused.append(f"{path}/{run.id} ({run.name}): {said}")
+                known = isinstance(error, DuetError)
+                said = str(error) if known else f"{type(error).__name__}: {error}"
+                left_out.append((f"{path}/{run.id} ({run.name})", said))
     except OSError as error:
         raise RecordError(f"cannot write {folder}: {error.strerror}") from error
     except Exception as error:  # wandb's, the network's, and its helper process's
@@ -407,7 +407,33 @@ def fetch_runs(path: str, folder: Path) -> list[str]:
             f"cannot read {path} from W&B: {error}; is it ENTITY/PROJECT, and is there "
             "a key (wandb login)?"
         ) from error
-    return refused
+    if not places and not left_out:
+        raise RecordError(
+            f"{path} has no training runs; tracking=wandb mirrors them there "
+            "(tracking.entity, tracking.project)"
+        )
+    return places, left_out
+
+
+def _fetch(run: Any, place: Path) -> None:
+    """Write one run of W&B's, unless it is there as it is by now.
+
+    Raises:
+      RecordError: if it has not ended: its summary is then none, or an earlier start's.
+    """
+    if run.state == "running":
+        raise RecordError("is still running; fetch it again when it has finished")
+    if "status" not in run.summary_metrics:
+        raise RecordError(f"has no summary, W&B calls it {run.state}: it was killed")
+    # Beside the summary stand the last values of what was logged.
+    kept = {name: run.summary_metrics.get(name) for name in SUMMARY}
+    summary = to_json(strict_json(kept))
+    file = place / "summary.json"
+    if file.exists() and file.read_bytes() == summary:
+        return
+    history = run.scan_history(use_cache=False)
+    rows = [_row_of(logged) for logged in history if "step" in logged]
+    _write_folder(place, run.config, summary, rows)
 
 
 def _file_name(run_id: str) -> str:
@@ -429,7 +455,7 @@ def _row_of(logged: Row) -> Row:
     return {"kind": KINDS[namespace], "step": logged["step"], **names}
 
 
-def _write_folder(place: Path, config: Row, summary: Row, rows: list[Row]) -> None:
+def _write_folder(place: Path, config: Row, summary: bytes, rows: list[Row]) -> None:
     """A run folder; its summary last, as the run itself would."""
     names = [field.name for field in fields(Config)]
     own = {name: config[name] for name in names if name in config}
@@ -439,9 +465,7 @@ def _write_folder(place: Path, config: Row, summary: Row, rows: list[Row]) -> No
     (place / "config.yaml").write_text(text)
     (place / "metrics.jsonl").write_text(lines)
     (place / "environment.json").write_bytes(to_json(dict(config["environment"])))
-    # Beside the summary stand the last values of what was logged.
-    kept = {name: summary.get(name) for name in SUMMARY}
-    write_whole(place / "summary.json", to_json(strict_json(kept)))
+    write_whole(place / "summary.json", summary)
 
 
 def log_report(

@@ -3,7 +3,6 @@
 A figure shows its chart's rows and nothing else, so the CSV behind it is what it shows.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -223,11 +222,15 @@ def _loss_chart(
     for label, framework, path in sorted(
         runs, key=lambda run: (run[1] != "torch", run)
     ):
-        with contextlib.suppress(RecordError):  # named among what was left out
-            rows += [
-                Row(label, framework, MEASURED, step, loss)
-                for step, loss in enumerate(loss_curve(path), start=1)
-            ]
+        try:
+            losses = loss_curve(path)
+        except RecordError as error:
+            says += f" {label} is not drawn: {error}."
+            continue
+        rows += [
+            Row(label, framework, MEASURED, step, loss)
+            for step, loss in enumerate(losses, start=1)
+        ]
     return Chart(
         name=name,
         section=LOSSES,

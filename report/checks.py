@@ -4,6 +4,7 @@ A speed of one framework over the other is claimed where a check of the same wor
 data, precision and strategy held both together and found them identical; nowhere else.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 
 from recipe.errors import RecordError
 from record.disk import parse_json, read_text
-from record.run import read_environment, read_rows, read_summary
+from record.run import read_all_rows, read_environment, read_summary
 from report.cells import Cell
 from report.machine import commit_name
 from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
 from report.recipes import Recipe, read_recipe
-from report.runs import LeftOut, config_values
+from report.runs import DAMAGE, LeftOut, config_values, read_sane_summary
 
 MISSING = "not checked"
 
@@ -42,6 +43,7 @@ class Check:
 
     Args:
       path: its folder, with the runs that it compared.
+      stated: its verdict as it stands above its comparisons.
       runs: their folders, controls left out.
       recipe: of them.
       commits: that they were run at.
@@ -53,6 +55,7 @@ class Check:
     precision: str
     parallel: str
     data_fingerprint: str
+    stated: str
     compiled: bool
     decided_by: str
     commits: tuple[str, ...]
@@ -63,17 +66,20 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """Of every comparison: one that failed, and all has."""
-        return worst(c.verdict for c in self.comparisons)
+        """The stated one, or that of any comparison which is worse."""
+        return worst([self.stated, *(c.verdict for c in self.comparisons)])
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why it is not identical: what parts, and what could not be judged."""
-        return tuple(
+        told = tuple(
             f"{c.a} against {c.b}: {reason}"
             for c in self.comparisons
             for reason in (*c.broken, *c.unseen)
         )
+        if not told and self.verdict != IDENTICAL:
+            return (f"{self.path} says {self.verdict} and gives no reason",)
+        return told
 
     def is_called_like(self, cell: Cell) -> bool:
         """Whether a reader would take it for a check of a cell."""
@@ -118,24 +124,32 @@ def read_check(folder: Path) -> Check:
     """One check's verdict and what it was of.
 
     Raises:
-      RecordError: naming what is missing or damaged.
+      RecordError: naming what is missing or damaged, in its runs too: a verdict that
+        can no longer be seen to be right is none.
     """
     file = folder / "parity.json"
     held = parse_json(read_text(file), file)
     try:
         comparisons = tuple(map(_comparison, held["comparisons"]))
         facts = {name: str(held[name]) for name in _FACTS}
+        stated, of = _verdict(held["verdict"]), str(held["config_hash"])
         notes = tuple(map(str, held["notes"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (*DAMAGE, AttributeError) as error:
         raise RecordError(f"{file} is no parity check's verdict: {error!r}") from error
     if not comparisons:
         raise RecordError(f"{file} compares nothing")
     runs = [p.parent for p in sorted(folder.glob("*/summary.json"))]
     trainings = [run for run in runs if not config_values(run, nudge=0)["nudge"]]
-    summaries = {run: read_summary(run) for run in trainings}
-    of_it = [r for r, s in summaries.items() if s["config_hash"] == held["config_hash"]]
-    if not of_it:
-        raise RecordError(f"{file} has none of the runs that it compared beside it")
+    summaries = {run: read_sane_summary(run) for run in trainings}
+    of_it = [r for r, s in summaries.items() if s["config_hash"] == of]
+    compared = {label for c in comparisons for label in (c.a, c.b)}
+    if len(of_it) != len(compared):
+        raise RecordError(
+            f"{file} compared {', '.join(sorted(compared))}, and {len(of_it)} such "
+            "runs lie beside it"
+        )
+    for run in of_it:
+        loss_curve(run)
     return Check(
         path=folder,
         parallel=summaries[of_it[0]]["parallel"],
@@ -145,6 +159,7 @@ def read_check(folder: Path) -> Check:
             if summaries[run]["framework"] == "torch"
         ),
         commits=tuple(commit_name(read_environment(run), 12) for run in of_it),
+        stated=stated,
         notes=notes,
         comparisons=comparisons,
         runs=tuple(of_it),
@@ -157,23 +172,36 @@ _FACTS = ("experiment", "precision", "data_fingerprint", "decided_by")
 
 
 def _comparison(held: dict[str, Any]) -> Comparison:
-    differences = [float(value) for value in held["differences"]]
+    differences = _differences(held["differences"])
+    weights = _differences(held["leaves"].values())
     broken, unseen = (tuple(map(str, held[name])) for name in ("broken", "unseen"))
-    verdict = str(held["verdict"])
-    if verdict not in (IDENTICAL, UNDECIDED, DIFFERENT):
-        raise ValueError(f"verdict {verdict}")
+    if not broken and math.inf in (*differences, *weights):
+        broken = ("a difference is no finite number",)
+    verdict = _verdict(held["verdict"])
     return Comparison(
         a=str(held["a"]),
         b=str(held["b"]),
         kind=str(held["kind"]),
         first=differences[0],
         worst=max(differences),
-        weights=max(float(value) for value in held["leaves"].values()),
+        weights=max(weights),
         # The reasons decide, should the verdict not say so.
         verdict=DIFFERENT if broken else worst([verdict, *[UNDECIDED] * bool(unseen)]),
         broken=broken,
         unseen=unseen,
     )
+
+
+def _differences(held: Iterable[Any]) -> list[float]:
+    """Relative differences; what can be none is infinite, as `report.parity` has it."""
+    found = map(float, held)
+    return [value if 0 <= value < math.inf else math.inf for value in found]
+
+
+def _verdict(held: Any) -> str:
+    if held not in (IDENTICAL, UNDECIDED, DIFFERENT):
+        raise ValueError(f"verdict {held}")
+    return held
 
 
 def check_of(
@@ -188,5 +216,10 @@ def check_of(
 
 
 def loss_curve(run: Path) -> list[float]:
-    """The training loss of every step, from 1."""
-    return [float(row["loss"]) for row in read_rows(run) if row["kind"] == "step"]
+    """The training loss of every step, from 1.
+
+    Raises:
+      RecordError: if one is missing.
+    """
+    rows = read_all_rows(run, read_summary(run)["steps"])
+    return [float(row["loss"]) for row in rows if row["kind"] == "step"]

@@ -174,14 +174,20 @@ class Report:
         return Utilisation(flops, through(flops, lambda x: x / peak), "")
 
 
-def gather(roots: Sequence[Path], options: Options) -> Report:
+def gather(
+    roots: Sequence[Path], options: Options, left_out: Iterable[LeftOut] = ()
+) -> Report:
     """Read all that lies at or below some folders.
+
+    Args:
+      left_out: what was so before it became a folder.
 
     Raises:
       RecordError: if a folder is missing, or holds neither run nor parity check.
     """
     found = find(roots)
-    runs, left_out = read_timed_runs(found.runs)
+    runs, no_runs = read_timed_runs(found.runs)
+    left_out = [*left_out, *no_runs]
     checks, no_checks = read_checks(found.checks)
     studies = []
     for folder in found.studies:
@@ -300,7 +306,7 @@ def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[LeftOut]]:
         if run.path in rows:
             continue
         try:
-            rows[run.path] = read_between_steps(run.path)
+            rows[run.path] = read_between_steps(run.path, run.windows)
         except RecordError as error:
             rows[run.path] = NOTHING
             why = f"neither accuracies nor parts of a step: {error}"

@@ -78,6 +78,7 @@ def page(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
 def _what(report: Report) -> str:
     names = sorted({c.setting.experiment for c in report.scaling.curves})
     names = names or sorted({check.experiment for check in report.checks})
+    names = names or ["nothing that can be timed"]
     return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
 
 

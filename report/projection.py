@@ -309,14 +309,17 @@ def measured_interconnect(
       devices: that took part.
 
     Raises:
-      ConfigError: if there are too few sizes to tell latency from bandwidth.
+      ConfigError: if there are too few sizes to tell latency from bandwidth, or one
+        is no number of bytes or seconds.
     """
     sizes, times = np.asarray(nbytes, np.float64), np.asarray(seconds, np.float64)
-    if len(np.unique(sizes)) < 2 or devices < 2 or times.min(initial=np.inf) <= 0:
+    numbers = np.concatenate([sizes, times])
+    if not np.all(np.isfinite(numbers) & (numbers > 0)):
+        raise ConfigError("sizes and seconds of all-reduces must be finite and > 0")
+    if len(np.unique(sizes)) < 2 or devices < 2:
         raise ConfigError(
             "an interconnect is measured by all-reduces of two sizes or more on two "
-            f"devices or more, in positive times; got {len(np.unique(sizes))} sizes "
-            f"on {devices} devices"
+            f"devices or more; got {len(np.unique(sizes))} sizes on {devices} devices"
         )
     steps = 2 * (devices - 1)
     terms = np.stack([np.full_like(sizes, steps), steps / devices * sizes], axis=1)
@@ -375,7 +378,7 @@ def read_interconnect(given: str) -> Interconnect:
             raise ValueError("nbytes and seconds are not of one length")
         devices, name = int(held["devices"]), str(held["name"])
         source = str(held["source"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise RecordError(f"{file} holds no timed all-reduces: {error!r}") from error
     found = measured_interconnect(sizes, seconds, devices, name)
     return replace(found, source=f"{found.source}, {source}")

@@ -1,5 +1,6 @@
 """A run's rows but for its steps: how long windows took, and what evaluations found."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from recipe.errors import RecordError
 from record.disk import parse_json
 from report.accuracy import Evaluated
+from report.runs import DAMAGE
 
 # What the host times in each window: field -> the part of a step that it is.
 HOST_PARTS = {"data_seconds": "data"}
@@ -41,16 +43,21 @@ class Rows:
 NOTHING = Rows((), Evaluated((), ()))
 
 
-def read_between_steps(run: Path) -> Rows:
+def read_between_steps(run: Path, rates: Sequence[float]) -> Rows:
     """A run's timed windows, and its evaluations with the seconds trained before each.
 
-    Step rows are most of the file, and are passed over unread.
+    Step rows are most of the file, and are counted unread.
+
+    Args:
+      rates: images/s of its timed windows as `summary.json` has them.
 
     Raises:
-      RecordError: naming the line that is damaged.
+      RecordError: naming the line that is damaged or before which some are missing, or
+        if the windows are not those of the summary.
     """
     file = run / "metrics.jsonl"
-    windows: list[Window] = []
+    windows: list[tuple[float, Window]] = []
+    done = timed = 0  # steps so far, and of these up to the last window
     trained, seconds, accuracies, steps = 0.0, [], [], []
     try:
         lines = file.read_bytes().splitlines()
@@ -58,23 +65,39 @@ def read_between_steps(run: Path) -> Rows:
         raise RecordError(f"cannot read {file}: {error.strerror}") from error
     for number, line in enumerate(lines, start=1):
         if line.startswith(b'{"kind": "step"'):
+            done += 1
             continue
         where = f"{file} line {number}"
         row = parse_json(line, where)
         try:
+            if row["step"] != done:
+                raise ValueError(f"of step {row['step']}, after {done} steps")
             if row["kind"] == "window":
-                trained += float(row["seconds"])
-                windows += [] if row["warmup"] else [_window(row)]
+                window = _window(row)
+                timed += window.steps
+                if timed != done:
+                    raise ValueError(f"windows of {timed} steps, after {done} steps")
+                trained += window.seconds
+                if not row["warmup"]:
+                    windows.append((float(row["images_per_second"]), window))
             elif row["kind"] == "resume":
                 windows.clear()
             elif row["kind"] == "evaluation" and row["accuracy"] is not None:
                 seconds.append(trained)
                 accuracies.append(float(row["accuracy"]))
-                steps.append(int(row["step"]))
-        except (KeyError, TypeError, ValueError) as error:
+                steps.append(done)
+        except DAMAGE as error:
             raise RecordError(f"{where} is no row of a record: {error!r}") from error
-    evaluated = Evaluated(tuple(seconds), tuple(accuracies), tuple(steps))
-    return Rows(tuple(windows), evaluated)
+    # W&B does not tell where a run went on: earlier starts' windows come before.
+    last = windows[-len(rates) :]
+    if [rate for rate, _ in last] != list(rates):
+        raise RecordError(
+            f"{file} does not end with the {len(rates)} timed windows of summary.json"
+        )
+    return Rows(
+        tuple(window for _, window in last),
+        Evaluated(tuple(seconds), tuple(accuracies), tuple(steps)),
+    )
 
 
 def _window(row: dict[str, Any]) -> Window:

@@ -17,11 +17,15 @@ from typing import Any
 import numpy as np
 
 from recipe.errors import RecordError
+from recipe.study import FRAMEWORKS
 from record.run import read_environment, read_summary
+from record.schema import MOST
 from report.machine import commit_name, device_name, machine_name, software_name
 
 # Enough for the longest row: a row is some 200 bytes.
 TAIL_BYTES = 4096
+# What reading a value raises that is missing, or of another kind or size than it was.
+DAMAGE = (LookupError, TypeError, ValueError, OverflowError)
 # What `ablated` may name, and which part of the step that leaves out. Such a run is no
 # training, but an arm of a study: what a whole step takes longer is the part.
 EXCHANGE = "parallel.exchange"
@@ -143,8 +147,16 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
     """What each folder below is: "run", "check", "study", or why it is left out."""
     if not root.is_dir():
         raise RecordError(f"{root} is no folder; give run folders, or one above them")
-    for name, below, files in os.walk(root):
-        folder = Path(name)
+    seen: set[str] = set()
+    unread: list[OSError] = []
+    for name, below, files in os.walk(root, onerror=unread.append, followlinks=True):
+        folder, real = Path(name), os.path.realpath(name)
+        if real in seen:  # by another link, which may lead in a circle
+            below.clear()
+            continue
+        seen.add(real)
+        # A folder by its own name before any link to it.
+        below.sort(key=lambda part: (os.path.islink(folder / part), part))
         if "parity.json" in files:
             below.clear()
             yield "check", folder
@@ -160,6 +172,8 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
                 elif part.startswith("parity-") and not _judged(folder / part):
                     below.remove(part)
                     yield "is a parity check without a verdict", folder / part
+    for error in unread:
+        yield f"cannot be read: {error.strerror}", Path(error.filename)
 
 
 def _judged(folder: Path) -> bool:
@@ -199,7 +213,7 @@ def read_timed_run(path: Path) -> TimedRun:
     """
     if not (path / "summary.json").exists():
         raise RecordError(f"{path} has no summary.json: the run was killed, or runs")
-    summary = read_summary(path)
+    summary = read_sane_summary(path)
     if summary["status"] != "finished":
         raise RecordError(
             f"{path} holds a run that {summary['status']}: {summary['error']}"
@@ -215,9 +229,14 @@ def read_timed_run(path: Path) -> TimedRun:
             f"{path} has no timed window after the first, which is warm-up; train for "
             "more steps, or set a smaller train.window_steps"
         )
-    if not all(isinstance(w, int | float) and 0 < w < np.inf for w in windows):
-        raise RecordError(f"{path}: images_per_second holds no rates: {windows[:3]}")
+    if type(windows) is not list or not all(map(_is_rate, windows)):
+        told = str(windows)[:60]
+        raise RecordError(f"{path}: images_per_second holds no rates: {told}")
     config = config_values(path, nudge=0, accumulate=1)
+    if not 1 <= config["accumulate"] <= MOST:
+        raise RecordError(
+            f"{path}: train.accumulate is {config['accumulate']}, expected 1 or more"
+        )
     # It has the hash of the run that it was nudged from, and would pass for a repeat.
     if config["nudge"]:
         raise RecordError(
@@ -240,6 +259,37 @@ def read_timed_run(path: Path) -> TimedRun:
     )
 
 
+def read_sane_summary(path: Path) -> dict[str, Any]:
+    """A run folder's summary, by whose numbers can be divided.
+
+    Raises:
+      RecordError: naming the file or the number.
+    """
+    summary = read_summary(path)
+    if summary["framework"] not in FRAMEWORKS:
+        raise RecordError(
+            f"{path}: framework is {summary['framework']!r}, expected one of "
+            f"{', '.join(FRAMEWORKS)}"
+        )
+    for name in ("world_size", "processes", "global_batch", "parameters"):
+        if summary[name] < 1:
+            raise RecordError(f"{path}: {name} is {summary[name]}, expected 1 or more")
+    if summary["processes"] > summary["world_size"]:
+        raise RecordError(
+            f"{path}: {summary['processes']} processes for a world size of "
+            f"{summary['world_size']}; each has one device or more"
+        )
+    for name in ("compile_seconds", "startup_seconds", "peak_memory_bytes"):
+        value = summary[name]
+        if value is not None and not 0 <= value < np.inf:
+            raise RecordError(f"{path}: {name} is {value}, expected a finite number")
+    return summary
+
+
+def _is_rate(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= MOST
+
+
 _SUMMARY = (
     *("framework", "experiment", "data", "model", "precision", "parallel"),
     *("deterministic", "compiled", "world_size", "processes", "global_batch"),
@@ -255,13 +305,13 @@ def config_values(path: Path, **defaults: int) -> dict[str, int]:
     rest.
     """
     file = path / "config.yaml"
+    line = rf"^  ({'|'.join(defaults)}): (\d+)$"
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        found = re.findall(line, text, re.MULTILINE)
+        return defaults | {name: int(value) for name, value in found}
+    except (OSError, ValueError) as error:  # no UTF-8, or a number of 4,300 digits
         raise RecordError(f"cannot read {file}: {error}") from error
-    line = rf"^  ({'|'.join(defaults)}): (\d+)$"
-    found = re.findall(line, text, re.MULTILINE)
-    return defaults | {name: int(value) for name, value in found}
 
 
 def _check_metrics_end(path: Path, steps: int) -> None:

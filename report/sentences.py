@@ -62,7 +62,11 @@ def parity(report: Report) -> tuple[str, str]:
     if not checks or (report.claims and len(unproven) == len(report.claims)):
         return UNKNOWN, (
             "Whether PyTorch and JAX trained the same thing is not shown: "
-            + (unproven[0].withheld if unproven else "no parity check is among them")
+            + (
+                unproven[0].withheld
+                if unproven
+                else "no parity check that can be read is among them"
+            )
             + ". Their speeds are not compared below."
         )
     told = f"in {in_words(sorted({check.precision for check in checks}))}"
@@ -84,7 +88,11 @@ def of_what(report: Report) -> str:
     common = [v for name, v in report.common.items() if v and name != "experiment"]
     sizes = in_words([f"{size:,}" for size in sorted({r.world_size for r in runs})])
     names = " and ".join(sorted({framework(run.framework) for run in runs})[::-1])
-    told = f"{len(runs)} runs of {names} on {sizes} devices" if runs else "No timed run"
+    told = f"{len(runs)} runs of {names} on {sizes} devices"
+    if not runs:
+        told = "No run that can be timed is among the folders"
+        if count := len(report.scaling.left_out):
+            told += f"; {count} were left out, each with its reason under that heading"
     return "; ".join([told, *common])
 
 

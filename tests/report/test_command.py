@@ -9,7 +9,7 @@ from recipe.errors import ConfigError, RecordError
 from report.write import FETCHED
 from tests.record.test_tracking import CANARY, files_with
 from tests.record.wandb_history import records
-from tests.record.wandb_server import serving
+from tests.record.wandb_server import mirrored, running, serving
 from tests.report.folders import write_run_folder
 
 
@@ -36,6 +36,8 @@ def folder(written, tmp_path_factory):
     [
         ([], "give run folders"),
         (["--wandb", "e/p"], "--wandb needs --out"),
+        (["--wandb", "../p", "--out", "out"], "takes ENTITY/PROJECT, got ../p"),
+        (["--wandb", "/p", "--out", "out"], "takes ENTITY/PROJECT, got /p"),
         (["runs", "--base", "0"], "--base must be at least 1, got 0"),
         (["runs", "--accuracy", "97"], r"--accuracy must lie in \(0, 1\], got 97"),
         (["runs", "--peak-flops", "0"], "--peak-flops must be positive"),
@@ -61,7 +63,7 @@ def test_a_file_that_times_no_all_reduce_is_refused(held, tmp_path):
 
 
 def test_from_wandb_and_from_folders_come_the_same_numbers(
-    folder, tmp_path, run_python
+    folder, written, tmp_path, run_python
 ):
     offline = tmp_path / "from-folders"
     done = run_python(
@@ -73,7 +75,10 @@ def test_from_wandb_and_from_folders_come_the_same_numbers(
     assert "disk full" in done.stdout
     _check_logged(offline, done.stdout)
     out = tmp_path / "from-wandb"
-    with serving(sorted(folder.iterdir())) as url:
+    place = out / FETCHED / "e" / "p"
+    write_run_folder(written, place / "listed before", 9.0)
+    runs = {f"run-{n}": mirrored(f) for n, f in enumerate(sorted(folder.iterdir()))}
+    with serving({"p": runs | {"slow": running(runs["run-0"])}}) as url:
         done = run_python(
             ["launch/report.py", "--wandb", "e/p", "--out", out],
             WANDB_BASE_URL=url,
@@ -83,7 +88,9 @@ def test_from_wandb_and_from_folders_come_the_same_numbers(
             WANDB_CACHE_DIR=tmp_path / "cache",
         )
         assert done.returncode == 0, done.stderr
-    assert len(list((out / FETCHED).iterdir())) == 13
+    told = "left out: e/p/slow (shown as slow): is still running"
+    assert told in done.stdout and told[10:] in (out / "report.md").read_text()
+    assert len(list(place.iterdir())) == 13 + 1
     assert (out / "table.csv").read_text() == (offline / "table.csv").read_text()
     one, other = (json.loads((f / "report.json").read_text()) for f in (offline, out))
     for part in "fits", "jax_against_torch", "projections", "parity":

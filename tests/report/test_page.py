@@ -105,6 +105,33 @@ def test_without_parity_no_speed_is_claimed_anywhere(written, tmp_path, harm, to
     assert not [chart for chart in charts(found) if chart.name.startswith("ratio")]
 
 
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ({"verdict": DIFFERENT}, "says different and gives no reason"),
+        ({"differences": [1e-8, "NaN", 1e-8, 1e-8]}, "is no finite number"),
+        ({"leaves": {"dense.0.kernel": "Infinity"}}, "is no finite number"),
+    ],
+)
+def test_whatever_speaks_against_parity_in_a_check_decides(study, harm, told):
+    file = study / "parity-fp32" / "parity.json"
+    held = json.loads(file.read_text())
+    (held if "verdict" in harm else held["comparisons"][0]).update(harm)
+    file.write_text(json.dumps(held))
+    found = report(study)
+    verdict, said = parity(found)
+    assert verdict == DIFFERENT and told in said
+    assert found.claims and all(claim.withheld for claim in found.claims)
+
+
+def test_a_run_whose_losses_are_not_all_there_is_not_drawn_and_named(study):
+    shutil.rmtree(study / "parity-fp32")
+    harm_rows(study / "jax-1-fp32-dp-1")
+    chart, *_ = charts(report(study))
+    assert {row.series for row in chart.rows} == {"PyTorch"}
+    assert "JAX is not drawn: " in chart.says
+
+
 def test_a_check_of_one_strategy_does_not_answer_for_another(study):
     for run in study.glob("*-fp32-dp-*"):
         change(run / "summary.json", parallel="fsdp")
@@ -314,6 +341,10 @@ def harm_metrics(study):
     os.truncate(file, file.stat().st_size - 10)
 
 
+def harm_middle(study):
+    harm_rows(study / "jax-1-fp32-dp-1")
+
+
 def lose_a_cell(study):
     shutil.rmtree(study / "jax-1-fp32-dp-1")
 
@@ -326,6 +357,25 @@ def fail_a_cell(study):
 
 def harm_check(study):
     (study / "parity-fp32" / "parity.json").write_text('{"comparisons": 3}')
+
+
+def harm_check_run(study):
+    harm_rows(study / "parity-fp32" / "jax-1")
+
+
+def harm_rows(run):
+    """A hole, as a disk leaves one."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:1] + lines[3:]))
+
+
+def rename_check_framework(study):
+    change(study / "parity-fp32" / "jax-1" / "summary.json", framework="mxnet")
+
+
+def lose_check_run(study):
+    shutil.rmtree(study / "parity-fp32" / "jax-1")
 
 
 def unheard_of_verdict(study):
@@ -364,9 +414,13 @@ def a_copy(study):
 HARM = [
     (harm_summary, "jax-1-fp32-dp-1", "is not JSON"),
     (harm_metrics, "jax-1-fp32-dp-1", "metrics.jsonl is cut short"),
+    (harm_middle, "jax-1-fp32-dp-1", "neither accuracies nor parts of a step: "),
     (lose_a_cell, "jax-1-fp32-dp-1", "is planned in study.json and was not run"),
     (fail_a_cell, "jax-1-fp32-dp-1", "failed before it left a run folder, see jax-1"),
     (harm_check, "parity-fp32", "is no parity check's verdict"),
+    (harm_check_run, "parity-fp32", "does not hold steps 1 to 4 once each"),
+    (rename_check_framework, "parity-fp32", "framework is 'mxnet', expected one of"),
+    (lose_check_run, "parity-fp32", "compared jax ×1, torch ×1, and 1 such runs lie"),
     (unheard_of_verdict, "parity-fp32", "verdict <b>as good as</b>"),
     (harm_plan, "study", "is no study's plan"),
     (kill_check, "parity-fp32", "is a parity check without a verdict"),
@@ -385,6 +439,18 @@ def test_what_is_damaged_or_missing_is_left_out_by_name(study, harm, name, reaso
 
 def test_nothing_is_left_out_of_a_whole_study(kept):
     assert report(kept).scaling.left_out == ()
+
+
+def test_where_all_is_left_out_the_page_says_so_at_its_top(written, tmp_path):
+    study = write_study(written, tmp_path / "study", sizes=(1,), repeats=1)
+    for file in study.rglob("summary.json"):
+        held = json.loads(file.read_text())
+        del held["compiled"]  # as an older record may be
+        file.write_text(json.dumps(held))
+    text = page(report(study), {})
+    top = text[: text.index("<h2")]
+    assert "No run that can be timed is among the folders; 5 were left out" in top
+    assert "no parity check that can be read is among them" in top
 
 
 def test_an_empty_folder_is_refused(tmp_path):

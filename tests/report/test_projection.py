@@ -198,3 +198,11 @@ def test_numbers_out_of_range_are_refused_by_name(given):
 def test_what_tells_no_latency_from_bandwidth_is_refused(sizes, devices):
     with pytest.raises(ConfigError, match="all-reduces of two sizes or more"):
         measured_interconnect(np.array(sizes), np.full(len(sizes), 0.1), devices)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0])
+def test_an_all_reduce_of_no_size_or_time_is_refused(value):
+    good, bad = np.array([1e6, 1e7]), np.array([1.0, value])
+    for given in (good, bad), (bad, good):
+        with pytest.raises(ConfigError, match="must be finite and > 0"):
+            measured_interconnect(*given, 8)

@@ -78,7 +78,47 @@ def nudge(folder):
     file.write_text(text.replace("  nudge: 0\n", "  nudge: 3\n"))
 
 
+# What no run ends with, each in its summary, and what is said of it.
+NONSENSE = {
+    "is 0, expected 1 or more": [
+        {name: 0} for name in ("world_size", "processes", "global_batch", "parameters")
+    ],
+    "world_size is -4, expected 1": [{"world_size": -4}],
+    "8 processes for a world size of 4": [{"processes": 8}],
+    "is 'mxnet', expected one of torch, jax": [{"framework": "mxnet"}],
+    "is nan, expected a finite number": [
+        {name: "NaN"} for name in ("compile_seconds", "startup_seconds")
+    ],
+    "is beyond 64 bits": [{"peak_memory_bytes": 10**400}],
+    "holds no rates": [
+        {"images_per_second": {"windows": windows}}
+        for windows in ([10**400], ["NaN"], [True], 3.0, "32")
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "fields"), [(told, f) for told, each in NONSENSE.items() for f in each]
+)
+def test_a_number_that_no_run_ends_with_is_refused(folder, told, fields):
+    change(folder, **fields)
+    with pytest.raises(RecordError, match=told):
+        read_timed_run(folder)
+
+
+def accumulate(number):
+    def harm(folder):
+        file = folder / "config.yaml"
+        text = file.read_text()
+        assert text.count("  accumulate: 1\n") == 1
+        file.write_text(text.replace("  accumulate: 1\n", f"  accumulate: {number}\n"))
+
+    return harm
+
+
 DAMAGE = {
+    "no micro-batch": (accumulate(0), "accumulate is 0, expected 1 or more"),
+    "endless digits": (accumulate("1" * 5000), "cannot read .*config"),
     "a control": (nudge, r"is a parity check's control \(train\.nudge=3\)"),
     "no config": (lambda f: (f / "config.yaml").unlink(), "cannot read .*config"),
     "a row cut short": (cut, r"metrics\.jsonl is cut short: .* row of step 4"),
@@ -135,6 +175,33 @@ def test_runs_are_found_below_a_folder_once_however_often_it_is_given(folder):
     link = study.with_name("link")
     link.symlink_to(study)
     assert find([study, folder, link]).runs == [folder]
+
+
+def test_links_are_followed_to_each_folder_once_and_out_of_no_circle(folder, tmp_path):
+    study, elsewhere = folder.parent, tmp_path / "elsewhere"
+    other = shutil.copytree(folder, elsewhere / "other")
+    (study / "a link").symlink_to(folder)
+    (study / "another").symlink_to(other)
+    (study / "circle").symlink_to(study)
+    (elsewhere / "back").symlink_to(study)
+    (study / "far").symlink_to(elsewhere)
+    assert find([study]).runs == [study / "another", folder]
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
+    locked, scan = folder.with_name("locked"), os.scandir
+    locked.mkdir()
+
+    def scandir(path):
+        if str(path) == str(locked):
+            raise PermissionError(13, "Permission denied", str(locked))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = find([folder.parent])
+    assert found.runs == [folder]
+    (out,) = found.left_out
+    assert (out.name, out.reason) == (str(locked), "cannot be read: Permission denied")
 
 
 def test_an_empty_folder_is_refused_by_name(tmp_path, folder):
