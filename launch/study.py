@@ -35,7 +35,9 @@ from launch.cluster import (  # noqa: E402
     after_earlier,
     check_cluster,
     cores_per_device,
+    job_of,
     run,
+    submitit_log,
 )
 from launch.overrides import refusal  # noqa: E402
 from launch.trainings import (  # noqa: E402
@@ -276,13 +278,14 @@ class Study:
             write_whole(self.folder / "study.json", to_json(self.description | now))
         works = self.works()
 
-        def say(earlier: str) -> None:
-            console.print(f"{earlier}: waiting for it", **PLAIN)
+        def say(text: str) -> None:
+            console.print(text, **PLAIN)
 
         with after_earlier(self.cluster, jobs, say):
             missing = [w for w in works.values() if not self.finished(w.name)]
             for work in missing:
                 self.put_aside(work)
+            self._note_unseen(works)
         if self.begun:
             done = len(works) - len(missing)
             console.print(
@@ -293,10 +296,9 @@ class Study:
         parity = [work for work in missing if is_parity(work.name)]
         with Live(self.table(), console=console, auto_refresh=False) as live:
             for part in parity, [work for work in missing if work not in parity]:
-                for work in run(self.cluster, part, self.cores, jobs):
+                for work in run(self.cluster, part, self.cores, jobs, say):
                     ended += 1
-                    text = f"{ended}/{len(works)} {work.name}: {self._ended(work)}"
-                    console.print(text, **PLAIN)
+                    say(f"{ended}/{len(works)} {work.name}: {self._ended(work)}")
                     live.update(self.table(), refresh=True)
                     if not self.finished(work.name):
                         failed.append(work.name)
@@ -304,22 +306,42 @@ class Study:
             console.line()  # which Live ends its table with on a terminal alone
         return failed
 
+    def _note_unseen(self, works: dict[str, Work]) -> None:
+        """Note in cells.jsonl what was finished while no study looked."""
+        file = self.folder / "cells.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        rows = [json.loads(line) for line in lines]
+        noted = {row["name"] for row in rows if row["status"] != "failed"}
+        for work in works.values():
+            if work.name not in noted and self.finished(work.name):
+                self._ended(work)
+
     def _ended(self, work: Work) -> str:
         """Note in cells.jsonl how something ended, and say it."""
-        status, text = "failed", f"failed, see {work.log}:\n  {said(work.log)}"
+        folder, jobs = self.folder / work.name, self.folder / "submitit"
+        job, ended = job_of(jobs, work.name), datetime.now(UTC)
         if self.finished(work.name):
             status = "finished"
+            left = folder / "summary.json"
             if is_parity(work.name):
-                file = self.folder / work.name / "parity.json"
-                status = text = json.loads(file.read_text())["verdict"]
+                left = folder / "parity.json"
+                status = text = json.loads(left.read_text())["verdict"]
             else:
                 rate = self._rate(work.name)
                 text = f"{rate:,.0f} images/s" if rate else "finished"
+            ended = datetime.fromtimestamp(left.stat().st_mtime, UTC)
+        else:
+            status, logs = "failed", [work.log]
+            if job:
+                logs.append(submitit_log(jobs, job))
+            which = f", job {job}" if job else ""
+            text = f"failed{which}, see {work.log}:\n  {said(*logs)}"
         row = {
             "name": work.name,
             "status": status,
-            "ended": datetime.now(UTC).isoformat(),
+            "ended": ended.isoformat(),
             "cores": self.cores * work.devices,
+            "job": job,
             "log": work.log.name,
         }
         with (self.folder / "cells.jsonl").open("a") as file:

@@ -22,6 +22,7 @@ from record.folder import check_folder
 from record.run import Run, read_run
 
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
+ERRORS = "error: ", "slurmstepd: error: ", "srun: error: "
 # What parity decides for each training; the rest is handed on as it was typed.
 OWN_KEYS = (
     *("world_sizes", "controls", "jax_layouts", "timeout_seconds", "trace"),
@@ -231,11 +232,17 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def said(log: Path) -> str:
-    """Why a training failed: its own errors, or else the last that it printed."""
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    errors = [line for line in lines if line.startswith("error: ")] or lines[-12:]
-    return "\n  ".join(errors) or "it said nothing"
+def said(*logs: Path) -> str:
+    """Why a training failed: its own errors, or else the last that it printed.
+
+    Args:
+      logs: the first of which that has any to tell does.
+    """
+    texts = [log.read_text(errors="replace") for log in logs if log.exists()]
+    for lines in [text.splitlines() for text in texts if text.strip()]:
+        errors = [line for line in lines if line.startswith(ERRORS)] or lines[-12:]
+        return "\n  ".join(errors)
+    return "it said nothing"
 
 
 def end_trainings() -> None:
