@@ -18,6 +18,9 @@ from hydra.core.hydra_config import HydraConfig
 from launch.overrides import ROOT
 from recipe.errors import ConfigError, DuetError
 from recipe.parity import ParityConfig
+from recipe.processes import Processes
+from recipe.sharding import check_shards
+from recipe.world import check_world
 from record.folder import check_folder
 from record.run import Run, read_run
 
@@ -106,6 +109,19 @@ class Training:
 def typed_keys() -> list[str]:
     """What was typed, group=option and key=value, as Hydra has read it."""
     return list(HydraConfig.get().overrides.task)
+
+
+def check_sizes(config: ParityConfig) -> None:
+    """Refuse world sizes of which any training would be refused.
+
+    Raises:
+      ConfigError: as that training would.
+    """
+    for world_size in config.world_sizes:
+        config.devices = world_size
+        check_world(config, Processes())
+        check_shards(config, Processes())
+    config.devices = None
 
 
 def make_folder(config: ParityConfig, kind: str) -> Path:

@@ -95,7 +95,7 @@ def test_a_failed_cell_is_named_with_its_log_and_the_study_goes_on(
 
 def test_a_dry_run_prints_every_cell_and_makes_nothing(run_python, tmp_path):
     folder = tmp_path / "study"
-    done = run_python([STUDY, "dry_run=true", f"run.dir={folder}"])
+    done = run_python([STUDY, "--dry-run", f"run.dir={folder}"])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("parity-fp32-dp: ")
@@ -143,6 +143,9 @@ REFUSED = {
     "precision=fp64": ("an axis of the study", "study.precision=[...]"),
     "parallel.exchange=false": ("an axis of the study", "study.exchange=[...]"),
     "profile=true": ("a trace takes time",),
+    "study.model=[mlp,lenet]": ("cell torch-lenet-1-fp32-dp", "lenet is unknown"),
+    'study.parity=["bogus=1"]': ("cell parity-fp32-dp", "bogus"),
+    'study.parity=["controls=0"]': ("cell parity-fp32-dp", "controls must be"),
     "cluster=slurm": ("needs sbatch", "cluster=local"),
 }
 
@@ -157,6 +160,22 @@ def test_what_cannot_be_is_refused_before_anything_starts(
     for word in REFUSED[override]:
         assert word in str(refused.value)
     assert not (tmp_path / "study").exists()
+
+
+def test_data_that_is_synthetic_already_is_no_arm(begin, tmp_path):
+    with pytest.raises(ConfigError, match="is synthetic already"):
+        begin("data=synthetic", "study.data=[real,synthetic]", f"run.dir={tmp_path}")
+
+
+def test_each_model_of_a_study_has_its_own_parity_check(begin, tmp_path):
+    study = begin("study.model=[mlp,cnn]", f"run.dir={tmp_path}")
+    works = study.works()
+    for model in "mlp", "cnn":
+        for name in f"parity-{model}-fp32-dp", f"torch-{model}-2-fp32-dp-1":
+            assert f"model={model}" in works[name].command
+    with pytest.raises(ConfigError, match="an axis of the study"):
+        begin("study.model=[mlp,cnn]", "model=mlp", f"run.dir={tmp_path}")
+    begin("model=mlp", f"run.dir={tmp_path}")
 
 
 def test_a_refusal_is_one_line_and_status_2(run_python, tmp_path):
