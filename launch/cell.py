@@ -24,7 +24,7 @@ def alone(
       cores: that it and its processes may use, for whole libraries keep to them.
       lock: held until the command ends, even if this process is killed.
     """
-    with lock.open("w") as held:
+    with lock.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         return 0 if log.exists() else _run(command, variables, log, cores, held)
 

@@ -25,11 +25,19 @@ from launch import cell
 from launch.overrides import ROOT
 from recipe.errors import ConfigError
 from recipe.study import ClusterConfig
+from record.disk import to_json, write_whole
 
-# Held by whichever cell runs on this machine, of whichever study of this user.
+# Held by whichever cell runs on this machine, of whichever study of this user. Opened
+# to append: in a folder that all share it may be another's link, to any file of ours.
 LOCK = Path(tempfile.gettempdir()) / f"duet-cell-{os.getuid()}.lock"
 CLIENTS = ("sbatch", "srun", "squeue", "sinfo")
 POLL_SECONDS = {"local": 0.2, "slurm": 2.0}
+# What SLURM may end a cell with, and the cell's log then says.
+ENDINGS = {
+    "TIMEOUT": "it took more than cluster.minutes",
+    "NODE_FAIL": "its node failed",
+    "CANCELLED": "it was cancelled",
+}
 
 
 @dataclass(frozen=True)
@@ -173,20 +181,25 @@ def _check_slurm(cluster: ClusterConfig, world_sizes: list[int]) -> None:
 
 
 def run(
-    cluster: ClusterConfig, works: list[Work], cores: int, folder: Path
+    cluster: ClusterConfig,
+    works: list[Work],
+    cores: int,
+    folder: Path,
+    say: Callable[[str], None],
 ) -> Iterator[Work]:
     """Run everything, and hand each back when it has ended, well or badly.
 
     Args:
       cores: of each device.
       folder: for submitit's files.
+      say: told of each job of SLURM's, which `job_of` finds again.
     """
     # submitit's process finds the function that it is to call by this.
     os.environ["PYTHONPATH"] = str(ROOT)
     if cluster.name == "local":
         yield from _run_local(cluster, works, cores, folder)
     else:
-        yield from _run_slurm(cluster, works, cores, folder)
+        yield from _run_slurm(cluster, works, cores, folder, say)
 
 
 def _run_local(
@@ -205,7 +218,8 @@ def _run_local(
         given = work.command, variables, work.log, cores * work.devices, LOCK
         job = None
         try:
-            job = executor.submit(cell.alone, *given)
+            with _stderr_to(folder / "local.log"):
+                job = executor.submit(cell.alone, *given)
             while not job.done():
                 time.sleep(POLL_SECONDS["local"])
         except BaseException:
@@ -216,10 +230,23 @@ def _run_local(
         yield work
 
 
+@contextlib.contextmanager
+def _stderr_to(file: Path) -> Iterator[None]:
+    """Of what is started meanwhile; the traceback of an end is none of the table's."""
+    kept = os.dup(2)
+    try:
+        with file.open("a") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _wait_for_end(seconds: float) -> None:
     """Until the cell that is being ended has let go of the machine, or so long."""
     deadline = time.monotonic() + seconds
-    with LOCK.open("w") as held:
+    with LOCK.open("a") as held:
         while time.monotonic() < deadline:
             with contextlib.suppress(BlockingIOError):
                 return fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -236,40 +263,76 @@ def after_earlier(
     start had asked for, and that finds its log when it comes to run.
     """
     if cluster.name == "local":
-        with LOCK.open("w") as held:
+        with LOCK.open("a") as held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say("a cell of an earlier start, or of another study, still runs")
+                say("waiting for a cell of an earlier start, or of another study")
                 fcntl.flock(held, fcntl.LOCK_EX)
             yield
         return
-    jobs = folder / "jobs.json"
-    earlier = set(json.loads(jobs.read_text())) if jobs.exists() else set()
+    earlier = set(_submitted(folder))
     if left := earlier & _listed():
-        say(f"{len(left)} jobs of an earlier start still run or wait: {sorted(left)}")
+        jobs = ", ".join(sorted(left))
+        say(f"waiting for {len(left)} jobs of an earlier start: {jobs}")
     while earlier & _listed():
         time.sleep(POLL_SECONDS["slurm"])
     yield
 
 
+def job_of(folder: Path, name: str) -> str | None:
+    """The SLURM job that ran this last, such as "41537_1"; None on this machine."""
+    jobs = [job for job, of in _submitted(folder).items() if of == name]
+    return jobs[-1] if jobs else None
+
+
+def submitit_log(folder: Path, job: str) -> Path:
+    """What the job's script and its first task printed, besides the cell's own log."""
+    return folder / f"{job}_0_log.out"
+
+
+def _submitted(folder: Path) -> dict[str, str]:
+    """What each job was to run, of all starts of this study in their order."""
+    jobs = folder / "jobs.json"
+    return json.loads(jobs.read_text()) if jobs.exists() else {}
+
+
 def _run_slurm(
-    cluster: ClusterConfig, works: list[Work], cores: int, folder: Path
+    cluster: ClusterConfig,
+    works: list[Work],
+    cores: int,
+    folder: Path,
+    say: Callable[[str], None],
 ) -> Iterator[Work]:
     waiting: dict[str, Work] = {}
     try:
         # An array for each stretch of one shape: the queue keeps the study's order.
         for _, stretch in groupby(works, key=lambda work: work.tasks):
-            waiting |= _submit(cluster, list(stretch), cores, folder)
-            (folder / "jobs.json").write_text(json.dumps(list(waiting)))
+            jobs = _submit(cluster, list(stretch), cores, folder)
+            waiting |= jobs
+            names = {job: work.name for job, work in jobs.items()}
+            write_whole(folder / "jobs.json", to_json(_submitted(folder) | names))
+            for job, name in names.items():
+                say(f"job {job}: {name}")
         while waiting:
             time.sleep(POLL_SECONDS["slurm"])
             listed = _listed()
             for job in [job for job in waiting if job not in listed]:
-                yield waiting.pop(job)
+                work = waiting.pop(job)
+                _note_ending(job, work.log)
+                yield work
     except BaseException:
         _cancel(waiting)
         raise
+
+
+def _note_ending(job: str, log: Path) -> None:
+    """Have the cell's log say so if it was SLURM that ended it."""
+    query = ["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"]
+    state = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+    if state in ENDINGS:
+        with log.open("a") as file:
+            file.write(f"error: {ENDINGS[state]}\n")
 
 
 def _submit(
@@ -289,14 +352,19 @@ def _submit(
         "gpus_per_node": min(devices, cluster.gpus_per_node) or None,
         "exclusive": cluster.exclusive or None,
     }
+    cpus = cores * (devices if tasks == 1 else 1)
     executor.update_parameters(
         job_name="duet",
         time=cluster.minutes,
+        signal_delay_s=0,  # none: the time is the cell's to its end
         nodes=-(-tasks // per_node),
         ntasks_per_node=min(tasks, per_node),
-        cpus_per_task=cores * (devices if tasks == 1 else 1),
+        cpus_per_task=cpus,
         stderr_to_stdout=True,
-        srun_args=["--kill-on-bad-exit=1"],
+        # srun takes the cores from sbatch no longer since SLURM 22.05.
+        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
+        # A repeat is a fresh process: after a node's failure too, by the next start.
+        additional_parameters={"no_requeue": True},
         **{key: value for key, value in optional.items() if value is not None},
     )
     variables = {"OMP_NUM_THREADS": str(cores)}

@@ -39,11 +39,12 @@ def checked(arguments: list[str]) -> list[str]:
     """The arguments as Hydra takes them.
 
     A home's ~, which no shell expands after `run.dir=`, is quoted: it has no place in
-    Hydra's grammar.
+    Hydra's grammar. `--dry-run`, the one flag that many type, is its key.
 
     Raises:
       ConfigError: for what Hydra would take, and do something else with.
     """
+    arguments = ["dry_run=true" if a == "--dry-run" else a for a in arguments]
     for argument in arguments:
         _check(argument)
     return [re.sub(r"^([\w.]+)=(~[^'\"]*)$", r"\1='\2'", a) for a in arguments]

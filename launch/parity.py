@@ -28,6 +28,7 @@ from launch.cli import alone_main, print_whole  # noqa: E402
 from launch.trace import trace_twins  # noqa: E402
 from launch.trainings import (  # noqa: E402
     Training,
+    check_sizes,
     make_folder,
     train,
     train_at_once,
@@ -35,9 +36,6 @@ from launch.trainings import (  # noqa: E402
 )
 from recipe.errors import ConfigError  # noqa: E402
 from recipe.parity import ParityConfig  # noqa: E402
-from recipe.processes import Processes  # noqa: E402
-from recipe.sharding import check_shards  # noqa: E402
-from recipe.world import check_world  # noqa: E402
 from record.run import Run, read_run  # noqa: E402
 from record.weights import check_weights  # noqa: E402
 from report.parity import (  # noqa: E402
@@ -82,11 +80,7 @@ def check_parity(config: ParityConfig) -> None:
       ConfigError: before anything starts.
       SystemExit: 1 if a bound is broken.
     """
-    for world_size in config.world_sizes:
-        config.devices = world_size
-        check_world(config, Processes())
-        check_shards(config, Processes())
-    config.devices = None
+    check_sizes(config)
     check_weights(config)
     folder = make_folder(config, "parity")
     console = Console(highlight=False)

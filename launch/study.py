@@ -35,18 +35,22 @@ from launch.cluster import (  # noqa: E402
     after_earlier,
     check_cluster,
     cores_per_device,
+    job_of,
     run,
+    submitit_log,
 )
-from launch.overrides import refusal  # noqa: E402
+from launch.overrides import refusal, unknown_key  # noqa: E402
 from launch.trainings import (  # noqa: E402
     SCRIPTS,
+    check_sizes,
     command,
     quoted,
     said,
     typed_keys,
 )
-from recipe.config import Config, to_config  # noqa: E402
+from recipe.config import Config, to_config, unknown_keys  # noqa: E402
 from recipe.errors import ConfigError, RecordError  # noqa: E402
+from recipe.parity import ParityConfig  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
 from recipe.sharding import check_shards  # noqa: E402
 from recipe.study import AXES, Cell, StudyConfig, StudyPlan, cells, points  # noqa: E402
@@ -73,8 +77,8 @@ def recipe_overrides(config: StudyConfig) -> list[str]:
     overrides = list(config.study.recipe)
     for typed in typed_keys():
         key = typed.lstrip("+").partition("=")[0]
-        if key in AXES.values():
-            axis = next(axis for axis, of in AXES.items() if of == key)
+        axis = next((axis for axis, of in AXES.items() if of == key), None)
+        if axis and getattr(config.study, axis):
             raise ConfigError(
                 f"{typed}: that is an axis of the study; write study.{axis}=[...]"
             )
@@ -93,17 +97,22 @@ def recipe_overrides(config: StudyConfig) -> list[str]:
     return [*overrides, f"platform={platform}"]
 
 
-def composed(overrides: list[str]) -> Config:
-    """The config that a run with these overrides has, checked.
+def composed(
+    overrides: list[str], schema: type[Config], config_name: str = "config"
+) -> Any:
+    """The config that a run, or a parity check, with these overrides has, checked.
 
     Raises:
       ConfigError: what the run would be refused with.
     """
-    ConfigStore.instance().store("schema", node=Config)
+    ConfigStore.instance().store("schema", node=schema)
     try:
-        return to_config(compose("config", overrides))
+        config = compose(config_name, overrides)
     except HydraException as error:
-        raise refusal(error, Config) from error
+        raise refusal(error, schema) from error
+    for key in unknown_keys(config, schema):
+        raise unknown_key(key, schema)
+    return to_config(config, schema)
 
 
 def check_cells(plan: StudyPlan, recipe: list[str]) -> Config:
@@ -114,13 +123,18 @@ def check_cells(plan: StudyPlan, recipe: list[str]) -> Config:
     """
     if not points(plan):
         raise ConfigError("study.parallel=[pmap] is JAX's alone; add jax to framework")
-    alone = composed(recipe)
-    check_weights(alone)
+    alone = composed(recipe, Config)
+    if alone.data.name == "synthetic" and len(plan.data) > 1:
+        raise ConfigError(
+            f"study.data={plan.data}: the recipe's own data is synthetic already, so "
+            "both are the same; leave study.data at [real], or take real data"
+        )
     batch = alone.train.global_batch, plan.regime, alone.train.accumulate
     for point in points(plan):
         try:
             own = point.overrides(*batch)
-            config = composed([*recipe, *own])
+            config = composed([*recipe, *own], Config)
+            check_weights(config)
             check_world(config, Processes())
             check_shards(config, Processes())
         except ConfigError as error:
@@ -145,7 +159,9 @@ class Study:
         self.folder = Path(folder).absolute()
         self.order = cells(plan)
         # Of parity checks.
-        self.kinds = list(product(plan.precision, plan.parallel, plan.compile))
+        models = plan.model or [None]
+        self.kinds = list(product(models, plan.precision, plan.parallel, plan.compile))
+        self._check_parity()
         self.description = {
             "schema_version": 1,
             "name": plan.name,
@@ -187,6 +203,20 @@ class Study:
             )
         return True
 
+    def _check_parity(self) -> None:
+        """Refuse a parity check that would be refused.
+
+        Raises:
+          ConfigError: naming it.
+        """
+        for kind in self.kinds:
+            work = self._parity(*kind)
+            _, _, *overrides = work.command
+            try:
+                check_sizes(composed(overrides, ParityConfig, "parity"))
+            except ConfigError as error:
+                raise ConfigError(f"cell {work.name}: {error}") from error
+
     def works(self) -> dict[str, Work]:
         """The parity checks, then the cells in their order."""
         works = [self._parity(*kind) for kind in self.kinds]
@@ -211,7 +241,9 @@ class Study:
             log=self.folder / f"{cell.name}.log",
         )
 
-    def _parity(self, precision: str, parallel: str, compiled: bool) -> Work:
+    def _parity(
+        self, model: str | None, precision: str, parallel: str, compiled: bool
+    ) -> Work:
         """Of what fits one node, since parity starts its own processes."""
         sizes = list(self.plan.world_size)
         if self.cluster.name == "slurm":
@@ -221,12 +253,14 @@ class Study:
         batch *= max(sizes) if self.plan.regime == "weak" else 1
         # Its own number of steps, unless it is given: its bounds are for that many.
         steps = ("train.steps=", "train.epochs=", "train.evaluate_every_epochs=")
-        name = f"{PARITY}-{precision}-{parallel}" + "-compiled" * compiled
+        parts = [PARITY, *([model] if model else []), precision, parallel]
+        name = "-".join([*parts, *["compiled"] * compiled])
         parity = [
             *(sys.executable, "launch/parity.py"),
             *(o for o in self.overrides if not o.startswith(steps)),
             f"precision={precision}",
             f"parallel={parallel}",
+            *([f"model={model}"] if model else []),
             *["compile=true"] * compiled,
             f"train.global_batch={batch}",
             f"world_sizes={sizes}".replace(" ", ""),
@@ -276,13 +310,14 @@ class Study:
             write_whole(self.folder / "study.json", to_json(self.description | now))
         works = self.works()
 
-        def say(earlier: str) -> None:
-            console.print(f"{earlier}: waiting for it", **PLAIN)
+        def say(text: str) -> None:
+            console.print(text, **PLAIN)
 
         with after_earlier(self.cluster, jobs, say):
             missing = [w for w in works.values() if not self.finished(w.name)]
             for work in missing:
                 self.put_aside(work)
+            self._note_unseen(works)
         if self.begun:
             done = len(works) - len(missing)
             console.print(
@@ -293,10 +328,9 @@ class Study:
         parity = [work for work in missing if is_parity(work.name)]
         with Live(self.table(), console=console, auto_refresh=False) as live:
             for part in parity, [work for work in missing if work not in parity]:
-                for work in run(self.cluster, part, self.cores, jobs):
+                for work in run(self.cluster, part, self.cores, jobs, say):
                     ended += 1
-                    text = f"{ended}/{len(works)} {work.name}: {self._ended(work)}"
-                    console.print(text, **PLAIN)
+                    say(f"{ended}/{len(works)} {work.name}: {self._ended(work)}")
                     live.update(self.table(), refresh=True)
                     if not self.finished(work.name):
                         failed.append(work.name)
@@ -304,22 +338,42 @@ class Study:
             console.line()  # which Live ends its table with on a terminal alone
         return failed
 
+    def _note_unseen(self, works: dict[str, Work]) -> None:
+        """Note in cells.jsonl what was finished while no study looked."""
+        file = self.folder / "cells.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        rows = [json.loads(line) for line in lines]
+        noted = {row["name"] for row in rows if row["status"] != "failed"}
+        for work in works.values():
+            if work.name not in noted and self.finished(work.name):
+                self._ended(work)
+
     def _ended(self, work: Work) -> str:
         """Note in cells.jsonl how something ended, and say it."""
-        status, text = "failed", f"failed, see {work.log}:\n  {said(work.log)}"
+        folder, jobs = self.folder / work.name, self.folder / "submitit"
+        job, ended = job_of(jobs, work.name), datetime.now(UTC)
         if self.finished(work.name):
             status = "finished"
+            left = folder / "summary.json"
             if is_parity(work.name):
-                file = self.folder / work.name / "parity.json"
-                status = text = json.loads(file.read_text())["verdict"]
+                left = folder / "parity.json"
+                status = text = json.loads(left.read_text())["verdict"]
             else:
                 rate = self._rate(work.name)
                 text = f"{rate:,.0f} images/s" if rate else "finished"
+            ended = datetime.fromtimestamp(left.stat().st_mtime, UTC)
+        else:
+            status, logs = "failed", [work.log]
+            if job:
+                logs.append(submitit_log(jobs, job))
+            which = f", job {job}" if job else ""
+            text = f"failed{which}, see {work.log}:\n  {said(*logs)}"
         row = {
             "name": work.name,
             "status": status,
-            "ended": datetime.now(UTC).isoformat(),
+            "ended": ended.isoformat(),
             "cores": self.cores * work.devices,
+            "job": job,
             "log": work.log.name,
         }
         with (self.folder / "cells.jsonl").open("a") as file:

@@ -18,10 +18,14 @@ from hydra.core.hydra_config import HydraConfig
 from launch.overrides import ROOT
 from recipe.errors import ConfigError, DuetError
 from recipe.parity import ParityConfig
+from recipe.processes import Processes
+from recipe.sharding import check_shards
+from recipe.world import check_world
 from record.folder import check_folder
 from record.run import Run, read_run
 
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
+ERRORS = "error: ", "slurmstepd: error: ", "srun: error: "
 # What parity decides for each training; the rest is handed on as it was typed.
 OWN_KEYS = (
     *("world_sizes", "controls", "jax_layouts", "timeout_seconds", "trace"),
@@ -105,6 +109,19 @@ class Training:
 def typed_keys() -> list[str]:
     """What was typed, group=option and key=value, as Hydra has read it."""
     return list(HydraConfig.get().overrides.task)
+
+
+def check_sizes(config: ParityConfig) -> None:
+    """Refuse world sizes of which any training would be refused.
+
+    Raises:
+      ConfigError: as that training would.
+    """
+    for world_size in config.world_sizes:
+        config.devices = world_size
+        check_world(config, Processes())
+        check_shards(config, Processes())
+    config.devices = None
 
 
 def make_folder(config: ParityConfig, kind: str) -> Path:
@@ -231,11 +248,17 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def said(log: Path) -> str:
-    """Why a training failed: its own errors, or else the last that it printed."""
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    errors = [line for line in lines if line.startswith("error: ")] or lines[-12:]
-    return "\n  ".join(errors) or "it said nothing"
+def said(*logs: Path) -> str:
+    """Why a training failed: its own errors, or else the last that it printed.
+
+    Args:
+      logs: the first of which that has any to tell does.
+    """
+    texts = [log.read_text(errors="replace") for log in logs if log.exists()]
+    for lines in [text.splitlines() for text in texts if text.strip()]:
+        errors = [line for line in lines if line.startswith(ERRORS)] or lines[-12:]
+        return "\n  ".join(errors)
+    return "it said nothing"
 
 
 def end_trainings() -> None:

@@ -18,6 +18,7 @@ AXES = {
     "world_size": "devices",
     "precision": "precision",
     "parallel": "parallel",
+    "model": "model",
     "data": None,
     "exchange": "parallel.exchange",
     "update": "optim.update",
@@ -40,6 +41,7 @@ class StudyPlan:
     world_size: list[int] = field(default_factory=lambda: [1, 2])
     precision: list[str] = field(default_factory=lambda: ["fp32"])
     parallel: list[str] = field(default_factory=lambda: ["dp"])
+    model: list[str] | None = None  # default: the recipe's own
     # Arms that isolate causes. real: the recipe's own data; synthetic: images that cost
     # nothing to come by.  exchange=false: without the exchange of gradients, on several
     # devices under parallel=dp; what the full step takes longer is exposed
@@ -57,6 +59,8 @@ class StudyPlan:
         one_of("study.regime", self.regime, REGIMES)
         for axis in AXES:
             values = getattr(self, axis)
+            if values is None:
+                continue
             if not values or len(set(values)) < len(values):
                 raise ConfigError(
                     f"study.{axis}={values} must name one value or more, each once"
@@ -81,6 +85,12 @@ class StudyPlan:
             raise ConfigError(
                 "study.repeats must be at least 1 and study.order_seed at least 0, got "
                 f"{self.repeats} and {self.order_seed}"
+            )
+        if False in self.exchange and all(point.exchange for point in points(self)):
+            raise ConfigError(
+                f"study.exchange={self.exchange}: only several devices under dp have "
+                "gradients to exchange; add a study.world_size above 1 (and dp), or "
+                "leave study.exchange at [true]"
             )
 
 
@@ -134,6 +144,7 @@ class Cell:
     world_size: int
     precision: str
     parallel: str
+    model: str | None = None
     data: str = "real"
     exchange: bool = True
     update: bool = True
@@ -142,8 +153,9 @@ class Cell:
 
     @property
     def point(self) -> str:
-        """What repeats share: "torch-2-fp32-dp", "jax-2-fp32-dp-synthetic-alone"."""
-        axes = self.framework, str(self.world_size), self.precision, self.parallel
+        """What repeats share: "torch-2-fp32-dp", "jax-mlp-2-fp32-dp-alone"."""
+        axes = self.framework, *([self.model] if self.model else [])
+        axes = *axes, str(self.world_size), self.precision, self.parallel
         arms = ("compiled",) * self.compile + (self.data,) * (self.data != "real")
         return "-".join([*axes, *arms, *(ABLATIONS[axis] for axis in self.ablated)])
 
@@ -180,6 +192,8 @@ class Cell:
             f"devices={self.world_size}",
             f"train.global_batch={batch}",
         ]
+        if self.model:
+            own.append(f"model={self.model}")
         if self.data == "synthetic":
             own.append("data=synthetic")
         if self.compile:
@@ -201,7 +215,7 @@ def points(plan: StudyPlan) -> list[Cell]:
     pmap is JAX's alone, and JAX is always compiled. Gradients to leave alone are
     exchanged by several devices under dp. One part of a step is left out at a time.
     """
-    axes = (getattr(plan, axis) for axis in AXES)
+    axes = (getattr(plan, axis) or [None] for axis in AXES)
     every = (
         replace(cell, compile=cell.compile and cell.framework == "torch")
         for cell in starmap(Cell, product(*axes))

@@ -75,15 +75,6 @@ def test_two_nodes_of_two_tasks_train_what_torchrun_of_four_does(
     assert f"squeue -j {job}" in said(tmp_path)  # what finds it
 
 
-def test_an_array_trains_a_seed_in_each_of_its_tasks(sbatch, slurm, tmp_path):
-    flags = ("--array=3-4", "--nodes=1", "--ntasks-per-node=1")
-    job = sbatch("torch", "experiment=linear_line", "train.steps=2", flags=flags)
-    assert slurm.ended(job) == ["COMPLETED"] * 2, said(tmp_path)
-    for seed in 3, 4:
-        run = read_run(tmp_path / f"slurm-pytorch-{job}_{seed}")
-        assert run.config.train.seed == seed
-
-
 def steps(folder) -> int:
     """Rows of steps that a run has written so far."""
     rows = folder / "metrics.jsonl"
@@ -125,13 +116,18 @@ def test_jobs_told_of_their_limit_and_robbed_of_a_node_end_as_if_they_were_not(
     wholes = [train(framework, *recipe, processes=2) for framework in SCRIPT_NAMES]
     waiting(lambda: all((run / "STOP").exists() for run in runs.values()), slurm)
     slurm.run("scancel", "--signal=CONT", *runs)
-    waiting(lambda: all(slurm.states(job) == ["PENDING"] for job in runs), slurm)
-    assert said(tmp_path).count("saved; requeued, to go on in") == len(runs)
-    left = {job: json.loads((run / "REQUEUE").read_text()) for job, run in runs.items()}
-    assert {stop["reason"] for stop in left.values()} == {"STOP"}
+    left = {}
 
-    for job in runs:
-        slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    def all_requeued() -> bool:  # for a while only, and not at once
+        for job in [job for job in runs if job not in left]:
+            if slurm.states(job) == ["PENDING"]:
+                left[job] = json.loads((runs[job] / "REQUEUE").read_text())
+                slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+        return len(left) == len(runs)
+
+    waiting(all_requeued, slurm)
+    assert said(tmp_path).count("saved; requeued, to go on in") == len(runs)
+    assert {stop["reason"] for stop in left.values()} == {"STOP"}
     freeze_beyond(slurm, runs, {job: stop["step"] for job, stop in left.items()})
     slurm.lose(NODES[1])
     for (job, folder), whole in zip(runs.items(), wholes, strict=True):
@@ -141,6 +137,30 @@ def test_jobs_told_of_their_limit_and_robbed_of_a_node_end_as_if_they_were_not(
         assert (kinds["resume"], kinds["step"]) == (2, 2000)
         for name, array in read_run(whole).weights.items():
             assert np.array_equal(array, run.weights[name]), name
+
+
+def test_an_array_trains_a_seed_in_each_of_its_tasks_and_the_last_is_requeued_alone(
+    sbatch, slurm, tmp_path
+):
+    flags = ("--array=3-4", "--nodes=1", "--ntasks-per-node=1")
+    recipe = ("experiment=linear_line", "train.steps=2000", "train.window_steps=1")
+    array = sbatch("torch", *recipe, flags=flags)
+    first, last = f"{array}_3", f"{array}_4"  # the array's id is the last one's, too
+    runs = {job: tmp_path / f"slurm-pytorch-{job}" for job in (first, last)}
+    freeze_beyond(slurm, runs, dict.fromkeys(runs, 0))
+    slurm.run("scancel", "--signal=USR1", "--batch", last)
+    waiting((runs[last] / "STOP").exists, slurm)
+    slurm.run("scancel", "--signal=CONT", last)
+    waiting(lambda: slurm.states(last) == ["PENDING"], slurm)
+    assert slurm.states(first) == ["STOPPED"]
+    slurm.run("scancel", "--signal=CONT", first)
+    assert slurm.ended(array) == ["COMPLETED"] * 2, said(tmp_path)
+    assert said(tmp_path).count("saved; requeued, to go on in") == 1
+    for seed, (job, folder) in zip((3, 4), runs.items(), strict=True):
+        assert f"squeue -j {job} " in said(tmp_path)
+        run = read_run(folder)
+        resumed = [row for row in run.rows if row["kind"] == "resume"]
+        assert (run.config.train.seed, len(resumed)) == (seed, int(job == last))
 
 
 def test_scancel_ends_every_process_of_a_run(sbatch, slurm, tmp_path):

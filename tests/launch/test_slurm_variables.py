@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from record.run import read_run
 from report.parity import losses
@@ -42,13 +43,59 @@ def test_the_tasks_of_a_slurm_step_train_one_run(script, framework, tmp_path):
     assert not said[1].strip() or "Gloo" in said[1]  # rank 0 alone speaks
 
 
-def test_the_batch_script_outside_slurm_says_what_starts_it():
-    done = subprocess.run(
-        ["bash", "launch/slurm/train.sbatch", "pytorch"],
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture
+def batch_script(tmp_path):
+    """`batch_script("run.dir=x", SLURM_JOB_ID="7")`; srun prints its arguments."""
+    for name, text in ("srun", 'printf "%s\\n" "$@"'), ("scontrol", "true"):
+        file = tmp_path / name
+        file.write_text(f"#!/bin/sh\n{text}\n")
+        file.chmod(0o755)
+
+    def run(*typed: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", "launch/slurm/train.sbatch", "pytorch", *typed],
+            cwd=ROOT,
+            env=clean_environment()
+            | {"PATH": path, "HOME": "/home/me", "PYTHON": sys.executable}
+            | variables,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+FOLDERS = {
+    "run.dir=runs/a": "runs/a",
+    "run.dir=~/a": "/home/me/a",
+    "run.dir='/x/q uoted'": "/x/q uoted",
+    '++run.dir="/x/a=1,2"': "/x/a=1,2",
+    "train.steps=3": "/r=1,2/slurm-pytorch-7",
+}
+
+
+@pytest.mark.parametrize("typed", FOLDERS)
+def test_the_batch_script_looks_where_the_run_goes(batch_script, typed):
+    done = batch_script(typed, SLURM_JOB_ID="7", RUNS="/r=1,2")
+    assert done.returncode == 0, done.stderr
+    assert f"run: {FOLDERS[typed]}; log: " in done.stdout
+    passed = [line for line in done.stdout.splitlines() if "run.dir=" in line]
+    assert passed == [f"run.dir='{FOLDERS[typed]}'"]
+
+
+ARRAY = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+WITHOUT = {
+    "SLURM": ((), {}, "sbatch launch/slurm/train.sbatch pytorch; without SLURM"),
+    "Python": ((), {"SLURM_JOB_ID": "7", "PYTHON": "no/python"}, "PYTHON=/path/to/"),
+    "its own seed": (("train.seed=3",), ARRAY, "train.seed=3 is not for an array"),
+    "its own folder": (("run.dir=a",), ARRAY, "RUNS=/shared/folder sbatch"),
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT)
+def test_the_batch_script_says_in_a_line_what_it_cannot_do(batch_script, what):
+    typed, variables, said = WITHOUT[what]
+    done = batch_script(*typed, **variables)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "sbatch launch/slurm/train.sbatch pytorch; without SLURM" in done.stderr
+    assert said in done.stderr

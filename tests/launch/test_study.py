@@ -24,6 +24,7 @@ from recipe.study import ClusterConfig, StudyConfig
 from record.disk import locked
 from record.run import read_summary
 from tests.conftest import NO_GPU, ROOT, clean_environment
+from tests.launch.slurm_cluster import NODES
 
 STUDY = "launch/study.py"
 SMALL = (
@@ -61,8 +62,9 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
     done = run_python(command, **own)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "are finished; running the" in done.stdout
-    names = [json.loads(line)["name"] for line in ended.read_text().splitlines()]
-    assert names[0] == "parity-fp64-dp" and len(names) == len(set(names))
+    names = [row["name"] for row in rows(tmp_path / "study")]
+    assert names[0] == "parity-fp64-dp"
+    assert len(names) == len(set(names)) == 3
     for repeat in 1, 2:
         summary = read_summary(tmp_path / "study" / f"torch-1-fp64-dp-{repeat}")
         assert summary["status"] == "finished"
@@ -93,7 +95,7 @@ def test_a_failed_cell_is_named_with_its_log_and_the_study_goes_on(
 
 def test_a_dry_run_prints_every_cell_and_makes_nothing(run_python, tmp_path):
     folder = tmp_path / "study"
-    done = run_python([STUDY, "dry_run=true", f"run.dir={folder}"])
+    done = run_python([STUDY, "--dry-run", f"run.dir={folder}"])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("parity-fp32-dp: ")
@@ -141,6 +143,9 @@ REFUSED = {
     "precision=fp64": ("an axis of the study", "study.precision=[...]"),
     "parallel.exchange=false": ("an axis of the study", "study.exchange=[...]"),
     "profile=true": ("a trace takes time",),
+    "study.model=[mlp,lenet]": ("cell torch-lenet-1-fp32-dp", "lenet is unknown"),
+    'study.parity=["bogus=1"]': ("cell parity-fp32-dp", "bogus"),
+    'study.parity=["controls=0"]': ("cell parity-fp32-dp", "controls must be"),
     "cluster=slurm": ("needs sbatch", "cluster=local"),
 }
 
@@ -155,6 +160,22 @@ def test_what_cannot_be_is_refused_before_anything_starts(
     for word in REFUSED[override]:
         assert word in str(refused.value)
     assert not (tmp_path / "study").exists()
+
+
+def test_data_that_is_synthetic_already_is_no_arm(begin, tmp_path):
+    with pytest.raises(ConfigError, match="is synthetic already"):
+        begin("data=synthetic", "study.data=[real,synthetic]", f"run.dir={tmp_path}")
+
+
+def test_each_model_of_a_study_has_its_own_parity_check(begin, tmp_path):
+    study = begin("study.model=[mlp,cnn]", f"run.dir={tmp_path}")
+    works = study.works()
+    for model in "mlp", "cnn":
+        for name in f"parity-{model}-fp32-dp", f"torch-{model}-2-fp32-dp-1":
+            assert f"model={model}" in works[name].command
+    with pytest.raises(ConfigError, match="an axis of the study"):
+        begin("study.model=[mlp,cnn]", "model=mlp", f"run.dir={tmp_path}")
+    begin("model=mlp", f"run.dir={tmp_path}")
 
 
 def test_a_refusal_is_one_line_and_status_2(run_python, tmp_path):
@@ -259,17 +280,71 @@ def test_a_study_on_slurm_comes_to_its_last_cell(slurm, run_python, own, tmp_pat
     done = run_python(
         [
             *(*SMALL, "cluster=slurm", "study.world_size=[2]", "study.repeats=1"),
-            f"run.dir={folder}",
+            *("cluster.cores_per_device=2", f"run.dir={folder}"),
         ],
         SLURM_CONF=slurm.env["SLURM_CONF"],
         **own,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "squeue --me" in done.stdout
+    jobs = {row["name"]: row["job"] for row in rows(folder)}
+    assert len(jobs) == len(set(jobs.values())) == 3
+    for name, job in jobs.items():
+        assert f"job {job}: {name}" in done.stdout
+        assert slurm.states(job) == ["COMPLETED"]
     for framework in "torch", "jax":
         summary = read_summary(folder / f"{framework}-2-fp64-dp-1")
         assert (summary["status"], summary["processes"]) == ("finished", 2)
+    scripts = (folder / "submitit").glob("*_submission.sh")
+    assert all("--cpus-per-task=2 " in script.read_text() for script in scripts)
     assert slurm.run("squeue", "-h").stdout == ""
+
+
+def test_a_cell_that_slurm_ends_is_told_with_its_job_and_why(
+    slurm, root, own, tmp_path
+):
+    folder = tmp_path / "study"
+    command = [
+        *(*SMALL, "cluster=slurm", "study.framework=[torch]", "study.world_size=[2]"),
+        *("study.repeats=1", f"run.dir={folder}"),
+    ]
+    study = subprocess.Popen(
+        [sys.executable, *(word.replace("=4", "=1000000") for word in command)],
+        cwd=root,
+        env=clean_environment()
+        | NO_GPU
+        | own
+        | {"SLURM_CONF": slurm.env["SLURM_CONF"]},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    jobs = folder / "submitit" / "jobs.json"
+    ends = {  # by what is there once it runs
+        "parity-fp64-dp": ("torch-1.log", "it was cancelled"),
+        "torch-2-fp64-dp-1": ("metrics.jsonl", "its node failed"),
+    }
+    for name, (begun, _) in ends.items():
+        while not (folder / name / begun).exists():
+            assert study.poll() is None
+            time.sleep(0.1)
+        if name.startswith("parity"):
+            slurm.run("scancel", *json.loads(jobs.read_text()))
+        else:
+            slurm.lose(NODES[0])
+    said = study.communicate(timeout=300)[0]
+    assert study.returncode == 1
+    for row in rows(folder):
+        log, why = folder / row["log"], ends[row["name"]][1]
+        assert row["status"] == "failed"
+        told = f"{row['name']}: failed, job {row['job']}, see {log}:\n"
+        assert f"error: {why}" in said.partition(told)[2].partition("/2 ")[0]
+
+
+def rows(folder) -> list[dict]:
+    """What a study noted of whatever ended, by name."""
+    return [
+        json.loads(line) for line in (folder / "cells.jsonl").read_text().splitlines()
+    ]
 
 
 STOPS = {  # Ctrl-C comes to it, to submitit and to the cell; another's signal to it
@@ -288,7 +363,8 @@ def test_a_study_that_is_stopped_leaves_nothing_running(stop, root, own, tmp_pat
         cwd=root,
         env=clean_environment() | NO_GPU | own,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
     )
     begun = tmp_path / "study" / sign
@@ -296,7 +372,8 @@ def test_a_study_that_is_stopped_leaves_nothing_running(stop, root, own, tmp_pat
         assert study.poll() is None
         time.sleep(0.2)
     send(study.pid, stop)
-    assert study.wait(120) == status
+    assert "Traceback" not in study.communicate(timeout=120)[1]
+    assert study.returncode == status
     deadline = time.monotonic() + 30  # submitit looks once a second for its end
     while (left := those_at(str(tmp_path))) and time.monotonic() < deadline:
         time.sleep(0.1)

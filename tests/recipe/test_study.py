@@ -55,6 +55,15 @@ def test_parts_of_a_step_are_left_out_one_at_a_time():
     assert "optim.update=false" in every[1].overrides(64, "strong")
 
 
+def test_models_are_an_axis_only_where_they_are_given():
+    names = [p.point for p in points(plan(framework=["jax"], model=["mlp", "cnn"]))]
+    assert sorted(names) == [
+        f"jax-{m}-{n}-fp32-dp" for m in ("cnn", "mlp") for n in (1, 2)
+    ]
+    assert points(plan())[0].point == "torch-1-fp32-dp"
+    assert not any("model=" in o for o in points(plan())[0].overrides(64, "strong"))
+
+
 def test_jax_is_compiled_whatever_is_asked_of_pytorch():
     assert [p.point for p in points(plan(world_size=[1], compile=[False, True]))] == [
         *("torch-1-fp32-dp", "torch-1-fp32-dp-compiled", "jax-1-fp32-dp")
@@ -84,6 +93,8 @@ def test_accumulation_shrinks_as_devices_are_added_and_micro_batches_stay():
         {"framework": ["mxnet"]},
         {"data": ["fake"]},
         {"exchange": [False]},
+        {"exchange": [True, False], "world_size": [1]},
+        {"model": []},
         {"update": [False]},
         {"repeats": 0},
         {"order_seed": -1},
