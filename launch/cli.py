@@ -21,8 +21,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from launch.overrides import ROOT, checked, meaning, refusal, unknown_key
-from recipe.config import Config, to_config, unknown_keys
+from launch.overrides import ROOT, checked, meaning, refusal, typed_config
+from recipe.config import Config
 from recipe.errors import ConfigError, DuetError, RecordError, StoppedError
 from recipe.processes import Processes, from_environment
 from record.tracking import check_no_key
@@ -52,11 +52,9 @@ def hydra_main(
     def checked_task(config: DictConfig) -> None:
         silence.close()
         try:
-            for key in unknown_keys(config, schema):  # +key=value adds what it likes
-                raise unknown_key(key, schema)
-            typed = to_config(config, schema)
-            check_no_key(typed)
-            task(typed)
+            given = typed_config(config, schema)
+            check_no_key(given)
+            task(given)
         except DuetError as error:  # here, since Hydra announces what leaves a task
             leave(error, rank)
 

@@ -3,11 +3,13 @@
 import re
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from recipe.config import Config, known_keys
+from recipe.config import Config, known_keys, to_config, unknown_keys
 from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
 from recipe.study import StudyConfig
@@ -136,6 +138,17 @@ def meaning(error: Exception) -> ConfigError | None:
             "precision=fp16 scales its loss"
         )
     return None
+
+
+def typed_config(composed: DictConfig, schema: type[Config]) -> Any:
+    """A composed config as its dataclass, checked; `+key=value` adds what it likes.
+
+    Raises:
+      ConfigError: for a key that the schema does not have, or a value it refuses.
+    """
+    for key in unknown_keys(composed, schema):
+        raise unknown_key(key, schema)
+    return to_config(composed, schema)
 
 
 def unknown_key(key: str, schema: type[Config]) -> ConfigError:

@@ -39,7 +39,7 @@ from launch.cluster import (  # noqa: E402
     run,
     submitit_log,
 )
-from launch.overrides import refusal, unknown_key  # noqa: E402
+from launch.overrides import refusal, typed_config  # noqa: E402
 from launch.trainings import (  # noqa: E402
     SCRIPTS,
     check_sizes,
@@ -48,7 +48,7 @@ from launch.trainings import (  # noqa: E402
     said,
     typed_keys,
 )
-from recipe.config import Config, to_config, unknown_keys  # noqa: E402
+from recipe.config import Config  # noqa: E402
 from recipe.errors import ConfigError, RecordError  # noqa: E402
 from recipe.parity import ParityConfig  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
@@ -110,9 +110,7 @@ def composed(
         config = compose(config_name, overrides)
     except HydraException as error:
         raise refusal(error, schema) from error
-    for key in unknown_keys(config, schema):
-        raise unknown_key(key, schema)
-    return to_config(config, schema)
+    return typed_config(config, schema)
 
 
 def check_cells(plan: StudyPlan, recipe: list[str]) -> Config:
