@@ -20,7 +20,7 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 
 from launch.cli import leave  # noqa: E402
 from recipe.errors import ConfigError, DuetError  # noqa: E402
-from record.tracking import fetch_runs, log_report  # noqa: E402
+from record.wandb_project import fetch_runs, log_report  # noqa: E402
 from report.findings import Options, gather  # noqa: E402
 from report.projection import INTERCONNECTS, read_interconnect  # noqa: E402
 from report.runs import LeftOut  # noqa: E402

@@ -5,34 +5,28 @@ rank 0 only, and whatever happens to a tracker, training and the record go on. N
 wandb nor tensorboard is imported before a run asks for it.
 """
 
-import json
 import logging
 import os
-import re
 import shlex
 import shutil
 import socket
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from recipe.config import Config, from_yaml, leaves, to_yaml
-from recipe.errors import ConfigError, DuetError, RecordError
-from record.disk import to_json, write_whole
-from record.schema import SUMMARY, strict_json
+from recipe.config import Config, leaves
+from recipe.errors import ConfigError
 
 NETWORK_SECONDS = 2.0  # for one connection, before W&B may count on a network
-API_SECONDS = 60  # for one answer of W&B's API
 UPLOAD_SECONDS = 120.0  # an idle allocation costs more than a later `wandb sync`
 
 # What a kind of row is called where its metrics meet those of other runs.
 NAMESPACES = {"step": "train", "window": "window", "evaluation": "test"}
-KINDS = {namespace: kind for kind, namespace in NAMESPACES.items()}
 
 Row = dict[str, Any]
 
@@ -191,7 +185,7 @@ class _WandB:
             id=_wandb_id(run_dir),
             resume="allow",
             reinit="create_new",  # never write into a run that someone else opened
-            mode="offline" if _must_stay_here(shared.mode, shared.base_url) else None,
+            mode="offline" if must_stay_here(shared.mode, shared.base_url) else None,
             project=tracking.project,
             entity=tracking.entity,
             name=run_dir.name,
@@ -283,7 +277,8 @@ def _wandb_id(run_dir: Path) -> str:
     return path.read_text().strip()
 
 
-def _must_stay_here(configured_mode: str, base_url: str) -> bool:
+def must_stay_here(configured_mode: str, base_url: str) -> bool:
+    """Whether W&B is to be offline: nobody chose, and there is no key or no network."""
     if os.environ.get("WANDB_MODE") or configured_mode != "online":
         return False  # the user has decided
     from wandb.sdk.lib import wbauth
@@ -366,158 +361,3 @@ class _TensorBoard:
 
 
 TRACKERS = {"none": _Nothing, "tensorboard": _TensorBoard, "wandb": _WandB}
-
-
-def fetch_runs(path: str, folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Write the training runs of a W&B project as run folders, named by their id.
-
-    They hold what the runs' own folders do, but for weights, checkpoints and logs. What
-    was fetched before is fetched again only if W&B has another summary of it by now.
-
-    Args:
-      path: "ENTITY/PROJECT".
-      folder: of the run folders; others that lie there are left alone.
-
-    Returns:
-      The folders of the runs that W&B lists and that ended, and the other runs by name
-      with the reason.
-
-    Raises:
-      RecordError: if W&B does not answer, knows no such project, or has no run of it.
-    """
-    import wandb
-
-    places: list[Path] = []
-    left_out: list[tuple[str, str]] = []
-    try:
-        api = wandb.Api(timeout=API_SECONDS)
-        for run in api.runs(path, {"jobType": "train"}, per_page=200, lazy=False):
-            try:
-                place = folder / _file_name(run.id)
-                _fetch(run, place)
-                places.append(place)
-            except (DuetError, KeyError, TypeError, ValueError) as error:
-                known = isinstance(error, DuetError)
-                said = str(error) if known else f"{type(error).__name__}: {error}"
-                left_out.append((f"{path}/{run.id} ({run.name})", said))
-    except OSError as error:
-        raise RecordError(f"cannot write {folder}: {error.strerror}") from error
-    except Exception as error:  # wandb's, the network's, and its helper process's
-        raise RecordError(
-            f"cannot read {path} from W&B: {error}; is it ENTITY/PROJECT, and is there "
-            "a key (wandb login)?"
-        ) from error
-    if not places and not left_out:
-        raise RecordError(
-            f"{path} has no training runs; tracking=wandb mirrors them there "
-            "(tracking.entity, tracking.project)"
-        )
-    return places, left_out
-
-
-def _fetch(run: Any, place: Path) -> None:
-    """Write one run of W&B's, unless it is there as it is by now.
-
-    Raises:
-      RecordError: if it has not ended: its summary is then none, or an earlier start's.
-    """
-    if run.state == "running":
-        raise RecordError("is still running; fetch it again when it has finished")
-    if "status" not in run.summary_metrics:
-        raise RecordError(f"has no summary, W&B calls it {run.state}: it was killed")
-    # Beside the summary stand the last values of what was logged.
-    kept = {name: run.summary_metrics.get(name) for name in SUMMARY}
-    summary = to_json(strict_json(kept))
-    file = place / "summary.json"
-    if file.exists() and file.read_bytes() == summary:
-        return
-    history = run.scan_history(use_cache=False)
-    rows = [_row_of(logged) for logged in history if "step" in logged]
-    _write_folder(place, run.config, summary, rows)
-
-
-def _file_name(run_id: str) -> str:
-    """An id as a folder; the server's text is not to choose where we write."""
-    if not re.fullmatch(r"[\w-]+", run_id):
-        raise RecordError(f"W&B names a run {run_id!r}, which is no name of a folder")
-    return run_id
-
-
-def _row_of(logged: Row) -> Row:
-    """The inverse of `named`: a row of `metrics.jsonl` from one of W&B's history.
-
-    >>> _row_of({"_step": 7, "step": 20, "test/accuracy": 0.9})
-    {'kind': 'evaluation', 'step': 20, 'accuracy': 0.9}
-    """
-    values = {key: value for key, value in logged.items() if "/" in key}
-    (namespace,) = {key.partition("/")[0] for key in values}
-    names = {key.partition("/")[2]: value for key, value in values.items()}
-    return {"kind": KINDS[namespace], "step": logged["step"], **names}
-
-
-def _write_folder(place: Path, config: Row, summary: bytes, rows: list[Row]) -> None:
-    """A run folder; its summary last, as the run itself would."""
-    names = [field.name for field in fields(Config)]
-    own = {name: config[name] for name in names if name in config}
-    text = to_yaml(from_yaml(json.dumps(own)))
-    place.mkdir(parents=True, exist_ok=True)
-    lines = "".join(f"{json.dumps(strict_json(row))}\n" for row in rows)
-    (place / "config.yaml").write_text(text)
-    (place / "metrics.jsonl").write_text(lines)
-    (place / "environment.json").write_bytes(to_json(dict(config["environment"])))
-    write_whole(place / "summary.json", summary)
-
-
-def log_report(
-    path: str, folder: Path, table: list[Row], images: dict[str, Path], page: Path
-) -> None:
-    """Log a report as a run of its own (job_type=report), offline where it must be.
-
-    Args:
-      path: "ENTITY/PROJECT", or a project of one's own.
-      folder: that W&B's own files lie in.
-      table: rows of one kind.
-      images: PNG by name.
-
-    Raises:
-      RecordError: if W&B fails; the report's own files are there whatever happens.
-    """
-    import wandb
-
-    entity, _, project = path.rpartition("/")
-    try:
-        shared = wandb.setup(wandb.Settings(silent=True, quiet=True)).settings
-        run = wandb.init(
-            dir=folder,
-            entity=entity or None,
-            project=project,
-            job_type="report",
-            reinit="create_new",
-            mode="offline" if _must_stay_here(shared.mode, shared.base_url) else None,
-            save_code=False,
-            settings=wandb.Settings(
-                console="off",
-                disable_code=True,
-                disable_git=True,
-                disable_job_creation=True,
-                x_disable_stats=True,
-                finish_timeout=UPLOAD_SECONDS,
-                finish_timeout_raises=True,
-            ),
-        )
-        columns = list(table[0]) if table else []
-        cells = [[row[name] for name in columns] for row in table]
-        run.log(
-            {
-                "report/table": wandb.Table(columns=[*columns], data=cells),
-                **{f"report/{k}": wandb.Image(str(v)) for k, v in images.items()},
-                "report/page": wandb.Html(page.read_text(), inject=False),
-            }
-        )
-        stays_here = run.offline
-        run.finish()
-    except Exception as error:
-        raise RecordError(f"the report was not logged to W&B: {error}") from error
-    if stays_here:
-        print("W&B is offline; to upload the report:")
-        print(f"wandb sync {shlex.quote(run.sync_dir)}", flush=True)

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import re
 import shlex
 import signal
 import socket
@@ -20,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from recipe.config import Config
-from recipe.errors import ConfigError, RecordError
+from recipe.errors import ConfigError
 from recipe.execution import CheckpointConfig, ParallelConfig, RunConfig, TrackingConfig
 from recipe.experiment import (
     DataConfig,
@@ -32,8 +31,6 @@ from recipe.experiment import (
     TunedConfig,
 )
 from record import tracking
-from record.run import read_rows
-from record.run import read_summary as run_summary
 from record.tracking import check_no_key
 from tests.record.wandb_history import (
     as_row,
@@ -42,7 +39,7 @@ from tests.record.wandb_history import (
     read_summary,
     records,
 )
-from tests.record.wandb_server import mirrored, receiving, running, serving
+from tests.record.wandb_server import fresh_wandb, receiving
 
 ROOT = Path(__file__).parents[2]
 CANARY = "canary" + "0123456789abcdef" * 3
@@ -173,27 +170,6 @@ def probe(code: str, *search: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
     )
-
-
-@contextlib.contextmanager
-def fresh_wandb(home: Path, **variables: str):
-    """W&B as on a new machine: no key but those given, no server but on loopback."""
-    import wandb
-
-    home.mkdir(exist_ok=True)
-    wandb.teardown()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [n for n in os.environ if n.startswith(("WANDB_", "NETRC"))]:
-            patch.delenv(name)
-        patch.setenv("HOME", str(home))
-        patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-        patch.setenv("no_proxy", "127.0.0.1")
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        try:
-            yield
-        finally:
-            wandb.teardown()
 
 
 @contextlib.contextmanager
@@ -406,77 +382,6 @@ def test_with_a_key_and_a_network_wandb_goes_online(tmp_path, where, caplog):
     assert files_with(CANARY, tmp_path / "run") == []
     assert files_with(CANARY, tmp_path / "home") == []
     assert CANARY not in caplog.text
-
-
-@pytest.fixture
-def project(tmp_path):
-    """Two finished runs that W&B has, by id."""
-    from record.folder import create_folder
-    from tests.record.test_run import recipe, write_run
-
-    runs = {}
-    for name in "one", "two":
-        folder = tmp_path / name
-        create_folder(recipe(folder), "jax")
-        write_run(folder)
-        runs[name] = mirrored(folder)
-    return runs
-
-
-@contextlib.contextmanager
-def fetching(tmp_path, projects):
-    """`fetch("e/p")` into one folder, from a server of these projects."""
-    with serving(projects) as url:
-        key = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "k" * 40}
-        with fresh_wandb(tmp_path / "home", **key):
-            yield lambda path: tracking.fetch_runs(path, tmp_path / "fetched")
-
-
-def test_a_run_that_has_not_ended_is_named_and_fetched_when_it_has(tmp_path, project):
-    one, two = (tmp_path / "fetched" / name for name in project)
-    listed = project | {"two": running(project["two"])}
-    killed = running(project["two"]) | {"state": "crashed"}
-    gone_on_with = project["two"] | {"state": "running"}  # has its first end's summary
-    with fetching(tmp_path, {"p": listed}) as fetch:
-        for unfinished in listed["two"], killed, gone_on_with:
-            listed["two"] = unfinished
-            places, [(name, reason)] = fetch("e/p")
-            assert (places, name) == ([one], "e/p/two (shown as two)")
-            assert re.search("still running|it was killed", reason)
-            assert not two.exists()
-        listed["two"] = project["two"]
-        assert fetch("e/p") == ([one, two], [])
-    assert run_summary(two)["status"] == "finished"
-    assert len(read_rows(two)) == len(project["two"]["history"])
-
-
-def test_what_was_fetched_is_fetched_again_only_if_it_changed(tmp_path, project):
-    one, two = (tmp_path / "fetched" / name for name in project)
-    failed = {"status": "failed", "error": "disk full"}
-    summary = project["two"]["summary"]
-    project["two"]["summary"] = summary | failed
-    with fetching(tmp_path, {"p": project}) as fetch:
-        fetch("e/p")
-        assert run_summary(two)["error"] == "disk full"
-        for place in one, two:
-            (place / "metrics.jsonl").unlink()
-        project["two"]["summary"] = summary
-        assert fetch("e/p") == ([one, two], [])
-    assert run_summary(two)["status"] == "finished"
-    assert (two / "metrics.jsonl").exists() and not (one / "metrics.jsonl").exists()
-
-
-def test_only_what_a_project_lists_is_given_and_nothing_is_lost(tmp_path, project):
-    projects = {"p": {"one": project["one"]}, "q": {"two": project["two"]}, "none": {}}
-    one, two = (tmp_path / "fetched" / name for name in project)
-    with fetching(tmp_path, projects) as fetch:
-        assert fetch("e/p") == ([one], [])
-        assert fetch("e/q") == ([two], [])
-        assert one.exists()
-        with pytest.raises(RecordError, match="^e/none has no training runs"):
-            fetch("e/none")
-        with pytest.raises(RecordError, match="cannot read e/absent from W&B"):
-            fetch("e/absent")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@
 import contextlib
 import http.server
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from recipe.config import from_yaml
 from record.run import read_environment, read_rows, read_summary
@@ -40,6 +43,27 @@ def running(run: dict[str, Any]) -> dict[str, Any]:
     logged = {k: run["summary"][k] for k in ("train/loss", "_runtime")}
     history = run["history"][:2]
     return run | {"state": "running", "summary": logged, "history": history}
+
+
+@contextlib.contextmanager
+def fresh_wandb(home: Path, **variables: str):
+    """W&B as on a new machine: no key but those given, no server but on loopback."""
+    import wandb
+
+    home.mkdir(exist_ok=True)
+    wandb.teardown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith(("WANDB_", "NETRC"))]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+        patch.setenv("no_proxy", "127.0.0.1")
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        try:
+            yield
+        finally:
+            wandb.teardown()
 
 
 @contextlib.contextmanager
