@@ -323,7 +323,7 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
             least,
             np.maximum(verdict.control.losses, least),
             color="0.85",
-            label="one-ulp controls",
+            label="controls",
         )
     lower.set_yscale("log")
     lower.set_ylim(bottom=least)

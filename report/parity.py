@@ -117,7 +117,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Envelope:
-    """How far one-ulp controls are from their originals.
+    """How far controls, which differ by rounding alone, are from their originals.
 
     Args:
       losses: largest relative difference of any control up to each step.
@@ -427,7 +427,7 @@ class Verdict:
         if control is None:
             finite = np.isfinite(bounds.hundred)
             return f"fixed bounds ({bounds.hundred if finite else bounds.first:.0e})"
-        envelope = f"{ENVELOPE:g} x the envelope of one-ulp controls"
+        envelope = f"{ENVELOPE:g} x the envelope of the controls"
         lost = ""
         if control.lost is not None:
             intervals = ", ".join(

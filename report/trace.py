@@ -191,7 +191,7 @@ def compare_traces(
             [max(control.get(d.what, 0.0) for control in apart) for d in found]
         )
         allowed = np.maximum(ENVELOPE * largest, bounds.first)
-        decided_by = f"{ENVELOPE:g} x the envelope of one-ulp controls"
+        decided_by = f"{ENVELOPE:g} x the envelope of the controls"
     else:
         bound = bounds.first if a[0].step == 1 else bounds.hundred
         allowed = np.full(len(found), bound)
