@@ -235,7 +235,7 @@ def _scale_axes(axes: Axes, chart: Chart) -> None:
         axes.set_ylim(*chart.view)
     if chart.log_y:
         low, high = axes.get_ylim()
-        wide = high / low > 20
+        wide = high / low >= 10  # of 1, 2 and 5 a decade holds three at least
         axes.yaxis.set_major_locator(
             LogLocator(subs=(1.0, 2.0, 5.0)) if wide else MaxNLocator(5)
         )
