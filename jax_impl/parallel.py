@@ -168,7 +168,10 @@ def place_state(tree: Any, world: World) -> Any:
 
 
 def shards(shape: tuple[int, ...], world: World) -> PartitionSpec:
-    """How a parameter of this shape lies on the devices: in shards under fsdp alone."""
+    """How a parameter of this shape lies on the devices: in shards under fsdp alone.
+
+    PyTorch's `fully_shard` decides that by itself.
+    """
     axis = sharded_axis(shape, world.size) if world.fsdp else None
     return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
 
@@ -210,7 +213,7 @@ def share_gradients(
     Under fsdp a device gathers the parameters whole, and keeps its shard of the
     gradients' sum. The sums are written out: a compiler that places them by itself
     sums a weight's gradient where a layer makes it, before its cast to the parameters'
-    dtype, and so in 16 bits (jax#27496).
+    dtype, and so in 16 bits (jax#27496). In PyTorch they are DDP's or FSDP's.
 
     Args:
       local: (params, whole, rows) to the share that these rows have in the loss, its

@@ -31,7 +31,7 @@ class DeviceData(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """What a training step takes and gives back."""
+    """What a step takes and gives back; in PyTorch the model and optimizer hold it."""
 
     params: nnx.State
     statistics: nnx.State

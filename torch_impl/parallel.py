@@ -206,7 +206,7 @@ def scope_norms(model: nn.Module, world: World) -> None:
 def share_statistics(model: nn.Module, world: World) -> None:
     """Give every rank the running statistics of rank 0, its own where they are local.
 
-    They are what is evaluated and recorded.
+    They are what is evaluated and recorded. JAX's step returns the first device's.
     """
     if world.processes > 1:
         for statistic in model.buffers():
@@ -237,7 +237,10 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
 
 @contextmanager
 def only_the_last(model: nn.Module, last: bool) -> Iterator[None]:
-    """Backward passes in it add to gradients; ranks share the sum at the last one's."""
+    """Backward passes in it add to gradients; ranks share the sum at the last one's.
+
+    JAX's step adds first and shares afterwards, both written out.
+    """
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
         yield

@@ -157,8 +157,9 @@ def compile_steps(
 ) -> float:
     """Compile the model, inside of what it is wrapped in, and return the seconds taken.
 
-    By a step of each kind, since torch.compile works when it is called: of training,
-    without its update and with the running statistics put back.
+    By a step of each kind, since torch.compile works when it is called, where JAX
+    compiles what it has lowered: of training, without its update and with the running
+    statistics put back.
     """
     begin = time.perf_counter()
     model.compile(dynamic=False)

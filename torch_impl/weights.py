@@ -18,7 +18,7 @@ def canonical_name(name: str) -> str:
 
 
 def canonical_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
-    """Of the tensor `name`, laid out as the canonical array is."""
+    """Of the tensor `name`, laid out as canonical arrays are; Flax's are so already."""
     shape = tuple(tensor.shape)
     if canonical_name(name).endswith(".kernel") and len(shape) in _FROM_TORCH:
         return tuple(shape[axis] for axis in _FROM_TORCH[len(shape)])
@@ -42,7 +42,10 @@ def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
 
 
 def load_array(name: str, array: np.ndarray, world: World) -> Tensor:
-    """A canonical array as the tensor `name`, whole on the rank's device."""
+    """A canonical array as the tensor `name`, whole on the rank's device.
+
+    JAX's twin takes the array as it is.
+    """
     if canonical_name(name).endswith(".kernel"):
         array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
     tensor = replicate(array, world)

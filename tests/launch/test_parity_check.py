@@ -36,9 +36,7 @@ def test_fp64_proves_both_frameworks_identical_at_world_sizes_one_and_two(
     assert "identical" in page and "http://" not in page and "https://" not in page
 
 
-def test_fp32_is_judged_by_controls_on_real_images(
-    run_python, fashion_mnist, tmp_path
-):
+def test_fp32_is_judged_by_controls_on_real_images(run_python, fashion_mnist, tmp_path):
     done = run_python(
         [
             *(PARITY, "experiment=fashion_mlp", "world_sizes=[1]", "controls=1"),

@@ -113,7 +113,6 @@ def test_jobs_told_of_their_limit_and_robbed_of_a_node_end_as_if_they_were_not(
         job = sbatch(framework, *recipe, flags=flags)
         runs[job] = tmp_path / f"slurm-{name}-{job}"
     freeze_beyond(slurm, runs, dict.fromkeys(runs, 0))
-    wholes = [train(framework, *recipe, processes=2) for framework in SCRIPT_NAMES]
     waiting(lambda: all((run / "STOP").exists() for run in runs.values()), slurm)
     slurm.run("scancel", "--signal=CONT", *runs)
     left = {}
@@ -130,6 +129,7 @@ def test_jobs_told_of_their_limit_and_robbed_of_a_node_end_as_if_they_were_not(
     assert {stop["reason"] for stop in left.values()} == {"STOP"}
     freeze_beyond(slurm, runs, {job: stop["step"] for job, stop in left.items()})
     slurm.lose(NODES[1])
+    wholes = [train(framework, *recipe, processes=2) for framework in SCRIPT_NAMES]
     for (job, folder), whole in zip(runs.items(), wholes, strict=True):
         assert slurm.ended(job) == ["COMPLETED"], said(tmp_path)
         run = read_run(folder)
