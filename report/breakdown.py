@@ -116,22 +116,39 @@ def breakdown(cell: Cell, rows: Sequence[Rows], arms: Arms) -> Breakdown | None:
     return Breakdown(cell, whole, in_order)
 
 
-def real_over_synthetic(cells: Iterable[Cell]) -> list[tuple[Cell, Estimate]]:
-    """Cells of real data that were timed on synthetic images too, and the ratio.
+@dataclass(frozen=True)
+class Ratio:
+    """Images/s of a cell over those of another, that differs from it in one way."""
 
-    Of images/s: below 1, real data costs time.
-    """
+    cell: Cell
+    under: Cell
+    value: Estimate
+
+
+def real_over_synthetic(cells: Iterable[Cell]) -> list[Ratio]:
+    """Cells of real data over the same on synthetic images: below 1, it costs time."""
+    return _over(cells, data="synthetic")
+
+
+def compiled_over_eager(cells: Iterable[Cell]) -> list[Ratio]:
+    """PyTorch's compiled cells over the same without: above 1, compiling saves time."""
+    return _over(cells, compiled=False)
+
+
+def _over(cells: Iterable[Cell], **other: object) -> list[Ratio]:
+    """Cells that were timed in another setting too."""
 
     def point(cell: Cell) -> tuple[object, ...]:
-        setting = replace(cell.setting, data="synthetic")
+        setting = replace(cell.setting, **other)
         return setting, cell.world_size, cell.global_batch, cell.accumulate
 
     cells = list(cells)
-    synthetic = {point(c): c for c in cells if c.setting.data == "synthetic"}
+    others = {point(c): c for c in cells if c.setting == replace(c.setting, **other)}
+    found = [(c, others[point(c)]) for c in cells if point(c) in others]
     return [
-        (cell, ratio_estimate(cell.rates, synthetic[point(cell)].rates))
-        for cell in cells
-        if cell.setting.data != "synthetic" and point(cell) in synthetic
+        Ratio(cell, under, ratio_estimate(cell.rates, under.rates))
+        for cell, under in found
+        if cell is not under
     ]
 
 

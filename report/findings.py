@@ -6,7 +6,14 @@ from pathlib import Path
 
 from recipe.errors import RecordError
 from report.accuracy import TimeTo, common_target, time_to
-from report.breakdown import Breakdown, arms_of, breakdown, real_over_synthetic
+from report.breakdown import (
+    Breakdown,
+    Ratio,
+    arms_of,
+    breakdown,
+    compiled_over_eager,
+    real_over_synthetic,
+)
 from report.cells import Cell
 from report.checks import Check, check_of, read_checks
 from report.groups import Group, grouped
@@ -79,6 +86,19 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Compiled:
+    """PyTorch's images/s compiled over eager in one cell.
+
+    Args:
+      withheld: why nothing is said; empty where checks found both of them identical
+        with JAX.
+    """
+
+    ratio: Ratio
+    withheld: str
+
+
+@dataclass(frozen=True)
 class Utilisation:
     """What a point's training takes of a device.
 
@@ -120,7 +140,8 @@ class Report:
       recipes: by config_hash.
       times: to an accuracy, of each cell of each group that has one.
       breakdowns: of the step, of each cell that was measured in parts.
-      data_costs: images/s of cells over those of the same on synthetic images.
+      data_costs: of cells on real data over those on synthetic images.
+      compiled: PyTorch's cells over those of eager PyTorch.
       ranks: of each cell that has several.
       roots: the folders that it was made of.
     """
@@ -134,7 +155,8 @@ class Report:
     recipes: Mapping[str, Recipe]
     times: Mapping[str, tuple[TimeTo, ...]]
     breakdowns: tuple[Breakdown, ...]
-    data_costs: tuple[tuple[Cell, Estimate], ...]
+    data_costs: tuple[Ratio, ...]
+    compiled: tuple[Compiled, ...]
     ranks: tuple[Ranks, ...]
     projections: tuple[Projection, ...]
     roots: tuple[Path, ...]
@@ -232,13 +254,23 @@ def make_report(
         common=common,
         checks=tuple(checks),
         studies=tuple(studies),
-        claims=tuple(_claim(v, recipes, checks) for v in found.versus),
+        claims=tuple(
+            Claim(v, *_proven(v.torch, recipes, checks)) for v in found.versus
+        ),
         recipes=recipes,
         times={
             group.title: tuple(_times(group, rows, options.target)) for group in groups
         },
         breakdowns=tuple(filter(None, parts)),
         data_costs=tuple(real_over_synthetic(cells)),
+        compiled=tuple(
+            Compiled(
+                ratio,
+                _proven(ratio.cell, recipes, checks)[1]
+                or _proven(ratio.under, recipes, checks)[1],
+            )
+            for ratio in compiled_over_eager(cells)
+        ),
         ranks=tuple(filter(None, ranks)),
         projections=tuple(_project(curve, options) for curve in found.curves),
         roots=tuple(roots),
@@ -262,15 +294,16 @@ def _recipes(runs: Iterable[TimedRun]) -> tuple[dict[str, Recipe], list[LeftOut]
     return recipes, left_out
 
 
-def _claim(
-    versus: Versus, recipes: Mapping[str, Recipe], checks: Sequence[Check]
-) -> Claim:
-    recipe = recipes.get(versus.jax.runs[0].config_hash)
-    check = check_of(versus.torch, recipe, checks)
+def _proven(
+    cell: Cell, recipes: Mapping[str, Recipe], checks: Sequence[Check]
+) -> tuple[Check | None, str]:
+    """The check that comparisons of PyTorch's cell stand on, and why there is none."""
+    recipe = recipes.get(cell.runs[0].config_hash)
+    check = check_of(cell, recipe, checks)
     failed = [check for check in checks if check.verdict != IDENTICAL]
     reason = ""
     if check is None:
-        reason = _unchecked(versus.torch, recipe, checks)
+        reason = _unchecked(cell, recipe, checks)
     elif check.verdict != IDENTICAL:
         reason = f"its parity check is {check.verdict}"
     elif failed:  # one bug of a framework is rarely of one recipe alone
@@ -279,7 +312,7 @@ def _claim(
             f"the parity check of {bad.experiment} in {bad.precision}, "
             f"parallel={bad.parallel} is {bad.verdict}"
         )
-    return Claim(versus, check, reason)
+    return check, reason
 
 
 def _unchecked(cell: Cell, recipe: Recipe | None, checks: Sequence[Check]) -> str:

@@ -34,6 +34,7 @@ from report.sentences import (
     check_sentence,
     claim_sentence,
     claim_sentences,
+    compiled_sentences,
     fit_sentences,
     held_back_sentences,
     of_what,
@@ -176,6 +177,7 @@ brackets in sentences. Those of a ratio of the two are wider, as is said there.<
 {_figures(figures, FAST)}
 <h3>JAX against PyTorch</h3>
 {listed(claim_sentences(report)) or "<p>No cell was run by both in the same way.</p>"}
+{listed(compiled_sentences(report))}
 """
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from report.breakdown import REST, Breakdown
+from report.breakdown import REST, Breakdown, Ratio
 from report.checks import Check
 from report.findings import Claim, Projection, Report
 from report.groups import FRAMEWORKS, Group, name_among, own_parts
@@ -141,6 +141,26 @@ def claim_sentence(claim: Claim, beside: Sequence[Claim]) -> str:
     )
 
 
+def compiled_sentences(report: Report) -> Iterator[str]:
+    """What compiling makes of PyTorch's speed; nothing without parity checks."""
+    others = [found.ratio.cell.setting for found in report.compiled]
+    for found in report.compiled:
+        cell = found.ratio.cell
+        own = own_parts(cell.setting, report.common)
+        name, where = name_among(cell.setting, others), devices(cell.world_size)
+        said = (
+            f"not compared with eager PyTorch, {found.withheld}"
+            if found.withheld
+            else f"at {_ratio(found.ratio)} of eager PyTorch's images/s"
+        )
+        yield ", ".join([*own, f"batch {cell.global_batch}", f"{where}: {name} {said}"])
+
+
+def _ratio(found: Ratio) -> str:
+    why = f" ({found.value.reason})" if found.value.reason else ""
+    return shown(found.value, ".3f") + why
+
+
 def commit_sentences(curve: Curve) -> Iterator[str]:
     """Which of a curve's points average what different code did."""
     for point in curve.points:
@@ -223,12 +243,11 @@ def held_back_sentences(report: Report, group: Group) -> Iterator[str]:
         last, label = curve.points[-1].cell, group.label(curve)
         if (found := report.breakdown_of(last)) is not None:
             yield breakdown_sentence(found, label)
-        for cell, ratio in report.data_costs:
-            if cell is last:
-                why = f" ({ratio.reason})" if ratio.reason else ""
+        for cost in report.data_costs:
+            if cost.cell is last:
                 yield (
-                    f"{label}, {devices(cell.world_size)}: on real data at "
-                    f"{shown(ratio, '.3f')} of the images/s on synthetic images{why}"
+                    f"{label}, {devices(last.world_size)}: on real data at "
+                    f"{_ratio(cost)} of the images/s on synthetic images"
                 )
 
 

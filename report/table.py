@@ -22,6 +22,7 @@ from report.sentences import (
     check_sentence,
     claim_sentences,
     commit_sentences,
+    compiled_sentences,
     fit_sentences,
     held_back_sentences,
     in_words,
@@ -101,6 +102,14 @@ def to_json(report: Report) -> str:
         }
         for c in report.claims
     ]
+    compiled = [
+        {
+            "cell": str(c.ratio.cell),
+            "withheld": c.withheld,
+            "compiled_over_eager": None if c.withheld else asdict(c.ratio.value),
+        }
+        for c in report.compiled
+    ]
     checks = [
         {
             "folder": str(check.path),
@@ -150,6 +159,7 @@ def to_json(report: Report) -> str:
         "rows": report_rows(report),
         "fits": fits,
         "jax_against_torch": versus,
+        "compiled_against_eager": compiled,
         "steps": steps,
         "ranks": ranks,
         "projections": projections,
@@ -254,6 +264,9 @@ def to_markdown(report: Report) -> str:
     if report.claims:
         parts.append("### JAX against PyTorch\n")
         parts += _items(claim_sentences(report))
+    if report.compiled:
+        parts.append("### PyTorch compiled\n")
+        parts += _items(compiled_sentences(report))
     held_back = [
         f"{group.title}, {said}"
         for group in report.groups

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from report.accuracy import Evaluated
-from report.breakdown import PARTS, REST, arms_of, breakdown, real_over_synthetic
+from report.breakdown import (
+    PARTS,
+    REST,
+    arms_of,
+    breakdown,
+    compiled_over_eager,
+    real_over_synthetic,
+)
 from report.cells import cells_of
 from report.ranks import rank_times
 from report.recipes import Recipe, workload
@@ -149,9 +156,20 @@ def test_real_data_is_held_against_synthetic_images_of_the_same_point(timed_run)
     runs += [timed_run(rate, **fields) for rate in (100.0, 101.0, 99.0)]
     runs += [timed_run(50.0)]  # on one device, and on no synthetic images
     cells, _ = cells_of(runs)
-    ((cell, ratio),) = real_over_synthetic(cells)
-    assert (cell.setting.data, cell.world_size) == ("digits", 2)
-    assert ratio.value == pytest.approx(0.9) and ratio.high < 1
+    (found,) = real_over_synthetic(cells)
+    assert (found.cell.setting.data, found.cell.world_size) == ("digits", 2)
+    assert found.value.value == pytest.approx(0.9) and found.value.high < 1
+
+
+def test_compiled_pytorch_is_held_against_eager_of_the_same_point(timed_run):
+    runs = [timed_run(rate, world_size=2) for rate in (90.0, 91.0, 89.0)]
+    both = {"world_size": 2, "compiled": True}
+    runs += [timed_run(rate, **both) for rate in (100.0, 101.0, 99.0)]
+    runs += [timed_run(rate, framework="jax", **both) for rate in (300.0, 299.0, 301.0)]
+    runs += [timed_run(50.0, compiled=True)]  # on one device, and never eager
+    (found,) = compiled_over_eager(cells_of(runs)[0])
+    assert (found.cell.setting.compiled, found.cell.world_size) == (True, 2)
+    assert found.value.value == pytest.approx(100 / 90) and found.value.low > 1
 
 
 def test_the_rank_that_is_waited_for_is_named_first(cell):

@@ -395,6 +395,26 @@ def test_a_check_of_eager_pytorch_says_nothing_of_a_compiled_one(study):
     assert len(reasons) == 1 and "with parallel=dp and compile=true" in reasons.pop()
 
 
+def test_compiled_pytorch_is_held_against_eager_where_both_are_proven(study):
+    for repeat in 1, 2, 3:
+        write_run_folder(
+            study / "torch-2-fp32-dp-1",
+            study / f"compiled-{repeat}",
+            300 + repeat,
+            world_size=2,
+            compiled=True,
+        )
+    (unproven,) = report(study).compiled
+    assert "compile=true" in unproven.withheld
+    check = shutil.copytree(study / "parity-fp32", study / "parity-compiled")
+    for file in check.glob("torch-*/summary.json"):
+        change(file, compiled=True)
+    (proven,) = report(study).compiled
+    assert proven.withheld == "" and proven.ratio.value.value > 1
+    said = f"PyTorch compiled at {proven.ratio.value.value:.3f} ("
+    assert said in page(report(study), {}) and said in to_markdown(report(study))
+
+
 def kill_check(study):
     (study / "parity-fp32" / "parity.json").unlink()
 
