@@ -211,7 +211,13 @@ class Study:
             work = self._parity(*kind)
             _, _, *overrides = work.command
             try:
-                check_sizes(composed(overrides, ParityConfig, "parity"))
+                check = composed(overrides, ParityConfig, "parity")
+                if check.trace is not None or check.a or check.b:
+                    raise ConfigError(
+                        "trace=, a= and b= leave no verdict on the study's recipe; "
+                        "take them out of study.parity, and give them to parity.py"
+                    )
+                check_sizes(check)
             except ConfigError as error:
                 raise ConfigError(f"cell {work.name}: {error}") from error
 

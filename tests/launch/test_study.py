@@ -146,6 +146,7 @@ REFUSED = {
     "study.model=[mlp,lenet]": ("cell torch-lenet-1-fp32-dp", "lenet is unknown"),
     'study.parity=["bogus=1"]': ("cell parity-fp32-dp", "bogus"),
     'study.parity=["controls=0"]': ("cell parity-fp32-dp", "controls must be"),
+    'study.parity=["trace=1"]': ("cell parity-fp32-dp", "leave no verdict"),
     "cluster=slurm": ("needs sbatch", "cluster=local"),
 }
 
