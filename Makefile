@@ -31,10 +31,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-# Three at a time, on two cores too: much of a test is waiting for processes to meet. A
-# worker that died in a test, or hung, is not replaced: its file would begin again.
+# Three at a time, on two cores too: much of a test is waiting for processes to meet. In
+# the files' own order, not the one with most tests first: tests/launch has few, and they
+# wait longest. A worker that died in a test, or hung, is not replaced, since the same
+# test would run again; the others end what they have been given.
 test: setup ## every test and doctest; those for GPUs are skipped
-	$(PY) -m pytest -n 3 --dist loadfile --max-worker-restart=0 $(ARGS)
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)
 
 check: setup ## ruff, pyright and the import contracts: what may not be merged broken
 	$(PY) -m ruff check

@@ -202,7 +202,7 @@ class Study:
         return True
 
     def _check_parity(self) -> None:
-        """Refuse a parity check that would be refused.
+        """Refuse a parity check that would be refused, or leave no verdict.
 
         Raises:
           ConfigError: naming it.
@@ -212,7 +212,7 @@ class Study:
             _, _, *overrides = work.command
             try:
                 check = composed(overrides, ParityConfig, "parity")
-                if check.trace is not None or check.a or check.b:
+                if check.trace is not None or check.a is not None:
                     raise ConfigError(
                         "trace=, a= and b= leave no verdict on the study's recipe; "
                         "take them out of study.parity, and give them to parity.py"

@@ -65,6 +65,14 @@ class Check:
     recipe: Recipe
 
     @property
+    def name(self) -> str:
+        """What it was of, for people."""
+        return (
+            f"{self.experiment} in {self.precision}, parallel={self.parallel}"
+            f"{' and compile=true' * self.compiled}"
+        )
+
+    @property
     def verdict(self) -> str:
         """The stated one, or that of any comparison which is worse."""
         return worst([self.stated, *(c.verdict for c in self.comparisons)])

@@ -90,12 +90,20 @@ class Compiled:
     """PyTorch's images/s compiled over eager in one cell.
 
     Args:
+      checks: of the compiled cell and of the eager one.
       withheld: why nothing is said; empty where checks found both of them identical
         with JAX.
     """
 
     ratio: Ratio
+    checks: tuple[Check, ...]
     withheld: str
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """Of the runs and of the checks', as far as is known."""
+        places = self.ratio.cell, self.ratio.under, *self.checks
+        return tuple(sorted({commit for place in places for commit in place.commits}))
 
 
 @dataclass(frozen=True)
@@ -264,12 +272,7 @@ def make_report(
         breakdowns=tuple(filter(None, parts)),
         data_costs=tuple(real_over_synthetic(cells)),
         compiled=tuple(
-            Compiled(
-                ratio,
-                _proven(ratio.cell, recipes, checks)[1]
-                or _proven(ratio.under, recipes, checks)[1],
-            )
-            for ratio in compiled_over_eager(cells)
+            _compiled(ratio, recipes, checks) for ratio in compiled_over_eager(cells)
         ),
         ranks=tuple(filter(None, ranks)),
         projections=tuple(_project(curve, options) for curve in found.curves),
@@ -307,12 +310,16 @@ def _proven(
     elif check.verdict != IDENTICAL:
         reason = f"its parity check is {check.verdict}"
     elif failed:  # one bug of a framework is rarely of one recipe alone
-        bad = failed[0]
-        reason = (
-            f"the parity check of {bad.experiment} in {bad.precision}, "
-            f"parallel={bad.parallel} is {bad.verdict}"
-        )
+        reason = f"the parity check of {failed[0].name} is {failed[0].verdict}"
     return check, reason
+
+
+def _compiled(
+    ratio: Ratio, recipes: Mapping[str, Recipe], checks: Sequence[Check]
+) -> Compiled:
+    compiled, eager = (_proven(c, recipes, checks) for c in (ratio.cell, ratio.under))
+    both = tuple(check for check, _ in (compiled, eager) if check is not None)
+    return Compiled(ratio, both, compiled[1] or eager[1])
 
 
 def _unchecked(cell: Cell, recipe: Recipe | None, checks: Sequence[Check]) -> str:

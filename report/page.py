@@ -177,6 +177,7 @@ brackets in sentences. Those of a ratio of the two are wider, as is said there.<
 {_figures(figures, FAST)}
 <h3>JAX against PyTorch</h3>
 {listed(claim_sentences(report)) or "<p>No cell was run by both in the same way.</p>"}
+{"<h3>PyTorch compiled against eager</h3>" if report.compiled else ""}
 {listed(compiled_sentences(report))}
 """
 

@@ -98,10 +98,7 @@ def of_what(report: Report) -> str:
 
 def check_sentence(check: Check) -> str:
     """How a check judged."""
-    return (
-        f"{check.experiment} in {check.precision}, parallel={check.parallel}: "
-        f"{check.verdict}, by {check.decided_by}"
-    )
+    return f"{check.name}: {check.verdict}, by {check.decided_by}"
 
 
 def claim_sentences(report: Report) -> Iterator[str]:
@@ -149,16 +146,19 @@ def compiled_sentences(report: Report) -> Iterator[str]:
         own = own_parts(cell.setting, report.common)
         name, where = name_among(cell.setting, others), devices(cell.world_size)
         said = (
-            f"not compared with eager PyTorch, {found.withheld}"
+            f"is not compared with eager PyTorch, {found.withheld}"
             if found.withheld
-            else f"at {_ratio(found.ratio)} of eager PyTorch's images/s"
+            else f"runs at {_ratio(found.ratio)} of eager PyTorch's images/s"
         )
+        if not found.withheld and len(found.commits) > 1:
+            told = in_words(found.commits)
+            said += f" (these runs and their parity checks are of commits {told})"
         yield ", ".join([*own, f"batch {cell.global_batch}", f"{where}: {name} {said}"])
 
 
 def _ratio(found: Ratio) -> str:
-    why = f" ({found.value.reason})" if found.value.reason else ""
-    return shown(found.value, ".3f") + why
+    why = f" ({found.estimate.reason})" if found.estimate.reason else ""
+    return shown(found.estimate, ".3f") + why
 
 
 def commit_sentences(curve: Curve) -> Iterator[str]:

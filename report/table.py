@@ -105,8 +105,9 @@ def to_json(report: Report) -> str:
     compiled = [
         {
             "cell": str(c.ratio.cell),
+            "against": str(c.ratio.under),
             "withheld": c.withheld,
-            "compiled_over_eager": None if c.withheld else asdict(c.ratio.value),
+            "compiled_over_eager": None if c.withheld else asdict(c.ratio.estimate),
         }
         for c in report.compiled
     ]
@@ -265,7 +266,7 @@ def to_markdown(report: Report) -> str:
         parts.append("### JAX against PyTorch\n")
         parts += _items(claim_sentences(report))
     if report.compiled:
-        parts.append("### PyTorch compiled\n")
+        parts.append("### PyTorch compiled against eager\n")
         parts += _items(compiled_sentences(report))
     held_back = [
         f"{group.title}, {said}"

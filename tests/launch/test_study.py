@@ -147,6 +147,7 @@ REFUSED = {
     'study.parity=["bogus=1"]': ("cell parity-fp32-dp", "bogus"),
     'study.parity=["controls=0"]': ("cell parity-fp32-dp", "controls must be"),
     'study.parity=["trace=1"]': ("cell parity-fp32-dp", "leave no verdict"),
+    'study.parity=["a=x","b=y"]': ("cell parity-fp32-dp", "leave no verdict"),
     "cluster=slurm": ("needs sbatch", "cluster=local"),
 }
 

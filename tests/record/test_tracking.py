@@ -518,7 +518,7 @@ def with_tensorflow(tmp_path):
 
 def test_importing_tracking_loads_no_tracker_and_no_framework():
     names = (*FOREIGN, "wandb", "tensorboard")
-    assert loaded("import record.tracking", names) == []
+    assert loaded("import record.tracking, record.wandb_project", names) == []
 
 
 @pytest.mark.parametrize("name", ["jax", "tensorboard", "torch", "wandb"])

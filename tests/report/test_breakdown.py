@@ -158,7 +158,7 @@ def test_real_data_is_held_against_synthetic_images_of_the_same_point(timed_run)
     cells, _ = cells_of(runs)
     (found,) = real_over_synthetic(cells)
     assert (found.cell.setting.data, found.cell.world_size) == ("digits", 2)
-    assert found.value.value == pytest.approx(0.9) and found.value.high < 1
+    assert found.estimate.value == pytest.approx(0.9) and found.estimate.high < 1
 
 
 def test_compiled_pytorch_is_held_against_eager_of_the_same_point(timed_run):
@@ -167,9 +167,11 @@ def test_compiled_pytorch_is_held_against_eager_of_the_same_point(timed_run):
     runs += [timed_run(rate, **both) for rate in (100.0, 101.0, 99.0)]
     runs += [timed_run(rate, framework="jax", **both) for rate in (300.0, 299.0, 301.0)]
     runs += [timed_run(50.0, compiled=True)]  # on one device, and never eager
+    runs += [timed_run(60.0, world_size=4, config_hash="another")]
+    runs += [timed_run(70.0, world_size=4, compiled=True)]
     (found,) = compiled_over_eager(cells_of(runs)[0])
     assert (found.cell.setting.compiled, found.cell.world_size) == (True, 2)
-    assert found.value.value == pytest.approx(100 / 90) and found.value.low > 1
+    assert found.estimate.value == pytest.approx(100 / 90) and found.estimate.low > 1
 
 
 def test_the_rank_that_is_waited_for_is_named_first(cell):

@@ -410,9 +410,16 @@ def test_compiled_pytorch_is_held_against_eager_where_both_are_proven(study):
     for file in check.glob("torch-*/summary.json"):
         change(file, compiled=True)
     (proven,) = report(study).compiled
-    assert proven.withheld == "" and proven.ratio.value.value > 1
-    said = f"PyTorch compiled at {proven.ratio.value.value:.3f} ("
+    assert proven.withheld == "" and proven.ratio.estimate.value > 1
+    said = f"PyTorch compiled runs at {proven.ratio.estimate.value:.3f} ("
     assert said in page(report(study), {}) and said in to_markdown(report(study))
+    shutil.rmtree(study / "parity-fp32")  # which was the eager one's
+    (unproven,) = report(study).compiled
+    assert "with parallel=dp is among" in unproven.withheld
+    for text in page(report(study), {}), to_markdown(report(study)):
+        assert "of eager PyTorch" not in text
+    (row,) = json.loads(to_json(report(study)))["compiled_against_eager"]
+    assert row["compiled_over_eager"] is None and row["withheld"]
 
 
 def kill_check(study):
