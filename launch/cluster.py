@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -389,10 +390,7 @@ def _listed() -> set[str]:
 
     squeue rather than submitit, which asks sacct, that not every cluster has.
     """
-    listed = subprocess.run(
-        ["squeue", "--me", "-h", "-r", "-o", "%i"], capture_output=True, text=True
-    )
-    if listed.returncode:  # the controller is being restarted: nothing is known
-        time.sleep(10)
-        return _listed()
+    ask = partial(subprocess.run, capture_output=True, text=True)
+    while (listed := ask(["squeue", "--me", "-h", "-r", "-o", "%i"])).returncode:
+        time.sleep(10)  # the controller is being restarted: nothing is known
     return set(listed.stdout.split())
