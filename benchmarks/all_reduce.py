@@ -66,4 +66,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: torchrun ... benchmarks/all_reduce.py FILE")
     main()

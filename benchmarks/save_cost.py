@@ -68,4 +68,6 @@ def main(framework: str, blocks: int = 20) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] not in (["torch"], ["jax"]):
+        raise SystemExit("usage: python benchmarks/save_cost.py torch|jax [BLOCKS]")
     main(sys.argv[1], *map(int, sys.argv[2:]))
