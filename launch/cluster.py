@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -390,7 +389,9 @@ def _listed() -> set[str]:
 
     squeue rather than submitit, which asks sacct, that not every cluster has.
     """
-    ask = partial(subprocess.run, capture_output=True, text=True)
-    while (listed := ask(["squeue", "--me", "-h", "-r", "-o", "%i"])).returncode:
+    command = ["squeue", "--me", "-h", "-r", "-o", "%i"]
+    while True:
+        listed = subprocess.run(command, capture_output=True, text=True)
+        if not listed.returncode:
+            return set(listed.stdout.split())
         time.sleep(10)  # the controller is being restarted: nothing is known
-    return set(listed.stdout.split())

@@ -80,9 +80,8 @@ class Claim:
     @property
     def commits(self) -> tuple[str, ...]:
         """Of the runs and of the check's, as far as is known."""
-        of_check = self.check.commits if self.check else ()
-        cells = self.versus.jax, self.versus.torch
-        return tuple(sorted({*of_check, *cells[0].commits, *cells[1].commits}))
+        checks = [self.check] if self.check else []
+        return _commits(self.versus.jax, self.versus.torch, *checks)
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,11 @@ class Compiled:
     @property
     def commits(self) -> tuple[str, ...]:
         """Of the runs and of the checks', as far as is known."""
-        places = self.ratio.cell, self.ratio.under, *self.checks
-        return tuple(sorted({commit for place in places for commit in place.commits}))
+        return _commits(self.ratio.cell, self.ratio.under, *self.checks)
+
+
+def _commits(*places: Cell | Check) -> tuple[str, ...]:
+    return tuple(sorted({commit for place in places for commit in place.commits}))
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,7 @@ def _recipes(runs: Iterable[TimedRun]) -> tuple[dict[str, Recipe], list[LeftOut]
 def _proven(
     cell: Cell, recipes: Mapping[str, Recipe], checks: Sequence[Check]
 ) -> tuple[Check | None, str]:
-    """The check that comparisons of PyTorch's cell stand on, and why there is none."""
+    """The check that comparisons of PyTorch's cell stand on; why they are withheld."""
     recipe = recipes.get(cell.runs[0].config_hash)
     check = check_of(cell, recipe, checks)
     failed = [check for check in checks if check.verdict != IDENTICAL]
