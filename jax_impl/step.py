@@ -154,10 +154,15 @@ def train_step(
 
         zeros = jax.tree.map(jnp.zeros_like, params)
         total = jnp.zeros((), parameter_dtype(config))
-        # XLA's convolutions on a CPU are some twenty times slower inside a loop.
-        unroll = jax.default_backend() == "cpu"
         carry = total, zeros, statistics
-        return jax.lax.scan(add_micro_batch, carry, rows, unroll=unroll)[0]
+        # XLA's convolutions on a CPU are 4 to 32 times slower in the body of a loop,
+        # an unrolled one too (docs/performance.md); elsewhere one saves compilation.
+        if jax.default_backend() == "cpu" or len(indices_AB) == 1:
+            for part in range(len(indices_AB)):
+                row = jax.tree.map(lambda column: column[part], rows)  # noqa: B023
+                carry, _ = add_micro_batch(carry, row)
+            return carry
+        return jax.lax.scan(add_micro_batch, carry, rows)[0]
 
     whole = state.statistics, data, scale
     loss, gradients, statistics = share_gradients(
