@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int, UInt8
 
+from data.batches import Batches
 from jax_impl.augment import crop_and_flip, cut_out
 from jax_impl.optim import apply_update, clip_gradients
 from jax_impl.parallel import World, share_gradients
@@ -115,6 +116,13 @@ def loss_fn(
     return loss, nnx.state(model, nnx.BatchStat)
 
 
+def one_step(
+    batches: Batches, position: Int[Array, ""]
+) -> tuple[Int[Array, "A B"], Any]:
+    """The indices and draws of one step of a window."""
+    return tuple(jax.tree.map(lambda column: column[position], batches))
+
+
 def train_step(
     config: Config,
     graphdef: nnx.GraphDef,
@@ -188,6 +196,23 @@ def train_step(
         skipped = ~finite
     metrics = StepMetrics(loss, grad_norm, scale, skipped)
     return TrainState(params, statistics, slots, loss_scale), metrics
+
+
+def window_step(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    world: World,
+    state: TrainState,
+    data: DeviceData,
+    batches: Batches,
+    learning_rates: Float[Array, " S"],
+    position: Int[Array, ""],
+) -> tuple[TrainState, StepMetrics]:
+    """The step at a position of a window; PyTorch, eager, picks it before the step."""
+    batch = one_step(batches, position)
+    rate = learning_rates[position]
+    return train_step(config, graphdef, optimizer, world, state, data, *batch, rate)
 
 
 def eval_step(

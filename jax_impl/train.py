@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from data.augment import batch_draws
+from data.batches import window_batches
 from data.dataset import acquire, load
 from jax_impl.model import build_model
 from jax_impl.optim import build_optimizer, load_slots, save_slots
@@ -33,7 +34,7 @@ from jax_impl.parallel import (
 )
 from jax_impl.precision import configure, parameter_dtype
 from jax_impl.profile import start_profile
-from jax_impl.step import DeviceData, TrainState, eval_step, train_step
+from jax_impl.step import DeviceData, TrainState, eval_step, window_step
 from jax_impl.trace import trace_step
 from jax_impl.weights import load_weights, save_weights
 from recipe.batch_plan import BatchPlan, evaluation_batches
@@ -136,14 +137,15 @@ def train(
     # Both steps compiled whole, before the clock of the first window starts
     dtype = parameter_dtype(config)
     ready = process_age_seconds()
-    rows = plan.micro_batches(0, world.rank, world.processes)
-    draws = batch_draws(config, plan, 0, rows)
-    batch = place_batch((rows, draws), world, axis=1)
-    tested = place_batch((rows.reshape(-1), rows.reshape(-1) > 0), world)
-    rate = replicate(np.zeros((), dtype), world)
+    first = window_batches(config, plan, range(1), world.rank, world.processes)
+    batches = place_batch(first, world, axis=2)
+    rates = replicate(np.zeros(config.train.window_steps, dtype), world)
+    positions = replicate(list(np.arange(len(first.indices), dtype=np.int32)), world)
+    rows = first.indices[0].reshape(-1)
+    tested = place_batch((rows, rows > 0), world)
     compiled_train, train_seconds = parallelize(
-        partial(train_step, config, graphdef, optimizer, world),
-        (state, train_data, *batch, rate),
+        partial(window_step, config, graphdef, optimizer, world),
+        (state, train_data, batches, rates, positions[0]),
         world,
         donate=True,
     )
@@ -200,32 +202,29 @@ def train(
             last = window.steps.stop == plan.last
             trace = start_profile(folder, world) if config.profile and last else None
             begin = time.perf_counter()
-            rates, metrics, data_seconds, dispatch_seconds = [], [], 0.0, 0.0
-            for step in window.steps:
-                rates.append(learning_rate(config, step, plan.steps))
+            local = config, plan, window.steps, world.rank, world.processes
+            batches = place_batch(window_batches(*local), world, axis=2)
+            rates = [learning_rate(config, step, plan.steps) for step in window.steps]
+            padded = np.zeros(len(positions), dtype)
+            padded[: len(rates)] = rates
+            placed_rates = replicate(padded, world)
+            issuing = time.perf_counter()
+            metrics = []
+            for position, step in enumerate(window.steps):
                 if step + 1 == plan.trace:
                     record.trace(take_apart(state, step))
-                fetching = time.perf_counter()
-                rows = plan.micro_batches(step, world.rank, world.processes)
-                draws = batch_draws(config, plan, step, rows)
-                placed_rows, placed_draws = place_batch((rows, draws), world, axis=1)
-                issuing = time.perf_counter()
-                data_seconds += issuing - fetching
                 state, seen = compiled_train(
-                    state,
-                    train_data,
-                    placed_rows,
-                    placed_draws,
-                    replicate(np.asarray(rates[-1], dtype), world),
+                    state, train_data, batches, placed_rates, positions[position]
                 )
-                dispatch_seconds += time.perf_counter() - issuing
                 metrics.append(seen)
+            issued = time.perf_counter()
             synchronize(state)
             seconds = time.perf_counter() - begin
             if trace is not None:
                 trace()
 
-            ranks = gather_ranks([seconds, data_seconds, dispatch_seconds], world)
+            spent = [seconds, issuing - begin, issued - issuing]
+            ranks = gather_ranks(spent, world)
             heartbeat.progress(slow=window.evaluates or window.steps.stop == plan.last)
             record.window(
                 window,

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from recipe.config import Config
 from recipe.weights import Weights, decays
@@ -14,6 +15,9 @@ from torch_impl.weights import canonical_name, load_array, save_array
 def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW, with decay on the parameters that `optim.decay` names.
 
+    Fused where parameters are whole: an update is one pass over each, as it is in JAX's
+    compiled step. DTensor has no rule for a fused SGD (torch 2.14).
+
     SGD:   g += decay p;  m = momentum m + g;  p -= lr (g + momentum m | m)
     AdamW: m, v = the moments of g, corrected;  p -= lr (m / (sqrt(v) + eps) + decay p)
 
@@ -22,6 +26,7 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
     """
     optim = config.optim
+    fused = not any(isinstance(p, DTensor) for p in model.parameters())
     decayed, rest = [], []
     for name, parameter in model.named_parameters():
         group = decayed if decays(config, canonical_name(name)) else rest
@@ -33,7 +38,11 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     groups = [group for group in groups if group["params"]]
     if optim.name == "adamw":
         return torch.optim.AdamW(
-            groups, lr=optim.peak_lr, betas=(optim.beta1, optim.beta2), eps=optim.eps
+            groups,
+            lr=optim.peak_lr,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+            fused=fused,
         )
     return torch.optim.SGD(
         groups,
@@ -41,6 +50,7 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
         momentum=optim.momentum,
         dampening=0.0,
         nesterov=optim.nesterov,
+        fused=fused,
     )
 
 
@@ -85,7 +95,8 @@ def load_slots(
             optimizer.state[parameter][its_name] = place_state(tensor, parameter)
         if config.optim.name == "adamw":
             steps = float(checkpoint.state["optimizer_steps"])
-            optimizer.state[parameter]["step"] = torch.tensor(steps)
+            count = torch.tensor(steps, device=parameter.device)
+            optimizer.state[parameter]["step"] = count
 
 
 def _slots(config: Config) -> dict[str, str]:

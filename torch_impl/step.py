@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from data.batches import Batches
 from recipe.config import Config
 from recipe.loss_scale import LossScale, next_loss_scale
 from torch_impl.augment import crop_and_flip, cut_out
@@ -52,13 +53,14 @@ def gather(
     """The batch that the indices name, augmented as drawn, its pixels normalised."""
     augment = config.data.augment
     if draws is None:
-        pixels_BHWC = data.images[indices_B]
+        # Not by images[indices], which is eight times slower on a CPU: 74 us for 128.
+        pixels_BHWC = data.images.index_select(0, indices_B)
     else:
         pixels_BHWC = crop_and_flip(augment, data.images, indices_B, draws)
     images_BHWC = (pixels_BHWC.to(data.mean.dtype) - data.mean) * data.scale
     if draws is not None:
         images_BHWC = cut_out(augment, images_BHWC, draws)
-    return images_BHWC.permute(0, 3, 1, 2), data.labels[indices_B]
+    return images_BHWC.permute(0, 3, 1, 2), data.labels.index_select(0, indices_B)
 
 
 def example_losses(
@@ -90,6 +92,14 @@ def loss_fn(
     return losses_B.sum() / config.train.global_batch
 
 
+def one_step(batches: Batches, position: int) -> tuple[Int[Tensor, "A B"], Any]:
+    """The indices and draws of one step of a window."""
+    draws = batches.draws
+    if draws is not None:
+        draws = type(draws)(*(column[position] for column in draws))
+    return batches.indices[position], draws
+
+
 def train_step(
     config: Config,
     model: nn.Module,
@@ -113,7 +123,8 @@ def train_step(
       The next step's loss scale, and what there is to know of this one.
     """
     scale = 1.0 if loss_scale is None else loss_scale.value
-    model.train()
+    if not model.training:
+        model.train()  # walks over every layer
     optimizer.zero_grad()
     losses = []
     for part, indices_B in enumerate(indices_AB):
@@ -121,9 +132,10 @@ def train_step(
         images, labels = gather(config, data, indices_B, drawn)
         with only_the_last(model, last=part == len(indices_AB) - 1):
             loss = loss_fn(config, model, images, labels)
-            (loss * scale).backward()
+            (loss if loss_scale is None else loss * scale).backward()
         losses.append(loss.detach())
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    groups = [group["params"] for group in optimizer.param_groups]
+    gradients = [p.grad for group in groups for p in group if p.grad is not None]
     # Ranks' gradients were averaged; the loss is a share of a sum, so the average is
     # undone. Here, where all is fp32: within an fp16 backward pass it would overflow
     # sooner on more ranks. Without the exchange a rank's share stands for the whole.

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from data.augment import batch_draws
+from data.batches import window_batches
 from data.dataset import acquire, load
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
@@ -47,7 +48,13 @@ from torch_impl.parallel import (
 )
 from torch_impl.precision import configure
 from torch_impl.profile import start_profile
-from torch_impl.step import DeviceData, compile_steps, eval_step, train_step
+from torch_impl.step import (
+    DeviceData,
+    compile_steps,
+    eval_step,
+    one_step,
+    train_step,
+)
 from torch_impl.trace import trace_step
 from torch_impl.weights import load_weights, save_weights
 
@@ -129,17 +136,15 @@ def train(
     # Compiled, where that is asked for, before the clock of the first window starts
     ready, compile_seconds = process_age_seconds(), 0.0
     if config.compile:
-        rows = plan.micro_batches(0, world.rank, world.processes)
-        draws = batch_draws(config, plan, 0, rows)
-        placed_rows, placed_draws = place_batch((rows, draws), world, axis=1)
+        first = window_batches(config, plan, range(1), world.rank, world.processes)
+        batches = place_batch(first, world, axis=2)
         compile_seconds = compile_steps(
             config,
             model,
             parallel,
             optimizer,
             train_data,
-            placed_rows,
-            placed_draws,
+            *one_step(batches, 0),
             loss_scale,
             world,
         )
@@ -190,36 +195,33 @@ def train(
             last = window.steps.stop == plan.last
             trace = start_profile(folder, world) if config.profile and last else None
             begin = time.perf_counter()
-            rates, metrics, data_seconds, dispatch_seconds = [], [], 0.0, 0.0
-            for step in window.steps:
-                rates.append(learning_rate(config, step, plan.steps))
+            local = config, plan, window.steps, world.rank, world.processes
+            batches = place_batch(window_batches(*local), world, axis=2)
+            rates = [learning_rate(config, step, plan.steps) for step in window.steps]
+            issuing = time.perf_counter()
+            metrics = []
+            for position, step in enumerate(window.steps):
                 if step + 1 == plan.trace:
                     record.trace(take_apart(step))
-                fetching = time.perf_counter()
-                rows = plan.micro_batches(step, world.rank, world.processes)
-                draws = batch_draws(config, plan, step, rows)
-                placed_rows, placed_draws = place_batch((rows, draws), world, axis=1)
-                issuing = time.perf_counter()
-                data_seconds += issuing - fetching
                 loss_scale, seen = train_step(
                     config,
                     parallel,
                     optimizer,
                     train_data,
-                    placed_rows,
-                    placed_draws,
-                    rates[-1],
+                    *one_step(batches, position),
+                    rates[position],
                     loss_scale,
                     world,
                 )
-                dispatch_seconds += time.perf_counter() - issuing
                 metrics.append(seen)
+            issued = time.perf_counter()
             synchronize(world)
             seconds = time.perf_counter() - begin
             if trace is not None:
                 trace()
 
-            ranks = gather_ranks([seconds, data_seconds, dispatch_seconds], world)
+            spent = [seconds, issuing - begin, issued - issuing]
+            ranks = gather_ranks(spent, world)
             heartbeat.progress(slow=window.evaluates or window.steps.stop == plan.last)
             record.window(
                 window,
