@@ -11,6 +11,7 @@ import numpy as np
 
 from data.augment import batch_draws
 from data.dataset import acquire, load
+from jax_impl.measure import measure
 from jax_impl.model import build_model
 from jax_impl.optim import build_optimizer, load_slots, save_slots
 from jax_impl.parallel import (
@@ -33,7 +34,7 @@ from jax_impl.parallel import (
 )
 from jax_impl.precision import configure, parameter_dtype
 from jax_impl.profile import start_profile
-from jax_impl.step import DeviceData, TrainState, eval_step, train_step
+from jax_impl.step import DeviceData, StepMetrics, TrainState, eval_step, train_step
 from jax_impl.trace import trace_step
 from jax_impl.weights import load_weights, save_weights
 from recipe.batch_plan import BatchPlan, evaluation_batches
@@ -43,6 +44,7 @@ from recipe.loss_scale import initial_loss_scale, loss_scale_state
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
+from recipe.timing import Pace
 from recipe.weights import parameter_count
 from record.environment import process_age_seconds
 from record.heartbeat import Heartbeat
@@ -186,23 +188,14 @@ def train(
             failed = record.failure is not None
             record.stop_if(gather_ranks([failed], world).max() > 0)
 
-        asked = stopping.asked()  # while compiling
-        if gather_ranks([asked is not None], world).max() > 0:
-            stopped = record.stopped(done, asked or "another rank")
-            stop_if_failed()
-            raise stopped
-        for window in plan.windows(
-            config.train.window_steps,
-            config.train.evaluate_every_epochs,
-            config.checkpoint.every_steps,
-            done,
-        ):
-            last = window.steps.stop == plan.last
-            trace = start_profile(folder, world) if config.profile and last else None
-            begin = time.perf_counter()
+        def issue(steps: range) -> tuple[list[float], list[StepMetrics], float, float]:
+            """Issue steps: rates, metrics, seconds to place batches and to dispatch."""
+            nonlocal state
             rates, metrics, data_seconds, dispatch_seconds = [], [], 0.0, 0.0
-            for step in window.steps:
-                rates.append(learning_rate(config, step, plan.steps))
+            for step in steps:
+                # Of steps that are timed beyond the last, its own.
+                at = min(step, plan.last - 1)
+                rates.append(learning_rate(config, at, plan.steps))
                 if step + 1 == plan.trace:
                     record.trace(take_apart(state, step))
                 fetching = time.perf_counter()
@@ -220,6 +213,23 @@ def train(
                 )
                 dispatch_seconds += time.perf_counter() - issuing
                 metrics.append(seen)
+            return rates, metrics, data_seconds, dispatch_seconds
+
+        asked = stopping.asked()  # while compiling
+        if gather_ranks([asked is not None], world).max() > 0:
+            stopped = record.stopped(done, asked or "another rank")
+            stop_if_failed()
+            raise stopped
+        for window in plan.windows(
+            config.train.window_steps,
+            config.train.evaluate_every_epochs,
+            config.checkpoint.every_steps,
+            done,
+        ):
+            last = window.steps.stop == plan.last
+            trace = start_profile(folder, world) if config.profile and last else None
+            begin = time.perf_counter()
+            rates, metrics, data_seconds, dispatch_seconds = issue(window.steps)
             synchronize(state)
             seconds = time.perf_counter() - begin
             if trace is not None:
@@ -273,7 +283,17 @@ def train(
                 raise stopped
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
-        record.finish(save_weights(state.params, state.statistics, world), int(peak))
+        record.trained(save_weights(state.params, state.statistics, world), int(peak))
+        measure(
+            Pace.of(config, plan.last),
+            issue,
+            lambda: synchronize(state),
+            record,
+            stopping,
+            heartbeat,
+            world,
+        )
+        record.finish()
         stop_if_failed()
     return folder
 
