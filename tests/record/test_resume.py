@@ -374,7 +374,7 @@ def test_what_was_timed_after_the_last_step_is_none_to_come_back_to(run):
     lines = (run / "metrics.jsonl").read_bytes()
     rows = read_rows(run)
     (timed,) = (row for row in rows if row["kind"] == "window" and row["step"] == 4)
-    timed |= {"step": 500, "measured": True}
+    timed = timed | {"step": 500, "measured": True}
     (run / "metrics.jsonl").write_bytes(lines + json.dumps(timed).encode() + b"\n")
     given = config(run, resume=checkpoint_folder(run, 4))
     go_on(resume_point(given), given)
