@@ -12,6 +12,7 @@ import numpy as np
 from data.augment import batch_draws
 from data.batches import window_batches
 from data.dataset import acquire, load
+from jax_impl.measure import measure
 from jax_impl.model import build_model
 from jax_impl.optim import build_optimizer, load_slots, save_slots
 from jax_impl.parallel import (
@@ -34,7 +35,13 @@ from jax_impl.parallel import (
 )
 from jax_impl.precision import configure, parameter_dtype
 from jax_impl.profile import start_profile
-from jax_impl.step import DeviceData, TrainState, eval_step, window_step
+from jax_impl.step import (
+    DeviceData,
+    StepMetrics,
+    TrainState,
+    eval_step,
+    window_step,
+)
 from jax_impl.trace import trace_step
 from jax_impl.weights import load_weights, save_weights
 from recipe.batch_plan import BatchPlan, evaluation_batches
@@ -44,6 +51,7 @@ from recipe.loss_scale import initial_loss_scale, loss_scale_state
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
+from recipe.timing import Pace
 from recipe.weights import parameter_count
 from record.environment import process_age_seconds
 from record.heartbeat import Heartbeat
@@ -188,6 +196,30 @@ def train(
             failed = record.failure is not None
             record.stop_if(gather_ranks([failed], world).max() > 0)
 
+        def issue(steps: range) -> tuple[list[float], list[StepMetrics], float, float]:
+            """Issue steps: rates, metrics, seconds to place batches and to dispatch."""
+            nonlocal state
+            placing = time.perf_counter()
+            local = config, plan, steps, world.rank, world.processes
+            batches = place_batch(window_batches(*local), world, axis=2)
+            # Of steps that are timed beyond the last, its own.
+            last = plan.last - 1
+            rates = [learning_rate(config, min(s, last), plan.steps) for s in steps]
+            padded = np.zeros(len(positions), dtype)
+            padded[: len(rates)] = rates
+            placed_rates = replicate(padded, world)
+            issuing = time.perf_counter()
+            metrics = []
+            for position, step in enumerate(steps):
+                if step + 1 == plan.trace:
+                    record.trace(take_apart(state, step))
+                state, seen = compiled_train(
+                    state, train_data, batches, placed_rates, positions[position]
+                )
+                metrics.append(seen)
+            issued = time.perf_counter()
+            return rates, metrics, issuing - placing, issued - issuing
+
         asked = stopping.asked()  # while compiling
         if gather_ranks([asked is not None], world).max() > 0:
             stopped = record.stopped(done, asked or "another rank")
@@ -202,29 +234,13 @@ def train(
             last = window.steps.stop == plan.last
             trace = start_profile(folder, world) if config.profile and last else None
             begin = time.perf_counter()
-            local = config, plan, window.steps, world.rank, world.processes
-            batches = place_batch(window_batches(*local), world, axis=2)
-            rates = [learning_rate(config, step, plan.steps) for step in window.steps]
-            padded = np.zeros(len(positions), dtype)
-            padded[: len(rates)] = rates
-            placed_rates = replicate(padded, world)
-            issuing = time.perf_counter()
-            metrics = []
-            for position, step in enumerate(window.steps):
-                if step + 1 == plan.trace:
-                    record.trace(take_apart(state, step))
-                state, seen = compiled_train(
-                    state, train_data, batches, placed_rates, positions[position]
-                )
-                metrics.append(seen)
-            issued = time.perf_counter()
+            rates, metrics, data_seconds, dispatch_seconds = issue(window.steps)
             synchronize(state)
             seconds = time.perf_counter() - begin
             if trace is not None:
                 trace()
 
-            spent = [seconds, issuing - begin, issued - issuing]
-            ranks = gather_ranks(spent, world)
+            ranks = gather_ranks([seconds, data_seconds, dispatch_seconds], world)
             heartbeat.progress(slow=window.evaluates or window.steps.stop == plan.last)
             record.window(
                 window,
@@ -272,7 +288,17 @@ def train(
                 raise stopped
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
-        record.finish(save_weights(state.params, state.statistics, world), int(peak))
+        record.trained(save_weights(state.params, state.statistics, world), int(peak))
+        measure(
+            Pace.of(config, plan.last),
+            issue,
+            lambda: synchronize(state),
+            record,
+            stopping,
+            heartbeat,
+            world,
+        )
+        record.finish()
         stop_if_failed()
     return folder
 

@@ -186,6 +186,7 @@ def run(
     cores: int,
     folder: Path,
     say: Callable[[str], None],
+    before: Callable[[Work], None],
 ) -> Iterator[Work]:
     """Run everything, and hand each back when it has ended, well or badly.
 
@@ -193,19 +194,25 @@ def run(
       cores: of each device.
       folder: for submitit's files.
       say: told of each job of SLURM's, which `job_of` finds again.
+      before: called before each starts on this machine.
     """
     # submitit's process finds the function that it is to call by this.
     os.environ["PYTHONPATH"] = str(ROOT)
     if cluster.name == "local":
-        yield from _run_local(cluster, works, cores, folder)
+        yield from _run_local(cluster, works, cores, folder, before)
     else:
         yield from _run_slurm(cluster, works, cores, folder, say)
 
 
 def _run_local(
-    cluster: ClusterConfig, works: list[Work], cores: int, folder: Path
+    cluster: ClusterConfig,
+    works: list[Work],
+    cores: int,
+    folder: Path,
+    before: Callable[[Work], None],
 ) -> Iterator[Work]:
     for work in works:
+        before(work)
         executor = submitit.LocalExecutor(folder)
         gpus = work.devices if cluster.gpus_per_node else 0
         executor.update_parameters(

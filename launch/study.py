@@ -40,6 +40,7 @@ from launch.cluster import (  # noqa: E402
     submitit_log,
 )
 from launch.overrides import refusal, typed_config  # noqa: E402
+from launch.quiet import Quiet  # noqa: E402
 from launch.trainings import (  # noqa: E402
     SCRIPTS,
     check_sizes,
@@ -53,7 +54,15 @@ from recipe.errors import ConfigError, RecordError  # noqa: E402
 from recipe.parity import ParityConfig  # noqa: E402
 from recipe.processes import Processes  # noqa: E402
 from recipe.sharding import check_shards  # noqa: E402
-from recipe.study import AXES, Cell, StudyConfig, StudyPlan, cells, points  # noqa: E402
+from recipe.study import (  # noqa: E402
+    AXES,
+    Cell,
+    StudyConfig,
+    StudyPlan,
+    cells,
+    points,
+    timing,
+)
 from recipe.world import check_world  # noqa: E402
 from record.disk import locked, to_json, write_whole  # noqa: E402
 from record.folder import check_folder  # noqa: E402
@@ -64,6 +73,13 @@ from report.parity import IDENTICAL  # noqa: E402
 PARITY = "parity"
 # What makes two studies the same, so that one may go on in the other's folder.
 IDENTITY = ("name", "regime", "recipe", "parity", "order", "cluster")
+# Keys of a run that are not the recipe's in a study, and what to do instead.
+DECIDED = {
+    "platform": "cluster.gpus_per_node decides; 0 is the CPU",
+    "parallel.cores_per_device": "cluster.cores_per_device decides",
+    "train.timed_seconds": "each cell has study.timed_seconds=SECONDS; null is none",
+    "profile": "a trace takes time; take one of a run alone",
+}
 # The part of a step that an axis leaves out, as the table calls it.
 SHARES = {"exchange": "exposed", "update": "optimizer"}
 
@@ -82,10 +98,8 @@ def recipe_overrides(config: StudyConfig) -> list[str]:
             raise ConfigError(
                 f"{typed}: that is an axis of the study; write study.{axis}=[...]"
             )
-        if key == "platform":
-            raise ConfigError(f"{typed}: cluster.gpus_per_node decides; 0 is the CPU")
-        if key == "profile":
-            raise ConfigError(f"{typed}: a trace takes time; take one of a run alone")
+        if key in DECIDED:
+            raise ConfigError(f"{typed}: {DECIDED[key]}")
         own = ("study", "cluster", "dry_run", "run")
         if key.partition(".")[0] not in own and key != "data.root":
             overrides.append(typed)
@@ -131,7 +145,7 @@ def check_cells(plan: StudyPlan, recipe: list[str]) -> Config:
     for point in points(plan):
         try:
             own = point.overrides(*batch)
-            config = composed([*recipe, *own], Config)
+            config = composed([*recipe, *own, *timing(plan)], Config)
             check_weights(config)
             check_world(config, Processes())
             check_shards(config, Processes())
@@ -168,6 +182,7 @@ class Study:
             "parity": list(plan.parity),
             "order": [asdict(cell) | {"name": cell.name} for cell in self.order],
             "order_seed": plan.order_seed,
+            "timed_seconds": plan.timed_seconds,
             "cluster": {
                 "name": cluster.name,
                 "gpus_per_node": cluster.gpus_per_node,
@@ -177,6 +192,7 @@ class Study:
             },
         }
         self.begun = self._begun()
+        self.busy: dict[str, float] = {}  # share of cores that others used, by cell
 
     def _begun(self) -> bool:
         """Whether the folder holds this very study already.
@@ -234,6 +250,8 @@ class Study:
             *cell.overrides(
                 self.alone.global_batch, self.plan.regime, self.alone.accumulate
             ),
+            *timing(self.plan),
+            f"parallel.cores_per_device={self.cores}",
             f"run.dir={quoted(self.folder / cell.name)}",
         ]
         return Work(
@@ -317,6 +335,13 @@ class Study:
         def say(text: str) -> None:
             console.print(text, **PLAIN)
 
+        quiet = Quiet(60 * self.plan.wait_minutes, say)
+
+        def before(work: Work) -> None:
+            """What is timed on CPUs shares them with nobody."""
+            if not (is_parity(work.name) or self.cluster.gpus_per_node):
+                self.busy[work.name] = quiet.wait()
+
         with after_earlier(self.cluster, jobs, say):
             missing = [w for w in works.values() if not self.finished(w.name)]
             for work in missing:
@@ -332,7 +357,7 @@ class Study:
         parity = [work for work in missing if is_parity(work.name)]
         with Live(self.table(), console=console, auto_refresh=False) as live:
             for part in parity, [work for work in missing if work not in parity]:
-                for work in run(self.cluster, part, self.cores, jobs, say):
+                for work in run(self.cluster, part, self.cores, jobs, say, before):
                     ended += 1
                     say(f"{ended}/{len(works)} {work.name}: {self._ended(work)}")
                     live.update(self.table(), refresh=True)
@@ -377,6 +402,7 @@ class Study:
             "status": status,
             "ended": ended.isoformat(),
             "cores": self.cores * work.devices,
+            "busy": self.busy.get(work.name),
             "job": job,
             "log": work.log.name,
         }

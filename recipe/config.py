@@ -211,7 +211,7 @@ def recipe_parts(config: Config) -> dict[str, Any]:
     del recipe["data"]["root"], recipe["data"]["source"]
     if config.model.folder is not None:
         recipe["model"]["folder"] = Path(config.model.folder).name
-    for look in ("window_steps", "nudge", "trace"):
+    for look in ("window_steps", "timed_seconds", "nudge", "trace"):
         del recipe["train"][look]
     del recipe["optim"]["update"]
     for key in ablated(config):  # then it is no training, and like no other

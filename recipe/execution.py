@@ -27,6 +27,9 @@ class ParallelConfig:
     timeout_seconds: float = 300.0
     # That they may take to meet, to start, for their first window and an evaluation.
     start_timeout_seconds: float = 3600.0
+    # Cores that a device's threads keep to, no other's on its node; null: as they are
+    # found. It is a study's way to give each device the same at every world size.
+    cores_per_device: int | None = None
 
     def __post_init__(self) -> None:
         one_of("parallel", self.name, PARALLEL)
@@ -35,6 +38,7 @@ class ParallelConfig:
                 f"parallel.exchange=false leaves out what parallel=dp does, got "
                 f"parallel={self.name}; leave one of them out"
             )
+        at_least("parallel.cores_per_device", self.cores_per_device, 1)
         at_least("parallel.timeout_seconds", self.timeout_seconds, 1.0)
         if not self.timeout_seconds <= self.start_timeout_seconds < math.inf:
             raise ConfigError(

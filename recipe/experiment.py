@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recipe.architecture import RESNETS
 from recipe.errors import ConfigError
-from recipe.fields import at_least, expanded, fraction, one_of
+from recipe.fields import at_least, expanded, fraction, one_of, positive
 
 DATASETS = (
     "cifar10",
@@ -351,6 +351,9 @@ class TrainConfig:
     label_smoothing: float = 0.0  # share of the target spread evenly over all classes
     seed: int = 0
     window_steps: int = 20  # losses are fetched, and time is taken, once per window
+    # Seconds of steps that are timed after the last, in windows of equal time: they
+    # change nothing that the training came to. null: none, and its own windows tell.
+    timed_seconds: float | None = None
     evaluate_every_epochs: int = 1  # 0: only at the end
     # The control of a parity check, 0 for none: any other number moves each initial
     # weight one unit in the last place, and draws an order within each micro-batch.
@@ -370,6 +373,13 @@ class TrainConfig:
                 f"train.label_smoothing must lie in [0, 1), got {self.label_smoothing}"
             )
         at_least("train.window_steps", self.window_steps, 1)
+        positive("train.timed_seconds", self.timed_seconds)
+        if self.timed_seconds is not None and self.trace is not None:
+            raise ConfigError(
+                f"train.timed_seconds={self.timed_seconds:g} times steps after the "
+                f"last, and train.trace={self.trace} ends the run with a step that "
+                "is taken apart; set one of them to null"
+            )
         at_least("train.evaluate_every_epochs", self.evaluate_every_epochs, 0)
         at_least("train.nudge", self.nudge, 0)
         at_least("train.trace", self.trace, 1)

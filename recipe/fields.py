@@ -17,6 +17,11 @@ def at_least(key: str, value: float | None, least: float) -> None:
         raise ConfigError(f"{key} must be {finite}at least {least}, got {value}")
 
 
+def positive(key: str, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise ConfigError(f"{key} must be finite and > 0, or null, got {value}")
+
+
 def fraction(key: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ConfigError(f"{key} must lie in [0, 1], got {value}")

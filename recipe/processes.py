@@ -142,6 +142,29 @@ def first_host(nodelist: str) -> str:
     return re.sub(r"\[([0-9]+)[^\]]*\]", r"\1", head[0])
 
 
+def cores_of(cores: list[int], local_rank: int, count: int) -> list[int]:
+    """Those of a process among its node's, as many for each, none another's.
+
+    Args:
+      cores: that the processes may use together, by number.
+      count: for each.
+
+    Raises:
+      ConfigError: if there are too few.
+
+    >>> cores_of([0, 1, 4, 5], local_rank=1, count=2)
+    [4, 5]
+    """
+    last = (local_rank + 1) * count
+    if last > len(cores):
+        raise ConfigError(
+            f"parallel.cores_per_device: {count} core(s) for each process need "
+            f"{last} for local rank {local_rank}, and it may use {len(cores)}; take "
+            "fewer, or null to share what there is"
+        )
+    return cores[last - count : last]
+
+
 def check_accelerators(wanted: int, present: int, framework: str) -> None:
     """Refuse more accelerators in a process's node than there are.
 

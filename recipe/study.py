@@ -6,7 +6,7 @@ from itertools import product, starmap
 
 from recipe.config import Config
 from recipe.errors import ConfigError
-from recipe.fields import at_least, one_of
+from recipe.fields import at_least, one_of, positive
 
 FRAMEWORKS = ("torch", "jax")
 REGIMES = ("strong", "strong_accumulate", "weak")
@@ -52,6 +52,11 @@ class StudyPlan:
     compile: list[bool] = field(default_factory=lambda: [False])  # PyTorch's model
     repeats: int = 5  # independent processes for each combination
     order_seed: int = 0  # the order is drawn from it
+    # Each cell's train.timed_seconds; null: the windows of its training tell.
+    timed_seconds: float | None = 3.0
+    # That a start may wait in all, before cells on this machine's CPUs, while other
+    # processes use its cores.
+    wait_minutes: float = 5.0
     recipe: list[str] = field(default_factory=list)  # overrides, before those typed
     parity: list[str] = field(default_factory=list)  # overrides of its parity check
 
@@ -86,6 +91,8 @@ class StudyPlan:
                 "study.repeats must be at least 1 and study.order_seed at least 0, got "
                 f"{self.repeats} and {self.order_seed}"
             )
+        positive("study.timed_seconds", self.timed_seconds)
+        at_least("study.wait_minutes", self.wait_minutes, 0.0)
         if False in self.exchange and all(point.exchange for point in points(self)):
             raise ConfigError(
                 f"study.exchange={self.exchange}: only several devices under dp have "
@@ -207,6 +214,16 @@ class Cell:
                 )
             own.append(f"train.accumulate={accumulate // self.world_size}")
         return own
+
+
+def timing(plan: StudyPlan) -> list[str]:
+    """What every cell is asked for so that its speed can be trusted.
+
+    >>> timing(StudyPlan(name="mine", regime="weak", timed_seconds=None))
+    ['train.timed_seconds=null']
+    """
+    seconds = "null" if plan.timed_seconds is None else f"{plan.timed_seconds}"
+    return [f"train.timed_seconds={seconds}"]
 
 
 def points(plan: StudyPlan) -> list[Cell]:

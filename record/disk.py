@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from recipe.errors import RecordError
-from record.schema import Field, check_fields, restored_fields
+from record.schema import Field, check_fields, restored_fields, with_earlier
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What file systems without flock answer; there, run.dir is the user's to keep apart.
@@ -139,5 +139,6 @@ def checked_object(value: Any, table: dict[str, Field], where: str) -> dict[str,
     """
     if not isinstance(value, dict):
         raise RecordError(f"{where} holds no object")
+    value = with_earlier(value, table)
     check_fields(value, table, where)
     return restored_fields(value, table)

@@ -1,5 +1,6 @@
 """Where a run happened, as `environment.json` keeps it."""
 
+import os
 import platform
 import resource
 import socket
@@ -33,6 +34,8 @@ def describe_environment(framework: str, devices: list[str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cpu_count": psutil.cpu_count(),
+        "cores": own_cores(),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": describe_gpus(),
         "host": socket.gethostname(),
@@ -40,6 +43,13 @@ def describe_environment(framework: str, devices: list[str]) -> dict[str, Any]:
         "git_dirty": dirty,
         "command": psutil.Process().cmdline(),
     }
+
+
+def own_cores() -> list[int] | None:
+    """Logical cores that this process may use; None where the platform has no say."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return None
 
 
 def process_age_seconds() -> float:

@@ -64,7 +64,10 @@ def class_scores(confusion: Int[np.ndarray, "K K"]) -> dict[str, float]:
 def median_throughput(windows: list[dict[str, Any]]) -> dict[str, Any]:
     """Images per second: the median over timed windows, and the windows it is of.
 
-    Windows marked as warm-up are left out; with none left the median is None.
+    Those that were measured after the training, where there are any; else those of the
+    training but for warm-up, with none left the median is None.
     """
-    rates = [w["images_per_second"] for w in windows if not w["warmup"]]
+    measured = [w for w in windows if w["measured"]]
+    timed = measured or [w for w in windows if not w["warmup"]]
+    rates = [w["images_per_second"] for w in timed]
     return {"median": float(np.median(rates)) if rates else None, "windows": rates}

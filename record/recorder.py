@@ -20,7 +20,7 @@ from recipe.errors import DivergedError, DuetError, RecordError, StoppedError
 from recipe.weights import Weights
 from record.checkpoint import Checkpoint, CheckpointWriter, checkpoint_folder
 from record.disk import recording, to_json, write_whole
-from record.environment import describe_environment
+from record.environment import describe_environment, own_cores
 from record.metrics import median_throughput
 from record.run import read_rows
 from record.saver import Saver
@@ -101,12 +101,13 @@ class Recorder:
         facts = self.facts
         self._log = _open_log(self.path, facts.rank)
         LOGGER.info(
-            "%s, rank %d of %d, process %d, on %s",
+            "%s, rank %d of %d, process %d, on %s, cores %s",
             facts.framework,
             facts.rank,
             facts.processes,
             os.getpid(),
             ", ".join(facts.devices),
+            own_cores(),
         )
         if not self._writes:
             return self
@@ -240,19 +241,8 @@ class Recorder:
                 strict=True,
             )
         ]
-        slowest = float(max(seconds))
-        timed = {
-            "kind": "window",
-            "step": window.steps.stop,
-            "steps": len(window.steps),
-            "seconds": slowest,
-            "step_seconds": slowest / len(window.steps),
-            "rank_seconds": [float(own) for own in seconds],
-            "data_seconds": float(data_seconds),
-            "dispatch_seconds": float(dispatch_seconds),
-            "images_per_second": len(window.steps) * batch / slowest,
-            "warmup": not self._warm,
-        }
+        timed = self._timed(window.steps, seconds, data_seconds, dispatch_seconds)
+        timed |= {"warmup": not self._warm, "measured": False}
         self._warm = True
         self._windows.append(timed)
         self._write_rows([*rows, timed])
@@ -267,6 +257,41 @@ class Recorder:
                     f"window; the record is kept in {self.path}. "
                     "Try a smaller optim.peak_lr or schedule.warmup_steps > 0"
                 )
+
+    def measured(
+        self,
+        steps: range,
+        *,
+        seconds: Sequence[float] | np.ndarray,
+        data_seconds: float,
+        dispatch_seconds: float,
+    ) -> None:
+        """Record a window that was timed after the training; see `window`."""
+        timed = self._timed(steps, seconds, data_seconds, dispatch_seconds)
+        timed |= {"warmup": False, "measured": True}
+        self._windows.append(timed)
+        self._write_rows([timed])
+
+    def _timed(
+        self,
+        steps: range,
+        seconds: Sequence[float] | np.ndarray,
+        data_seconds: float,
+        dispatch_seconds: float,
+    ) -> dict[str, Any]:
+        slowest = float(max(seconds))
+        examples = len(steps) * self.config.train.global_batch
+        return {
+            "kind": "window",
+            "step": steps.stop,
+            "steps": len(steps),
+            "seconds": slowest,
+            "step_seconds": slowest / len(steps),
+            "rank_seconds": [float(own) for own in seconds],
+            "data_seconds": float(data_seconds),
+            "dispatch_seconds": float(dispatch_seconds),
+            "images_per_second": examples / slowest,
+        }
 
     def trace(self, trace: Trace) -> None:
         """Record one step's activations and gradients."""
@@ -334,8 +359,10 @@ class Recorder:
                     mark_requeue(self.path, step, reason)
         return stopped_error(self.path, step, reason)
 
-    def finish(self, weights: Weights, peak_memory_bytes: int) -> None:
-        """Record the end: final weights and the summary.
+    def trained(self, weights: Weights, peak_memory_bytes: int) -> None:
+        """Record what the training came to, whatever steps are timed after it.
+
+        Whatever is saved behind the steps is waited for.
 
         Raises:
           DivergedError: on every rank, if a weight is not finite.
@@ -352,10 +379,12 @@ class Recorder:
                     f"record is kept in {self.path}. Try a smaller optim.peak_lr"
                 )
         LOGGER.info("trained %d steps", self.plan.last)
-        if not self._writes:
-            return
-        self._close_saver()
-        if self.failure is None:
+        if self._writes:
+            self._close_saver()
+
+    def finish(self) -> None:
+        """Record the end: the summary, last."""
+        if self._writes and self.failure is None:
             self._summary["status"] = "finished"
             self._write_summary()
 

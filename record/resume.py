@@ -454,7 +454,7 @@ def rewind(
 
 def _last_step(file: Path) -> int:
     """The last step that any attempt of a run had come to, so far as it was written."""
-    rows = _whole_rows(file)
+    rows = [row for row in _whole_rows(file) if row.get("measured") is not True]
     steps = [row.get(key) for row in rows for key in ("step", "again_until")]
     return max((step for step in steps if type(step) is int), default=0)
 

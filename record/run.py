@@ -15,8 +15,8 @@ from record.schema import (
     ENVIRONMENT,
     GPU,
     GPUS,
+    READABLE,
     ROWS,
-    SCHEMA_VERSION,
     SUMMARY,
     TEST,
     Field,
@@ -100,10 +100,10 @@ def read_summary(path: Path) -> dict[str, Any]:
     summary = _read_json(path / "summary.json", SUMMARY)
     if summary["test"] is not None:
         check_fields(summary["test"], TEST, f"{path / 'summary.json'}, test")
-    if summary["schema_version"] != SCHEMA_VERSION:
+    if summary["schema_version"] not in READABLE:
         raise RecordError(
             f"{path / 'summary.json'} has schema {summary['schema_version']}; "
-            f"this version of Duet reads {SCHEMA_VERSION}"
+            f"this version of Duet reads {READABLE[0]} to {READABLE[-1]}"
         )
     return summary
 

@@ -10,15 +10,23 @@ from typing import Any
 
 from recipe.errors import RecordError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field: the JSON types it may have, and what it means, with its unit."""
+    """One field: the JSON types it may have, and what it means, with its unit.
+
+    Args:
+      since: the schema that brought it; what an earlier one wrote lacks it.
+      before: what it is read as there.
+    """
 
     types: tuple[type, ...]
     meaning: str
+    since: int = 1
+    before: Any = None
 
 
 INT, TEXT, FLAG = (int,), (str,), (bool,)
@@ -52,6 +60,7 @@ WINDOW = {
     "dispatch_seconds": Field(NUMBER, "of these on the host, to issue the steps"),
     "images_per_second": Field(NUMBER, "training throughput over all devices"),
     "warmup": Field(FLAG, "the first window, left out of the median"),
+    "measured": Field(FLAG, "timed after the training", since=2, before=False),
 }
 EVALUATION = {
     "kind": Field(TEXT, '"evaluation"'),
@@ -88,6 +97,8 @@ ENVIRONMENT = {
     "platform": Field(TEXT, "operating system"),
     "processor": Field(TEXT, "the CPU's name"),
     "cpu_count": Field((int, type(None)), "logical cores"),
+    "cores": Field((list, type(None)), "of the host that rank 0 may use", since=2),
+    "omp_num_threads": Field((str, type(None)), "as rank 0 has it set", since=2),
     "memory_bytes": Field(INT, "of the machine"),
     "gpus": Field((dict, type(None)), "of the machine, null without NVIDIA's driver"),
     "host": Field(TEXT, "its name"),
@@ -183,6 +194,16 @@ def _restored(value: Any) -> Any:
     if isinstance(value, list):
         return [_restored(item) for item in value]
     return NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def with_earlier(given: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
+    """A row or file as the schema of today has it, of today or of an earlier one."""
+    lacks = {
+        name: field.before
+        for name, field in table.items()
+        if field.since > READABLE[0] and name not in given
+    }
+    return given | lacks
 
 
 def check_fields(given: dict[str, Any], table: dict[str, Field], where: str) -> None:

@@ -87,7 +87,11 @@ class Screen:
         if kind == "step":
             self._seen["loss"] = _number(row["loss"])
             return
-        if kind == "window":
+        if kind == "window" and row["measured"]:
+            step = self._steps  # those beyond it are for their time alone
+            self._seen["rate"] = _rate(row["images_per_second"])
+            news = "measured {rate} images/s".format(**self._seen)
+        elif kind == "window":
             seconds_left = (self._steps - step) * row["seconds"] / row["steps"]
             self._seen["rate"] = _rate(row["images_per_second"])
             self._seen["left"] = _clock(seconds_left)

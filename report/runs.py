@@ -325,7 +325,10 @@ def _check_metrics_end(path: Path, steps: int) -> None:
         raise RecordError(f"cannot read {file}: {error.strerror}") from error
     try:
         last = json.loads(tail.splitlines()[-1]) if tail.endswith(b"\n") else {}
-        whole = isinstance(last, dict) and last.get("step") == steps
+        whole = isinstance(last, dict) and (
+            # What is measured comes after all that is trained.
+            last.get("step") == steps or last.get("measured") is True
+        )
     except (ValueError, IndexError):
         whole = False
     if not whole:

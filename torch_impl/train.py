@@ -17,6 +17,7 @@ from recipe.loss_scale import initial_loss_scale, loss_scale_state
 from recipe.pixels import pixel_affine
 from recipe.processes import Processes
 from recipe.schedule import learning_rate
+from recipe.timing import Pace
 from recipe.weights import parameter_count
 from record.environment import process_age_seconds
 from record.heartbeat import Heartbeat
@@ -26,6 +27,7 @@ from record.resume import Beginning
 from record.stopping import Stopping, stopped_error
 from record.trace import Trace
 from record.weights import starting_weights
+from torch_impl.measure import measure
 from torch_impl.model import build_model
 from torch_impl.optim import build_optimizer, load_slots, save_slots
 from torch_impl.parallel import (
@@ -50,6 +52,7 @@ from torch_impl.precision import configure
 from torch_impl.profile import start_profile
 from torch_impl.step import (
     DeviceData,
+    StepMetrics,
     compile_steps,
     eval_step,
     one_step,
@@ -181,26 +184,18 @@ def train(
             failed = record.failure is not None
             record.stop_if(gather_ranks([failed], world).max() > 0)
 
-        asked = stopping.asked()  # while compiling
-        if gather_ranks([asked is not None], world).max() > 0:
-            stopped = record.stopped(done, asked or "another rank")
-            stop_if_failed()
-            raise stopped
-        for window in plan.windows(
-            config.train.window_steps,
-            config.train.evaluate_every_epochs,
-            config.checkpoint.every_steps,
-            done,
-        ):
-            last = window.steps.stop == plan.last
-            trace = start_profile(folder, world) if config.profile and last else None
-            begin = time.perf_counter()
-            local = config, plan, window.steps, world.rank, world.processes
+        def issue(steps: range) -> tuple[list[float], list[StepMetrics], float, float]:
+            """Issue steps: rates, metrics, seconds to place batches and to dispatch."""
+            nonlocal loss_scale
+            placing = time.perf_counter()
+            local = config, plan, steps, world.rank, world.processes
             batches = place_batch(window_batches(*local), world, axis=2)
-            rates = [learning_rate(config, step, plan.steps) for step in window.steps]
+            # Of steps that are timed beyond the last, its own.
+            last = plan.last - 1
+            rates = [learning_rate(config, min(s, last), plan.steps) for s in steps]
             issuing = time.perf_counter()
             metrics = []
-            for position, step in enumerate(window.steps):
+            for position, step in enumerate(steps):
                 if step + 1 == plan.trace:
                     record.trace(take_apart(step))
                 loss_scale, seen = train_step(
@@ -215,13 +210,29 @@ def train(
                 )
                 metrics.append(seen)
             issued = time.perf_counter()
+            return rates, metrics, issuing - placing, issued - issuing
+
+        asked = stopping.asked()  # while compiling
+        if gather_ranks([asked is not None], world).max() > 0:
+            stopped = record.stopped(done, asked or "another rank")
+            stop_if_failed()
+            raise stopped
+        for window in plan.windows(
+            config.train.window_steps,
+            config.train.evaluate_every_epochs,
+            config.checkpoint.every_steps,
+            done,
+        ):
+            last = window.steps.stop == plan.last
+            trace = start_profile(folder, world) if config.profile and last else None
+            begin = time.perf_counter()
+            rates, metrics, data_seconds, dispatch_seconds = issue(window.steps)
             synchronize(world)
             seconds = time.perf_counter() - begin
             if trace is not None:
                 trace()
 
-            spent = [seconds, issuing - begin, issued - issuing]
-            ranks = gather_ranks(spent, world)
+            ranks = gather_ranks([seconds, data_seconds, dispatch_seconds], world)
             heartbeat.progress(slow=window.evaluates or window.steps.stop == plan.last)
             record.window(
                 window,
@@ -262,7 +273,17 @@ def train(
                 raise stopped
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
-        record.finish(save_weights(model, world), int(peak))
+        record.trained(save_weights(model, world), int(peak))
+        measure(
+            Pace.of(config, plan.last),
+            issue,
+            lambda: synchronize(world),
+            record,
+            stopping,
+            heartbeat,
+            world,
+        )
+        record.finish()
         stop_if_failed()
     return folder
 

@@ -29,7 +29,8 @@ from tests.launch.slurm_cluster import NODES
 STUDY = "launch/study.py"
 SMALL = (
     *(STUDY, "experiment=linear_line", "train.steps=4", "study.precision=[fp64]"),
-    'study.parity=["train.steps=4"]',
+    *('study.parity=["train.steps=4"]', "study.wait_minutes=0"),
+    "study.timed_seconds=0.1",
 )
 
 
@@ -68,6 +69,7 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
     for repeat in 1, 2:
         summary = read_summary(tmp_path / "study" / f"torch-1-fp64-dp-{repeat}")
         assert summary["status"] == "finished"
+        assert len(summary["images_per_second"]["windows"]) >= 5
     again = run_python(command, **own)
     assert "3 of 3 are finished" in again.stdout
     assert len(ended.read_text().splitlines()) == len(names)
@@ -143,6 +145,10 @@ REFUSED = {
     "precision=fp64": ("an axis of the study", "study.precision=[...]"),
     "parallel.exchange=false": ("an axis of the study", "study.exchange=[...]"),
     "profile=true": ("a trace takes time",),
+    "platform=cpu": ("cluster.gpus_per_node decides",),
+    "train.timed_seconds=1": ("each cell has study.timed_seconds",),
+    "parallel.cores_per_device=1": ("cluster.cores_per_device decides",),
+    "train.trace=3": ("cell torch-1-fp32-dp", "train.timed_seconds=3"),
     "study.model=[mlp,lenet]": ("cell torch-lenet-1-fp32-dp", "lenet is unknown"),
     'study.parity=["bogus=1"]': ("cell parity-fp32-dp", "bogus"),
     'study.parity=["controls=0"]': ("cell parity-fp32-dp", "controls must be"),
@@ -178,6 +184,16 @@ def test_each_model_of_a_study_has_its_own_parity_check(begin, tmp_path):
     with pytest.raises(ConfigError, match="an axis of the study"):
         begin("study.model=[mlp,cnn]", "model=mlp", f"run.dir={tmp_path}")
     begin("model=mlp", f"run.dir={tmp_path}")
+
+
+def test_each_cell_is_timed_and_pinned_as_the_study_says_and_no_parity_check(
+    begin, tmp_path
+):
+    typed = "study.timed_seconds=0.5", "cluster.cores_per_device=1"
+    study = begin(*typed, f"run.dir={tmp_path / 'study'}")
+    own = {"train.timed_seconds=0.5", "parallel.cores_per_device=1"}
+    for name, work in study.works().items():
+        assert own & {*work.command} == (set() if name.startswith("parity") else own)
 
 
 def test_a_refusal_is_one_line_and_status_2(run_python, tmp_path):

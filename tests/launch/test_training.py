@@ -176,6 +176,21 @@ def test_a_window_is_timed_until_its_device_has_done_it(
     assert (run.summary["compile_seconds"] > 0) == (framework == "jax")
 
 
+def test_what_is_timed_after_a_training_changes_nothing_of_it(framework, train):
+    recipe = ["experiment=digits_cnn", "precision=fp64", "train.steps=4"]
+    recipe += ["data.augment.pad_crop=2", "optim=adamw"]
+    alone = read_run(train(framework, *recipe))
+    timed = read_run(train(framework, *recipe, "train.timed_seconds=0.2"))
+    windows = [row for row in timed.of_kind("window") if row["measured"]]
+    assert len(windows) >= 5 and sum(row["seconds"] for row in windows) >= 0.2
+    rates = [row["images_per_second"] for row in windows]
+    assert timed.summary["images_per_second"]["windows"] == rates
+    for kind in "step", "evaluation":
+        assert timed.of_kind(kind) == alone.of_kind(kind)
+    assert max(leaf_differences(alone.weights, timed.weights).values()) == 0
+    assert timed.summary["config_hash"] == alone.summary["config_hash"]
+
+
 def test_a_whole_run_loads_its_own_framework_alone(framework, run_python, tmp_path):
     overrides = ["tracking=wandb", "train.steps=3", f"run.dir={tmp_path / 'run'}"]
     done = run_python(["-c", LOADED, SCRIPTS[framework], *overrides])

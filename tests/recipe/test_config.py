@@ -91,6 +91,13 @@ BAD = [
     ("train.global_batch=0", "train.global_batch", "got 0", "at least 1"),
     ("train.seed=-1", "train.seed", "-1", "at least 0"),
     ("train.window_steps=0", "train.window_steps", "got 0", "at least 1"),
+    ("train.timed_seconds=0", "train.timed_seconds", "got 0", "> 0"),
+    ("train.timed_seconds=.nan", "train.timed_seconds", "got nan", "finite"),
+    (
+        *("train.timed_seconds=3 train.trace=2", "train.timed_seconds=3"),
+        *("train.trace=2", "set one of them to null"),
+    ),
+    ("parallel.cores_per_device=0", "parallel.cores_per_device", "got 0"),
     ("train.evaluate_every_epochs=-1", "train.evaluate_every_epochs", "-1", "least 0"),
     ("train.nudge=-1", "train.nudge", "-1", "at least 0"),
     ("checkpoint.every_steps=0", "checkpoint.every_steps", "got 0", "at least 1"),
@@ -276,6 +283,8 @@ def test_text_that_is_no_config_is_refused(text, told):
         "data.source=tfds",
         "train.nudge=1",
         "train.window_steps=5",
+        "train.timed_seconds=3",
+        "parallel.cores_per_device=1",
         "compile=true",
     ],
 )

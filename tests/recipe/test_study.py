@@ -98,6 +98,8 @@ def test_accumulation_shrinks_as_devices_are_added_and_micro_batches_stay():
         {"update": [False]},
         {"repeats": 0},
         {"order_seed": -1},
+        {"timed_seconds": 0.0},
+        {"wait_minutes": -1.0},
     ],
     ids=str,
 )

@@ -94,9 +94,9 @@ def test_an_example_missed_or_counted_twice_is_an_error(counted):
     evaluation_metrics(np.zeros(1), confusions, counted)
 
 
-def windows(*rates, warmup=1):
+def windows(*rates, warmup=1, measured=False):
     return [
-        {"images_per_second": rate, "warmup": number < warmup}
+        {"images_per_second": rate, "warmup": number < warmup, "measured": measured}
         for number, rate in enumerate(rates)
     ]
 
@@ -105,6 +105,14 @@ def test_throughput_is_the_median_of_the_windows_after_warm_up():
     assert median_throughput(windows(1.0, 30.0, 10.0, 20.0)) == {
         "median": 20.0,
         "windows": [30.0, 10.0, 20.0],
+    }
+
+
+def test_throughput_is_of_measured_windows_alone_where_there_are_any():
+    measured = windows(40.0, 60.0, warmup=0, measured=True)
+    assert median_throughput(windows(1.0, 30.0, 10.0) + measured) == {
+        "median": 50.0,
+        "windows": [40.0, 60.0],
     }
 
 

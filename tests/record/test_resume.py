@@ -337,7 +337,8 @@ def test_other_data_is_another_run_and_the_same_is_not(run):
 
 
 def test_where_and_how_fast_a_run_goes_on_is_free(run):
-    given = replace(config(run, window_steps=1), devices=8, platform="cpu")
+    looks = {"window_steps": 1, "timed_seconds": 3.0}
+    given = replace(config(run, **looks), devices=8, platform="cpu")
     given = replace(given, parallel=replace(given.parallel, name="pmap"))
     given = replace(given, checkpoint=replace(given.checkpoint, every_steps=1))
     assert step_of(given) == 4
@@ -367,6 +368,18 @@ def test_the_record_ends_at_the_step_and_says_that_it_goes_on(run, step):
     assert steps(run) == [saved for saved in (2, 4) if saved <= step]
     gone = {"summary.json", "final.safetensors", REQUEUE}
     assert not gone & {path.name for path in run.iterdir()}
+
+
+def test_what_was_timed_after_the_last_step_is_none_to_come_back_to(run):
+    lines = (run / "metrics.jsonl").read_bytes()
+    rows = read_rows(run)
+    (timed,) = (row for row in rows if row["kind"] == "window" and row["step"] == 4)
+    timed = timed | {"step": 500, "measured": True}
+    (run / "metrics.jsonl").write_bytes(lines + json.dumps(timed).encode() + b"\n")
+    given = config(run, resume=checkpoint_folder(run, 4))
+    go_on(resume_point(given), given)
+    *kept, told = read_rows(run)
+    assert kept == rows and told["again_until"] == 4
 
 
 def test_what_was_resumed_anyway_is_in_the_record(run):
@@ -496,7 +509,8 @@ def leg(given: Config, stop_after: int | None = None, save=lambda record: None) 
                 recorder.stopped(window.steps.stop, "SIGTERM")
                 recorder.stop_if(recorder.failure is not None)
                 raise StoppedError(f"stopped by SIGTERM after step {stop_after}")
-        recorder.finish(WEIGHTS, peak_memory_bytes=2**30)
+        recorder.trained(WEIGHTS, peak_memory_bytes=2**30)
+        recorder.finish()
         recorder.stop_if(recorder.failure is not None)
 
 

@@ -24,6 +24,8 @@ from record.environment import describe_environment
 from record.folder import create_folder
 from record.recorder import Facts, Recorder
 from record.run import read_rows, read_run, read_summary
+from report.rows import read_between_steps
+from report.runs import read_timed_run
 from tests.record.test_tracking import config
 
 DEVICES = ["cpu 0", "cpu 1"]
@@ -62,6 +64,10 @@ FILES = {
 }
 
 
+# What the second schema brought.
+LATER = ("measured", "cores", "omp_num_threads")
+
+
 def recipe(folder: Path | str | None) -> Config:
     """Four steps of 8 examples, two to an epoch, an evaluation after each epoch."""
     train = TrainConfig(steps=4, global_batch=8, window_steps=2)
@@ -76,8 +82,13 @@ def write_run(
     losses: list[float] = LOSSES,
     scores: dict = SCORES,
     weights: Weights = WEIGHTS,
+    measured: tuple[int, ...] = (),
 ) -> Recorder:
-    """What the twins' training loop does with a recorder, and nothing else."""
+    """What the twins' training loop does with a recorder, and nothing else.
+
+    Args:
+      measured: first steps of windows of two that are timed after the training.
+    """
     run = recipe(folder)
     plan = BatchPlan.of(run, examples=16)
     facts = replace(FACTS, rank=rank)
@@ -97,7 +108,13 @@ def write_run(
                 dispatch_seconds=0.0625,
             )
             recorder.evaluation(window, scores)
-        recorder.finish(weights, peak_memory_bytes=2**30)
+        recorder.trained(weights, peak_memory_bytes=2**30)
+        for start in measured:
+            steps = range(start, start + 2)
+            recorder.measured(
+                steps, seconds=[0.1], data_seconds=0.025, dispatch_seconds=0.05
+            )
+        recorder.finish()
         recorder.stop_if(recorder.failure is not None)
     return recorder
 
@@ -162,7 +179,7 @@ def test_rows_say_what_happened_from_step_1_and_epoch_1(written):
         **{"kind": "window", "step": 4, "steps": 2, "seconds": 0.5},
         **{"step_seconds": 0.25, "images_per_second": 32.0, "warmup": False},
         **{"rank_seconds": [0.25, 0.5], "data_seconds": 0.125},
-        **{"dispatch_seconds": 0.0625},
+        **{"dispatch_seconds": 0.0625, "measured": False},
     }
     assert [row["warmup"] for row in windows] == [True, False]
     scores = {k: v for k, v in SCORES.items() if k != "confusion"}
@@ -175,7 +192,7 @@ def test_rows_say_what_happened_from_step_1_and_epoch_1(written):
 def test_the_summary_is_what_the_run_came_to(written):
     run = recipe(written)
     assert read_summary(written) == {
-        "schema_version": 1,
+        "schema_version": 2,
         "status": "finished",
         "error": None,
         "framework": "jax",
@@ -436,7 +453,8 @@ def test_a_run_whose_weights_do_not_fit_never_says_it_finished(folder):
     plan = BatchPlan.of(recipe(folder), examples=16)
     with Recorder(folder, recipe(folder), plan, FACTS) as recorder:
         with files_no_larger_than(8192):
-            recorder.finish(WEIGHTS, peak_memory_bytes=0)
+            recorder.trained(WEIGHTS, peak_memory_bytes=0)
+        recorder.finish()
         assert "File too large" in str(recorder.failure)
         assert "summary.json" not in files(folder)
 
@@ -478,7 +496,8 @@ def test_a_run_that_did_not_finish_is_refused_with_its_status(folder, error, sta
     plan = BatchPlan.of(recipe(folder), examples=16)
     recorder = Recorder(folder, recipe(folder), plan, FACTS)
     with pytest.raises(type(error)), recorder:
-        recorder.finish(WEIGHTS, peak_memory_bytes=0)
+        recorder.trained(WEIGHTS, peak_memory_bytes=0)
+        recorder.finish()
         raise error
     with pytest.raises(RecordError, match=f"/run holds a run that {status}"):
         read_run(folder)
@@ -542,10 +561,43 @@ def test_a_damaged_summary_is_refused(written, text, told):
 
 
 def test_another_versions_schema_is_refused_by_number(written):
-    summary = read_summary(written) | {"schema_version": 2}
+    summary = read_summary(written) | {"schema_version": 3}
     (written / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(RecordError, match="has schema 2; this version of Duet reads 1"):
+    with pytest.raises(RecordError, match="has schema 3; this version of Duet reads 1"):
         read_run(written)
+
+
+def test_what_the_first_schema_wrote_is_read_as_todays(written):
+    before = read_run(written)
+    for name, change in ("summary", {"schema_version": 1}), ("environment", {}):
+        file = written / f"{name}.json"
+        held = json.loads(file.read_text()) | change
+        file.write_text(json.dumps({k: v for k, v in held.items() if k not in LATER}))
+    rows = map(json.loads, (written / "metrics.jsonl").read_text().splitlines())
+    old = [{k: v for k, v in row.items() if k not in LATER} for row in rows]
+    lines = "".join(json.dumps(row) + "\n" for row in old)
+    (written / "metrics.jsonl").write_text(lines)
+    assert "measured" not in lines
+    assert read_run(written).rows == before.rows
+    assert read_run(written).environment["cores"] is None
+
+
+def test_speed_is_that_of_the_steps_timed_after_the_training(written, tmp_path):
+    folder = create_folder(recipe(tmp_path / "measured"), "jax")
+    write_run(folder, measured=(5, 7))
+    run, trained = read_run(folder), read_run(written)
+    assert [row["step"] for row in run.of_kind("window")] == [2, 4, 7, 9]
+    speed = {"median": 160.0, "windows": [160.0, 160.0]}
+    assert run.summary["images_per_second"] == speed
+    assert trained.summary["images_per_second"]["median"] == 32.0
+    for kind in "step", "evaluation":
+        assert run.of_kind(kind) == trained.of_kind(kind)
+    assert run.summary["steps"] == trained.summary["steps"] == 4
+    timed = read_timed_run(folder)
+    assert timed.windows == (160.0, 160.0)
+    found = read_between_steps(folder, timed.windows)
+    assert [window.host_seconds for window in found.windows] == [{"data": 0.025}] * 2
+    assert found.evaluated.seconds == (0.5, 1.0)  # of the training alone
 
 
 def test_weights_cut_short_are_refused(written):

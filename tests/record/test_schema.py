@@ -56,6 +56,7 @@ TYPES = {
     "object": (dict,),
     "list of text": (list,),
     "list of number": (list,),
+    "list of count": (list,),
 }
 
 

@@ -40,7 +40,7 @@ def step(number: int, loss: float) -> dict:
 
 def window(number: int) -> dict:
     speed = {"steps": 20, "seconds": 1.5, "images_per_second": 12345.6}
-    return {"kind": "window", "step": number, **speed, "warmup": False}
+    return {"kind": "window", "step": number, **speed, "measured": False}
 
 
 def evaluation(number: int, loss: float, accuracy: float | None) -> dict:
