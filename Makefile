@@ -3,14 +3,14 @@
 
 PYTHON ?= python3#   the interpreter .venv is made from, 3.11 or newer
 EXTRAS ?= dev#       dev,cuda where there are NVIDIA GPUs
-CELLS ?=#            of conf/identity.yaml: make identity CELLS='mlp cnn'; all of them
+CELLS ?=#            of make identity and make bench: make bench CELLS='mlp cnn'; all of them
 ARGS ?=#             handed on to pytest: make test ARGS='-k schedule'
 
 PY := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check gpu demo identity faults clean
+.PHONY: help setup test check gpu demo identity bench faults clean
 
 help: ## list the targets
 	@echo "Duet: the same training in PyTorch and in JAX."
@@ -53,6 +53,9 @@ demo: setup ## both frameworks train the same recipe: is it the same, how fast; 
 
 identity: setup ## every parity check of conf/identity.yaml, then docs/identity.md anew
 	$(PY) launch/identity.py $(CELLS)
+
+bench: setup ## each twin against plain loops of its framework, then docs/performance.md
+	$(PY) benchmarks/all.py $(CELLS)
 
 faults: setup ## every fault of tests/faults/, fuzzed input, then docs/reliability.md anew
 	DUET_FUZZ=2000 $(PY) -m pytest -q tests/faults/test_fuzz.py

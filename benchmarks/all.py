@@ -1,0 +1,247 @@
+"""Each twin against a bare loop and the usual script of its framework: `make bench`.
+
+    python benchmarks/all.py            every cell, then docs/performance.md
+    python benchmarks/all.py cnn mlp    these cells alone, printed and not written
+
+Every measurement is a process of its own. In a repeat each program of a cell runs once,
+in an order drawn anew, and a ratio is taken within it: what slows the machine for
+minutes slows both of its terms. Exit status 1 where the 95 % interval of a ratio lies
+wholly on the wrong side of its bound in benchmarks/cells.yaml.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p).resolve() != ROOT)]
+
+from benchmarks.page import operations, page, rates, table, verdicts  # noqa: E402
+from report.intervals import Estimate, median_estimate  # noqa: E402
+
+REPEATS, FEWER = 7, 5  # FEWER of what takes no ratio of rates
+FRAMEWORKS = ("torch", "jax")
+SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
+IMPORTS = {"torch": "import torch", "jax": "import jax, flax.nnx, optax"}
+MATRIX = yaml.safe_load((ROOT / "benchmarks" / "cells.yaml").read_text())
+MODELS: dict[str, dict[str, Any]] = MATRIX["models"]
+Figures = dict[str, dict[str, Any]]  # title -> cell or framework -> figure
+
+
+class Failed(Exception):
+    """A program that did not do what it was started for."""
+
+
+def run(command: list[str], **environment: str) -> str:
+    """What a process of its own prints.
+
+    Raises:
+      Failed: with the end of what it said.
+    """
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise Failed(f"{' '.join(command)} left with {done.returncode}: {said}")
+    return done.stdout
+
+
+def last_json(text: str) -> dict[str, Any]:
+    return json.loads(text.strip().splitlines()[-1])
+
+
+def train(framework: str, overrides: list[str]) -> tuple[dict, list[dict]]:
+    """The summary and the windows of a run in a folder of its own, which is removed."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        run([SCRIPTS[framework], *overrides, f"run.dir={folder}"])
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        rows = [row for line in lines if (row := json.loads(line))["kind"] == "window"]
+        return json.loads((folder / "summary.json").read_text()), rows
+
+
+def recipe(cell: str) -> list[str]:
+    """What a twin is asked for, so that it does what the cell's peers do."""
+    model = MODELS[cell]
+    batch = f"train.global_batch={model['batch']}"
+    width = [f"model.width={model['width']}"] if model["width"] != 1 else []
+    return [*model["recipe"].split(), *MATRIX["common"].split(), batch, *width]
+
+
+def program(cell: str, framework: str, kind: str) -> dict[str, Any]:
+    """Run a twin or a peer once: images/s, start-up and compile seconds, memory."""
+    model = MODELS[cell]
+    if kind == "twin":
+        timed = ["train.steps=20", "train.timed_seconds=2"]
+        summary, _ = train(framework, [*recipe(cell), *timed])
+        return {
+            "images_per_second": summary["images_per_second"]["median"],
+            "startup_seconds": summary["startup_seconds"],
+            "compile_seconds": summary["compile_seconds"],
+            "peak_bytes": summary["peak_memory_bytes"],
+        }
+    peer = [f"benchmarks/peers/{framework}_{kind}.py", cell]
+    size = ["--batch", str(model["batch"]), "--width", str(model["width"])]
+    return last_json(run([*peer, *size]))
+
+
+def model_cell(cell: str, seed: int) -> tuple[Figures, dict[str, Any]]:
+    """The ratios of one model, and every figure of its programs."""
+    kinds = ["twin", "bare", *["usual"] * MODELS[cell]["usual"]]
+    programs = [(framework, kind) for framework in FRAMEWORKS for kind in kinds]
+    generator, seen = random.Random(seed), defaultdict(list)
+    for _ in range(REPEATS):
+        for framework, kind in generator.sample(programs, len(programs)):
+            seen[framework, kind].append(program(cell, framework, kind))
+    rates = {key: [m["images_per_second"] for m in runs] for key, runs in seen.items()}
+
+    def ratio(over: tuple[str, str], under: tuple[str, str]) -> Estimate:
+        pairs = zip(rates[over], rates[under], strict=True)
+        return median_estimate([a / b for a, b in pairs])
+
+    figures = {
+        f"{framework} twin / {name}": {
+            cell: ratio((framework, "twin"), (framework, of))
+        }
+        for framework in FRAMEWORKS
+        for of, name in (("bare", "bare loop"), ("usual", "usual script"))
+        if of in kinds
+    }
+    figures["jax twin / torch twin"] = {cell: ratio(("jax", "twin"), ("torch", "twin"))}
+    return figures, {f"{f} {kind}": runs for (f, kind), runs in seen.items()}
+
+
+def startup_cell() -> Figures:
+    """From the command to the end of the first step, over the bare import."""
+    asked = ["experiment=digits_mlp", "train.steps=1"]
+    ratios = defaultdict(list)
+    for repeat in range(1 + FEWER):  # the first fills caches
+        for framework in FRAMEWORKS:
+            begin = time.perf_counter()
+            run(["-c", IMPORTS[framework]])
+            bare = time.perf_counter() - begin
+            summary, (window, *_) = train(framework, asked)
+            first = summary["startup_seconds"] + summary["compile_seconds"]
+            if repeat:
+                ratios[framework].append((first + window["seconds"]) / bare)
+    return {
+        "first step / bare import": {f: median_estimate(r) for f, r in ratios.items()}
+    }
+
+
+def recording_cell() -> Figures:
+    """What recording, W&B offline and progress cost of the CNN's step time."""
+    shares = defaultdict(list)
+    for framework in FRAMEWORKS:
+        for _ in range(FEWER):
+            with tempfile.TemporaryDirectory() as place:
+                own = ["train.steps=300", f"run.dir={place}/run"]
+                command = ["benchmarks/recording.py", framework, *recipe("cnn"), *own]
+                shares[framework].append(last_json(run(command))["share"])
+    return {"recording / step": {f: median_estimate(s) for f, s in shares.items()}}
+
+
+def exchange_cell() -> Figures:
+    """Weak scaling of the CNN from one core to two, as a study measures it."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "study"
+        plan = ["study=demo", "study.regime=weak", "study.exchange=[true,false]"]
+        size = [f"study.repeats={FEWER}", "study.timed_seconds=2"]
+        typed = [*recipe("cnn"), "train.steps=40", "train.evaluate_every_epochs=0"]
+        run(["launch/study.py", *plan, *size, *typed, f"run.dir={folder}"])
+        rates = defaultdict(lambda: defaultdict(list))
+        for file in folder.glob("*/summary.json"):
+            summary = json.loads(file.read_text())
+            arm = summary["world_size"], bool(summary["ablated"])
+            rate = summary["images_per_second"]["median"]
+            rates[summary["framework"]][arm].append(rate / summary["world_size"])
+    figures: Figures = defaultdict(dict)
+    for framework, arms in rates.items():
+        for alone, name in (False, ""), (True, ", without the exchange"):
+            pairs = zip(arms[2, alone], arms[1, False], strict=True)
+            estimate = median_estimate([two / one for two, one in pairs])
+            figures[f"efficiency of two devices{name}"][framework] = estimate
+    return figures
+
+
+OTHERS = {
+    "startup": startup_cell,
+    "recording": recording_cell,
+    "exchange": exchange_cell,
+}
+
+
+def main(names: list[str]) -> int:
+    """Measure what is asked for; the exit status."""
+    known = [*MODELS, *OTHERS]
+    if unknown := sorted(set(names) - set(known)):
+        print(f"error: {', '.join(unknown)} is unknown; cells: {', '.join(known)}")
+        return 2
+    cells = names or known
+    if (os.cpu_count() or 1) < 2 and "exchange" in cells:
+        print("exchange: left out, since two devices need two cores")
+        cells = [cell for cell in cells if cell != "exchange"]
+    if os.getloadavg()[0] > 0.5:
+        print(
+            f"this machine is busy (load {os.getloadavg()[0]:.1f}); figures will vary"
+        )
+    begin, figures, runs = time.perf_counter(), defaultdict(dict), {}
+    with tempfile.TemporaryDirectory() as cache:
+        # So that the first compilation is one, whatever ran before.
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+        for cell in cells:
+            if cell in MODELS:
+                new, runs[cell] = model_cell(cell, seed=known.index(cell))
+            else:
+                new = OTHERS[cell]()
+            for title, of in new.items():
+                figures[title] |= of
+            print(f"{cell}: {time.perf_counter() - begin:.0f} s", flush=True)
+    judged = verdicts(figures, MATRIX)
+    print(table(judged))
+    if not names:
+        peak = float(
+            run(["benchmarks/matmul.py"]).split("fp32: --peak-flops ")[1].split()[0]
+        )
+        ops = {}
+        for framework in FRAMEWORKS:
+            ops |= last_json(run(["benchmarks/single_ops.py", framework]))
+        programs = rates(runs, {cell: recipe(cell) for cell in runs}, peak)
+        measured = f"""## Every program
+
+MFU is of {peak / 1e9:.0f} GFLOP/s, the best fp32 matrix product of this machine.
+
+{programs}
+
+## Single operations
+
+{operations(ops)}"""
+        minutes = (time.perf_counter() - begin) / 60
+        page(ROOT / "docs" / "performance.md", judged, measured, minutes)
+    missed = [verdict for verdict in judged if verdict.missed]
+    for verdict in missed:
+        print(f"missed: {verdict}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main(sys.argv[1:]))
+    except Failed as error:
+        raise SystemExit(f"error: {error}") from None

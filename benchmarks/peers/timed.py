@@ -1,0 +1,72 @@
+"""What every peer shares: its arguments, its pixels, and how it is timed."""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+BEGIN = time.perf_counter()
+
+import numpy as np  # noqa: E402
+
+WARM_SECONDS, WINDOWS = 0.5, 5
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("cell", help="mlp, cnn, resnet9, resnet18 or vit_tiny")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--width", type=float, default=1.0, help="times all channels")
+    parser.add_argument("--seconds", type=float, default=2.0, help="timed, at least")
+    return parser.parse_args()
+
+
+def pixels(cell: str) -> tuple[np.ndarray, np.ndarray]:
+    """8,192 images, uint8 NHWC, of the size that the cell's model takes, and labels."""
+    shape = (28, 28, 1) if cell in ("mlp", "cnn") else (32, 32, 3)
+    generator = np.random.default_rng(0)
+    images = generator.integers(256, size=(8192, *shape), dtype=np.uint8)
+    return images, generator.integers(10, size=8192)
+
+
+def report(
+    step: Callable[[int], None], wait: Callable[[], None], asked: argparse.Namespace
+) -> None:
+    """Time windows of steps, and print the median of their rates, images/s, as JSON.
+
+    Args:
+      step: takes its own number, from 0.
+      wait: until all that was asked of the device is done.
+    """
+    first = time.perf_counter()
+    step(0)
+    wait()
+    compiled = time.perf_counter()
+    done, begin = 1, compiled
+    while (spent := time.perf_counter() - begin) < WARM_SECONDS:
+        step(done)
+        done += 1
+        wait()
+    size = max(1, round((done - 1) / spent * asked.seconds / WINDOWS))
+    rates, timed = [], 0.0
+    while timed < asked.seconds or len(rates) < WINDOWS:
+        begin = time.perf_counter()
+        for number in range(done, done + size):
+            step(number)
+        wait()
+        seconds = time.perf_counter() - begin
+        done += size
+        timed += seconds
+        rates.append(size * asked.batch / seconds)
+    print(
+        json.dumps(
+            {
+                "images_per_second": statistics.median(rates),
+                "startup_seconds": first - BEGIN,
+                "compile_seconds": compiled - first,
+                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            }
+        )
+    )
