@@ -278,9 +278,11 @@ def _backward(stride: int, padding: int, kept: Any, g: Array) -> tuple[Array, Ar
     def to_kernel(x: Array, kernel: Array, g: Array) -> Array:
         return jax.vjp(lambda kernel: library(x, kernel), kernel)[1](g)[0]
 
-    in_parts = partial(_in_parts, to_kernel)
-    by_kernel = jax.lax.platform_dependent(*kept, g, cpu=in_parts, default=to_kernel)
-    return to_input(*kept, g), by_kernel
+    x, kernel = kept
+    by_kernel = jax.lax.platform_dependent(
+        *(x, kernel, g), cpu=partial(_in_parts, to_kernel), default=to_kernel
+    )
+    return to_input(x, kernel, g), by_kernel
 
 
 convolve.defvjp(_forward, _backward)
@@ -326,7 +328,12 @@ def _in_parts(
 
 
 def _conv_general_dilated(
-    x: Array, kernel: Array, strides: Any, padding: Any, **_: Any
+    x: Array, kernel: Array, strides: Any, padding: Any, **others: Any
 ) -> Array:
-    """`convolve`, as `nnx.Conv` calls it."""
-    return convolve(x, kernel, strides[0], padding[0][0])
+    """What `nnx.Conv` calls: `convolve` where its arguments say all there is to say."""
+    dilated = {*others["lhs_dilation"], *others["rhs_dilation"]} != {1}
+    pads = [] if isinstance(padding, str) else [pad for side in padding for pad in side]
+    whole = others["feature_group_count"] == 1 and not dilated
+    if whole and len({*strides}) == len({*pads}) == 1:
+        return convolve(x, kernel, strides[0], pads[0])
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **others)

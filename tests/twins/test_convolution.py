@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
 from jax_impl import layers as jax_layers
 from jax_impl.layers import convolve
+from jax_impl.precision import Dtypes
 
 # examples, pixels across, channels before and after, kernel, stride, padding
 SHAPES = [
@@ -124,3 +126,27 @@ def test_residuals_are_settled_on_a_cpu_alone():
         return text.count("optimization_barrier")
 
     assert barriers("cpu") == 2 and barriers("cuda") == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"padding": "SAME"}, {"kernel_dilation": 2}, {"padding": ((0, 1), (1, 0))}],
+    ids=str,
+)
+def test_a_layer_that_was_changed_into_another_is_that_other(changed):
+    layer = jax_layers.Conv(
+        2, 3, 3, Dtypes(np.dtype(float), np.dtype(float)), padding=1
+    )
+    x, kernel, *_ = given((2, 8, 2, 3, 3, 1, 1))
+    layer.kernel[...] = jnp.asarray(kernel)
+    plain = nnx.Conv(
+        *(2, 3, (3, 3)),
+        **{"padding": 1, **changed},
+        use_bias=False,
+        param_dtype=float,
+        rngs=nnx.Rngs(0),
+    )
+    plain.kernel[...] = jnp.asarray(kernel)
+    for name, value in changed.items():
+        setattr(layer, name, value)
+    np.testing.assert_allclose(layer(x), plain(x), rtol=0, atol=1e-13)
