@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 from jaxtyping import Float
@@ -23,16 +22,11 @@ from jax_impl.precision import Dtypes
 from recipe.experiment import NormConfig
 from recipe.world import check_statistics
 
-# Which form a convolution has on a CPU (ms, 2 cores with AVX-512, jax 0.10.2, fp32;
-# benchmarks/single_ops.py measures the like):
-# - of at most so many input channels, shifted products: 1 to 10 channels 5x5, batch 128
-#   at 28x28, .51 against the library's 2.45; 3 to 16 3x3, batch 64 at 32x32, .59
-#   against 2.11. Of 10 channels they are slower, 3.07 against 2.03.
-FEW_CHANNELS = 3
-# - the kernel's gradient in parts of about so many output pixels, so many at the most:
-#   the library's copies of the images then stay in the cache. 16 to 32 channels 3x3,
-#   batch 64 at 32x32, 4.6 against 21.9; 32 to 32 at 16x16, 3.2 against 7.0; 1 to 10 5x5
-#   .9 against 6.0; 10 to 20 5x5 1.2 against 3.2. More parts cost compilation.
+# On a CPU a kernel's gradient is summed over parts of the batch of about so many output
+# pixels, so many parts at the most: the library's copies of the images then stay in the
+# cache (ms, 2 cores with AVX-512, jax 0.10.2, fp32). 16 to 32 channels 3x3, batch 64 at
+# 32x32, 4.6 against 21.9; 32 to 32 at 16x16 3.2 against 7.0; 1 to 10 5x5, batch 128 at
+# 28x28, .9 against 6.0; 10 to 20 at 12x12 1.2 against 3.2. More cost compilation.
 PART_PIXELS, MOST_PARTS = 2048, 16
 
 
@@ -254,15 +248,14 @@ def convolve(
     stride: int,
     padding: int,
 ) -> Float[Array, "B h w c"]:
-    """The library's convolution; on a CPU in the form that is fastest for its shape.
+    """The library's convolution; its kernel's gradient in the form that a CPU needs.
 
     The choice follows the platform that is compiled for. oneDNN makes it in PyTorch.
+    Sums of shifted products, for images of few channels, are faster alone (.51 ms
+    against 2.45) and slower in a step (19.5 against 14.5 for the CNN's, batch 128):
+    XLA computes them anew in each of their readers, behind a barrier, too.
     """
-    return jax.lax.platform_dependent(
-        *(x_BHWC, kernel),
-        cpu=partial(_convolve_on_cpu, stride=stride, padding=padding),
-        default=partial(_library, stride=stride, padding=padding),
-    )
+    return _library(x_BHWC, kernel, stride, padding)
 
 
 def _forward(x: Array, kernel: Array, stride: int, padding: int) -> Any:
@@ -293,23 +286,6 @@ def _library(x: Array, kernel: Array, stride: int, padding: int) -> Array:
         *(x, kernel, (stride, stride), [(padding, padding)] * 2),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-
-
-def _convolve_on_cpu(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    """Of few channels, the sum of the image's shifted copies times a row of weights."""
-    size, _, channels, _ = kernel.shape
-    if channels > FEW_CHANNELS or stride > 1:
-        return _library(x, kernel, stride, padding)
-    sides = (0, 0), (padding, padding), (padding, padding), (0, 0)
-    wide = jnp.promote_types(x.dtype, jnp.float32)  # sums of 16 bits are kept in 32
-    padded, weights = jnp.pad(x, sides).astype(wide), kernel.astype(wide)
-    down, across = (length - size + 1 for length in padded.shape[1:3])
-    terms = (
-        padded[:, i : i + down, j : j + across, c, None] * weights[i, j, c]
-        for i, j, c in np.ndindex(size, size, channels)
-    )
-    # Kept as it is, or each reader of it, max-pooling's four and more, would sum anew.
-    return jax.lax.optimization_barrier(reduce(jnp.add, terms).astype(x.dtype))
 
 
 def _in_parts(

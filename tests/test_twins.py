@@ -7,7 +7,7 @@ import pytest
 # Public names that one twin has and the other has no use for, by file, with the reason.
 ALONE: dict[str, dict[str, str]] = {
     "layers.py": {
-        "convolve": "oneDNN chooses a convolution's form on a CPU, XLA has one for all",
+        "convolve": "oneDNN chooses a gradient's form on a CPU, XLA has one for all",
         "gelu": "PyTorch's own is this one already",
         "settle": "eager PyTorch computes a sum once",
     },

@@ -1,4 +1,4 @@
-"""On a CPU the JAX twin's convolutions and GELU have forms of their own."""
+"""On a CPU the JAX twin has gradients of kernels, and a GELU, of its own form."""
 
 from functools import partial
 from typing import Any
@@ -94,9 +94,9 @@ def test_elsewhere_than_on_a_cpu_a_convolution_is_the_librarys(platform):
             return out, *back(out)
 
         # The call's own functions have names that differ.
-        traced = jax.jit(three).trace(*given(SHAPES[0], np.float32)[:2])
+        traced = jax.jit(three).trace(*given(SHAPES[-2], np.float32)[:2])
         text = traced.lower(lowering_platforms=(platform,)).as_text()
-        words = ["convolution", "multiply", "add", "slice", "optimization_barrier"]
+        words = ["convolution", "add", "slice"]
         return {word: text.count(f"stablehlo.{word}") for word in words}
 
     same = lowered(by_position) == lowered(library)
