@@ -12,7 +12,16 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
-from jax_impl.layers import NORMS, Conv, Dense, average, flatten, max_pool
+from jax_impl.layers import (
+    NORMS,
+    Conv,
+    Dense,
+    average,
+    flatten,
+    gelu,
+    max_pool,
+    settle,
+)
 from jax_impl.precision import dtypes
 from recipe.architecture import (
     CNN_KERNEL,
@@ -300,9 +309,9 @@ class Block(nnx.Module):
         )
 
     def __call__(self, x_BTF: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
-        x = x_BTF + self.attention(self.norm[0](x_BTF))
-        y = nnx.gelu(self.mlp[0](self.norm[1](x)), approximate=False)
-        return x + self.mlp[1](y)
+        x = settle(x_BTF + self.attention(self.norm[0](x_BTF)))
+        y = gelu(self.mlp[0](self.norm[1](x)))
+        return settle(x + self.mlp[1](y))
 
 
 class ViT(nnx.Module):

@@ -6,6 +6,11 @@ import pytest
 
 # Public names that one twin has and the other has no use for, by file, with the reason.
 ALONE: dict[str, dict[str, str]] = {
+    "layers.py": {
+        "convolve": "oneDNN chooses a gradient's form on a CPU, XLA has one for all",
+        "gelu": "PyTorch's own is this one already",
+        "settle": "eager PyTorch computes a sum once",
+    },
     "parallel.py": {
         "only_the_last": "DDP shares gradients within the backward pass",
         "share_gradients": "DDP and fully_shard do, within the backward pass",

@@ -1,0 +1,119 @@
+"""On a CPU nothing that multiplies matrices runs in the body of a loop.
+
+XLA gives a convolution there none of its fast kernels. Read from compiled modules.
+"""
+
+import re
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from jax_impl import parallel as jax_parallel
+from recipe.architecture import RESNETS
+from recipe.config import Config
+from tests.twins.steps import jax_call, random_arrays, random_weights
+
+SMALL = ["data=synthetic", "task.image_shape=[8,8,3]", "train.global_batch=8"]
+NARROW = [*SMALL, "model.width=0.0625"]
+CNN = ["data=synthetic", "task.image_shape=[16,16,1]", "train.global_batch=8"]
+MODELS = {
+    "mlp": [*SMALL, "model=mlp"],
+    "cnn": [*CNN, "model=cnn"],
+    "resnet9": [*NARROW, "model=resnet9"],
+    "resnet18": [*NARROW, "model=resnet18"],
+    "resnet50": [*NARROW, "model=resnet50"],
+    "vit_tiny": [*NARROW, "model=vit_tiny", "model.blocks=1"],
+}
+CASES = [  # one micro-batch or four, on one device or two
+    *((model, 1, ["train.accumulate=1"]) for model in MODELS),
+    *((model, 2, ["train.accumulate=4"]) for model in ("mlp", "cnn", "vit_tiny")),
+    ("resnet9", 2, ["train.accumulate=2"]),
+    *(("cnn", 2, ["train.accumulate=4", f"parallel={x}"]) for x in ("fsdp", "pmap")),
+    ("cnn", 2, ["train.accumulate=4", "parallel.exchange=false"]),
+]
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    """One block a stage: more are more of the same, and minutes to compile.
+
+    Nor are the kernels optimised, which comes after what is read here.
+    """
+    for name, form in RESNETS.items():
+        monkeypatch.setitem(RESNETS, name, replace(form, blocks=(1, 1, 1, 1)))
+    compiled = jax.stages.Lowered.compile
+    options: Any = {"xla_backend_optimization_level": 0}
+    monkeypatch.setattr(
+        jax.stages.Lowered, "compile", lambda lowered: compiled(lowered, options)
+    )
+
+
+def compiled_step(config: Config, devices: int) -> str:
+    """The text of the module that XLA makes of a training step."""
+    mesh = Mesh(np.array(jax.local_devices()[:devices]), (jax_parallel.AXIS,))
+    pmap, fsdp = (config.parallel.name == name for name in ("pmap", "fsdp"))
+    exchange = config.parallel.exchange
+    world = jax_parallel.World(0, 1, devices, mesh, pmap, fsdp, exchange)
+    batch = np.zeros((1, config.train.global_batch), np.int32)
+    given = random_weights(config), random_arrays(config), batch, 0.1, world
+    step, state, (others,) = jax_call(config, *given)
+    if pmap:
+        mapped = jax.pmap(step, jax_parallel.AXIS, devices=tuple(mesh.devices.flat))
+        return str(mapped.lower(state, *others).compile().as_text())
+    given = step, (state, *others), world
+    compiled: Any = jax_parallel.parallelize(*given, donate=True)[0]
+    return compiled.as_text()
+
+
+def products_in_loops(module: str) -> list[str]:
+    """Convolutions and matrix products that a loop or a branch leads to."""
+    bodies: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in module.splitlines():
+        if start := re.match(r"(?:ENTRY )?%(\S+) \(.*\{$", line):
+            lines = bodies[start[1]] = []
+        lines.append(line.strip())
+
+    called = partial(re.findall, r"%([\w.-]+)")
+    loop = re.compile(r"(?:body|condition|_computations?)=(\{.*?\}|%[\w.-]+)")
+    call = re.compile(r"(?:calls|to_apply|body|_computations?)=(\{.*?\}|%[\w.-]+)")
+    whole = [line for body in bodies.values() for line in body]
+    ahead = [n for line in whole for names in loop.findall(line) for n in called(names)]
+    seen: set[str] = set()
+    while ahead:
+        if (name := ahead.pop()) not in seen:
+            seen.add(name)
+            for line in bodies[name]:
+                ahead += [n for names in call.findall(line) for n in called(names)]
+    product = re.compile(r" (convolution|dot)\(|custom-call\(.*(?i:conv|dot|matmul)")
+    return [
+        line for name in sorted(seen) for line in bodies[name] if product.search(line)
+    ]
+
+
+@pytest.mark.parametrize(("model", "devices", "how"), CASES, ids=str)
+def test_a_step_on_a_cpu_has_no_product_in_a_loop(model, devices, how, make_config):
+    module = compiled_step(make_config(*MODELS[model], *how), devices)
+    assert re.search(r" (convolution|dot)\(", module)
+    assert products_in_loops(module) == []
+
+
+def test_a_scan_over_micro_batches_would_be_found(make_config, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = make_config(*MODELS["cnn"], "train.accumulate=4")
+    found = products_in_loops(compiled_step(config, 1))
+    assert any(" convolution(" in line for line in found)
+
+
+def test_a_product_in_a_branch_would_be_found():
+    def branch(wanted, x):
+        return jax.lax.cond(wanted, lambda: x @ x, lambda: x)
+
+    given = jax.ShapeDtypeStruct((), bool), jax.ShapeDtypeStruct((8, 8), np.float32)
+    module = jax.jit(branch).lower(*given).compile().as_text()
+    assert len(products_in_loops(str(module))) == 1
