@@ -85,6 +85,7 @@ def start(config: Config, processes: Processes) -> World:
       ConfigError: if this node has fewer accelerators than are asked for.
     """
     choose_kernels(config)
+    jax.config.update("jax_compilation_cache_dir", None)  # until `open_cache`
     local = world_size(config, processes) // processes.count
     jax.config.update("jax_num_cpu_devices", local)
     if config.platform != "auto":

@@ -12,6 +12,7 @@ import numpy as np
 from data.augment import batch_draws
 from data.batches import window_batches
 from data.dataset import acquire, load
+from jax_impl.cache import all_found, lookups, open_cache
 from jax_impl.measure import measure
 from jax_impl.model import build_model
 from jax_impl.optim import build_optimizer, load_slots, save_slots
@@ -101,6 +102,7 @@ def train(
 ) -> Path:
     """The run itself, among processes that have met."""
     configure(config, world.mesh.local_devices[0])
+    open_cache(config, world)
 
     # The numbers, the same for both frameworks
     from_rank_zero(lambda: acquire(config.data), world)
@@ -144,7 +146,7 @@ def train(
 
     # Both steps compiled whole, before the clock of the first window starts
     dtype = parameter_dtype(config)
-    ready = process_age_seconds()
+    ready, before = process_age_seconds(), lookups()
     first = window_batches(config, plan, range(1), world.rank, world.processes)
     batches = place_batch(first, world, axis=2)
     rates = replicate(np.zeros(config.train.window_steps, dtype), world)
@@ -174,6 +176,7 @@ def train(
         data_fingerprint=dataset.fingerprint,
         compiled=True,
         compile_seconds=train_seconds + eval_seconds,
+        compile_cached=all_found(before),
         startup_seconds=ready,
     )
     folder = Path(from_rank_zero(lambda: beginning.take("jax", world.size), world))

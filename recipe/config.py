@@ -61,6 +61,7 @@ class Config:
     platform: str = "auto"  # auto: a GPU where there is one, else the CPU
     deterministic: bool = False  # only kernels that give the same bits every time
     compile: bool = False  # PyTorch's model by torch.compile; JAX's steps always are
+    compile_cache: bool = True  # what was compiled is kept on disk for the next run
     profile: bool = False  # each rank traces the last window, for Perfetto
 
     def __post_init__(self) -> None:
@@ -200,6 +201,7 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         "platform",
         "deterministic",
         "compile",
+        "compile_cache",
         "parallel",
         "tracking",
         "checkpoint",

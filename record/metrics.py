@@ -41,24 +41,22 @@ def class_scores(confusion: Int[np.ndarray, "K K"]) -> dict[str, float]:
     >>> class_scores(np.array([[3, 1], [0, 4]]))["precision"]
     0.9
     """
-    # Here, since it takes a second to import and most processes only read records.
-    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
-
-    truth, predicted = np.indices(confusion.shape).reshape(2, -1)
-    counts = confusion.ravel()
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        truth,
-        predicted,
-        sample_weight=counts,
-        average="macro",
-        zero_division=0,  # pyright: ignore[reportArgumentType]  its stub says str alone
-    )
-    return {
-        "accuracy": float(accuracy_score(truth, predicted, sample_weight=counts)),
-        "precision": float(precision),
-        "recall": float(recall),
-        "f1": float(f1),
+    right, examples = np.diagonal(confusion), confusion.sum(axis=1)
+    predicted = confusion.sum(axis=0)
+    scores = {
+        "accuracy": right.sum() / confusion.sum(),
+        "precision": _ratios(right, predicted).mean(),
+        "recall": _ratios(right, examples).mean(),
+        "f1": _ratios(2 * right, examples + predicted).mean(),
     }
+    return {name: float(score) for name, score in scores.items()}
+
+
+def _ratios(
+    counts: Int[np.ndarray, " K"], of: Int[np.ndarray, " K"]
+) -> Float[np.ndarray, " K"]:
+    """Quotients, 0 where there is nothing to divide by."""
+    return np.divide(counts, of, out=np.zeros(len(of)), where=of > 0)
 
 
 def median_throughput(windows: list[dict[str, Any]]) -> dict[str, Any]:

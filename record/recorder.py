@@ -45,6 +45,7 @@ class Facts:
       data_fingerprint: of the dataset.
       compiled: whether steps are compiled; if not they run eagerly.
       compile_seconds: spent on that, 0 where they run eagerly.
+      compile_cached: whether all of it came out of a cache; None where eager.
       startup_seconds: from process start until ready to train, without compiling.
     """
 
@@ -57,6 +58,7 @@ class Facts:
     data_fingerprint: str
     compiled: bool
     compile_seconds: float
+    compile_cached: bool | None
     startup_seconds: float
 
 
@@ -133,6 +135,7 @@ class Recorder:
             "skipped_steps": 0,
             "images_per_second": median_throughput([]),
             "compile_seconds": facts.compile_seconds,
+            "compile_cached": facts.compile_cached,
             "startup_seconds": facts.startup_seconds,
             "test": None,
             "peak_memory_bytes": None,

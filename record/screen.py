@@ -141,10 +141,11 @@ def _closing_rows(summary: dict[str, Any], loss: str) -> list[tuple[str, str]]:
         for key in ("accuracy", "precision", "recall", "f1")
         if test.get(key) is not None
     ]
+    cached = ", from the cache" if summary.get("compile_cached") else ""
     return [
         *rows,
         ("images/s", median),
-        ("compile", _seconds(summary.get("compile_seconds"))),
+        ("compile", _seconds(summary.get("compile_seconds")) + cached),
         ("startup", _seconds(summary.get("startup_seconds"))),
         ("peak memory", _memory(summary.get("peak_memory_bytes"))),
         ("status", _text(summary.get("status"))),

@@ -34,7 +34,7 @@ PARTS = (REST, *ARMS.values(), *HOST_PARTS.values())  # as they are stacked
 ALIKE = sorted(
     {field.name for field in fields(TimedRun)}
     - {"ablated", "config_hash", "path", "environment", "windows"}
-    - {"compile_seconds", "startup_seconds", "peak_memory_bytes"}
+    - {"compile_seconds", "compile_cached", "startup_seconds", "peak_memory_bytes"}
 )
 
 

@@ -66,7 +66,9 @@ def _parity_html(
                 f"{test['loss']:.6g}",
                 accuracy,
                 "–" if rate is None else f"{rate:,.0f}",
-                f"{run.summary['compile_seconds']:.1f}",
+                "cached"
+                if run.summary["compile_cached"]
+                else f"{run.summary['compile_seconds']:.1f}",
             ]
         )
     environment = next(iter(runs.values())).environment

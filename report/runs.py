@@ -44,6 +44,7 @@ class TimedRun:
       ablated: what its steps leave out; empty for a training.
       windows: images/s over all devices of each timed window, warm-up left out.
       compile_seconds, startup_seconds: None where they were not taken.
+      compile_cached: whether the steps came out of a cache; None where eager.
       peak_memory_bytes: largest of any rank.
       environment: `environment.json`; tells no two runs apart.
     """
@@ -70,6 +71,7 @@ class TimedRun:
     data_fingerprint: str
     windows: tuple[float, ...]
     compile_seconds: float | None = None
+    compile_cached: bool | None = None
     startup_seconds: float | None = None
     peak_memory_bytes: int | None = None
     environment: Mapping[str, Any] = field(
@@ -294,7 +296,7 @@ _SUMMARY = (
     *("framework", "experiment", "data", "model", "precision", "parallel"),
     *("deterministic", "compiled", "world_size", "processes", "global_batch"),
     *("parameters", "config_hash", "data_fingerprint"),
-    *("compile_seconds", "startup_seconds", "peak_memory_bytes"),
+    *("compile_seconds", "compile_cached", "startup_seconds", "peak_memory_bytes"),
 )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from record.schema import strict_json
 from report import escape
 from report.breakdown import PARTS
+from report.cells import Cell
 from report.environment import commands, environment_rows
 from report.findings import Report
 from report.groups import Group
@@ -206,7 +207,7 @@ def points_table(
                     number_cell(use.flops.value / 1e12 if use else None, ".3g"),
                     estimate_cell(use.share if use else None, "#.3g"),
                     number_cell(max(memory) / MIB if memory else None, ",.0f"),
-                    number_cell(_median(cell.runs, "compile_seconds"), ".2f"),
+                    number_cell(_median(_compiled(cell), "compile_seconds"), ".2f"),
                     number_cell(_median(cell.runs, "startup_seconds"), ".2f"),
                     estimate_cell(time.seconds if time else None, ".3g"),
                     number_cell(time.device_hours if time else None, ".3g"),
@@ -238,6 +239,9 @@ def points_table(
         f"No time to accuracy, {reason}: {in_words(names)}"
         for reason, names in without.items()
     ]
+    cells = [point.cell for curve in group.curves for point in curve.points]
+    if cached := sum(len(cell.runs) - len(_compiled(cell)) for cell in cells):
+        reasons.append(f"Compile s leaves out {cached} run(s) with steps from a cache")
     # A column without a figure says nothing but its name.
     told = [n for n, _ in enumerate(head) if any(_text(row[n]) != "–" for row in rows)]
     kept = [[row[n] for n in told] for row in rows]
@@ -319,7 +323,7 @@ def _row(curve: Curve, point: Point) -> dict[str, Any]:
             for name, estimate in estimates.items()
             for end, field in (("", "value"), ("_low", "low"), ("_high", "high"))
         },
-        "compile_seconds": _median(cell.runs, "compile_seconds"),
+        "compile_seconds": _median(_compiled(cell), "compile_seconds"),
         "startup_seconds": _median(cell.runs, "startup_seconds"),
         "peak_memory_bytes": max(
             (r.peak_memory_bytes for r in cell.runs if r.peak_memory_bytes is not None),
@@ -328,6 +332,11 @@ def _row(curve: Curve, point: Point) -> dict[str, Any]:
         "without_interval": point.images_per_second.reason,
         "without_speedup": curve.reason,
     }
+
+
+def _compiled(cell: Cell) -> tuple[TimedRun, ...]:
+    """The runs whose steps did not come out of a cache."""
+    return tuple(run for run in cell.runs if not run.compile_cached)
 
 
 def _median(runs: tuple[TimedRun, ...], name: str) -> float | None:

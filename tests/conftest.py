@@ -48,8 +48,13 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
 GPU = {k: v for k, v in os.environ.items() if k == "CUDA_VISIBLE_DEVICES"}
 
 
+# Compiled steps outlast the session, as they do for a user, but not in his home.
+CACHE = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax")}
+
+
 def clean_environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if not k.startswith(STEERING)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(STEERING)}
+    return kept | CACHE
 
 
 # This process imports frameworks too, before any fixture could run. GPUs belong to the

@@ -1,15 +1,35 @@
 """The optimizer, every constant explicit; the learning rate arrives with each step."""
 
+from inspect import unwrap
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from recipe.config import Config
 from recipe.weights import Weights, decays
 from record.checkpoint import Checkpoint
 from torch_impl.parallel import World, place_state
 from torch_impl.weights import canonical_name, load_array, save_array
+
+
+class _Eager(torch.optim.Optimizer):
+    """A torch optimizer whose first call does not import all of torch.compile.
+
+    That takes a second, to tell a compiler that never looks at these methods to leave
+    them alone. What they do is the same: torch's own methods without that wrapper.
+    """
+
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class _SGD(_Eager, torch.optim.SGD):
+    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
+
+
+class _AdamW(_Eager, torch.optim.AdamW):
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
 def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
@@ -26,7 +46,8 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
     """
     optim = config.optim
-    fused = not any(isinstance(p, DTensor) for p in model.parameters())
+    sharded = any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+    fused = not sharded
     decayed, rest = [], []
     for name, parameter in model.named_parameters():
         group = decayed if decays(config, canonical_name(name)) else rest
@@ -37,14 +58,14 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if optim.name == "adamw":
-        return torch.optim.AdamW(
+        return _AdamW(
             groups,
             lr=optim.peak_lr,
             betas=(optim.beta1, optim.beta2),
             eps=optim.eps,
             fused=fused,
         )
-    return torch.optim.SGD(
+    return _SGD(
         groups,
         lr=optim.peak_lr,
         momentum=optim.momentum,
@@ -55,8 +76,8 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
 
 
 # torch's names of what it keeps beside a parameter, by the checkpoint's.
-_SGD = {"momentum": "momentum_buffer"}
-_ADAM = {"adam.m": "exp_avg", "adam.v": "exp_avg_sq"}
+_SGD_SLOTS = {"momentum": "momentum_buffer"}
+_ADAM_SLOTS = {"adam.m": "exp_avg", "adam.v": "exp_avg_sq"}
 
 
 def save_slots(
@@ -101,8 +122,8 @@ def load_slots(
 
 def _slots(config: Config) -> dict[str, str]:
     if config.optim.name == "adamw":
-        return _ADAM
-    return _SGD if config.optim.momentum else {}
+        return _ADAM_SLOTS
+    return _SGD_SLOTS if config.optim.momentum else {}
 
 
 def clip_gradients(config: Config, model: nn.Module, norm: Float[Tensor, ""]) -> None:

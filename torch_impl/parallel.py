@@ -8,6 +8,7 @@ import gc
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from recipe.agreement import answer_of_rank_zero, results_of_all
@@ -162,9 +161,19 @@ def replicate(array: np.ndarray, world: World) -> Tensor:
 
 def place_state(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor placed as a parameter is: under fsdp, this rank's shard."""
-    if isinstance(like, DTensor):
+    if isinstance(like, _kind("torch.distributed.tensor", "DTensor")):
+        from torch.distributed.tensor import distribute_tensor
+
         return distribute_tensor(tensor, like.device_mesh, like.placements)
     return tensor
+
+
+def _kind(module: str, name: str) -> Any:
+    """A class of torch's for `isinstance`; an empty union where nothing imported it.
+
+    What fsdp needs takes most of a second to import, which the other runs are spared.
+    """
+    return getattr(sys.modules.get(module), name, ())
 
 
 def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
@@ -218,6 +227,8 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
     if world.processes == 1 or not world.exchange:
         return model
     if world.fsdp:
+        from torch.distributed.fsdp import fully_shard
+
         mesh = init_device_mesh(world.device.type, (world.size,))
         # Blocks are gathered one at a time, inner ones first, the root what is left.
         for module in reversed(list(model.modules())):
@@ -241,7 +252,7 @@ def only_the_last(model: nn.Module, last: bool) -> Iterator[None]:
 
     JAX's step adds first and shares afterwards, both written out.
     """
-    if isinstance(model, FSDPModule):
+    if isinstance(model, _kind("torch.distributed.fsdp", "FSDPModule")):
         model.set_requires_gradient_sync(last)
         yield
     elif isinstance(model, DistributedDataParallel) and not last:
@@ -253,7 +264,8 @@ def only_the_last(model: nn.Module, last: bool) -> Iterator[None]:
 
 def unshard(tensor: Tensor, world: World) -> Tensor:
     """A tensor whole, of which each rank may hold a shard; a call of all ranks."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    sharded = isinstance(tensor, _kind("torch.distributed.tensor", "DTensor"))
+    return tensor.full_tensor() if sharded else tensor
 
 
 def to_host(tensors: list[Tensor], world: World) -> np.ndarray:

@@ -27,6 +27,7 @@ from record.resume import Beginning
 from record.stopping import Stopping, stopped_error
 from record.trace import Trace
 from record.weights import starting_weights
+from torch_impl.cache import all_found, lookups, open_cache
 from torch_impl.measure import measure
 from torch_impl.model import build_model
 from torch_impl.optim import build_optimizer, load_slots, save_slots
@@ -100,6 +101,7 @@ def train(
 ) -> Path:
     """The run itself, among processes that have met."""
     configure(config, world.device)
+    open_cache(config, world)
 
     # The numbers, the same for both frameworks
     from_rank_zero(lambda: acquire(config.data), world)
@@ -137,7 +139,7 @@ def train(
     loss_scale = initial_loss_scale(config, kept)
 
     # Compiled, where that is asked for, before the clock of the first window starts
-    ready, compile_seconds = process_age_seconds(), 0.0
+    ready, before, compile_seconds = process_age_seconds(), lookups(), 0.0
     if config.compile:
         first = window_batches(config, plan, range(1), world.rank, world.processes)
         batches = place_batch(first, world, axis=2)
@@ -162,6 +164,7 @@ def train(
         data_fingerprint=dataset.fingerprint,
         compiled=config.compile,
         compile_seconds=compile_seconds,
+        compile_cached=all_found(before) if config.compile else None,
         startup_seconds=ready,
     )
     folder = Path(from_rank_zero(lambda: beginning.take("torch", world.size), world))

@@ -1,0 +1,168 @@
+"""Compiled steps kept on disk from one process to the next, by JAX's own cache."""
+
+import glob
+import hashlib
+import os
+import re
+import sys
+import tempfile
+import uuid
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jaxlib
+from jax.experimental.compilation_cache import compilation_cache
+
+from jax_impl.parallel import World, from_rank_zero, gather_ranks
+from recipe.config import Config
+
+MOST_BYTES = 2**31  # that a folder may hold; beyond it its oldest half goes
+EVENTS = "/jax/compilation_cache/"
+SAID = r"Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)"
+# What a program compiled for one CPU needs of another, in Linux's words for x86 and ARM.
+CPU = r"vendor_id|cpu family|model|model name|stepping|flags|Features|CPU [a-z]+"
+
+_EVENTS: Counter[str] = Counter()  # of this process, by name
+
+
+class Lookups(NamedTuple):
+    """How many programs this process has found in the cache, and how many not."""
+
+    found: int
+    compiled: int
+
+
+def open_cache(config: Config, world: World) -> None:
+    """Keep what is compiled from here on, and take what is there, if that is asked for.
+
+    All processes use the folder or none does: GPUs that share the search for the
+    fastest kernels would wait for one that has found the program and does not search.
+    One that cannot be written is said in a line, and does without.
+    """
+    jax.monitoring.register_event_listener(_count)
+    asked = config.compile_cache and jax.config.jax_enable_compilation_cache
+    folder = _shared_folder(world) if asked else None
+    jax.config.update("jax_enable_compilation_cache", folder is not None)
+    jax.config.update("jax_compilation_cache_dir", folder and str(folder))
+    compilation_cache.reset_cache()  # it may have looked for its settings already
+    if folder is None:
+        return
+    # By default it keeps what took a second; a small model's step takes less.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    _hear_of_broken_entries(folder, world.rank)
+
+
+def lookups() -> Lookups:
+    """Those of this process so far."""
+    found = _EVENTS["cache_hits"]
+    return Lookups(found, _EVENTS["compile_requests_use_cache"] - found)
+
+
+def all_found(before: Lookups) -> bool:
+    """Whether all that was wanted since then came out of the cache."""
+    now = lookups()
+    return now.found > before.found and now.compiled == before.compiled
+
+
+def _count(event: str, **_: Any) -> None:
+    if event.startswith(EVENTS):
+        _EVENTS[event.removeprefix(EVENTS)] += 1
+
+
+def _shared_folder(world: World) -> Path | None:
+    """This machine's folder, or None where not every process sees the same one."""
+    mark = f".seen-{uuid.uuid4().hex}"
+
+    def make() -> str:
+        try:
+            folder = _folder()
+            folder.mkdir(0o700, parents=True, exist_ok=True)
+            _keep_small(folder)
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".") as file:
+                file.write(b"0")
+            if world.processes > 1:
+                (folder / mark).touch()
+            return mark
+        except (OSError, RuntimeError) as error:  # the latter without a home
+            print(
+                f"warning: no compilation cache, every run compiles its steps: {error}; "
+                "name a folder in JAX_COMPILATION_CACHE_DIR, or set compile_cache=false",
+                file=sys.stderr,
+            )
+            return ""
+
+    mark = from_rank_zero(make, world)
+    if world.processes == 1:
+        return _folder() if mark else None
+    sees = bool(mark) and (_folder() / mark).exists()
+    all_see = gather_ranks([sees], world).min() > 0
+    if mark and world.rank == 0:
+        (_folder() / mark).unlink(missing_ok=True)
+    return _folder() if all_see else None
+
+
+def _folder() -> Path:
+    """For each kind of CPU and version of jaxlib its own, as clusters share homes.
+
+    XLA compiles for the CPU that it runs on, down to single instructions, and JAX's
+    keys say neither the model nor its features.
+    """
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = Path(given) if given else Path(caches) / "duet" / "jax"
+    return root.absolute() / f"{jaxlib.__version__}-{_cpu()}"
+
+
+def _cpu() -> str:
+    """A digest of what the first processor says of itself."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+        told = re.findall(rf"^(?:{CPU})\s*:.*$", first, re.MULTILINE)
+    except OSError:  # not on Linux
+        told = []
+    text = "\n".join([*os.uname()[::4], *told])  # the system and the machine's kind
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _keep_small(folder: Path) -> None:
+    """Remove the oldest entries where they have become too many."""
+    entries = [
+        (e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(folder)
+    ]
+    total = sum(size for _, size, _ in entries)
+    if total > MOST_BYTES:
+        for _, size, path in sorted(entries):
+            if total > MOST_BYTES / 2 and path.endswith("-cache"):
+                Path(path).unlink(missing_ok=True)
+                total -= size
+
+
+def _hear_of_broken_entries(folder: Path, rank: int) -> None:
+    """JAX's warnings of entries in a line each; a broken one is removed as well.
+
+    JAX compiles what it cannot read, but writes no entry over one that is there.
+    """
+    show = warnings.showwarning
+    unwritten: list[str] = []
+
+    def hear(message: Warning | str, *place: Any, **more: Any) -> None:
+        said = re.match(SAID, str(message))
+        if said is None:
+            show(message, *place, **more)
+            return
+        doing, program, reason = said.groups()
+        if doing == "reading":
+            for entry in folder.glob(f"{glob.escape(program)}-*-cache"):
+                entry.unlink(missing_ok=True)
+            told = f"a broken entry is gone, and {program} compiled anew"
+        else:
+            unwritten.append(program)
+            told = "what is compiled cannot be kept"
+        if rank == 0 and len(unwritten) < 2:  # a full disk is said once
+            print(f"warning: {folder}: {told} ({reason})", file=sys.stderr)
+
+    warnings.showwarning = hear
