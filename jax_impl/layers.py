@@ -79,7 +79,7 @@ class Dense(nnx.Linear):
     ) -> Float[Array, "*B f"]:
         """As one matrix, or XLA's CPU backend would copy it for the kernel's gradient.
 
-        (2,048 tokens of 768 features: 1.4 ms of 8 for both products.)
+        (Six blocks of vit_tiny, batch 32, 2 cores: a step of 473 ms against 291.)
         """
         rows = inputs.reshape(-1, inputs.shape[-1])
         return super().__call__(rows, out_sharding).reshape(*inputs.shape[:-1], -1)
@@ -228,17 +228,6 @@ def gelu(x: Array) -> Array:
     on a CPU; it is PyTorch's formula, too.
     """
     return x * 0.5 * (1 + jax.lax.erf(x * 2**-0.5))
-
-
-def settle(x: Array) -> Array:
-    """The same numbers, computed once and kept, where the backend is a CPU.
-
-    XLA's CPU backend would fuse a sum of residuals into each of its readers, and there
-    add all blocks' anew: in the backward pass work grows with the depth's square.
-    """
-    return jax.lax.platform_dependent(
-        x, cpu=jax.lax.optimization_barrier, default=lambda x: x
-    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -20,7 +20,6 @@ from jax_impl.layers import (
     flatten,
     gelu,
     max_pool,
-    settle,
 )
 from jax_impl.precision import dtypes
 from recipe.architecture import (
@@ -309,9 +308,9 @@ class Block(nnx.Module):
         )
 
     def __call__(self, x_BTF: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
-        x = settle(x_BTF + self.attention(self.norm[0](x_BTF)))
+        x = x_BTF + self.attention(self.norm[0](x_BTF))
         y = gelu(self.mlp[0](self.norm[1](x)))
-        return settle(x + self.mlp[1](y))
+        return x + self.mlp[1](y)
 
 
 class ViT(nnx.Module):

@@ -9,7 +9,6 @@ ALONE: dict[str, dict[str, str]] = {
     "layers.py": {
         "convolve": "oneDNN chooses a gradient's form on a CPU, XLA has one for all",
         "gelu": "PyTorch's own is this one already",
-        "settle": "eager PyTorch computes a sum once",
     },
     "parallel.py": {
         "only_the_last": "DDP shares gradients within the backward pass",

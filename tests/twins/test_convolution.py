@@ -116,18 +116,6 @@ def test_gelu_and_its_slope_are_pytorchs():
     np.testing.assert_allclose(slope, tensor.grad, rtol=0, atol=4e-15)
 
 
-def test_residuals_are_settled_on_a_cpu_alone():
-    def barriers(platform):
-        def both(x):
-            return jax.value_and_grad(lambda x: jax_layers.settle(x).sum())(x)
-
-        traced = jax.jit(both).trace(np.ones(3))
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
-        return text.count("optimization_barrier")
-
-    assert barriers("cpu") == 2 and barriers("cuda") == 0
-
-
 @pytest.mark.parametrize(
     "changed",
     [{"padding": "SAME"}, {"kernel_dilation": 2}, {"padding": ((0, 1), (1, 0))}],
