@@ -56,6 +56,7 @@ def write_folders(root: Path, count: int) -> None:
             "skipped_steps": 0,
             "images_per_second": {"median": windows[WINDOWS // 2], "windows": windows},
             "compile_seconds": 1.0,
+            "compile_cached": False,
             "startup_seconds": 1.0,
             "test": None,
             "peak_memory_bytes": 2**30,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jaxlib
+import jaxlib.version
 from jax.experimental.compilation_cache import compilation_cache
 
 from jax_impl.parallel import World, from_rank_zero, gather_ranks
@@ -22,7 +22,7 @@ from recipe.config import Config
 MOST_BYTES = 2**31  # that a folder may hold; beyond it its oldest half goes
 EVENTS = "/jax/compilation_cache/"
 SAID = r"Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)"
-# What a program compiled for one CPU needs of another, in Linux's words for x86 and ARM.
+# What a program compiled for a CPU needs of it, in Linux's words for x86 and ARM.
 CPU = r"vendor_id|cpu family|model|model name|stepping|flags|Features|CPU [a-z]+"
 
 _EVENTS: Counter[str] = Counter()  # of this process, by name
@@ -43,7 +43,8 @@ def open_cache(config: Config, world: World) -> None:
     One that cannot be written is said in a line, and does without.
     """
     jax.monitoring.register_event_listener(_count)
-    asked = config.compile_cache and jax.config.jax_enable_compilation_cache
+    usable = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    asked = config.compile_cache and usable
     folder = _shared_folder(world) if asked else None
     jax.config.update("jax_enable_compilation_cache", folder is not None)
     jax.config.update("jax_compilation_cache_dir", folder and str(folder))
@@ -89,8 +90,8 @@ def _shared_folder(world: World) -> Path | None:
             return mark
         except (OSError, RuntimeError) as error:  # the latter without a home
             print(
-                f"warning: no compilation cache, every run compiles its steps: {error}; "
-                "name a folder in JAX_COMPILATION_CACHE_DIR, or set compile_cache=false",
+                f"warning: no compilation cache, each run compiles: {error}; "
+                "name a folder in JAX_COMPILATION_CACHE_DIR, or compile_cache=false",
                 file=sys.stderr,
             )
             return ""
@@ -114,7 +115,7 @@ def _folder() -> Path:
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = Path(given) if given else Path(caches) / "duet" / "jax"
-    return root.absolute() / f"{jaxlib.__version__}-{_cpu()}"
+    return root.absolute() / f"{jaxlib.version.__version__}-{_cpu()}"
 
 
 def _cpu() -> str:

@@ -241,7 +241,8 @@ def points_table(
     ]
     cells = [point.cell for curve in group.curves for point in curve.points]
     if cached := sum(len(cell.runs) - len(_compiled(cell)) for cell in cells):
-        reasons.append(f"Compile s leaves out {cached} run(s) with steps from a cache")
+        runs = f"{cached} run{'s' * (cached > 1)}"
+        reasons.append(f"Compile s leaves out {runs} with steps from a cache")
     # A column without a figure says nothing but its name.
     told = [n for n, _ in enumerate(head) if any(_text(row[n]) != "–" for row in rows)]
     kept = [[row[n] for n in told] for row in rows]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ from recipe.world import world_size
 from record.environment import peak_resident_bytes
 from torch_impl.layers import BatchNorm
 from torch_impl.precision import choose_kernels
+
+if TYPE_CHECKING:  # else only where fsdp is, since they take a second to import
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 
@@ -161,19 +165,21 @@ def replicate(array: np.ndarray, world: World) -> Tensor:
 
 def place_state(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor placed as a parameter is: under fsdp, this rank's shard."""
-    if isinstance(like, _kind("torch.distributed.tensor", "DTensor")):
+    if _is_sharded(like):
         from torch.distributed.tensor import distribute_tensor
 
         return distribute_tensor(tensor, like.device_mesh, like.placements)
     return tensor
 
 
-def _kind(module: str, name: str) -> Any:
-    """A class of torch's for `isinstance`; an empty union where nothing imported it.
+def _is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    module = sys.modules.get("torch.distributed.tensor")  # where there is none, no
+    return module is not None and isinstance(tensor, module.DTensor)
 
-    What fsdp needs takes most of a second to import, which the other runs are spared.
-    """
-    return getattr(sys.modules.get(module), name, ())
+
+def _has_shards(model: nn.Module) -> "TypeGuard[FSDPModule]":
+    module = sys.modules.get("torch.distributed.fsdp")
+    return module is not None and isinstance(model, module.FSDPModule)
 
 
 def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
@@ -252,7 +258,7 @@ def only_the_last(model: nn.Module, last: bool) -> Iterator[None]:
 
     JAX's step adds first and shares afterwards, both written out.
     """
-    if isinstance(model, _kind("torch.distributed.fsdp", "FSDPModule")):
+    if _has_shards(model):
         model.set_requires_gradient_sync(last)
         yield
     elif isinstance(model, DistributedDataParallel) and not last:
@@ -264,8 +270,7 @@ def only_the_last(model: nn.Module, last: bool) -> Iterator[None]:
 
 def unshard(tensor: Tensor, world: World) -> Tensor:
     """A tensor whole, of which each rank may hold a shard; a call of all ranks."""
-    sharded = isinstance(tensor, _kind("torch.distributed.tensor", "DTensor"))
-    return tensor.full_tensor() if sharded else tensor
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
 def to_host(tensors: list[Tensor], world: World) -> np.ndarray:

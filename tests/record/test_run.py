@@ -41,6 +41,7 @@ FACTS = Facts(
     data_fingerprint="5e" * 32,
     compiled=True,
     compile_seconds=3.25,
+    compile_cached=False,
     startup_seconds=1.5,
 )
 # NaN and infinities where a run that ends well can have them.
@@ -213,6 +214,7 @@ def test_the_summary_is_what_the_run_came_to(written):
         "skipped_steps": 2,
         "images_per_second": {"median": 32.0, "windows": [32.0]},
         "compile_seconds": 3.25,
+        "compile_cached": False,
         "startup_seconds": 1.5,
         "test": SCORES,
         "peak_memory_bytes": 2**30,
@@ -551,7 +553,7 @@ def test_a_last_row_cut_short_is_refused(written):
     [
         ("{", "is not JSON"),
         ("[]", "holds no object"),
-        ("{}", "lacks ablated, compile_seconds, compiled"),
+        ("{}", "lacks ablated, compile_cached, compile_seconds, compiled"),
     ],
 )
 def test_a_damaged_summary_is_refused(written, text, told):

@@ -41,6 +41,19 @@ def test_a_row_has_every_figure_of_its_point(found):
     assert (row["compile_seconds"], row["peak_memory_bytes"]) == (0.0, 1002)
 
 
+def test_compile_seconds_leave_out_steps_that_came_from_a_cache(timed_run):
+    runs = [timed_run(100, compile_seconds=8.0, compile_cached=False)]
+    runs += [
+        timed_run(100 + n, compile_seconds=0.5, compile_cached=True) for n in (1, 2)
+    ]
+    report = make_report(runs)
+    assert report_rows(report)[0]["compile_seconds"] == 8.0
+    text = to_markdown(report)
+    assert "Compile s leaves out 2 runs with steps from a cache" in text
+    assert report_rows(make_report(runs[1:]))[0]["compile_seconds"] is None
+    assert "from a cache" not in to_markdown(make_report(runs[:1]))
+
+
 def test_csv_and_json_hold_the_rows(found):
     read = list(csv.DictReader(to_csv(found).splitlines()))
     whole = json.loads(to_json(found))
