@@ -44,15 +44,39 @@ def at(target: str, action: Action, call: int = 1, after: bool = False) -> None:
 def at_step(step: int, action: Action) -> None:
     """Act before a step, from 1, is taken, in whichever twin this process has."""
     module = import_module(f"{twin()}_impl.train")
-    original, done = module.batch_draws, []
+    planned, window, done = module.window_batches, [], []
 
-    def faulty(config: Any, plan: Any, index: int, rows: Any) -> Any:
-        if index + 1 == step and not done:
+    def plan(config: Any, plan: Any, steps: range, *rank: int) -> Any:
+        window[:] = steps
+        return planned(config, plan, steps, *rank)
+
+    def reach(position: int) -> None:
+        if window[position] + 1 == step and not done:
             done.append(True)
             action()
-        return original(config, plan, index, rows)
 
-    module.batch_draws = faulty
+    module.window_batches = plan
+    if twin() == "torch":
+        one_step = module.one_step
+
+        def faulty(batches: Any, position: int) -> Any:
+            reach(position)
+            return one_step(batches, position)
+
+        module.one_step = faulty
+        return
+    parallelize = module.parallelize  # its compiled step has no name to be found by
+
+    def parallelized(*given: Any, donate: bool) -> Any:
+        compiled, seconds = parallelize(*given, donate=donate)
+
+        def faulty(*arguments: Any) -> Any:
+            reach(int(arguments[-1].addressable_data(0).ravel()[0]))
+            return compiled(*arguments)
+
+        return faulty if donate else compiled, seconds
+
+    module.parallelize = parallelized
 
 
 def in_twin(name: str, action: Action, call: int = 1) -> None:

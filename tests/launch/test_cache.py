@@ -57,7 +57,7 @@ def test_other_arithmetic_is_compiled_anew(run_with, tmp_path):
 def test_a_broken_entry_is_said_compiled_anew_and_mended(run_with, tmp_path):
     cache = tmp_path / "cache"
     _, weights, _ = run_with(cache)
-    (entry,) = cache.rglob("jit_train_step-*-cache")
+    (entry,) = cache.rglob("jit_window_step-*-cache")
     whole = entry.read_bytes()
     entry.write_bytes(whole[: len(whole) // 2])
     cached, again, stderr = run_with(cache)
@@ -82,7 +82,7 @@ def test_the_key_turns_it_off(run_with, tmp_path):
 
 def test_without_a_folder_of_its_own_it_lies_in_the_users_cache(run_with, tmp_path):
     run_with(None, XDG_CACHE_HOME=tmp_path / "xdg")
-    assert list(tmp_path.glob("xdg/duet/jax/*/jit_train_step-*-cache"))
+    assert list(tmp_path.glob("xdg/duet/jax/*/jit_window_step-*-cache"))
 
 
 def test_two_processes_may_write_it_at_once(run_with, tmp_path):
