@@ -32,6 +32,7 @@ REPEATS, FEWER = 7, 5  # FEWER of what takes no ratio of rates
 FRAMEWORKS = ("torch", "jax")
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 IMPORTS = {"torch": "import torch", "jax": "import jax, flax.nnx, optax"}
+NOW = "import json, time; print(json.dumps({'at': time.time()}))"
 MATRIX = yaml.safe_load((ROOT / "benchmarks" / "cells.yaml").read_text())
 MODELS: dict[str, dict[str, Any]] = MATRIX["models"]
 Figures = dict[str, dict[str, Any]]  # title -> cell or framework -> figure
@@ -66,14 +67,12 @@ def last_json(text: str) -> dict[str, Any]:
     return json.loads(text.strip().splitlines()[-1])
 
 
-def train(framework: str, overrides: list[str]) -> tuple[dict, list[dict]]:
-    """The summary and the windows of a run in a folder of its own, which is removed."""
+def train(framework: str, overrides: list[str]) -> dict[str, Any]:
+    """The summary of a run in a folder of its own, which is removed."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
         run([SCRIPTS[framework], *overrides, f"run.dir={folder}"])
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        rows = [row for line in lines if (row := json.loads(line))["kind"] == "window"]
-        return json.loads((folder / "summary.json").read_text()), rows
+        return json.loads((folder / "summary.json").read_text())
 
 
 def recipe(cell: str) -> list[str]:
@@ -89,7 +88,7 @@ def program(cell: str, framework: str, kind: str) -> dict[str, Any]:
     model = MODELS[cell]
     if kind == "twin":
         timed = ["train.steps=20", "train.timed_seconds=2"]
-        summary, _ = train(framework, [*recipe(cell), *timed])
+        summary = train(framework, [*recipe(cell), *timed])
         return {
             "images_per_second": summary["images_per_second"]["median"],
             "startup_seconds": summary["startup_seconds"],
@@ -128,21 +127,30 @@ def model_cell(cell: str, seed: int) -> tuple[Figures, dict[str, Any]]:
 
 
 def startup_cell() -> Figures:
-    """From the command to the end of the first step, over the bare import."""
+    """From the command to the end of the first step, over the bare import.
+
+    Both end at a moment that the process itself tells, not when it has shut down.
+    """
     asked = ["experiment=digits_mlp", "train.steps=1"]
     ratios = defaultdict(list)
     for repeat in range(1 + FEWER):  # the first fills caches
         for framework in FRAMEWORKS:
-            begin = time.perf_counter()
-            run(["-c", IMPORTS[framework]])
-            bare = time.perf_counter() - begin
-            summary, (window, *_) = train(framework, asked)
-            first = summary["startup_seconds"] + summary["compile_seconds"]
+            begin = time.time()
+            imported = last_json(run(["-c", f"{IMPORTS[framework]}; {NOW}"]))["at"]
+            bare, begin = imported - begin, time.time()
+            first = recorded(framework, asked)["first_step_at"] - begin
             if repeat:
-                ratios[framework].append((first + window["seconds"]) / bare)
+                ratios[framework].append(first / bare)
     return {
         "first step / bare import": {f: median_estimate(r) for f, r in ratios.items()}
     }
+
+
+def recorded(framework: str, overrides: list[str]) -> dict[str, Any]:
+    """What benchmarks/recording.py tells of a run, whose folder is removed."""
+    with tempfile.TemporaryDirectory() as place:
+        own = [*overrides, f"run.dir={place}/run"]
+        return last_json(run(["benchmarks/recording.py", framework, *own]))
 
 
 def recording_cell() -> Figures:
@@ -150,10 +158,10 @@ def recording_cell() -> Figures:
     shares = defaultdict(list)
     for framework in FRAMEWORKS:
         for _ in range(FEWER):
-            with tempfile.TemporaryDirectory() as place:
-                own = ["train.steps=300", f"run.dir={place}/run"]
-                command = ["benchmarks/recording.py", framework, *recipe("cnn"), *own]
-                shares[framework].append(last_json(run(command))["share"])
+            asked = [*recipe("cnn"), "train.steps=300", "tracking=wandb"]
+            told = recorded(framework, asked)
+            share = sum(told["recorded"][1:]) / sum(told["stepped"][1:])
+            shares[framework].append(share)
     return {"recording / step": {f: median_estimate(s) for f, s in shares.items()}}
 
 
@@ -197,10 +205,8 @@ def main(names: list[str]) -> int:
     if (os.cpu_count() or 1) < 2 and "exchange" in cells:
         print("exchange: left out, since two devices need two cores")
         cells = [cell for cell in cells if cell != "exchange"]
-    if os.getloadavg()[0] > 0.5:
-        print(
-            f"this machine is busy (load {os.getloadavg()[0]:.1f}); figures will vary"
-        )
+    if (load := os.getloadavg()[0]) > 0.5:
+        print(f"this machine is busy (load {load:.1f}); figures will vary")
     begin, figures, runs = time.perf_counter(), defaultdict(dict), {}
     with tempfile.TemporaryDirectory() as cache:
         # So that the first compilation is one, whatever ran before.
