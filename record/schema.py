@@ -139,7 +139,9 @@ SUMMARY = {
     "skipped_steps": Field(INT, "of these, without an update: see loss_scale"),
     "images_per_second": Field((dict,), "median, and the timed windows it is of"),
     "compile_seconds": Field(MAYBE_NUMBER, "compiling the steps; 0 where eager"),
-    "compile_cached": Field((bool, type(None)), "from a cache; null where eager"),
+    "compile_cached": Field(
+        (bool, type(None)), "from a cache; null where eager", since=2
+    ),
     "startup_seconds": Field(MAYBE_NUMBER, "process start to ready, without compiling"),
     "test": Field((dict, type(None)), "the last evaluation, with the confusion matrix"),
     "peak_memory_bytes": Field((int, type(None)), "largest of any rank"),

@@ -66,7 +66,7 @@ FILES = {
 
 
 # What the second schema brought.
-LATER = ("measured", "cores", "omp_num_threads")
+LATER = ("measured", "cores", "omp_num_threads", "compile_cached")
 
 
 def recipe(folder: Path | str | None) -> Config:
