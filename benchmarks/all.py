@@ -2,6 +2,7 @@
 
     python benchmarks/all.py            every cell, then docs/performance.md
     python benchmarks/all.py cnn mlp    these cells alone, printed and not written
+    python benchmarks/all.py --repeats 3    a quicker, less certain look
 
 Every measurement is a process of its own. In a repeat each program of a cell runs once,
 in an order drawn anew, and a ratio is taken within it: what slows the machine for
@@ -9,6 +10,7 @@ minutes slows both of its terms. Exit status 1 where the 95 % interval of a rati
 wholly on the wrong side of its bound in benchmarks/cells.yaml.
 """
 
+import argparse
 import json
 import os
 import random
@@ -100,12 +102,12 @@ def program(cell: str, framework: str, kind: str) -> dict[str, Any]:
     return last_json(run([*peer, *size]))
 
 
-def model_cell(cell: str, seed: int) -> tuple[Figures, dict[str, Any]]:
+def model_cell(cell: str, seed: int, repeats: int) -> tuple[Figures, dict[str, Any]]:
     """The ratios of one model, and every figure of its programs."""
     kinds = ["twin", "bare", *["usual"] * MODELS[cell]["usual"]]
     programs = [(framework, kind) for framework in FRAMEWORKS for kind in kinds]
     generator, seen = random.Random(seed), defaultdict(list)
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for framework, kind in generator.sample(programs, len(programs)):
             seen[framework, kind].append(program(cell, framework, kind))
     rates = {key: [m["images_per_second"] for m in runs] for key, runs in seen.items()}
@@ -195,8 +197,13 @@ OTHERS = {
 }
 
 
-def main(names: list[str]) -> int:
+def main(typed: list[str]) -> int:
     """Measure what is asked for; the exit status."""
+    parser = argparse.ArgumentParser(prog="bench")
+    parser.add_argument("cells", nargs="*")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="of each program")
+    asked = parser.parse_args(typed)
+    names, repeats = asked.cells, asked.repeats
     known = [*MODELS, *OTHERS]
     if unknown := sorted(set(names) - set(known)):
         print(f"error: {', '.join(unknown)} is unknown; cells: {', '.join(known)}")
@@ -213,7 +220,7 @@ def main(names: list[str]) -> int:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
         for cell in cells:
             if cell in MODELS:
-                new, runs[cell] = model_cell(cell, seed=known.index(cell))
+                new, runs[cell] = model_cell(cell, known.index(cell), repeats)
             else:
                 new = OTHERS[cell]()
             for title, of in new.items():
@@ -239,7 +246,8 @@ MFU is of {peak / 1e9:.0f} GFLOP/s, the best fp32 matrix product of this machine
 
 {operations(ops)}"""
         minutes = (time.perf_counter() - begin) / 60
-        page(ROOT / "docs" / "performance.md", judged, measured, minutes)
+        how = f"{repeats} repeats in {minutes:.0f} minutes"
+        page(ROOT / "docs" / "performance.md", judged, measured, how)
     missed = [verdict for verdict in judged if verdict.missed]
     for verdict in missed:
         print(f"missed: {verdict}")

@@ -156,16 +156,20 @@ def page(
     file: Path,
     judged: list[Verdict],
     measured: str,
-    minutes: float,
+    how: str,
 ) -> None:
-    """Write the measured half of docs/performance.md anew, and its figure."""
+    """Write the measured half of docs/performance.md anew, and its figure.
+
+    Args:
+      how: with how many repeats, and how long it took.
+    """
     figure(file.parent / FIGURE, judged)
     commit, dirty = git_state()
     environment = describe_environment("torch", ["cpu"])
     when = datetime.now(UTC).strftime("%Y-%m-%d")
     state = f"{str(commit)[:12]}{', changed' if dirty else ''}"
     text = f"""
-Measured on {when} at commit {state} in {minutes:.0f} minutes by `make bench`, on
+Measured on {when} at commit {state} by `make bench`, {how}, on
 {environment["processor"]} ({environment["cpu_count"]} cores).
 
 ![Every ratio with its interval and its bound]({FIGURE})

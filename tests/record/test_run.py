@@ -553,7 +553,7 @@ def test_a_last_row_cut_short_is_refused(written):
     [
         ("{", "is not JSON"),
         ("[]", "holds no object"),
-        ("{}", "lacks ablated, compile_cached, compile_seconds, compiled"),
+        ("{}", "lacks ablated, compile_seconds, compiled"),
     ],
 )
 def test_a_damaged_summary_is_refused(written, text, told):
