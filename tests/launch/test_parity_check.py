@@ -112,14 +112,14 @@ def planted(root, tmp_path):
 WRONG = {
     "one step's examples out of order": (
         "train.py",
-        "plan.micro_batches(step, world.rank, world.processes)",
-        "plan.micro_batches(step + (step == 3), world.rank, world.processes)",
+        "positions[position]",
+        "positions[position + (step == 3)]",
         "parts at step 4",
     ),
     "half the learning rate": (
         "train.py",
-        "rates.append(learning_rate(config, step, plan.steps))",
-        "rates.append(learning_rate(config, step, plan.steps) / 2)",
+        "learning_rate(config, min(s, last), plan.steps) for",
+        "learning_rate(config, min(s, last), plan.steps) / 2 for",
         "parts at step 2",
     ),
 }
