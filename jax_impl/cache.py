@@ -19,7 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax_impl.parallel import World, from_rank_zero, gather_ranks
 from recipe.config import Config
 
-MOST_BYTES = 2**31  # that a folder may hold; beyond it its oldest half goes
+MOST_BYTES = 2**31  # that a folder may hold; then the least recently used go
 EVENTS = "/jax/compilation_cache/"
 SAID = r"Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)"
 # What a program compiled for a CPU needs of it, in Linux's words for x86 and ARM.
@@ -54,6 +54,8 @@ def open_cache(config: Config, world: World) -> None:
     # By default it keeps what took a second; a small model's step takes less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # With a limit JAX locks the folder, else one may read what another half wrote.
+    jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
     _hear_of_broken_entries(folder, world.rank)
 
 
@@ -82,7 +84,6 @@ def _shared_folder(world: World) -> Path | None:
         try:
             folder = _folder()
             folder.mkdir(0o700, parents=True, exist_ok=True)
-            _keep_small(folder)
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".") as file:
                 file.write(b"0")
             if world.processes > 1:
@@ -127,19 +128,6 @@ def _cpu() -> str:
         told = []
     text = "\n".join([*os.uname()[::4], *told])  # the system and the machine's kind
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _keep_small(folder: Path) -> None:
-    """Remove the oldest entries where they have become too many."""
-    entries = [
-        (e.stat().st_mtime, e.stat().st_size, e.path) for e in os.scandir(folder)
-    ]
-    total = sum(size for _, size, _ in entries)
-    if total > MOST_BYTES:
-        for _, size, path in sorted(entries):
-            if total > MOST_BYTES / 2 and path.endswith("-cache"):
-                Path(path).unlink(missing_ok=True)
-                total -= size
 
 
 def _hear_of_broken_entries(folder: Path, rank: int) -> None:
