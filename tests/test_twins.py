@@ -12,6 +12,7 @@ ALONE: dict[str, dict[str, str]] = {
     },
     "parallel.py": {
         "only_the_last": "DDP shares gradients within the backward pass",
+        "is_sharded": "JAX's arrays are whole to whoever reads them",
         "share_gradients": "DDP and fully_shard do, within the backward pass",
         "shards": "fully_shard chooses the axis by itself",
         "share_statistics": "in JAX they come with the gradients",

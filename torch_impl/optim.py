@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from recipe.config import Config
 from recipe.weights import Weights, decays
 from record.checkpoint import Checkpoint
-from torch_impl.parallel import World, place_state
+from torch_impl.parallel import World, is_sharded, place_state
 from torch_impl.weights import canonical_name, load_array, save_array
 
 
@@ -46,8 +46,7 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
     """
     optim = config.optim
-    sharded = any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
-    fused = not sharded
+    fused = not any(is_sharded(parameter) for parameter in model.parameters())
     decayed, rest = [], []
     for name, parameter in model.named_parameters():
         group = decayed if decays(config, canonical_name(name)) else rest

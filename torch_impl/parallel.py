@@ -165,14 +165,15 @@ def replicate(array: np.ndarray, world: World) -> Tensor:
 
 def place_state(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor placed as a parameter is: under fsdp, this rank's shard."""
-    if _is_sharded(like):
+    if is_sharded(like):
         from torch.distributed.tensor import distribute_tensor
 
         return distribute_tensor(tensor, like.device_mesh, like.placements)
     return tensor
 
 
-def _is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether a rank holds a shard of it alone."""
     module = sys.modules.get("torch.distributed.tensor")  # where there is none, no
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -270,7 +271,7 @@ def only_the_last(model: nn.Module, last: bool) -> Iterator[None]:
 
 def unshard(tensor: Tensor, world: World) -> Tensor:
     """A tensor whole, of which each rank may hold a shard; a call of all ranks."""
-    return tensor.full_tensor() if _is_sharded(tensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def to_host(tensors: list[Tensor], world: World) -> np.ndarray:
