@@ -344,9 +344,14 @@ class Recorder:
             state=state,
             test=None if test is None else {"step": self._test_step, **test},
         )
+
+        def keep_rows() -> None:
+            """What leads to a checkpoint must outlast whatever it outlasts."""
+            self._tracker.catch_up()
+            os.fsync(rows)
+
         with self._deferred():
-            # The rows that lead to a checkpoint must outlast whatever it outlasts.
-            self._saver.save(checkpoint, before=lambda: os.fsync(rows))
+            self._saver.save(checkpoint, before=keep_rows)
 
     def stopped(self, step: int, reason: str) -> StoppedError:
         """Record that the run leaves after a step, to be started again.
@@ -452,8 +457,8 @@ class Recorder:
                 )
                 self._metrics.flush()
         for row in rows:
-            self._tracker.log(row)
             self._screen.show(row)
+        self._tracker.log(*rows)  # last, since from here on its thread takes time
 
     def _write_summary(self) -> None:
         self._summary["images_per_second"] = median_throughput(self._windows)

@@ -149,6 +149,7 @@ from tests.record.test_tracking import BEFORE, KILLED, open_tracker
 tracker = open_tracker(pathlib.Path(sys.argv[1]), sys.argv[2])
 for row in BEFORE + KILLED:
     tracker.log(row)
+tracker.catch_up()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -485,8 +486,34 @@ def test_tensorboard_can_be_followed_while_the_run_goes_on(tmp_path):
     (events,) = tmp_path.glob("tensorboard/events.*")
     before = events.stat().st_size
     tracker.log(metrics()[-1])
+    until = time.monotonic() + 10
+    while events.stat().st_size == before and time.monotonic() < until:
+        time.sleep(0.01)
     assert events.stat().st_size > before
     tracker.finish(SUMMARY)
+
+
+def test_rows_reach_a_slow_tracker_in_order_and_before_the_summary(
+    tmp_path, monkeypatch
+):
+    told = []
+
+    class Slow(Broken):
+        def log(self, row):
+            time.sleep(0.01)
+            told.append(row["step"])
+
+        def finish(self, summary):
+            told.append(summary)
+
+    monkeypatch.setitem(tracking.TRACKERS, "wandb", Slow)
+    tracker = open_tracker(tmp_path, "wandb")
+    begin = time.perf_counter()
+    tracker.log(*({"kind": "step", "step": step} for step in range(10)))
+    returned = time.perf_counter() - begin
+    tracker.finish(SUMMARY)
+    assert told == [*range(10), SUMMARY]
+    assert returned < 0.1
 
 
 # --- what stays out of the process
