@@ -153,9 +153,10 @@ def train(
     positions = replicate(list(np.arange(len(first.indices), dtype=np.int32)), world)
     rows = first.indices[0].reshape(-1)
     tested = place_batch((rows, rows > 0), world)
+    leaves, tree = jax.tree.flatten(state)
     compiled_train, train_seconds = parallelize(
-        partial(window_step, config, graphdef, optimizer, world),
-        (state, train_data, batches, rates, positions[0]),
+        partial(window_step, config, graphdef, optimizer, world, tree),
+        (leaves, train_data, batches, rates, positions[0]),
         world,
         donate=True,
     )
@@ -212,14 +213,15 @@ def train(
             padded[: len(rates)] = rates
             placed_rates = replicate(padded, world)
             issuing = time.perf_counter()
-            metrics = []
+            metrics, leaves = [], jax.tree.leaves(state)
             for position, step in enumerate(steps):
                 if step + 1 == plan.trace:
-                    record.trace(take_apart(state, step))
-                state, seen = compiled_train(
-                    state, train_data, batches, placed_rates, positions[position]
+                    record.trace(take_apart(tree.unflatten(leaves), step))
+                leaves, seen = compiled_train(
+                    leaves, train_data, batches, placed_rates, positions[position]
                 )
                 metrics.append(seen)
+            state = tree.unflatten(leaves)
             issued = time.perf_counter()
             return rates, metrics, issuing - placing, issued - issuing
 
