@@ -26,8 +26,11 @@ from recipe.world import check_statistics
 # pixels, so many parts at the most: the library's copies of the images then stay in the
 # cache (ms, 2 cores with AVX-512, jax 0.10.2, fp32). 16 to 32 channels 3x3, batch 64 at
 # 32x32, 4.6 against 21.9; 32 to 32 at 16x16 3.2 against 7.0; 1 to 10 5x5, batch 128 at
-# 28x28, .9 against 6.0; 10 to 20 at 12x12 1.2 against 3.2. More cost compilation.
-PART_PIXELS, MOST_PARTS = 2048, 16
+# 28x28, .9 against 6.0; 10 to 20 at 12x12 1.2 against 3.2. More parts pay where images
+# have few channels alone: a step of resnet18 (width .25, batch 32) takes 57 ms by 4 at
+# the most, 64 by 16 and 65 by the library; one of the CNN (batch 128) 8.8, 7.7 and 10.6.
+PART_PIXELS, MOST_PARTS = 2048, 4
+FEW_CHANNELS, MOST_PARTS_OF_FEW = 4, 16
 
 
 class Conv(nnx.Conv):
@@ -284,7 +287,8 @@ def _in_parts(
     dtype, wide = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
     x, kernel, g = (array.astype(wide) for array in (x, kernel, g))
     examples, height, width, _ = g.shape
-    parts = min(MOST_PARTS, max(1, examples * height * width // PART_PIXELS), examples)
+    most = MOST_PARTS if x.shape[-1] > FEW_CHANNELS else MOST_PARTS_OF_FEW
+    parts = min(most, max(1, examples * height * width // PART_PIXELS), examples)
     edges = [examples * part // parts for part in range(parts + 1)]
     gradients = (
         to_kernel(x[begin:end], kernel, g[begin:end]) for begin, end in pairwise(edges)

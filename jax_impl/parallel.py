@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
@@ -236,8 +237,12 @@ def share_gradients(
     def on_a_device(params: nnx.State, whole: Any, rows: Any) -> Any:
         params = jax.tree.map(gather, params, specs)
         loss, gradients, statistics = local(params, whole, rows)
-        first = jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, AXIS)[0], statistics)
-        return jax.lax.psum(loss, AXIS), jax.tree.map(add, gradients, specs), first
+        leads = jax.lax.axis_index(AXIS) == 0
+        first = jax.tree.map(lambda leaf: jnp.where(leads, leaf, 0), statistics)
+        if not world.fsdp:
+            return _sum((loss, gradients, first))
+        loss, first = _sum((loss, first))
+        return loss, jax.tree.map(add, gradients, specs), first
 
     def gather(shard: Array, spec: PartitionSpec) -> Array:
         if AXIS not in spec:
@@ -259,6 +264,23 @@ def share_gradients(
             check_vma=False,  # or gradients would be summed where a layer makes them
         )
     return on_a_device(params, whole, rows)
+
+
+def _sum(tree: Any) -> Any:
+    """Each array summed over the devices; on a CPU as one vector.
+
+    There each sum lets devices wait for each other: two ranks of one core each had 920
+    images/s by the nine sums of `fashion_cnn`, 2,395 by one and 2,650 without any.
+    """
+
+    def as_one(tree: Any) -> Any:
+        vector, separate = ravel_pytree(tree)
+        return separate(jax.lax.psum(vector, AXIS))
+
+    def separately(tree: Any) -> Any:
+        return jax.lax.psum(tree, AXIS)
+
+    return jax.lax.platform_dependent(tree, cpu=as_one, default=separately)
 
 
 def parallelize(

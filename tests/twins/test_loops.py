@@ -1,6 +1,7 @@
-"""On a CPU nothing that multiplies matrices runs in the body of a loop.
+"""What XLA makes slow on a CPU is in no compiled step.
 
-XLA gives a convolution there none of its fast kernels. Read from compiled modules.
+It gives a convolution in the body of a loop none of its fast kernels, and lets devices
+wait for each other at every sum.
 """
 
 import re
@@ -108,6 +109,23 @@ def test_a_scan_over_micro_batches_would_be_found(make_config, monkeypatch):
     config = make_config(*MODELS["cnn"], "train.accumulate=4")
     found = products_in_loops(compiled_step(config, 1))
     assert any(" convolution(" in line for line in found)
+
+
+@pytest.mark.parametrize("how", ["parallel=dp", "parallel=pmap"])
+@pytest.mark.parametrize("model", ["cnn", "resnet9"])
+def test_devices_of_a_cpu_meet_once_a_step(model, how, make_config):
+    local = ["model.norm.sync=false"] if model == "resnet9" else []
+    config = make_config(*MODELS[model], how, *local)
+    assert len(re.findall(r" all-reduce\(", compiled_step(config, 2))) == 1
+
+
+def test_a_sum_for_each_gradient_would_be_found(make_config, monkeypatch):
+    def separately(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jax.lax.psum(x, jax_parallel.AXIS), tree)
+
+    monkeypatch.setattr(jax_parallel, "_sum", separately)
+    module = compiled_step(make_config(*MODELS["cnn"]), 2)
+    assert len(re.findall(r" all-reduce\(", module)) > 1
 
 
 def test_a_product_in_a_branch_would_be_found():
