@@ -3,8 +3,9 @@
     python benchmarks/recording.py torch [OVERRIDES]
 
 W&B, where it is asked for, is offline; the thread that tells it of a window runs beside
-the next window's steps, and is no part of these calls. JSON: `first_step_at`, Unix seconds, when the
-first window's steps were done; `recorded` and `stepped`, seconds of each window.
+the next window's steps, and is no part of these calls. JSON: `first_step_at`, Unix
+seconds, when the first window's steps were done; `recorded` and `stepped`, seconds of
+each window.
 """
 
 import json

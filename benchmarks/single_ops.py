@@ -28,6 +28,8 @@ CONVOLUTIONS = {
     "3x3, 256 to 256 channels, 64 of 8x8": (64, 8, 256, 256, 3, 1, 1),
 }
 GELU = "exact GELU of 2048 x 768"
+NORM = "layer normalisation of 2048 x 192"
+ATTENTION = "attention, 32 x 3 heads of 64 tokens and features"
 PRODUCT = "matrix product, 2048 x 192 by 192 x 768"
 SECONDS = 0.5  # of each measurement
 
@@ -67,6 +69,12 @@ def of_torch() -> dict[str, dict[str, float]]:
         conv = partial(F.conv2d, stride=stride, padding=padding)
         times[name] = both(conv, x, kernel)
     times[GELU] = both(F.gelu, *arrays((2048, 768)))
+    normalise = lambda x, scale, bias: F.layer_norm(x, (192,), scale, bias)  # noqa: E731
+    times[NORM] = both(normalise, *arrays((2048, 192), (192,), (192,)))
+    times[ATTENTION] = both(
+        lambda q, k, v: (q @ k.transpose(2, 3)).softmax(-1) @ v,
+        *arrays(*[(32, 3, 64, 64)] * 3),
+    )
     times[PRODUCT] = both(F.linear, *arrays((2048, 192), (768, 192)))
     return {"torch": times}
 
@@ -78,6 +86,7 @@ def of_jax() -> dict[str, dict[str, float]]:
 
     from jax_impl import layers
     from jax_impl.precision import Dtypes
+    from recipe.experiment import NormConfig
 
     dtypes = Dtypes(np.dtype("float32"), np.dtype("float32"))
 
@@ -106,6 +115,15 @@ def of_jax() -> dict[str, dict[str, float]]:
     (x,) = arrays((2048, 768))
     library[GELU] = both(lambda x: nnx.gelu(x, approximate=False), x)
     twin[GELU] = both(getattr(layers, "gelu", nnx.gelu), x)
+    (x,) = arrays((2048, 192))
+    own = layers.LayerNorm(192, NormConfig(name="layer"), dtypes)
+    for times, module in (library, nnx.LayerNorm(192, rngs=nnx.Rngs(0))), (twin, own):
+        call, *affine = layer(module)
+        times[NORM] = both(call, x, *affine)
+    library[ATTENTION] = twin[ATTENTION] = both(
+        lambda q, k, v: jax.nn.softmax(q @ k.swapaxes(2, 3)) @ v,
+        *arrays(*[(32, 3, 64, 64)] * 3),
+    )
     library[PRODUCT] = twin[PRODUCT] = both(jnp.dot, *arrays((2048, 192), (192, 768)))
     return {"jax": library, "jax twin": twin}
 
