@@ -28,7 +28,7 @@ from recipe.world import check_statistics
 # 32x32, 4.6 against 21.9; 32 to 32 at 16x16 3.2 against 7.0; 1 to 10 5x5, batch 128 at
 # 28x28, .9 against 6.0; 10 to 20 at 12x12 1.2 against 3.2. More parts pay where images
 # have few channels alone: a step of resnet18 (width .25, batch 32) takes 57 ms by 4 at
-# the most, 64 by 16 and 65 by the library; one of the CNN (batch 128) 8.8, 7.7 and 10.6.
+# the most, 64 by 16 and 65 by the library; the CNN's (batch 128) 8.8, 7.7 and 10.6.
 PART_PIXELS, MOST_PARTS = 2048, 4
 FEW_CHANNELS, MOST_PARTS_OF_FEW = 4, 16
 
