@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recipe.architecture import RESNETS
+from recipe.architecture import RESNETS, STEMS
 from recipe.errors import ConfigError
 from recipe.fields import at_least, expanded, fraction, one_of, positive
 
@@ -138,6 +138,8 @@ class ModelConfig:
     width: float = 1.0  # residual networks and ViT: times their channels or features
     # resnet18, resnet50: whether blocks begin as identities, the last norm's scale at 0
     zero_init_residual: bool = False
+    # resnet18, resnet50: cifar (3x3), or imagenet (7x7 that strides by 2, and max-pool)
+    stem: str | None = None  # null: its own
     patch: int = 4  # vit: side of its patches in pixels
     blocks: int = 12  # vit: one after the other
     norm: NormConfig = field(default_factory=NormConfig)
@@ -172,6 +174,14 @@ class ModelConfig:
             raise ConfigError(
                 "model.zero_init_residual=true is of the blocks of "
                 f"{' and '.join(RESNETS)}; {self.name} has none, leave it out"
+            )
+        if self.name in RESNETS:
+            self.stem = self.stem or RESNETS[self.name].stem
+            one_of("model.stem", self.stem, tuple(STEMS))
+        elif self.stem is not None:
+            raise ConfigError(
+                f"model.stem={self.stem} is of {' and '.join(RESNETS)}; {self.name} "
+                "has none, leave it out"
             )
         if not 0 < self.width < math.inf:
             raise ConfigError(f"model.width must be finite and > 0, got {self.width}")

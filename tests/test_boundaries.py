@@ -35,6 +35,7 @@ PLANTED = {
     "acquire": ("data/planted.py", "import data.acquire"),
     "tfds": ("data/dataset.py", "import data.tfds"),
     "record": ("record/planted.py", "import data"),
+    "pth": ("record/planted.py", "import record.pth"),
     "report": ("report/planted.py", "import data"),
     "torch": ("torch_impl/planted.py", "import jax"),
     "jax": ("jax_impl/planted.py", "import torch"),
