@@ -239,7 +239,7 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
-    stops = signal.SIGINT, signal.SIGTERM
+    stops = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
     before = [signal.signal(number, signal.SIG_IGN) for number in stops]
     try:
         yield
