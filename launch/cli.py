@@ -25,7 +25,11 @@ from launch.overrides import ROOT, checked, meaning, refusal, typed_config
 from recipe.config import Config
 from recipe.errors import ConfigError, DuetError, RecordError, StoppedError
 from recipe.processes import Processes, from_environment
-from record.tracking import check_no_key
+from record.tracking import check_tracking
+
+
+# By these W&B would take all that a script starts for one and the same run.
+ONE_RUNS = ("WANDB_RUN_ID", "WANDB_NAME")
 
 
 def hydra_main(
@@ -53,7 +57,7 @@ def hydra_main(
         silence.close()
         try:
             given = typed_config(config, schema)
-            check_no_key(given)
+            check_tracking(given)
             task(given)
         except DuetError as error:  # here, since Hydra announces what leaves a task
             leave(error, rank)
@@ -107,6 +111,8 @@ def alone_main(
             raise RecordError(f"{place}: {error.strerror or error}") from error
 
     end_by_exception()
+    for name in ONE_RUNS:
+        os.environ.pop(name, None)
     # A shell's background jobs ignore SIGINT, and would hand that on to what they
     # start, which submitit ends by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

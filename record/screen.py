@@ -40,7 +40,9 @@ def open_screen(
         f"{config.name} in {framework}: {steps} steps, world size {world_size}, "
         f"{config.parallel.name}, {config.precision.name}"
     )
-    return Screen(title, steps, console or _Console(file=cast(IO[str], _Lasting(sys.stdout))))
+    return Screen(
+        title, steps, console or _Console(file=cast(IO[str], _Lasting(sys.stdout)))
+    )
 
 
 class _Console(Console):

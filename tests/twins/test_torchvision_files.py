@@ -82,5 +82,7 @@ def test_a_file_without_a_state_dict_is_refused(make_config, tmp_path, saved):
     torch.save(saved, tmp_path / "other.pth")
     with pytest.raises(ConfigError, match=f"holds a {type(saved).__name__} without"):
         check_weights(
-            make_config(*RECIPE, "model=resnet18", f"model.weights={tmp_path}/other.pth")
+            make_config(
+                *RECIPE, "model=resnet18", f"model.weights={tmp_path}/other.pth"
+            )
         )
