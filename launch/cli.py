@@ -27,7 +27,6 @@ from recipe.errors import ConfigError, DuetError, RecordError, StoppedError
 from recipe.processes import Processes, from_environment
 from record.tracking import check_tracking
 
-
 # By these W&B would take all that a script starts for one and the same run.
 ONE_RUNS = ("WANDB_RUN_ID", "WANDB_NAME")
 

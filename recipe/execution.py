@@ -67,7 +67,7 @@ class TrackingConfig:
         if len(self.project) > 128 or set(self.project) & set("/\\#?%:"):
             raise ConfigError(
                 f"tracking.project={self.project} must be at most 128 characters "
-                "without / \\ # ? % and :, as W&B has it; tracking.entity is whose it is"
+                "without / \\ # ? % and :, as W&B has it; its owner is tracking.entity"
             )
         for tag in self.tags:
             if not 1 <= len(tag) <= 64:

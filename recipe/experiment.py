@@ -15,6 +15,7 @@ from recipe.fields import at_least, expanded, fraction, one_of, positive
 DATASETS = (
     "cifar10",
     "cifar100",
+    "custom",
     "digits",
     "fashion_mnist",
     "line",
@@ -61,6 +62,8 @@ class DataConfig:
     name: str
     root: str  # where datasets lie and are acquired to
     source: str = "torchvision"  # or tfds: who brings a published dataset here
+    files: str | None = None  # custom: where its images are, `data/custom.py`
+    label_offset: int = 0  # custom: the label of the first class
     image_shape: list[int]  # height, width, channels
     classes: int  # 0: one real target per example (regression)
     mean: list[float]  # per channel, or one for all; pixels in [0, 1]
@@ -73,6 +76,18 @@ class DataConfig:
     def __post_init__(self) -> None:
         one_of("data.name", self.name, DATASETS)
         one_of("data.source", self.source, SOURCES)
+        if (self.name == "custom") != (self.files is not None):
+            raise ConfigError(
+                f"data.files={self.files} with data={self.name}: data=custom has "
+                "files, and no other data does"
+            )
+        if self.files is not None:
+            self.files = str(Path(expanded("data.files", self.files)).absolute())
+        elif self.label_offset:
+            raise ConfigError(
+                f"data.label_offset={self.label_offset} is of data=custom; data="
+                f"{self.name} counts its classes from 0, leave it out"
+            )
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ConfigError(
                 "data.image_shape must be [height, width, channels], "

@@ -1,10 +1,10 @@
 """Stopping in good order: who asked for it, and the marker that asks to be run again.
 
 SIGTERM, SIGINT, SIGUSR1, SIGHUP and a file STOP in the run folder all mean: finish the
-window, save, leave. Only what a terminal's end would do is ignored where it was asked to
-be, as by nohup. The steps poll `asked`, share what it says, and so all ranks leave after
-the same step. A second signal leaves at once; since files appear whole or not at all,
-nothing is half-written then.
+window, save, leave. SIGHUP, a terminal's end, is ignored where nohup asked for that.
+The steps poll `asked`, share what it says, and so all ranks leave after the same step.
+A second signal leaves at once; since files appear whole or not at all, nothing is
+half-written then.
 """
 
 import contextlib

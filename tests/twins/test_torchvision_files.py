@@ -10,8 +10,8 @@ from flax import nnx
 
 from jax_impl import model as jax_model
 from jax_impl import weights as jax_weights
-from record.weights import check_weights, starting_weights
 from recipe.errors import ConfigError
+from record.weights import check_weights, starting_weights
 from report.parity import relative_difference
 from tests.twins.conftest import TORCH
 from torch_impl import model as torch_model
