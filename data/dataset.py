@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import decoded, digits, synthetic
+from data import custom, decoded, digits, synthetic
 from data.arrays import Arrays, check, fingerprint
 from recipe.errors import ConfigError, DataError
 from recipe.experiment import DataConfig
@@ -17,6 +17,7 @@ from recipe.experiment import DataConfig
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 IN_MEMORY: dict[str, Callable[[DataConfig], Arrays]] = {
+    "custom": custom.load,
     "digits": digits.load,
     "line": synthetic.load_line,
     "synthetic": synthetic.load,

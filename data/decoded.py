@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from data import idx
 from data.arrays import Arrays, fingerprint
 from recipe.errors import DataError
 from recipe.experiment import DataConfig
@@ -35,6 +36,8 @@ def decoded_folder(name: str, root: str | Path) -> Path:
 
 def verify(name: str, root: str | Path) -> dict[str, Any]:
     """The manifest, once every file was found to have its checksum.
+
+    A copy that an older version made of other data under a published name is refused.
 
     Raises:
       DataError: naming the file that is missing or changed, and how to mend it.
@@ -55,7 +58,14 @@ def verify(name: str, root: str | Path) -> dict[str, Any]:
             ) from error
         if changed:
             raise DataError(f"{path} is corrupt: its SHA-256 is not as written; {mend}")
+    if name in idx.PUBLISHED:
+        places = [str(folder / file) for file in FILES]
+        idx.check_published(name, _arrays(folder), places)
     return manifest
+
+
+def _arrays(folder: Path) -> Arrays:
+    return Arrays(*(np.load(folder / file, mmap_mode="r") for file in FILES))
 
 
 def _manifest(folder: Path, name: str, mend: str) -> dict[str, Any]:
@@ -87,9 +97,7 @@ def load(data: DataConfig) -> tuple[Arrays, str]:
       DataError: if a file is missing or not the bytes that were written.
     """
     manifest = verify(data.name, data.root)
-    folder = decoded_folder(data.name, data.root)
-    arrays = Arrays(*(np.load(folder / file, mmap_mode="r") for file in FILES))
-    return arrays, manifest["fingerprint"]
+    return _arrays(decoded_folder(data.name, data.root)), manifest["fingerprint"]
 
 
 def sha256_of(path: Path) -> str:

@@ -11,8 +11,9 @@ import hashlib
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from recipe.errors import DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
 UINT8 = 0x08
+# Type codes of whole numbers, as NumPy calls them.
+INTEGERS = {UINT8: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4"}
 
 # In the order of `Arrays`.
 FILES = (
@@ -86,10 +89,13 @@ def check_published(name: str, arrays: Arrays, names: Sequence[str]) -> None:
         for other, known in PUBLISHED.items():
             if found == known[field] != published:
                 raise DataError(f"{place} is of {other}, not {name}; move it elsewhere")
-        if found != published and len(array) == PUBLISHED_EXAMPLES[field]:
+        if found != published:
+            held, known = len(array), PUBLISHED_EXAMPLES[field]
+            counts = "" if held == known else f", {held:,} examples and not {known:,}"
             raise DataError(
-                f"{place} is not that of {name} as published: as an IDX file its "
-                f"SHA-256 is {found}, not {published}; fetch it again"
+                f"{place} is not that of {name} as published{counts}: as an IDX file "
+                f"its SHA-256 is {found}, not {published}; fetch it again, or train on "
+                "these images on purpose by data=custom data.files=FOLDER"
             )
 
 
@@ -104,37 +110,47 @@ def as_idx(array: np.ndarray) -> bytes:
     return header + array.astype(np.uint8).tobytes()
 
 
-def read_idx(path: Path, dimensions: int) -> np.ndarray:
+def read_idx(
+    path: Path,
+    *allowed: int,
+    types: Mapping[int, str] = MappingProxyType({UINT8: "u1"}),
+) -> np.ndarray:
     """The array in an IDX file, gzipped or not whatever its name says.
 
     Args:
-      dimensions: how many the file must have, 3 for images and 1 for labels.
+      allowed: how many dimensions the file may have, 3 for images and 1 for labels.
+      types: code of each element type that it may have, and NumPy's name of it.
 
     Returns:
-      Read-only uint8 array.
+      Read-only array of the file's type.
 
     Raises:
       DataError: naming the file and what is wrong with it.
     """
     content = _content(path)
-    header = 4 + 4 * dimensions
     if len(content) < 4 or content[:2] != b"\0\0":
         raise _corrupt(path, f"not an IDX file, it starts with {content[:4].hex(' ')}")
-    type_code, found = content[2], content[3]
-    if type_code != UINT8:
-        raise _corrupt(path, f"elements of type 0x{type_code:02x}, not 0x08 (uint8)")
-    if found != dimensions:
-        raise _corrupt(path, f"{found} dimensions, not {dimensions}")
+    type_code, dimensions = content[2], content[3]
+    if type_code not in types:
+        known = " or ".join(
+            f"0x{code:02x} ({np.dtype(n)})" for code, n in types.items()
+        )
+        raise _corrupt(path, f"elements of type 0x{type_code:02x}, not {known}")
+    if dimensions not in allowed:
+        wanted = " or ".join(map(str, allowed))
+        raise _corrupt(path, f"{dimensions} dimensions, not {wanted}")
+    dtype, header = np.dtype(types[type_code]), 4 + 4 * dimensions
     if len(content) < header:
         raise _corrupt(path, "truncated within its header")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
-    expected, actual = header + math.prod(shape), len(content)
+    expected = header + math.prod(shape) * dtype.itemsize
+    actual = len(content)
     if actual != expected:
         how = "truncated" if actual < expected else "too long"
         raise _corrupt(
             path, f"{how}: shape {shape} needs {expected} bytes, there are {actual}"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, dtype, offset=header).reshape(shape)
 
 
 def _content(path: Path) -> bytes:

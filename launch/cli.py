@@ -25,7 +25,10 @@ from launch.overrides import ROOT, checked, meaning, refusal, typed_config
 from recipe.config import Config
 from recipe.errors import ConfigError, DuetError, RecordError, StoppedError
 from recipe.processes import Processes, from_environment
-from record.tracking import check_no_key
+from record.tracking import check_tracking
+
+# By these W&B would take all that a script starts for one and the same run.
+ONE_RUNS = ("WANDB_RUN_ID", "WANDB_NAME")
 
 
 def hydra_main(
@@ -53,7 +56,7 @@ def hydra_main(
         silence.close()
         try:
             given = typed_config(config, schema)
-            check_no_key(given)
+            check_tracking(given)
             task(given)
         except DuetError as error:  # here, since Hydra announces what leaves a task
             leave(error, rank)
@@ -85,8 +88,8 @@ def alone_main(
 ) -> None:
     """`hydra_main` for a script that starts processes of its own, as one process.
 
-    SIGTERM and SIGINT leave it as exceptions, so that what it started is ended on the
-    way out.
+    SIGTERM, SIGHUP and SIGINT leave it as exceptions, so that what it started is ended
+    on the way out.
 
     Args:
       task: raises an OSError where its folder cannot be written.
@@ -106,11 +109,20 @@ def alone_main(
             place = error.filename or config.run.dir or "runs"
             raise RecordError(f"{place}: {error.strerror or error}") from error
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_by_exception()
+    for name in ONE_RUNS:
+        os.environ.pop(name, None)
     # A shell's background jobs ignore SIGINT, and would hand that on to what they
     # start, which submitit ends by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     hydra_main(alone, config_name=config_name, schema=schema, rank=processes.rank)
+
+
+def end_by_exception() -> None:
+    """Let SIGTERM, and SIGHUP unless nohup has it ignored, leave as an exception."""
+    for number in signal.SIGTERM, signal.SIGHUP:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def print_whole(table: Table, console: Console) -> None:
@@ -133,7 +145,8 @@ def leave(error: DuetError, rank: int) -> NoReturn:
     if rank == 0 or error.of_one_rank:
         place = f"rank {rank}: " if error.of_one_rank else ""
         word = "stopped" if isinstance(error, StoppedError) else "error"
-        print(f"{word}: {place}{error}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # of a terminal that was closed
+            print(f"{word}: {place}{error}", file=sys.stderr)
     else:
         # torchrun ends every rank when one leaves, and rank 0 is to speak first.
         time.sleep(3)

@@ -10,7 +10,6 @@ not identical.
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from launch.cli import leave  # noqa: E402
+from launch.cli import end_by_exception, leave  # noqa: E402
 from launch.overrides import ROOT  # noqa: E402
 from launch.trainings import end  # noqa: E402
 from recipe.errors import ConfigError, DuetError  # noqa: E402
@@ -113,8 +112,7 @@ def run_cell(name: str, typed: list[str], folder: Path) -> Cell:
 
 
 if __name__ == "__main__":
-    # As an exception, so that the check is ended on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    end_by_exception()  # so that the check is ended on the way out
     try:
         main(sys.argv[1:])
     except DuetError as error:

@@ -45,6 +45,7 @@ from launch.trainings import (  # noqa: E402
     SCRIPTS,
     check_sizes,
     command,
+    own_files,
     quoted,
     said,
     typed_keys,
@@ -104,9 +105,7 @@ def recipe_overrides(config: StudyConfig) -> list[str]:
         if key.partition(".")[0] not in own and key != "data.root":
             overrides.append(typed)
     # Relative to where the study was started, which is not where a cell will be.
-    for key in "folder", "weights":
-        if (place := getattr(config.model, key)) is not None:
-            overrides.append(f"model.{key}={quoted(Path(place).absolute())}")
+    overrides += own_files(config)
     platform = "gpu" if config.cluster.gpus_per_node else "cpu"
     return [*overrides, f"platform={platform}"]
 

@@ -16,6 +16,7 @@ import psutil
 from hydra.core.hydra_config import HydraConfig
 
 from launch.overrides import ROOT
+from recipe.config import Config
 from recipe.errors import ConfigError, DuetError
 from recipe.parity import ParityConfig
 from recipe.processes import Processes
@@ -30,7 +31,7 @@ ERRORS = "error: ", "slurmstepd: error: ", "srun: error: "
 OWN_KEYS = (
     *("world_sizes", "controls", "jax_layouts", "timeout_seconds", "trace"),
     *("run.dir", "train.steps", "train.evaluate_every_epochs", "parallel"),
-    *("data.root", "model.folder", "model.weights"),
+    *("data.root", "data.files", "model.folder", "model.weights"),
 )
 
 
@@ -46,6 +47,17 @@ def command(framework: str, processes: int, overrides: list[str]) -> list[str]:
 def quoted(path: Path) -> str:
     """A path as Hydra's grammar takes any text."""
     return "'" + str(path).replace("'", "\\'") + "'"
+
+
+def own_files(config: Config) -> list[str]:
+    """Where the user's own files are, wherever a process starts that is told this."""
+    places = {
+        "data.files": config.data.files,
+        "model.folder": config.model.folder,
+        "model.weights": config.model.weights,
+    }
+    given = [(key, place) for key, place in places.items() if place is not None]
+    return [f"{key}={quoted(Path(place).absolute())}" for key, place in given]
 
 
 @dataclass(frozen=True)
@@ -88,19 +100,18 @@ class Training:
         if parallel == "pmap" and self.framework == "torch":
             parallel = "dp"  # pmap is JAX's alone
         every = config.train.evaluate_every_epochs
-        own, w = config.model.folder, config.model.weights
         overrides = [
             *typed,
-            *([] if own is None else [f"model.folder={quoted(Path(own))}"]),
+            # Relative to where parity was started, which is not where this will be.
+            *own_files(config),
+            *([] if config.model.weights else ["model.weights=null"]),
             f"train.steps={'null' if (n := config.train.steps) is None else n}",
             f"train.trace={'null' if (n := config.train.trace) is None else n}",
             f"train.evaluate_every_epochs={every}",
             f"train.nudge={self.nudge}",
             f"parallel={parallel}",
             f"devices={self.world_size}",
-            # Relative to where parity was started, which is not where this will be.
             f"data.root={quoted(Path(config.data.root).absolute())}",
-            f"model.weights={quoted(Path(w).absolute()) if w else 'null'}",
             f"run.dir={quoted(run_dir)}",
         ]
         return command(self.framework, self.processes, overrides)
@@ -239,7 +250,7 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
-    stops = signal.SIGINT, signal.SIGTERM
+    stops = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
     before = [signal.signal(number, signal.SIG_IGN) for number in stops]
     try:
         yield

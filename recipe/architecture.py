@@ -33,17 +33,21 @@ class ResNet:
       blocks: in each of the four stages.
       expansion: 1: blocks of two 3x3 convolutions; 4: bottlenecks, 1x1, 3x3 and 1x1
         with four times the channels, the stride on the 3x3 (as torchvision's).
-      stem: kernel of the first convolution; 7 strides by 2 and is followed by max-pool.
+      stem: one of `STEMS`, where `model.stem` names none.
     """
 
     blocks: tuple[int, int, int, int]
     expansion: int
-    stem: int
+    stem: str
 
+
+# Kernel of a residual network's first convolution; 7 strides by 2, and is followed by
+# max-pool.
+STEMS = {"cifar": 3, "imagenet": 7}
 
 RESNETS = {
-    "resnet18": ResNet((2, 2, 2, 2), expansion=1, stem=3),
-    "resnet50": ResNet((3, 4, 6, 3), expansion=4, stem=7),
+    "resnet18": ResNet((2, 2, 2, 2), expansion=1, stem="cifar"),
+    "resnet50": ResNet((3, 4, 6, 3), expansion=4, stem="imagenet"),
 }
 
 
@@ -206,6 +210,11 @@ def resnet_widths(config: Config) -> list[int]:
     return [scaled(config, channels) for channels in (64, 128, 256, 512)]
 
 
+def stem_kernel(config: Config) -> int:
+    """Of a residual network's first convolution, one of `STEMS`."""
+    return STEMS[config.model.stem or RESNETS[config.model.name].stem]
+
+
 def vit_tokens(config: Config) -> int:
     """Patches of an image."""
     height, width, _ = config.data.image_shape
@@ -268,8 +277,9 @@ def _add_resnet9(network: _Network, config: Config) -> None:
 
 def _add_resnet(network: _Network, config: Config) -> None:
     form, widths = RESNETS[config.model.name], resnet_widths(config)
-    network.conv_norm("stem.", widths[0], form.stem, 2 if form.stem == 7 else 1)
-    if form.stem == 7:
+    stem = stem_kernel(config)
+    network.conv_norm("stem.", widths[0], stem, 2 if stem == 7 else 1)
+    if stem == 7:
         network.pool(3, padding=1)
     for i, (width, blocks) in enumerate(zip(widths, form.blocks, strict=True)):
         for j in range(blocks):

@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from recipe.architecture import layers
+from recipe.architecture import RESNETS, layers
 from recipe.errors import ConfigError
 from recipe.execution import (
     CheckpointConfig,
@@ -209,10 +209,16 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         "profile",
     ):
         del recipe[place]
-    # Nor who brought the data: the record has its fingerprint.
-    del recipe["data"]["root"], recipe["data"]["source"]
+    # Nor who brought the data, from where: the record has its fingerprint.
+    del recipe["data"]["root"], recipe["data"]["source"], recipe["data"]["files"]
     if config.model.folder is not None:
         recipe["model"]["folder"] = Path(config.model.folder).name
+    # A key that came later leaves the hashes of what was recorded before as they are.
+    form = RESNETS.get(config.model.name)
+    if config.model.stem == (form and form.stem):
+        del recipe["model"]["stem"]
+    if not config.data.label_offset:
+        del recipe["data"]["label_offset"]
     for look in ("window_steps", "timed_seconds", "nudge", "trace"):
         del recipe["train"][look]
     del recipe["optim"]["update"]

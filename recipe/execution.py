@@ -60,6 +60,21 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         one_of("tracking", self.name, TRACKERS)
+        if self.name != "wandb":
+            return
+        self.project = self.project or TrackingConfig.project
+        # As W&B's server has it, which would refuse the run when it has begun.
+        if len(self.project) > 128 or set(self.project) & set("/\\#?%:"):
+            raise ConfigError(
+                f"tracking.project={self.project} must be at most 128 characters "
+                "without / \\ # ? % and :, as W&B has it; its owner is tracking.entity"
+            )
+        for tag in self.tags:
+            if not 1 <= len(tag) <= 64:
+                raise ConfigError(
+                    f"tracking.tags: {tag!r} has {len(tag)} characters; W&B takes 1 to "
+                    "64"
+                )
 
 
 @dataclass(kw_only=True)

@@ -8,13 +8,14 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recipe.architecture import RESNETS
+from recipe.architecture import RESNETS, STEMS
 from recipe.errors import ConfigError
 from recipe.fields import at_least, expanded, fraction, one_of, positive
 
 DATASETS = (
     "cifar10",
     "cifar100",
+    "custom",
     "digits",
     "fashion_mnist",
     "line",
@@ -61,6 +62,8 @@ class DataConfig:
     name: str
     root: str  # where datasets lie and are acquired to
     source: str = "torchvision"  # or tfds: who brings a published dataset here
+    files: str | None = None  # custom: where its images are, `data/custom.py`
+    label_offset: int = 0  # custom: the label of the first class
     image_shape: list[int]  # height, width, channels
     classes: int  # 0: one real target per example (regression)
     mean: list[float]  # per channel, or one for all; pixels in [0, 1]
@@ -73,6 +76,18 @@ class DataConfig:
     def __post_init__(self) -> None:
         one_of("data.name", self.name, DATASETS)
         one_of("data.source", self.source, SOURCES)
+        if (self.name == "custom") != (self.files is not None):
+            raise ConfigError(
+                f"data.files={self.files} with data={self.name}: data=custom has "
+                "files, and no other data does"
+            )
+        if self.files is not None:
+            self.files = str(Path(expanded("data.files", self.files)).absolute())
+        elif self.label_offset:
+            raise ConfigError(
+                f"data.label_offset={self.label_offset} is of data=custom; data="
+                f"{self.name} counts its classes from 0, leave it out"
+            )
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ConfigError(
                 "data.image_shape must be [height, width, channels], "
@@ -138,6 +153,8 @@ class ModelConfig:
     width: float = 1.0  # residual networks and ViT: times their channels or features
     # resnet18, resnet50: whether blocks begin as identities, the last norm's scale at 0
     zero_init_residual: bool = False
+    # resnet18, resnet50: cifar (3x3), or imagenet (7x7 that strides by 2, and max-pool)
+    stem: str | None = None  # null: its own
     patch: int = 4  # vit: side of its patches in pixels
     blocks: int = 12  # vit: one after the other
     norm: NormConfig = field(default_factory=NormConfig)
@@ -172,6 +189,14 @@ class ModelConfig:
             raise ConfigError(
                 "model.zero_init_residual=true is of the blocks of "
                 f"{' and '.join(RESNETS)}; {self.name} has none, leave it out"
+            )
+        if self.name in RESNETS:
+            self.stem = self.stem or RESNETS[self.name].stem
+            one_of("model.stem", self.stem, tuple(STEMS))
+        elif self.stem is not None:
+            raise ConfigError(
+                f"model.stem={self.stem} is of {' and '.join(RESNETS)}; {self.name} "
+                "has none, leave it out"
             )
         if not 0 < self.width < math.inf:
             raise ConfigError(f"model.width must be finite and > 0, got {self.width}")

@@ -10,16 +10,20 @@ lower right than torchvision and Duet do, and weights trained for one lose some 
 in the other.
 """
 
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
-from recipe.architecture import RESNETS
+from recipe.architecture import RESNETS, STEMS, stem_kernel
 from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.weights import Weights, weight_shapes
 
 LAYOUTS = ("canonical", "torchvision", "flax")
+
+# What DDP and torch.compile put before the names of the model that they hold.
+WRAPPERS = ("module.", "_orig_mod.")
 
 
 class Place(NamedTuple):
@@ -71,8 +75,11 @@ def from_layout(config: Config, arrays: Weights) -> Weights:
     Names beyond it are left alone (torchvision counts batches, for one).
 
     Raises:
-      ConfigError: naming the array that is missing, or whose shape is another.
+      ConfigError: naming the array that is missing, or whose shape or dtype is another.
     """
+    for wrapper in WRAPPERS:
+        if arrays and all(name.startswith(wrapper) for name in arrays):
+            arrays = {name.removeprefix(wrapper): a for name, a in arrays.items()}
     known = LAYOUTS if config.model.name in RESNETS else ("canonical",)
     candidates = [places(config, layout) for layout in known]
     nearest = max(candidates, key=lambda c: sum(p.name in arrays for p in c.values()))
@@ -90,10 +97,30 @@ def from_layout(config: Config, arrays: Weights) -> Weights:
             raise ConfigError(
                 f"{place.name} has shape {given.shape}, but {config.model.name} at "
                 f"model.width={config.model.width} with {config.data.classes} classes "
-                f"needs {wanted}"
+                f"needs {wanted}{_way_out(config, name, given.size, prod(wanted))}"
+            )
+        if not np.issubdtype(given.dtype, np.floating):
+            raise ConfigError(
+                f"{place.name} is {given.dtype}; weights are real numbers, float16 to "
+                "float64"
             )
         weights[name] = given.transpose(np.argsort(place.axes))
     return weights
+
+
+def _way_out(config: Config, name: str, size: int, needed: int) -> str:
+    """What to do about an array of `size` numbers in place of as many as `needed`."""
+    classes, rest = divmod(size * config.data.classes, needed)
+    if name.startswith("head.") and classes and not rest:
+        return (
+            f"; the file's head is of {classes} classes: train on data of as many, or "
+            f"give it a head of {config.data.classes} before its state_dict is saved"
+        )
+    if name == "stem.conv.kernel" and config.model.name in RESNETS:
+        for stem, kernel in STEMS.items():
+            if size * stem_kernel(config) ** 2 == needed * kernel**2:
+                return f"; model.stem={stem} has a kernel of {kernel}x{kernel}"
+    return ""
 
 
 def _canonical(config: Config, name: str) -> str:

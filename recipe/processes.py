@@ -42,29 +42,78 @@ class Processes:
             )
 
 
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+# Whose ranks are not taken, by the variables for their number and for one's own.
+OTHERS = {
+    "mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    "mpiexec": ("PMI_SIZE", "PMI_RANK"),
+    "MVAPICH": ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    "Kubeflow's JAXJob": ("NUM_PROCESSES", "PROCESS_ID"),
+}
+
+
 def from_environment(environ: Mapping[str, str]) -> Processes:
-    """Torchrun's variables where they are set, else a SLURM step's, else one process.
+    """Torchrun's variables where they are whole, else a SLURM step's, else one process.
 
     Inside a batch script but outside `srun` SLURM sets `SLURM_NTASKS` too, although one
     process runs: only a step's own variables (`SLURM_STEP_*`) count. A step of one task
     is one process like any other.
 
     Raises:
-      ConfigError: if a launcher set only some of its variables.
+      ConfigError: if a launcher set only some of its variables, if two contradict each
+        other, or if it is one whose ranks are not taken.
     """
-    if {"TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE"} & environ.keys():
+    if "TORCHELASTIC_RUN_ID" in environ or all(map(environ.get, TORCHRUN)):
         return _from_torchrun(environ)
+    _refuse_others(environ)
     if environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+        _check_exported(environ)
         return _from_slurm(environ)
+    alone = environ.get("WORLD_SIZE") or "1", environ.get("RANK") or "0"
+    if alone != ("1", "0"):
+        given = " and ".join(f"{n}={environ[n]}" for n in TORCHRUN[:2] if n in environ)
+        missing = ", ".join(n for n in TORCHRUN if not environ.get(n))
+        raise ConfigError(
+            f"{given} in the environment, as torchrun, a job script or Kubeflow's "
+            f"PyTorchJob sets it, but {missing} is not; start every process with "
+            "torchrun, which takes Kubeflow's PET_* itself, or with srun, or unset "
+            "RANK and WORLD_SIZE for one process"
+        )
     return Processes()
 
 
+def _refuse_others(environ: Mapping[str, str]) -> None:
+    """Else each rank of theirs would train alone, in silence.
+
+    srun sets PMI's variables, too; then they say what its own say.
+    """
+    step = environ.get("SLURM_STEP_NUM_TASKS"), environ.get("SLURM_PROCID")
+    for launcher, (size, rank) in OTHERS.items():
+        found = environ.get(size), environ.get(rank)
+        if all(found) and found[0] != "1" and found != step:
+            raise ConfigError(
+                f"started by {launcher} as {rank}={found[1]} of {size}={found[0]}, "
+                "whose ranks are not taken; start with torchrun "
+                "--nproc-per-node=DEVICES on each node, or with srun, or unset "
+                f"{size} and {rank} for one process"
+            )
+
+
+def _check_exported(environ: Mapping[str, str]) -> None:
+    """Refuse what a job script exported for torchrun and srun contradicts."""
+    of_step = {"WORLD_SIZE": "SLURM_STEP_NUM_TASKS", "RANK": "SLURM_PROCID"}
+    for name, own in of_step.items():
+        if environ.get(name) and environ[name] != environ.get(own):
+            raise ConfigError(
+                f"{name}={environ[name]} in the environment, but srun says "
+                f"{own}={environ.get(own)}; `unset {name}` in the job script: srun's "
+                "tasks need none of torchrun's variables"
+            )
+
+
 def _from_torchrun(environ: Mapping[str, str]) -> Processes:
-    _require(
-        environ,
-        "torchrun",
-        *("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
-    )
+    _require(environ, "torchrun", *TORCHRUN)
     one_node = environ.get("LOCAL_WORLD_SIZE") == environ["WORLD_SIZE"]
     host = "127.0.0.1" if one_node else environ["MASTER_ADDR"]
     # torchrun's own store may listen on MASTER_PORT, so JAX's coordinator takes another

@@ -202,7 +202,8 @@ class Cell:
         if self.model:
             own.append(f"model={self.model}")
         if self.data == "synthetic":
-            own.append("data=synthetic")
+            # In place of one's own, too, whose files were typed.
+            own += ["data=synthetic", "data.files=null", "data.label_offset=0"]
         if self.compile:
             own.append("compile=true")
         own += [f"{AXES[axis]}=false" for axis in self.ablated]

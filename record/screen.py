@@ -4,9 +4,11 @@ On a terminal a bar that moves; elsewhere, as in a SLURM log, plain lines of at 
 columns, one for each window and evaluation.
 """
 
+import contextlib
 import os
 import sys
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import IO, Any, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -38,7 +40,9 @@ def open_screen(
         f"{config.name} in {framework}: {steps} steps, world size {world_size}, "
         f"{config.parallel.name}, {config.precision.name}"
     )
-    return Screen(title, steps, console or _Console())
+    return Screen(
+        title, steps, console or _Console(file=cast(IO[str], _Lasting(sys.stdout)))
+    )
 
 
 class _Console(Console):
@@ -46,7 +50,33 @@ class _Console(Console):
         """Fall silent: rich would end the run when nobody reads on (`| head -1`)."""
         self.quiet = True
         # What Python flushes at its exit has to go somewhere, too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+class _Lasting:
+    """stdout; a terminal that was closed (EIO) is for rich what a broken pipe is."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _as_broken_pipe():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _as_broken_pipe():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _as_broken_pipe() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BrokenPipeError from error
 
 
 class Screen:

@@ -1,9 +1,10 @@
 """Stopping in good order: who asked for it, and the marker that asks to be run again.
 
-SIGTERM, SIGINT, SIGUSR1 and a file STOP in the run folder all mean: finish the window,
-save, leave. The steps poll `asked`, share what it says, and so all ranks leave after
-the same step. A second signal leaves at once; since files appear whole or not at all,
-nothing is half-written then.
+SIGTERM, SIGINT, SIGUSR1, SIGHUP and a file STOP in the run folder all mean: finish the
+window, save, leave. SIGHUP, a terminal's end, is ignored where nohup asked for that.
+The steps poll `asked`, share what it says, and so all ranks leave after the same step.
+A second signal leaves at once; since files appear whole or not at all, nothing is
+half-written then.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from typing import Any, Self
 from recipe.errors import StoppedError
 from record.disk import recording, to_json, write_whole
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 STOP, REQUEUE = "STOP", "REQUEUE"
 # A stop reaches a process more than once: from the terminal or the scheduler, which
 # signal all processes, and again from torchrun, which forwards its own. Only what comes
@@ -52,7 +53,7 @@ class Stopping:
         self._folder: Path | None = None
 
     def install(self) -> None:
-        """Take the three signals over; call it in the main thread, as Python demands.
+        """Take the signals over; call it in the main thread, as Python demands.
 
         What handled them before the first call is what `restore` gives back.
         """
@@ -67,6 +68,8 @@ class Stopping:
             )
             self._reader.start()
         for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup's wish
             previous = signal.signal(number, _leave_to_the_thread)
             self._previous.setdefault(number, previous)
 

@@ -11,20 +11,15 @@ import shlex
 import shutil
 import socket
 import time
-import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import Any, Literal, Protocol
 
 from recipe.config import Config, leaves
 from recipe.errors import ConfigError
-
-NETWORK_SECONDS = 2.0  # for one connection, before W&B may count on a network
-UPLOAD_SECONDS = 120.0  # an idle allocation costs more than a later `wandb sync`
+from record import wandb_settings
 
 # What a kind of row is called where its metrics meet those of other runs.
 NAMESPACES = {"step": "train", "window": "window", "evaluation": "test"}
@@ -72,12 +67,15 @@ def open_tracker(
     return Mirror(config, run_dir, details, rows)
 
 
-def check_no_key(config: Config) -> None:
-    """Refuse a config that holds W&B's key, as the record would.
+def check_tracking(config: Config) -> None:
+    """Refuse what W&B's variables make impossible, before anything starts.
 
     Raises:
-      ConfigError: naming where it is, and not the key.
+      ConfigError: if one is malformed; or if the config holds W&B's key, as the record
+        would, naming where it is, and not the key.
     """
+    if config.tracking.name == "wandb":
+        wandb_settings.check_variables()
     key = os.environ.get("WANDB_API_KEY")
     for name, value in leaves(asdict(config)):
         if key and key in str(value):
@@ -195,39 +193,48 @@ class _WandB:
         waiting = [path for path in attempts if _waits(path)]
 
         # Global as well as per run: the login speaks before the run has settings.
-        shared = wandb.setup(wandb.Settings(silent=True, quiet=True)).settings
+        quiet = wandb.Settings(**wandb_settings.shared_settings())
+        shared = wandb.setup(quiet).settings
+        here = wandb_settings.must_stay_here(shared.mode, shared.base_url)
         tracking = config.tracking
-        self._run = wandb.init(
-            dir=run_dir,
-            id=_wandb_id(run_dir),
-            resume="allow",
-            reinit="create_new",  # never write into a run that someone else opened
-            mode="offline" if must_stay_here(shared.mode, shared.base_url) else None,
-            project=tracking.project,
-            entity=tracking.entity,
-            name=run_dir.name,
-            group=tracking.group or config.name,
-            job_type="train",
-            tags=[
-                details["framework"],
-                config.precision.name,
-                config.parallel.name,
-                f"world_size={details['world_size']}",
-                config.name,
-                *tracking.tags,
-            ],
-            config=details,
-            save_code=False,
-            settings=wandb.Settings(
-                console="off",  # the screen belongs to rich
-                disable_code=True,
-                disable_git=True,
-                disable_job_creation=True,
-                x_disable_stats=True,  # a sampler beside a timed step would be timed
-                finish_timeout=UPLOAD_SECONDS,
-                finish_timeout_raises=True,
-            ),
-        )
+
+        def begin(mode: Literal["offline"] | None) -> wandb.Run:
+            wandb.setup(quiet)
+            return wandb.init(
+                dir=run_dir,
+                id=wandb_settings.run_id(run_dir),
+                resume="allow",
+                reinit="create_new",  # never write into a run that someone else opened
+                mode=mode,
+                project=tracking.project,
+                entity=tracking.entity,
+                name=os.environ.get("WANDB_NAME") or run_dir.name,
+                group=tracking.group or config.name,
+                job_type=wandb_settings.job_type(),
+                tags=[
+                    details["framework"],
+                    config.precision.name,
+                    config.parallel.name,
+                    f"world_size={details['world_size']}",
+                    config.name,
+                    *wandb_settings.tags(tracking.tags),
+                ],
+                config=details,
+                settings=wandb.Settings(**wandb_settings.settings()),
+            )
+
+        try:
+            self._run = begin("offline" if here else None)
+        except (
+            wandb.Error
+        ) as error:  # the server's, of the key, the entity, the project
+            if here or shared.mode != "online" or wandb.run is not None:
+                raise
+            wandb_settings.stays_offline(error)
+            wandb.teardown()  # its service holds the id; nobody else has a run here
+            for path in {*(run_dir / "wandb").glob("*run-*")} - {*attempts}:
+                shutil.rmtree(path)  # else it would pass for one that was sent
+            self._run = begin("offline")
         # wandb's own step counts calls to `log`; three rows may share one of ours.
         self._run.define_metric("step")
         for namespace in NAMESPACES.values():
@@ -284,40 +291,6 @@ def _mirrored(rows: Sequence[Row]) -> list[Row]:
 def _resumption(rows: Sequence[Row]) -> Row | None:
     """Where the run last went on."""
     return next((row for row in reversed(rows) if row["kind"] == "resume"), None)
-
-
-def _wandb_id(run_dir: Path) -> str:
-    """The id under which this folder's run is known, however often it is resumed."""
-    path = run_dir / "wandb_id"
-    if not path.exists():
-        path.write_text(uuid.uuid4().hex[:12] + "\n")
-    return path.read_text().strip()
-
-
-def must_stay_here(configured_mode: str, base_url: str) -> bool:
-    """Whether W&B is to be offline: nobody chose, and there is no key or no network."""
-    if os.environ.get("WANDB_MODE") or configured_mode != "online":
-        return False  # the user has decided
-    from wandb.sdk.lib import wbauth
-
-    credentials = wbauth.authenticate_session(
-        host=base_url, source="duet", prompt=False, update_session=False
-    )
-    return credentials is None or not _reachable(base_url)
-
-
-def _reachable(url: str) -> bool:
-    """Whether a connection to the server, or the proxy before it, opens in time."""
-    parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
-    if proxy and not proxy_bypass(parts.hostname or ""):
-        parts = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        with socket.create_connection((parts.hostname, port), NETWORK_SECONDS):
-            return True
-    except OSError:
-        return False
 
 
 class _TensorBoard:

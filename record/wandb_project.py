@@ -12,9 +12,10 @@ from typing import Any
 
 from recipe.config import Config, from_yaml, to_yaml
 from recipe.errors import DuetError, RecordError
+from record import wandb_settings
 from record.disk import to_json, write_whole
 from record.schema import SUMMARY, strict_json
-from record.tracking import NAMESPACES, UPLOAD_SECONDS, Row, must_stay_here
+from record.tracking import NAMESPACES, Row
 
 API_SECONDS = 60  # for one answer of W&B's API
 
@@ -44,7 +45,9 @@ def fetch_runs(path: str, folder: Path) -> tuple[list[Path], list[tuple[str, str
     left_out: list[tuple[str, str]] = []
     try:
         api = wandb.Api(timeout=API_SECONDS)
-        for run in api.runs(path, {"jobType": "train"}, per_page=200, lazy=False):
+        for run in api.runs(
+            path, {"jobType": wandb_settings.job_type()}, per_page=200, lazy=False
+        ):
             try:
                 place = folder / _file_name(run.id)
                 _fetch(run, place)
@@ -139,24 +142,17 @@ def log_report(
 
     entity, _, project = path.rpartition("/")
     try:
-        shared = wandb.setup(wandb.Settings(silent=True, quiet=True)).settings
+        quiet = wandb.Settings(**wandb_settings.shared_settings())
+        shared = wandb.setup(quiet).settings
+        here = wandb_settings.must_stay_here(shared.mode, shared.base_url)
         run = wandb.init(
             dir=folder,
             entity=entity or None,
             project=project,
             job_type="report",
             reinit="create_new",
-            mode="offline" if must_stay_here(shared.mode, shared.base_url) else None,
-            save_code=False,
-            settings=wandb.Settings(
-                console="off",
-                disable_code=True,
-                disable_git=True,
-                disable_job_creation=True,
-                x_disable_stats=True,
-                finish_timeout=UPLOAD_SECONDS,
-                finish_timeout_raises=True,
-            ),
+            mode="offline" if here else None,
+            settings=wandb.Settings(**wandb_settings.settings()),
         )
         columns = list(table[0]) if table else []
         cells = [[row[name] for name in columns] for row in table]

@@ -1,9 +1,12 @@
 """Files of weights: what a run starts from, and what other projects can read.
 
-A file is `.safetensors`, or `.npz`, of named arrays in any layout of
+A file is `.safetensors`, `.npz` or PyTorch's `.pth`, of named arrays in any layout of
 `recipe/layouts.py`; a run folder's `final.safetensors` is one in the canonical layout.
 """
 
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -17,6 +20,8 @@ from recipe.layouts import from_layout, to_layout
 from recipe.weights import Weights, initial_weights, nudged, weight_dtype
 
 DAMAGED = (EOFError, TypeError, ValueError)
+SAVED_BY_TORCH = (".pth", ".pt")
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def check_weights(config: Config) -> None:
@@ -50,26 +55,39 @@ def read_arrays(path: Path) -> Weights:
     """Every array of a file, by name.
 
     Raises:
-      ConfigError: if it cannot be read, or is neither kind of file.
+      ConfigError: if it cannot be read, or is no such file.
     """
+    if path.suffix in SAVED_BY_TORCH:
+        return _read_by_torch(path)
     if path.suffix not in (".safetensors", ".npz"):
-        raise ConfigError("is neither .safetensors nor .npz")
+        raise ConfigError("is none of .safetensors, .npz, .pth and .pt")
     try:
         if path.suffix == ".safetensors":
-            arrays = safetensors.numpy.load_file(path)
+            return safetensors.numpy.load_file(path)
         else:
             with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
+                return dict(file)
     # TypeError: a dtype that NumPy lacks, or a bare array by this name.
     except (SafetensorError, BadZipFile, OSError, *DAMAGED) as error:
         raise ConfigError(f"cannot be read: {error}") from error
-    for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.floating):
-            raise ConfigError(
-                f"holds {name} as {array.dtype}; weights are real numbers, float16 to "
-                "float64"
-            )
-    return arrays
+
+
+def _read_by_torch(path: Path) -> Weights:
+    """Every array of a file that `torch.save` wrote, read in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "weights.safetensors")
+        done = subprocess.run(
+            [sys.executable, "-m", "record.pth", path.absolute(), target],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            start_new_session=True,  # a Ctrl-C is for the run, which acts on it later
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+            raise ConfigError(lines[-1].removeprefix("error: "))
+        return read_arrays(target)
 
 
 def export_weights(config: Config, weights: Weights, layout: str, path: Path) -> None:

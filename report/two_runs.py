@@ -26,7 +26,7 @@ from report.parity import (
 PLACE = (
     *("name", "devices", "platform", "parallel", "tracking", "tuned", "run"),
     *("task", "deterministic", "compile", "data.root", "data.source", "model.folder"),
-    *("train.window_steps", "train.timed_seconds", "train.trace"),
+    *("train.window_steps", "train.timed_seconds", "train.trace", "data.files"),
 )
 
 

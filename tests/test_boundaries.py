@@ -35,6 +35,7 @@ PLANTED = {
     "acquire": ("data/planted.py", "import data.acquire"),
     "tfds": ("data/dataset.py", "import data.tfds"),
     "record": ("record/planted.py", "import data"),
+    "pth": ("record/planted.py", "import record.pth"),
     "report": ("report/planted.py", "import data"),
     "torch": ("torch_impl/planted.py", "import jax"),
     "jax": ("jax_impl/planted.py", "import torch"),
@@ -170,7 +171,10 @@ def test_nothing_is_unpickled_but_an_archive_whose_checksum_holds(root):
     [
         ("def f():\n  import pickle", "pickle"),
         ("from joblib import load", "joblib"),
+        ("torch.load(file)", "torch.load"),
         ("torch.load(file, weights_only=False)", "torch.load"),
+        ("torch.load(file, weights_only=safe)", "torch.load"),
+        ("load = torch.load", "torch.load"),
         ("np.load(file, allow_pickle=True)", "allow_pickle"),
         ("pandas.read_pickle(file)", "pandas.read_pickle"),
     ],
@@ -179,16 +183,28 @@ def test_whatever_unpickles_would_be_found(source, name):
     assert name in unpickling(source)
 
 
+def test_what_keeps_to_numbers_is_not_found():
+    safe = "np.load(f, allow_pickle=False)", "torch.load(f, weights_only=True)"
+    assert [unpickling(source) for source in safe] == [set(), set()]
+
+
 def unpickling(source: str) -> set[str]:
     """What in a source could execute what it reads."""
     modules = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
     names = imported(source) & modules
-    for node in ast.walk(ast.parse(source)):
+    nodes = list(ast.walk(ast.parse(source)))
+    tensors_alone = [n.func for n in nodes if isinstance(n, ast.Call) and _is_safe(n)]
+    for node in nodes:
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
             names |= set() if ast.unparse(node.value) == "False" else {"allow_pickle"}
-        elif isinstance(node, ast.Attribute):
+        elif isinstance(node, ast.Attribute) and node not in tensors_alone:
             names |= {ast.unparse(node)} & {"torch.load", "pandas.read_pickle"}
     return names
+
+
+def _is_safe(call: ast.Call) -> bool:
+    """Whether it is told, in so many words, to unpickle tensors and nothing else."""
+    return "weights_only=True" in [ast.unparse(keyword) for keyword in call.keywords]
 
 
 def test_the_import_contracts_are_kept(root, lint):

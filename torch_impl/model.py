@@ -21,6 +21,7 @@ from recipe.architecture import (
     resnet9_widths,
     resnet_widths,
     scaled,
+    stem_kernel,
     vit_tokens,
 )
 from recipe.config import Config
@@ -224,9 +225,10 @@ class ResNet(nn.Module):
         super().__init__()
         form, widths = RESNETS[config.model.name], resnet_widths(config)
         self.dtypes = dtypes(config)
-        self.large = form.stem == 7  # images: the stem strides, and is pooled
+        kernel = stem_kernel(config)
+        self.large = kernel == 7  # images: the stem strides, and is pooled
         self.stem = ConvNorm(
-            *(config, config.data.image_shape[2], widths[0], form.stem),
+            *(config, config.data.image_shape[2], widths[0], kernel),
             stride=2 if self.large else 1,
         )
         channels = [widths[0], *(width * form.expansion for width in widths)]

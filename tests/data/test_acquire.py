@@ -16,6 +16,7 @@ import pytest
 from data import acquire, decoded, idx
 from data.arrays import Arrays
 from data.dataset import load
+from recipe.errors import DataError
 
 PLACES = {
     "mnist": [".", "mnist", "MNIST/raw"],
@@ -280,12 +281,14 @@ def published(tmp_path, write_archive, monkeypatch):
     return arrays
 
 
+@pytest.mark.usefixtures("published_alone")
 def test_another_dataset_s_files_are_refused(tmp_path, published, capsys):
     assert run("fashion_mnist", tmp_path) == 0
     assert run("mnist", tmp_path) == 2
     assert f"{tmp_path / idx.FILES[0]} is of fashion_mnist" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("published_alone")
 @pytest.mark.parametrize("field", range(4))
 def test_the_file_is_named_that_differs_from_the_published(
     tmp_path, published, as_idx, field, capsys
@@ -295,6 +298,33 @@ def test_the_file_is_named_that_differs_from_the_published(
     assert run("fashion_mnist", tmp_path) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {path} is not that of fashion_mnist as published")
+
+
+@pytest.mark.usefixtures("published_alone")
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_other_images_in_files_called_as_the_published_are_refused(
+    tmp_path, write_archive, capsys, name
+):
+    write_archive(tmp_path, train=300, test=50)
+    assert run(name, tmp_path) == 2
+    error = capsys.readouterr().err
+    for part in (
+        f"error: {tmp_path / idx.FILES[0]} is not that of {name} as published, 300 ex",
+        "and not 60,000",
+        "on purpose by data=custom data.files=FOLDER",
+    ):
+        assert part in error
+    assert not decoded.decoded_folder(name, tmp_path).exists()
+
+
+@pytest.mark.usefixtures("published_alone")
+def test_a_copy_that_was_decoded_of_other_images_is_found_out(tmp_path, write_archive):
+    arrays = write_archive(tmp_path)
+    images = [a[..., None] if a.ndim == 3 else a.astype(np.int32) for a in arrays]
+    (tmp_path / "mnist").mkdir()
+    decoded.write("mnist", tmp_path, Arrays(*images), "an older version")
+    with pytest.raises(DataError, match="train_images.npy is not that of mnist as"):
+        decoded.verify("mnist", tmp_path)
 
 
 def test_a_root_that_is_only_read_is_decoded_into_another(

@@ -229,13 +229,19 @@ def test_harmed_data_is_refused_by_its_file_name(run_python, harm, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_sound_data_in_the_same_place_is_trained_on(run_python, tmp_path):
-    idx_files(tmp_path / "data" / "mnist")
+def test_other_images_are_trained_on_by_their_own_name_and_not_by_mnist_s(
+    run_python, tmp_path
+):
+    folder = tmp_path / "data" / "mnist"
+    idx_files(folder)
     arguments = ["experiment=mnist_mlp", "train.global_batch=8", "train.steps=2"]
-    done = run_python(
-        [JAX, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
-    )
+    root = [f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
+    refused(run_python([JAX, *arguments, *root]), "not that of mnist as published")
+    assert not (tmp_path / "run").exists()
+    on_purpose = ["data=custom", f"data.files={folder}"]
+    done = run_python([JAX, *arguments, *root, *on_purpose])
     assert done.returncode == 0, done.stderr
+    assert read_summary(tmp_path / "run")["data"] == "custom"
 
 
 def test_missing_data_offline_says_which_files_to_put_where(run_python, tmp_path):

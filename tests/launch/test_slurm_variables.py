@@ -20,6 +20,8 @@ def test_the_tasks_of_a_slurm_step_train_one_run(script, framework, tmp_path):
         "SLURM_STEP_NUM_NODES": "1",
         "SLURM_STEP_NODELIST": "localhost",
     }
+    # What many a job script exports for torchrun, and srun hands on to its tasks.
+    step |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     command = [sys.executable, script, "train.steps=6", f"run.dir={tmp_path / 'run'}"]
     tasks = [
         subprocess.Popen(

@@ -175,6 +175,17 @@ def test_data_that_is_synthetic_already_is_no_arm(begin, tmp_path):
         begin("data=synthetic", "study.data=[real,synthetic]", f"run.dir={tmp_path}")
 
 
+def test_one_s_own_images_have_a_synthetic_arm_too(begin, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed = ["data=custom", "data.files=mine.npz", "data.label_offset=1"]
+    study = begin(*typed, "study.data=[real,synthetic]", f"run.dir={tmp_path}/study")
+    works = study.works()
+    real = works["torch-1-fp32-dp-1"].command
+    assert f"data.files='{tmp_path}/mine.npz'" in real  # wherever it is started
+    arm = works["torch-1-fp32-dp-synthetic-1"].command
+    assert arm.index("data.files=null") > arm.index("data.label_offset=1")
+
+
 def test_each_model_of_a_study_has_its_own_parity_check(begin, tmp_path):
     study = begin("study.model=[mlp,cnn]", f"run.dir={tmp_path}")
     works = study.works()

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 
-from recipe.config import Config, from_yaml, recipe_hash, to_config, to_yaml
+from recipe.config import (
+    Config,
+    from_yaml,
+    recipe_hash,
+    recipe_parts,
+    to_config,
+    to_yaml,
+)
 from recipe.errors import ConfigError
 from recipe.execution import PARALLEL, TRACKERS, RunConfig
 from recipe.experiment import DATASETS, MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES
@@ -61,6 +68,8 @@ BAD = [
         "resnet50",
         "mlp",
     ),
+    ("model=mlp model.stem=imagenet", "model.stem=imagenet", "resnet18", "mlp"),
+    ("model=resnet18 model.stem=large", "model.stem=large", "cifar, imagenet"),
     ("model=resnet9 model.width=0", "model.width", "got 0", "> 0"),
     ("model=resnet9 data.image_shape=[7,9,1]", "model=resnet9", "7x9", "8x8"),
     ("model=vit_tiny model.patch=5", "model.patch=5", "28x28", "divisor"),
@@ -352,3 +361,11 @@ def test_any_experiment_takes_synthetic_data_of_its_own_shape(config):
             recipe = config(f"experiment={experiment}", "data=synthetic")
             assert recipe.data.image_shape == recipe.task.image_shape
             assert len(recipe.data.mean) == recipe.data.image_shape[2]
+
+
+def test_a_key_that_came_later_leaves_the_hashes_of_older_records_as_they_were(config):
+    assert "stem" not in recipe_parts(config())["model"]
+    resnet = ["data=synthetic", "model=resnet18"]
+    assert "stem" not in recipe_parts(config(*resnet))["model"]
+    imagenet = recipe_parts(config(*resnet, "model.stem=imagenet"))
+    assert imagenet["model"]["stem"] == "imagenet"

@@ -30,6 +30,7 @@ def test_weights_come_back_from_every_layout(recipe, layout):
     "model, layout, name, shape",
     [
         ("resnet18", "torchvision", "conv1.weight", (2, 1, 3, 3)),
+        ("resnet18 imagenet", "torchvision", "conv1.weight", (2, 1, 7, 7)),
         ("resnet18", "torchvision", "layer4.1.bn2.running_var", (16,)),
         ("resnet18", "torchvision", "layer2.0.downsample.0.weight", (4, 2, 1, 1)),
         ("resnet50", "torchvision", "layer1.0.downsample.1.bias", (8,)),
@@ -42,7 +43,8 @@ def test_weights_come_back_from_every_layout(recipe, layout):
     ],
 )  # fmt: skip
 def test_names_and_shapes_are_the_other_projects(config, model, layout, name, shape):
-    recipe = config(*TINY, f"model={model}")
+    model, *stem = model.split()
+    recipe = config(*TINY, f"model={model}", *[f"model.stem={s}" for s in stem])
     assert to_layout(recipe, initial_weights(recipe), layout)[name].shape == shape
 
 
@@ -55,6 +57,32 @@ def test_an_array_of_the_wrong_shape_is_named_with_both_shapes(recipe):
     given, wanted = ("(9, 64)", "(10, 64)") if wide else ("(9, 16)", "(10, 16)")
     for word in "fc.weight", given, wanted:
         assert word in str(refused.value)
+
+
+def test_a_file_of_another_stem_or_head_is_told_what_would_take_it(config):
+    other = config(*TINY, "model=resnet18", "model.stem=imagenet", "task.classes=6")
+    arrays = to_layout(other, initial_weights(other), "torchvision")
+    with pytest.raises(ConfigError, match=r"; model.stem=imagenet has a kernel of 7x7"):
+        from_layout(config(*TINY, "model=resnet18"), arrays)
+    mine = config(*TINY, "model=resnet18", "model.stem=imagenet")
+    with pytest.raises(ConfigError, match="the file's head is of 6 classes: train on"):
+        from_layout(mine, arrays)
+
+
+def test_names_are_understood_as_ddp_and_torch_compile_write_them(recipe):
+    weights = initial_weights(recipe)
+    wrapped = {
+        f"module._orig_mod.{name}": array
+        for name, array in to_layout(recipe, weights, "torchvision").items()
+    }
+    assert list(from_layout(recipe, wrapped)) == list(weights)
+
+
+def test_integers_are_no_weights_where_the_model_needs_them(recipe):
+    arrays = to_layout(recipe, initial_weights(recipe), "torchvision")
+    arrays["bn1.weight"] = arrays["bn1.weight"].astype(np.int64)
+    with pytest.raises(ConfigError, match="bn1.weight is int64; weights are real"):
+        from_layout(recipe, arrays)
 
 
 def test_a_missing_array_is_named(recipe):

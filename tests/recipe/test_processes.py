@@ -5,7 +5,7 @@ import re
 import pytest
 
 from recipe.errors import ConfigError
-from recipe.processes import Processes, first_host, from_environment
+from recipe.processes import OTHERS, Processes, first_host, from_environment
 
 TORCHRUN = {
     "RANK": "5",
@@ -68,13 +68,72 @@ def test_torchrun_without_one_of_its_variables_is_refused_by_name(name):
         from_environment(partial)
 
 
-@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"])
 @pytest.mark.parametrize("around", [{}, BATCH, STEP])
-def test_one_variable_of_torchrun_alone_is_refused(name, around):
+def test_torchrun_s_own_id_alone_is_refused(around):
     required = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"]
-    missing = ", ".join(other for other in required if other != name)
-    with pytest.raises(ConfigError, match=f"by torchrun, but {missing} is not set"):
+    said = f"by torchrun, but {', '.join(required)} is not set"
+    with pytest.raises(ConfigError, match=said):
+        from_environment({**around, "TORCHELASTIC_RUN_ID": "none"})
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])
+@pytest.mark.parametrize("around", [{}, BATCH])
+def test_one_variable_of_torchrun_alone_is_refused(name, around):
+    with pytest.raises(ConfigError, match=f"^{name}={TORCHRUN[name]} in the env") as no:
         from_environment({**around, name: TORCHRUN[name]})
+    for word in "LOCAL_RANK, MASTER_ADDR", "torchrun", "srun", "unset RANK and WORLD":
+        assert word in str(no.value)
+
+
+# What job scripts export for torchrun, and leave there for srun.
+EXPORTED = {"WORLD_SIZE": "4", "MASTER_ADDR": "gpu07", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize("rank", [{}, {"RANK": "3"}])
+def test_an_exported_world_size_that_srun_agrees_with_is_no_launcher(rank):
+    assert from_environment({**STEP, **EXPORTED, **rank}) == from_environment(STEP)
+    one = {**STEP, "SLURM_STEP_NUM_TASKS": "1", "WORLD_SIZE": "1"}
+    assert from_environment(one) == Processes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WORLD_SIZE", "8", "srun says SLURM_STEP_NUM_TASKS=4; `unset WORLD_SIZE`"),
+        ("RANK", "0", "srun says SLURM_PROCID=3; `unset RANK`"),
+    ],
+)
+def test_an_exported_variable_that_srun_contradicts_is_to_be_unset(name, value, said):
+    with pytest.raises(ConfigError, match=f"^{name}={value} in the env.*{said}"):
+        from_environment({**STEP, **EXPORTED, name: value})
+
+
+@pytest.mark.parametrize(("size", "rank"), OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("around", [{}, BATCH, STEP])
+def test_ranks_of_another_launcher_never_train_alone(size, rank, around):
+    said = f"{rank}=1 of {size}=2, .*torchrun --nproc-per-node=.*srun"
+    with pytest.raises(ConfigError, match=said):
+        from_environment({**around, size: "2", rank: "1"})
+    assert from_environment({size: "1", rank: "0"}) == Processes()
+    assert from_environment({**TORCHRUN, size: "2", rank: "1"}).launcher == "torchrun"
+
+
+def test_pmi_s_variables_as_srun_sets_them_are_srun_s():
+    assert from_environment({**STEP, "PMI_SIZE": "4", "PMI_RANK": "3"}).rank == 3
+
+
+def test_a_pod_of_kubeflow_s_is_told_to_use_torchrun_unless_it_is_the_only_one():
+    pod = {k: TORCHRUN[k] for k in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    with pytest.raises(ConfigError, match=r"but LOCAL_RANK is not; .*PET_\*"):
+        from_environment(pod)
+    assert from_environment({**pod, "RANK": "0", "WORLD_SIZE": "1"}) == Processes()
+
+
+def test_five_variables_set_by_hand_are_torchrun_s_wherever_they_are():
+    by_hand = {k: v for k, v in TORCHRUN.items() if not k.startswith("TORCHELASTIC")}
+    for around in {}, BATCH, STEP:
+        found = from_environment({**around, **by_hand})
+        assert (found.launcher, found.rank, found.count) == ("torchrun", 5, 8)
 
 
 def test_a_slurm_step_says_which_process_this_is():

@@ -54,8 +54,22 @@ def test_the_signals_are_given_back_to_what_had_them():
             assert stopping.asked() is None
         assert signal.getsignal(signal.SIGUSR1) is mine
     finally:
-        signal.signal(signal.SIGUSR1, before[-1])
+        signal.signal(signal.SIGUSR1, before[SIGNALS.index(signal.SIGUSR1)])
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_hangup_that_nohup_has_ignored_asks_for_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stopping() as stopping:
+            stopping.install()  # again, as after JAX's start
+            send(signal.SIGHUP)
+            assert heard(stopping, seconds=0.05) is None
+            send(signal.SIGTERM)
+            assert heard(stopping) == "SIGTERM"
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_that_were_replaced_are_taken_back_and_the_first_given_back():

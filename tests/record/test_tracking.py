@@ -30,8 +30,8 @@ from recipe.experiment import (
     TrainConfig,
     TunedConfig,
 )
-from record import tracking
-from record.tracking import check_no_key
+from record import tracking, wandb_settings
+from record.tracking import check_tracking
 from tests.record.wandb_history import (
     as_row,
     read_history,
@@ -347,7 +347,7 @@ def silent_server() -> tuple[str, list[socket.socket]]:
 def test_with_a_key_but_no_network_wandb_is_soon_offline(
     tmp_path, network, monkeypatch, capsys
 ):
-    monkeypatch.setattr(tracking, "NETWORK_SECONDS", 0.2)
+    monkeypatch.setattr(wandb_settings, "NETWORK_SECONDS", 0.2)
     url, sockets = silent_server() if network == "keeps silent" else ("", [])
     variables = {"WANDB_BASE_URL": url} if url else {}
     with fresh_wandb(tmp_path / "home", WANDB_API_KEY=CANARY, **variables):
@@ -364,8 +364,9 @@ def test_with_a_key_but_no_network_wandb_is_soon_offline(
 
 
 @pytest.mark.parametrize("where", ["environment", "netrc"])
-def test_with_a_key_and_a_network_wandb_goes_online(tmp_path, where, caplog):
-    # The server turns the key away, which is how it shows that it was asked.
+def test_a_run_whose_key_the_server_refuses_is_kept_offline(
+    tmp_path, where, caplog, capsys
+):
     netrc = tmp_path / "netrc"
     variables = {"WANDB_API_KEY": CANARY}
     with server(401) as (url, asked):
@@ -379,7 +380,11 @@ def test_with_a_key_and_a_network_wandb_goes_online(tmp_path, where, caplog):
             tracker.finish({"status": "finished"})
     assert "/graphql" in asked
     (warning,) = [r for r in caplog.records if r.name == "duet"]
-    assert "tracking=wandb failed" in warning.getMessage()
+    assert "W&B is offline (" in warning.getMessage()
+    attempts = [path.name for path in tmp_path.glob("run/wandb/*run-*")]
+    assert len(attempts) == 1 and attempts[0].startswith("offline-")
+    assert as_lines(read_history(tmp_path / "run")) == as_lines(metrics()[:1])
+    assert "wandb sync " in capsys.readouterr().out
     assert files_with(CANARY, tmp_path / "run") == []
     assert files_with(CANARY, tmp_path / "home") == []
     assert CANARY not in caplog.text
@@ -412,14 +417,14 @@ def test_a_mode_set_by_the_user_wins_and_a_key_is_needed(
 @pytest.mark.parametrize("tags", [[CANARY], [f"by {CANARY}!"]])
 def test_a_config_that_holds_the_key_is_refused_without_showing_it(monkeypatch, tags):
     given = config("wandb", tags=tags)
-    check_no_key(given)  # nobody's key as yet
+    check_tracking(given)  # nobody's key as yet
     monkeypatch.setenv("WANDB_API_KEY", CANARY)
     with pytest.raises(
         ConfigError, match="tracking.tags holds what WANDB_API_KEY"
     ) as e:
-        check_no_key(given)
+        check_tracking(given)
     assert CANARY not in str(e.value)
-    check_no_key(config("wandb"))
+    check_tracking(config("wandb"))
 
 
 def test_a_key_that_was_written_would_be_found(tmp_path):

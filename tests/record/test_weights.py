@@ -27,7 +27,9 @@ def test_a_run_starts_from_what_was_exported(make_config, tmp_path, layout, kind
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("weights.pth", b"", "neither .safetensors nor .npz"),
+        ("weights.h5", b"", r"none of .safetensors, .npz, .pth and .pt"),
+        ("weights.pth", b"", "is damaged, or holds more than tensors"),
+        ("missing.pt", None, "cannot be read: No such file"),
         ("empty.npz", b"", "cannot be read"),
         ("array.npz", b"\x93NUMPY\x01\x00", "cannot be read"),
         ("weights.npz", b"no archive", "cannot be read"),

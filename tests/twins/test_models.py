@@ -36,7 +36,7 @@ class Narrow(ResNet):
     def __init__(self, config):
         block = {1: BasicBlock, 4: Bottleneck}[RESNETS[config.model.name].expansion]
         super().__init__(block, list(RESNETS[config.model.name].blocks))
-        small = config.model.name == "resnet18"
+        small = config.model.stem == "cifar"
         form = (3, 1, 1) if small else (7, 2, 3)
         self.conv1 = nn.Conv2d(3, 8, *form, bias=False)
         self.bn1 = nn.BatchNorm2d(8)
@@ -57,13 +57,15 @@ def canonical_after(config, model, weights):
     return from_layout(config, gradients | buffers)
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("resnet18", "cifar"), ("resnet18", "imagenet"), ("resnet50", "imagenet")],
+)
 def test_resnets_are_torchvisions_in_outputs_gradients_and_statistics(
-    name, make_config, worlds
+    name, stem, make_config, worlds
 ):
-    config = make_config(
-        *(*SMALL, f"model={name}", "model.width=0.125", "train.global_batch=6")
-    )
+    model = [f"model={name}", f"model.stem={stem}", "model.width=0.125"]
+    config = make_config(*SMALL, *model, "train.global_batch=6")
     weights = random_weights(config)
     generator = np.random.default_rng(1)
     images = generator.normal(size=(6, 32, 32, 3))
