@@ -1,0 +1,78 @@
+"""What a study may cost, and what it is likely to, once some of it has finished."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from launch.cluster import Work
+from recipe.cluster import ClusterConfig
+
+
+def nodes_of(work: Work, cluster: ClusterConfig) -> int:
+    """Nodes that a work runs on; this machine is one."""
+    if cluster.name == "local":
+        return 1
+    return -(-work.tasks // cluster.devices_per_node)
+
+
+def at_most(works: Sequence[Work], cluster: ClusterConfig) -> str:
+    """If each takes all of `cluster.minutes`."""
+    each = f"cluster.minutes={cluster.minutes} each"
+    hours = dict.fromkeys((work.name for work in works), cluster.minutes / 60)
+    return f"at most {_hours(works, cluster, hours)}; {each}"
+
+
+def likely(
+    missing: Sequence[Work],
+    works: Iterable[Work],
+    seconds: Mapping[str, float],
+    cluster: ClusterConfig,
+) -> str:
+    """By what has finished; empty before anything has.
+
+    A repeat takes what the others of its point took, the first of a point what cells of
+    as many devices did, and of those the first what any did: the median of each.
+
+    Args:
+      seconds: that each took, by name.
+    """
+    finished = [work for work in works if work.name in seconds]
+    if not missing or not finished:
+        return ""
+    hours = {}
+    for work in missing:
+        alike = (
+            [other for other in finished if _point(other) == _point(work)]
+            or [other for other in finished if other.devices == work.devices]
+            or finished
+        )
+        hours[work.name] = statistics.median(seconds[o.name] for o in alike) / 3600
+    return f"likely {_hours(missing, cluster, hours)}, as the {len(finished)} finished"
+
+
+def _hours(
+    works: Sequence[Work], cluster: ClusterConfig, hours: Mapping[str, float]
+) -> str:
+    devices = sum(work.devices * hours[work.name] for work in works)
+    nodes = sum(nodes_of(work, cluster) * hours[work.name] for work in works)
+    if cluster.name == "local":
+        return f"{_number(nodes)} hours, one at a time ({_number(devices)} device-hours)"
+    if not cluster.exclusive:
+        return f"{_number(devices)} device-hours, on nodes that others may share"
+    held = nodes * cluster.devices_per_node
+    return (
+        f"{_number(devices)} device-hours at work, {_number(nodes)} node-hours of whole "
+        f"nodes (cluster.exclusive=true), whose devices are {_number(held)} device-hours"
+    )
+
+
+def _number(hours: float) -> str:
+    """
+    >>> _number(1234.56), _number(0.0123)
+    ('1,234.6', '0.012')
+    """
+    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _point(work: Work) -> str:
+    """What repeats share; a check of parity has none."""
+    return work.name.rpartition("-")[0]
