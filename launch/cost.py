@@ -55,18 +55,21 @@ def _hours(
     devices = sum(work.devices * hours[work.name] for work in works)
     nodes = sum(nodes_of(work, cluster) * hours[work.name] for work in works)
     if cluster.name == "local":
-        return f"{_number(nodes)} hours, one at a time ({_number(devices)} device-hours)"
+        each = f"{_number(devices)} device-hours"
+        return f"{_number(nodes)} hours, one at a time ({each})"
     if not cluster.exclusive:
         return f"{_number(devices)} device-hours, on nodes that others may share"
     held = nodes * cluster.devices_per_node
     return (
-        f"{_number(devices)} device-hours at work, {_number(nodes)} node-hours of whole "
-        f"nodes (cluster.exclusive=true), whose devices are {_number(held)} device-hours"
+        f"{_number(devices)} device-hours at work, {_number(nodes)} node-hours of "
+        f"whole nodes (cluster.exclusive=true), whose devices are {_number(held)} "
+        "device-hours"
     )
 
 
 def _number(hours: float) -> str:
-    """
+    """Hours as they are read.
+
     >>> _number(1234.56), _number(0.0123)
     ('1,234.6', '0.012')
     """

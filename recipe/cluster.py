@@ -93,8 +93,8 @@ class ClusterConfig:
     def flags(self) -> dict[str, str | bool]:
         """What `additional` asks of sbatch, by name, true where a flag takes no value.
 
-        >>> ClusterConfig(name="slurm", additional=["--comment=a=b", "contiguous"]).flags
-        {'comment': 'a=b', 'contiguous': True}
+        >>> ClusterConfig(name="slurm", additional=["--comment=a=b", "hold"]).flags
+        {'comment': 'a=b', 'hold': True}
         """
         split = [given.lstrip("-").partition("=") for given in self.additional]
         return {name: value if equals else True for name, equals, value in split}
@@ -105,7 +105,7 @@ def _check_flag(name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9-]+", name):
         raise ConfigError(
             f"cluster.additional: {name!r} is no long flag of sbatch; write "
-            "'cluster.additional=[\"--comment=mine\",\"--contiguous\"]'"
+            '\'cluster.additional=["--comment=mine","--contiguous"]\''
         )
     if name in DECIDED:
         raise ConfigError(
