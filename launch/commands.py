@@ -6,9 +6,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from launch.cluster import Work
 from launch.overrides import ROOT
+from launch.submission import srun_words
+from recipe.cluster import ClusterConfig
 
 RECIPE = '"${recipe[@]}"'
+
+
+def shell_line(
+    work: Work, cluster: ClusterConfig, cores: int, recipe: Sequence[str]
+) -> str:
+    """What starts a work, for bash with the array `recipe`; on SLURM an srun of it."""
+    if cluster.name == "local":
+        return words(work.command, recipe)
+    asked = srun_words(cluster, work.tasks, work.devices, cores)
+    return " ".join([*asked, words(work.task, recipe)])
 
 
 def words(command: Sequence[str], recipe: Sequence[str] = ()) -> str:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from launch.cluster import Work
 from recipe.cluster import ClusterConfig
@@ -19,6 +20,15 @@ def at_most(works: Sequence[Work], cluster: ClusterConfig) -> str:
     each = f"cluster.minutes={cluster.minutes} each"
     hours = dict.fromkeys((work.name for work in works), cluster.minutes / 60)
     return f"at most {_hours(works, cluster, hours)}; {each}"
+
+
+def seconds_taken(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """How long each that finished took, as far as rows of cells.jsonl have it."""
+    return {
+        row["name"]: row["seconds"]
+        for row in rows
+        if row["status"] != "failed" and row.get("seconds")
+    }
 
 
 def likely(

@@ -36,12 +36,12 @@ from launch.cluster import (  # noqa: E402
     run,
     submitit_log,
 )
-from launch.commands import word, words  # noqa: E402
-from launch.cost import at_most, likely  # noqa: E402
+from launch.commands import shell_line, word  # noqa: E402
+from launch.cost import at_most, likely, seconds_taken  # noqa: E402
 from launch.nodes import check_machine, check_plan  # noqa: E402
 from launch.overrides import refusal, typed_config  # noqa: E402
 from launch.quiet import Quiet  # noqa: E402
-from launch.submission import srun_words  # noqa: E402
+from launch.same_study import differences  # noqa: E402
 from launch.trainings import (  # noqa: E402
     SCRIPTS,
     check_sizes,
@@ -64,6 +64,7 @@ from recipe.study import (  # noqa: E402
     cells,
     check_batch,
     check_sizes_of,
+    other_batches,
     points,
     timing,
 )
@@ -75,8 +76,6 @@ from record.weights import check_weights  # noqa: E402
 from report.parity import IDENTICAL  # noqa: E402
 
 PARITY = "parity"
-# What makes two studies the same, so that one may go on in the other's folder.
-IDENTITY = ("name", "regime", "recipe", "parity", "order", "cluster")
 KINDS = ("gpu_type", "constraint")  # of its cluster, where they are asked for
 # Keys of a run that are not the recipe's in a study, and what to do instead.
 DECIDED = {
@@ -226,7 +225,7 @@ class Study:
             if self.not_here:
                 self.cores = int(held["cluster"]["cores_per_device"])
                 self.description["cluster"]["cores_per_device"] = self.cores
-            other = _differences(held, self.description)
+            other = differences(held, self.description)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"{file} is no study's: {error!r}") from error
         if other:
@@ -497,11 +496,12 @@ class Study:
 
     def show_plan(self, console: Console) -> None:
         """What would run, how long at most, and how long it is likely to."""
-        works = self.works()
-        recipe = " ".join(word(given) for given in self._of_all())
-        console.print(f"recipe=({recipe})", **PLAIN)
+        works, common = self.works(), self._of_all()
+        console.print(f"recipe=({' '.join(map(word, common))})", **PLAIN)
         for work in works.values():
-            text = "finished" if self.finished(work.name) else self._shell(work)
+            text = "finished"
+            if not self.finished(work.name):
+                text = shell_line(work, self.cluster, self.cores, common)
             console.print(f"{work.name}: {text}", **PLAIN)
         missing = [w for w in works.values() if not self.finished(w.name)]
         told = [
@@ -516,67 +516,14 @@ class Study:
         for line in filter(None, told):
             console.print(line, **PLAIN)
 
-    def _shell(self, work: Work) -> str:
-        """A work's command, for bash with the array `recipe`."""
-        if self.cluster.name == "local":
-            return words(work.command, self._of_all())
-        asked = srun_words(self.cluster, work.tasks, work.devices, self.cores)
-        return " ".join([*asked, words(work.task, self._of_all())])
-
     def batches(self) -> list[str]:
         """Parity checks whose batch is not that of every cell, a line each."""
-        each = self.alone.global_batch
-        weak = self.plan.regime == "weak"
-        of_cells = [each * size if weak else each for size in self.plan.world_size]
-        least, most = min(of_cells), max(of_cells)
-        cells = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        return [
-            f"{name} trains at a global batch of {batch:,}, which one device holds as "
-            f"in a cell; the cells at {cells}"
-            for name, batch in self.checked_at.items()
-            if {batch} != set(of_cells)
-        ]
+        return other_batches(self.plan, self.alone.global_batch, self.checked_at)
 
     def _likely(self, missing: list[Work], works: dict[str, Work]) -> str:
         """What is left to run, by how long the finished took; empty if none has."""
-        return likely(missing, works.values(), self._seconds(), self.cluster)
-
-    def _seconds(self) -> dict[str, float]:
-        """How long each that finished took, as far as cells.jsonl has it."""
-        return {
-            row["name"]: row["seconds"]
-            for row in self._noted()
-            if row["status"] != "failed" and row.get("seconds")
-        }
-
-
-def _differences(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """What makes one study.json another study's, key by key, in words."""
-    told = []
-    for key in (key for key in IDENTITY if held[key] != asked[key]):
-        if key in ("recipe", "parity"):
-            more = [f"{o} is asked for" for o in asked[key] if o not in held[key]]
-            less = [f"{o} is not asked for" for o in held[key] if o not in asked[key]]
-            said = more + less
-        else:
-            now, was = _settings(key, asked), _settings(key, held)
-            changed = [name for name in now if now[name] != was.get(name)]
-            said = [f"{name} is {now[name]}, was {was.get(name)}" for name in changed]
-        told += said or [f"its {key} differs"]
-    return told
-
-
-def _settings(key: str, description: dict[str, Any]) -> dict[str, Any]:
-    """What was asked for to come to one part of a description, by key."""
-    value = description[key]
-    if key == "cluster":
-        return {f"cluster.{name}": value[name] for name in value}
-    if key != "order":
-        return {f"study.{key}": value}
-    axes = {f"study.{a}": sorted({c.get(a) for c in value}, key=str) for a in AXES}
-    repeats = max(cell["repeat"] for cell in value)
-    seed = description["order_seed"]
-    return axes | {"study.repeats": repeats, "study.order_seed": seed}
+        seconds = seconds_taken(self._noted())
+        return likely(missing, works.values(), seconds, self.cluster)
 
 
 def is_parity(name: str) -> bool:

@@ -245,6 +245,26 @@ def check_batch(
     return max(batch // unit, 2) * unit
 
 
+def other_batches(
+    plan: StudyPlan, global_batch: int, checked: dict[str, int]
+) -> list[str]:
+    """In words, which parity checks have another batch than some cell.
+
+    Args:
+      global_batch: the recipe's.
+      checked: that of each check, by its name.
+    """
+    sizes = plan.world_size if plan.regime == "weak" else [1]
+    of_cells = sorted(global_batch * size for size in sizes)
+    cells = " to ".join(f"{b:,}" for b in dict.fromkeys((of_cells[0], of_cells[-1])))
+    return [
+        f"{name} trains at a global batch of {batch:,}, which one device holds as in a "
+        f"cell; the cells at {cells}"
+        for name, batch in checked.items()
+        if {batch} != set(of_cells)
+    ]
+
+
 def points(plan: StudyPlan) -> list[Cell]:
     """Every combination that there is, once.
 

@@ -11,7 +11,7 @@ from report.accuracy_table import accuracy_table
 from report.findings import Options, Report, gather
 from report.html import Shown
 from report.page import page
-from report.sentences import accuracy_sentences
+from report.sentences import accuracy_sentences, batch_sentences
 from report.table import report_rows, to_csv, to_json, to_markdown
 from tests.report.folders import change, write_check, write_run_folder
 
@@ -182,3 +182,16 @@ def test_a_config_that_is_not_the_runs_own_pools_nothing(trained, tmp_path):
     change(folder / "summary.json", config_hash="0" * 64)
     (left,) = reported(tmp_path).scaling.left_out
     assert "different recipes" in left.reason
+
+
+def test_a_check_at_another_batch_than_the_cells_says_so(trained, written, tmp_path):
+    for size in 1, 2:
+        for framework in "torch", "jax":
+            folder = trained(f"{framework}-{size}", 100.0, 0.9, framework, size)
+            change(folder / "summary.json", global_batch=8 * size)
+    write_check(written, tmp_path / "runs" / "parity-fp32")
+    found = reported(tmp_path)
+    (said,) = batch_sentences(found)
+    assert "was checked at a global batch of 8, which one device holds too" in said
+    assert said.endswith("timed at 8 and 16")
+    assert said in page(found, {}) and said in to_markdown(found)
