@@ -99,7 +99,7 @@ def _short(report: Report) -> str:
         ("holds-back", "What holds it back?"): partial(held_back_sentences, report),
         ("further", "What to expect further out?"): lambda group: (
             projection_sentence(p, group.label(p.curve))
-            for p in _projections(report, group)
+            for p in (() if group.is_sweep else _projections(report, group))
         ),
     }
     items = (
@@ -310,6 +310,7 @@ def _further(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     said = [
         projection_sentence(p, f"{group.title}, {group.label(p.curve)}")
         for group in report.groups
+        if not group.is_sweep
         for p in _projections(report, group)
     ]
     sources = sorted(

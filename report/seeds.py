@@ -58,6 +58,9 @@ def per_seed(cell: Cell, values: Sequence[float]) -> list[float]:
 def mean_estimate(values: Sequence[float]) -> Estimate:
     """The mean of fractions with Student's interval, or why there is none.
 
+    A test set has so many examples, and an accuracy so many values: seeds may come to
+    the same one by chance, and an interval without width would be sure of it.
+
     >>> mean_estimate([0.97, 0.98]).reason
     '2 seeds, an interval needs 3'
     """
@@ -65,6 +68,8 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     if count < LEAST_REPEATS:
         seeds = "1 seed" if count == 1 else f"{count} seeds"
         return Estimate(mean, reason=f"{seeds}, an interval needs {LEAST_REPEATS}")
+    if min(values) == max(values):
+        return Estimate(mean, reason=f"all {count} seeds came to the same figure")
     variance = np.array([np.var(values, ddof=1) / count])
     half = float(half_width(variance, [count - 1]))
     return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))

@@ -285,11 +285,10 @@ def to_markdown(report: Report) -> str:
     if held_back:
         parts.append("### What holds it back\n")
         parts += _items(held_back)
-    if report.projections:
+    swept = {id(c) for g in report.groups if g.is_sweep for c in g.curves}
+    if projections := [p for p in report.projections if id(p.curve) not in swept]:
         parts.append("### Further out, by a model\n")
-        parts += _items(
-            projection_sentence(p, str(p.curve)) for p in report.projections
-        )
+        parts += _items(projection_sentence(p, str(p.curve)) for p in projections)
     if report.scaling.left_out:
         parts.append("### Left out\n")
         parts += _items(f"{o.name}: {o.reason}" for o in report.scaling.left_out)

@@ -99,6 +99,16 @@ def test_one_or_two_seeds_have_no_interval_and_say_so(trained, tmp_path):
     assert said.endswith("0.9000 over 2 seeds, spread 0 (2 seeds, an interval needs 3)")
 
 
+def test_seeds_that_came_to_the_same_figure_have_no_interval_without_width(
+    trained, tmp_path
+):
+    for seed in 0, 1, 2:
+        trained(f"run-{seed}", 100.0 + seed, 346 / 359, seed=seed)
+    (score,) = reported(tmp_path).accuracies
+    assert (score.spread, score.mean.low) == (0.0, None)
+    assert score.mean.reason == "all 3 seeds came to the same figure"
+
+
 RATES = {0.01: 0.70, 0.1: 0.95, 1.0: 0.40}
 
 
@@ -136,6 +146,7 @@ def test_a_sweep_is_one_table_with_the_keys_that_differ_as_columns(sweep):
 def test_a_sweep_is_on_the_page_in_markdown_in_csv_and_in_json(sweep):
     shown = page(sweep, {}), to_markdown(sweep)
     assert all("optim.peak_lr" in text and "0.9500" in text for text in shown)
+    assert not any("no projection" in text for text in shown)
     assert "optim.peak_lr=0.1" in to_csv(sweep)
     rows = json.loads(to_json(sweep))["rows"]
     assert {row["varied"] for row in rows} == {f"optim.peak_lr={r}" for r in RATES}
