@@ -7,6 +7,8 @@ from typing import Any
 from launch.cluster import Work
 from recipe.cluster import ClusterConfig
 
+PARITY = "parity"  # what the names of checks begin with
+
 
 def nodes_of(work: Work, cluster: ClusterConfig) -> int:
     """Nodes that a work runs on; this machine is one."""
@@ -37,15 +39,16 @@ def likely(
     seconds: Mapping[str, float],
     cluster: ClusterConfig,
 ) -> str:
-    """By what has finished; empty before anything has.
+    """By the cells that have finished; empty before any has.
 
     A repeat takes what the others of its point took, the first of a point what cells of
-    as many devices did, and of those the first what any did: the median of each.
+    as many devices did, and of those the first what any did: the median of each. A
+    parity check tells nothing of a cell.
 
     Args:
       seconds: that each took, by name.
     """
-    finished = [work for work in works if work.name in seconds]
+    finished = [w for w in works if w.name in seconds and not is_parity(w.name)]
     if not missing or not finished:
         return ""
     hours = {}
@@ -56,7 +59,8 @@ def likely(
             or finished
         )
         hours[work.name] = statistics.median(seconds[o.name] for o in alike) / 3600
-    return f"likely {_hours(missing, cluster, hours)}, as the {len(finished)} finished"
+    cells = "1 cell" if len(finished) == 1 else f"{len(finished)} cells"
+    return f"likely {_hours(missing, cluster, hours)}, by {cells} that finished"
 
 
 def _hours(
@@ -86,6 +90,11 @@ def _number(hours: float) -> str:
     return f"{hours:,.1f}" if hours >= 10 else f"{hours:.2g}"
 
 
+def is_parity(name: str) -> bool:
+    """Whether a work is a parity check, and no cell."""
+    return name.startswith(f"{PARITY}-")
+
+
 def _point(work: Work) -> str:
-    """What repeats share; a check of parity has none."""
+    """What repeats share."""
     return work.name.rpartition("-")[0]

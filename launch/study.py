@@ -37,7 +37,13 @@ from launch.cluster import (  # noqa: E402
     submitit_log,
 )
 from launch.commands import shell_line, word  # noqa: E402
-from launch.cost import at_most, likely, seconds_taken  # noqa: E402
+from launch.cost import (  # noqa: E402
+    PARITY,
+    at_most,
+    is_parity,
+    likely,
+    seconds_taken,
+)
 from launch.nodes import check_machine, check_plan  # noqa: E402
 from launch.overrides import refusal, typed_config  # noqa: E402
 from launch.quiet import Quiet  # noqa: E402
@@ -75,7 +81,6 @@ from record.run import read_summary  # noqa: E402
 from record.weights import check_weights  # noqa: E402
 from report.parity import IDENTICAL  # noqa: E402
 
-PARITY = "parity"
 KINDS = ("gpu_type", "constraint")  # of its cluster, where they are asked for
 # Keys of a run that are not the recipe's in a study, and what to do instead.
 DECIDED = {
@@ -395,9 +400,11 @@ class Study:
                     text = self._ended(work, seconds)
                     say(f"{ended}/{len(works)} {work.name}: {text}")
                     missing.remove(work)
-                    table = self.table()
-                    table.caption = self._likely(missing, works)
+                    table, left = self.table(), self._likely(missing, works)
+                    table.caption = left
                     live.update(table, refresh=True)
+                    if left and len(others) - len(missing) == len(points(self.plan)):
+                        say(left)  # once, and where no table is seen meanwhile
                     if not self.finished(work.name):
                         failed.append(work.name)
         if not console.is_terminal:
@@ -524,10 +531,6 @@ class Study:
         """What is left to run, by how long the finished took; empty if none has."""
         seconds = seconds_taken(self._noted())
         return likely(missing, works.values(), seconds, self.cluster)
-
-
-def is_parity(name: str) -> bool:
-    return name.startswith(f"{PARITY}-")
 
 
 PLAIN: dict[str, Any] = {"markup": False, "soft_wrap": True}

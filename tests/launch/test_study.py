@@ -63,6 +63,7 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
     done = run_python(command, **own)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "are finished; running the" in done.stdout
+    assert "one at a time (" in done.stdout and ", by 1 cell that" in done.stdout
     names = [row["name"] for row in rows(tmp_path / "study")]
     assert names[0] == "parity-fp64-dp"
     assert len(names) == len(set(names)) == 3
