@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -22,15 +21,16 @@ import submitit
 from submitit.core.utils import FailedJobError
 
 from launch import cell
+from launch.nodes import visible_gpus
 from launch.overrides import ROOT
+from launch.submission import submission
+from recipe.cluster import ClusterConfig
 from recipe.errors import ConfigError
-from recipe.study import ClusterConfig
 from record.disk import to_json, write_whole
 
 # Held by whichever cell runs on this machine, of whichever study of this user. Opened
 # to append: in a folder that all share it may be another's link, to any file of ours.
 LOCK = Path(tempfile.gettempdir()) / f"duet-cell-{os.getuid()}.lock"
-CLIENTS = ("sbatch", "srun", "squeue", "sinfo")
 POLL_SECONDS = {"local": 0.2, "slurm": 2.0}
 # What SLURM may end a cell with, and the cell's log then says.
 ENDINGS = {
@@ -60,126 +60,6 @@ class Work:
     log: Path
 
 
-def check_cluster(
-    cluster: ClusterConfig, world_sizes: list[int], asks: bool = True
-) -> None:
-    """Refuse what the machine or the cluster cannot do, before anything starts.
-
-    Args:
-      asks: SLURM, where that is the cluster; a plan on paper needs none.
-
-    Raises:
-      ConfigError: saying what there is.
-    """
-    if cluster.name == "local":
-        _check_local(cluster, max(world_sizes))
-    elif asks:
-        _check_slurm(cluster, world_sizes)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _visible_gpus() -> list[int]:
-    """GPUs that this machine has, or that CUDA_VISIBLE_DEVICES leaves of them."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [int(index) for index in chosen.split(",") if index.strip().isdigit()]
-    return list(range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
-
-
-def cores_per_device(cluster: ClusterConfig, world_sizes: list[int]) -> int:
-    """The same at every world size: what a curve compares is the number of devices."""
-    if cluster.cores_per_device is not None:
-        return cluster.cores_per_device
-    return max(1, _cores() // max(world_sizes)) if cluster.name == "local" else 1
-
-
-def _check_local(cluster: ClusterConfig, largest: int) -> None:
-    for key, given in ("partition", cluster.partition), ("account", cluster.account):
-        if given is not None:
-            raise ConfigError(
-                f"cluster.{key}={given} is SLURM's; add cluster=slurm, or leave it out"
-            )
-    gpus, cores = len(_visible_gpus()), _cores()
-    if cluster.gpus_per_node > gpus:
-        raise ConfigError(
-            f"cluster.gpus_per_node={cluster.gpus_per_node}, but this machine has "
-            f"{gpus}; use at most that many, 0 for CPUs"
-        )
-    if cluster.gpus_per_node and largest > cluster.gpus_per_node:
-        raise ConfigError(
-            f"study.world_size={largest} needs {largest} GPUs, and "
-            f"cluster.gpus_per_node={cluster.gpus_per_node}; take smaller world sizes, "
-            "or cluster=slurm for several nodes"
-        )
-    needed = largest * (cluster.cores_per_device or 1)
-    if needed > cores:
-        raise ConfigError(
-            f"study.world_size={largest} with {cluster.cores_per_device or 1} core(s) "
-            f"for each device needs {needed} cores, and this machine has {cores}; take "
-            f"world sizes that fit, such as study.world_size=[1,{cores}]"
-        )
-
-
-def _check_slurm(cluster: ClusterConfig, world_sizes: list[int]) -> None:
-    missing = [name for name in CLIENTS if shutil.which(name) is None]
-    if missing:
-        raise ConfigError(
-            f"cluster=slurm needs {', '.join(missing)}, not found on this machine; "
-            "start the study on the cluster's login node, or use cluster=local"
-        )
-    listed = subprocess.run(
-        ["sinfo", "-h", "-o", "%R|%P|%D|%c|%G"], capture_output=True, text=True
-    )
-    if listed.returncode:
-        said = listed.stderr.strip().partition("\n")[0] or "nothing"
-        raise ConfigError(
-            f"cluster=slurm: sinfo fails and says {said}; start the study on the "
-            "cluster's login node, or set SLURM_CONF to its slurm.conf; dry_run=true "
-            "needs neither"
-        )
-    rows = [line.split("|") for line in listed.stdout.splitlines()]
-    default = next((row[0] for row in rows if row[1].endswith("*")), None)
-    name = cluster.partition or default
-    kinds = [row for row in rows if row[0] == name]  # of nodes in that partition
-    if not kinds:
-        raise ConfigError(
-            f"cluster.partition={cluster.partition} does not exist; one of: "
-            f"{', '.join(sorted({row[0] for row in rows}))}"
-        )
-    nodes = sum(int(row[2]) for row in kinds)
-    cores = max(int(row[3].rstrip("+")) for row in kinds)
-    gpus = max(sum(map(int, re.findall(r"gpu:(?:\w+:)?(\d+)", r[4]))) for r in kinds)
-    if cluster.gpus_per_node > gpus:
-        raise ConfigError(
-            f"cluster.gpus_per_node={cluster.gpus_per_node}, but a node of partition "
-            f"{name} has {gpus}; use at most that many"
-        )
-    per_node = cluster.devices_per_node
-    if cluster.gpus_per_node and per_node > cluster.gpus_per_node:
-        raise ConfigError(
-            f"cluster.tasks_per_node={per_node} is more than "
-            f"cluster.gpus_per_node={cluster.gpus_per_node}; a task needs a GPU"
-        )
-    if per_node * (cluster.cores_per_device or 1) > cores:
-        raise ConfigError(
-            f"{per_node} tasks of {cluster.cores_per_device or 1} core(s) need more "
-            f"than the {cores} cores of a node of partition {name}; change "
-            "cluster.tasks_per_node or cluster.cores_per_device"
-        )
-    for size in world_sizes:
-        if size > per_node * nodes or (size > per_node and size % per_node):
-            raise ConfigError(
-                f"study.world_size={size} takes no whole nodes of {per_node} devices, "
-                f"or more than the {nodes} of partition {name}; use 1 to {per_node}, "
-                f"or multiples of {per_node} up to {per_node * nodes}"
-            )
-
-
 def run(
     cluster: ClusterConfig,
     works: list[Work],
@@ -187,8 +67,10 @@ def run(
     folder: Path,
     say: Callable[[str], None],
     before: Callable[[Work], None],
-) -> Iterator[Work]:
+) -> Iterator[tuple[Work, float | None]]:
     """Run everything, and hand each back when it has ended, well or badly.
+
+    With the seconds that it took, None where nobody knows.
 
     Args:
       cores: of each device.
@@ -210,20 +92,20 @@ def _run_local(
     cores: int,
     folder: Path,
     before: Callable[[Work], None],
-) -> Iterator[Work]:
+) -> Iterator[tuple[Work, float | None]]:
     for work in works:
         before(work)
         executor = submitit.LocalExecutor(folder)
+        executor.update_parameters(timeout_min=cluster.minutes, signal_delay_s=0)
         gpus = work.devices if cluster.gpus_per_node else 0
-        executor.update_parameters(
-            timeout_min=cluster.minutes,
-            signal_delay_s=0,
-            gpus_per_node=gpus,
-            visible_gpus=_visible_gpus()[:gpus],
-        )
-        variables = {"OMP_NUM_THREADS": str(cores), "GLOO_SOCKET_IFNAME": "lo"}
+        variables = {
+            "OMP_NUM_THREADS": str(cores),
+            "GLOO_SOCKET_IFNAME": "lo",
+            # Not by submitit, which takes numbers alone and no UUID.
+            "CUDA_VISIBLE_DEVICES": ",".join(visible_gpus(os.environ)[:gpus]),
+        }
         given = work.command, variables, work.log, cores * work.devices, LOCK
-        job = None
+        job, begun = None, time.monotonic()
         try:
             with _stderr_to(folder / "local.log"):
                 job = executor.submit(cell.alone, *given)
@@ -234,7 +116,7 @@ def _run_local(
                 job.cancel()
             _wait_for_end(30)
             raise
-        yield work
+        yield work, time.monotonic() - begun
 
 
 @contextlib.contextmanager
@@ -310,7 +192,7 @@ def _run_slurm(
     cores: int,
     folder: Path,
     say: Callable[[str], None],
-) -> Iterator[Work]:
+) -> Iterator[tuple[Work, float | None]]:
     waiting: dict[str, Work] = {}
     try:
         # An array for each stretch of one shape: the queue keeps the study's order.
@@ -326,20 +208,34 @@ def _run_slurm(
             listed = _listed()
             for job in [job for job in waiting if job not in listed]:
                 work = waiting.pop(job)
-                _note_ending(job, work.log)
-                yield work
+                yield work, _note_ending(job, work.log)
     except BaseException:
         _cancel(waiting)
         raise
 
 
-def _note_ending(job: str, log: Path) -> None:
-    """Have the cell's log say so if it was SLURM that ended it."""
-    query = ["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"]
-    state = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+def _note_ending(job: str, log: Path) -> float | None:
+    """Have the cell's log say so if it was SLURM that ended it; the seconds it took."""
+    query = ["squeue", "-h", "-t", "all", "-j", job, "-o", "%T %M"]
+    said = subprocess.run(query, capture_output=True, text=True).stdout.split()
+    state, taken = said if len(said) == 2 else ("", "")
     if state in ENDINGS:
         with log.open("a") as file:
             file.write(f"error: {ENDINGS[state]}\n")
+    return seconds_of(taken)
+
+
+def seconds_of(taken: str) -> float | None:
+    """What squeue says that a job took; None for what is no time.
+
+    >>> seconds_of("1-02:03:04"), seconds_of("0:07"), seconds_of("INVALID")
+    (93784.0, 7.0, None)
+    """
+    found = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", taken)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return 60 * (60 * (24 * days + hours) + minutes) + seconds
 
 
 def _submit(
@@ -350,30 +246,9 @@ def _submit(
     Raises:
       ConfigError: what sbatch says.
     """
-    tasks, per_node = works[0].tasks, cluster.devices_per_node
     devices = max(work.devices for work in works)
     executor = submitit.SlurmExecutor(folder)
-    optional = {
-        "partition": cluster.partition,
-        "account": cluster.account,
-        "gpus_per_node": min(devices, cluster.gpus_per_node) or None,
-        "exclusive": cluster.exclusive or None,
-    }
-    cpus = cores * (devices if tasks == 1 else 1)
-    executor.update_parameters(
-        job_name="duet",
-        time=cluster.minutes,
-        signal_delay_s=0,  # none: the time is the cell's to its end
-        nodes=-(-tasks // per_node),
-        ntasks_per_node=min(tasks, per_node),
-        cpus_per_task=cpus,
-        stderr_to_stdout=True,
-        # srun takes the cores from sbatch no longer since SLURM 22.05.
-        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
-        # A repeat is a fresh process: after a node's failure too, by the next start.
-        additional_parameters={"no_requeue": True},
-        **{key: value for key, value in optional.items() if value is not None},
-    )
+    executor.update_parameters(**submission(cluster, works[0].tasks, devices, cores))
     variables = {"OMP_NUM_THREADS": str(cores)}
     try:
         with executor.batch():

@@ -9,6 +9,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+from launch.newcomers import meant
 from recipe.config import Config, known_keys, to_config, unknown_keys
 from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
@@ -78,6 +79,11 @@ def _check(argument: str) -> None:
             "the run goes"
         )
     group = name.lstrip("+")
+    of, _, key = group.partition(".")
+    if of in GROUPS - {"study"} and key == "name":
+        raise ConfigError(
+            f"{argument}: write {of}={value}, which brings the rest of its group along"
+        )
     if group in GROUPS and not _is_word(value):
         raise ConfigError(f"{argument}: {group} takes one choice, see --help")
 
@@ -157,6 +163,6 @@ def unknown_key(key: str, schema: type[Config]) -> ConfigError:
     for script, other in SCHEMAS.items():
         if name in known_keys(other) and name not in known:
             return ConfigError(f"{name} is a key of launch/{script}.py alone")
-    near = get_close_matches(key, known, cutoff=0.75)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    near = meant(key, schema) or " or ".join(get_close_matches(key, known, cutoff=0.75))
+    hint = f"did you mean {near}? " if near else ""
     return ConfigError(f"{key} is no key; {hint}--cfg job lists every one")

@@ -8,7 +8,6 @@ cells.jsonl (what ended when and how), the parity check and every run in `run.di
 """
 
 import json
-import shlex
 import statistics
 import sys
 from dataclasses import asdict, replace
@@ -33,14 +32,22 @@ from launch.cli import alone_main  # noqa: E402
 from launch.cluster import (  # noqa: E402
     Work,
     after_earlier,
-    check_cluster,
-    cores_per_device,
     job_of,
     run,
     submitit_log,
 )
+from launch.commands import shell_line, word  # noqa: E402
+from launch.cost import (  # noqa: E402
+    PARITY,
+    at_most,
+    is_parity,
+    likely,
+    seconds_taken,
+)
+from launch.nodes import check_machine, check_plan  # noqa: E402
 from launch.overrides import refusal, typed_config  # noqa: E402
 from launch.quiet import Quiet  # noqa: E402
+from launch.same_study import differences  # noqa: E402
 from launch.trainings import (  # noqa: E402
     SCRIPTS,
     check_sizes,
@@ -61,6 +68,9 @@ from recipe.study import (  # noqa: E402
     StudyConfig,
     StudyPlan,
     cells,
+    check_batch,
+    check_sizes_of,
+    other_batches,
     points,
     timing,
 )
@@ -71,9 +81,7 @@ from record.run import read_summary  # noqa: E402
 from record.weights import check_weights  # noqa: E402
 from report.parity import IDENTICAL  # noqa: E402
 
-PARITY = "parity"
-# What makes two studies the same, so that one may go on in the other's folder.
-IDENTITY = ("name", "regime", "recipe", "parity", "order", "cluster")
+KINDS = ("gpu_type", "constraint")  # of its cluster, where they are asked for
 # Keys of a run that are not the recipe's in a study, and what to do instead.
 DECIDED = {
     "platform": "cluster.gpus_per_node decides; 0 is the CPU",
@@ -159,19 +167,21 @@ class Study:
     def __init__(self, config: StudyConfig):
         plan, cluster = config.study, config.cluster
         self.config, self.plan, self.cluster = config, plan, cluster
-        check_cluster(cluster, plan.world_size, asks=not config.dry_run)
+        check_plan(cluster, plan.world_size)
+        self.not_here = ""  # why it cannot run on this machine; a plan on paper may
+        self.cores = self._cores()
         self.recipe = recipe_overrides(config)
         self.alone = check_cells(plan, self.recipe).train
         # The same wherever a cell starts; no part of what makes a study that study.
         root = quoted(Path(config.data.root).absolute())
         self.overrides = [*self.recipe, f"data.root={root}"]
-        self.cores = cores_per_device(cluster, plan.world_size)
         folder = config.run.dir or f"runs/study-{plan.name}"
         self.folder = Path(folder).absolute()
         self.order = cells(plan)
         # Of parity checks.
         models = plan.model or [None]
         self.kinds = list(product(models, plan.precision, plan.parallel, plan.compile))
+        self.checked_at: dict[str, int] = {}  # global batch of each parity check
         self._check_parity()
         self.description = {
             "schema_version": 1,
@@ -188,10 +198,21 @@ class Study:
                 "devices_per_node": cluster.devices_per_node,
                 "cores_per_device": self.cores,
                 "exclusive": cluster.exclusive,
+                **{k: kind for k in KINDS if (kind := getattr(cluster, k)) is not None},
             },
         }
         self.begun = self._begun()
         self.busy: dict[str, float] = {}  # share of cores that others used, by cell
+
+    def _cores(self) -> int:
+        """Of each device; 1 where only the machine that it is to run on would know."""
+        try:
+            return check_machine(self.cluster, self.plan.world_size)
+        except ConfigError as error:
+            if not self.config.dry_run:
+                raise
+            self.not_here = str(error)
+            return self.cluster.cores_per_device or 1
 
     def _begun(self) -> bool:
         """Whether the folder holds this very study already.
@@ -206,7 +227,10 @@ class Study:
             return False
         try:
             held = json.loads(file.read_text())
-            other = _differences(held, self.description)
+            if self.not_here:
+                self.cores = int(held["cluster"]["cores_per_device"])
+                self.description["cluster"]["cores_per_device"] = self.cores
+            other = differences(held, self.description)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"{file} is no study's: {error!r}") from error
         if other:
@@ -232,7 +256,14 @@ class Study:
                         "trace=, a= and b= leave no verdict on the study's recipe; "
                         "take them out of study.parity, and give them to parity.py"
                     )
+                fit, most = self.cluster.devices_per_node, max(check.world_sizes)
+                if self.cluster.name == "slurm" and most > fit:
+                    raise ConfigError(
+                        f"world_sizes={check.world_sizes} of study.parity do not fit "
+                        f"one node of {fit} devices, where a check's processes all run"
+                    )
                 check_sizes(check)
+                self.checked_at[work.name] = check.train.global_batch
             except ConfigError as error:
                 raise ConfigError(f"cell {work.name}: {error}") from error
 
@@ -242,15 +273,18 @@ class Study:
         works += [self._cell(cell) for cell in self.order]
         return {work.name: work for work in works}
 
+    def _of_all(self) -> list[str]:
+        """What every cell is asked for, but no parity check."""
+        pinned = f"parallel.cores_per_device={self.cores}"
+        return [*self.overrides, *timing(self.plan), pinned]
+
     def _cell(self, cell: Cell) -> Work:
         size = cell.world_size
         overrides = [
-            *self.overrides,
+            *self._of_all(),
             *cell.overrides(
                 self.alone.global_batch, self.plan.regime, self.alone.accumulate
             ),
-            *timing(self.plan),
-            f"parallel.cores_per_device={self.cores}",
             f"run.dir={quoted(self.folder / cell.name)}",
         ]
         return Work(
@@ -266,19 +300,19 @@ class Study:
         self, model: str | None, precision: str, parallel: str, compiled: bool
     ) -> Work:
         """Of what fits one node, since parity starts its own processes."""
-        sizes = list(self.plan.world_size)
-        if self.cluster.name == "slurm":
-            fit = self.cluster.devices_per_node
-            sizes = [size for size in sizes if size <= fit] or [1]
-        batch = self.alone.global_batch
-        batch *= max(sizes) if self.plan.regime == "weak" else 1
+        fit = self.cluster.devices_per_node if self.cluster.name == "slurm" else None
+        sizes = check_sizes_of(self.plan, fit)
+        batch = check_batch(
+            self.plan, self.alone.global_batch, self.alone.accumulate, sizes
+        )
         # Its own number of steps, unless it is given: its bounds are for that many.
-        steps = ("train.steps=", "train.epochs=", "train.evaluate_every_epochs=")
+        own = ("steps=", "epochs=", "evaluate_every_epochs=", "global_batch=")
+        own = tuple(f"train.{key}" for key in own)
         parts = [PARITY, *([model] if model else []), precision, parallel]
         name = "-".join([*parts, *["compiled"] * compiled])
         parity = [
             *(sys.executable, "launch/parity.py"),
-            *(o for o in self.overrides if not o.startswith(steps)),
+            *(o for o in self.overrides if not o.startswith(own)),
             f"precision={precision}",
             f"parallel={parallel}",
             *([f"model={model}"] if model else []),
@@ -290,7 +324,8 @@ class Study:
             f"run.dir={quoted(self.folder / name)}",
         ]
         log = self.folder / f"{name}.log"
-        return Work(name, parity, parity, devices=max(sizes), tasks=1, log=log)
+        devices = max(sizes, default=1)
+        return Work(name, parity, parity, devices=devices, tasks=1, log=log)
 
     def finished(self, name: str) -> bool:
         """Whether a cell, or a parity check, has come to its end."""
@@ -353,31 +388,48 @@ class Study:
                 "that are missing"
             )
         failed, ended = [], len(works) - len(missing)
+        for line in filter(None, [*self.batches(), self._likely(missing, works)]):
+            say(line)
         parity = [work for work in missing if is_parity(work.name)]
+        others = [work for work in missing if work not in parity]
         with Live(self.table(), console=console, auto_refresh=False) as live:
-            for part in parity, [work for work in missing if work not in parity]:
-                for work in run(self.cluster, part, self.cores, jobs, say, before):
+            for part in parity, others:
+                ends = run(self.cluster, part, self.cores, jobs, say, before)
+                for work, seconds in ends:
                     ended += 1
-                    say(f"{ended}/{len(works)} {work.name}: {self._ended(work)}")
-                    live.update(self.table(), refresh=True)
+                    text = self._ended(work, seconds)
+                    say(f"{ended}/{len(works)} {work.name}: {text}")
+                    missing.remove(work)
+                    table, left = self.table(), self._likely(missing, works)
+                    table.caption = left
+                    live.update(table, refresh=True)
+                    if left and len(others) - len(missing) == len(points(self.plan)):
+                        say(left)  # once, and where no table is seen meanwhile
                     if not self.finished(work.name):
                         failed.append(work.name)
         if not console.is_terminal:
             console.line()  # which Live ends its table with on a terminal alone
         return failed
 
-    def _note_unseen(self, works: dict[str, Work]) -> None:
-        """Note in cells.jsonl what was finished while no study looked."""
+    def _noted(self) -> list[dict[str, Any]]:
+        """The rows of cells.jsonl."""
         file = self.folder / "cells.jsonl"
         lines = file.read_text().splitlines() if file.exists() else []
-        rows = [json.loads(line) for line in lines]
-        noted = {row["name"] for row in rows if row["status"] != "failed"}
+        return [json.loads(line) for line in lines]
+
+    def _note_unseen(self, works: dict[str, Work]) -> None:
+        """Note in cells.jsonl what was finished while no study looked."""
+        noted = {row["name"] for row in self._noted() if row["status"] != "failed"}
         for work in works.values():
             if work.name not in noted and self.finished(work.name):
                 self._ended(work)
 
-    def _ended(self, work: Work) -> str:
-        """Note in cells.jsonl how something ended, and say it."""
+    def _ended(self, work: Work, seconds: float | None = None) -> str:
+        """Note in cells.jsonl how something ended, and say it.
+
+        Args:
+          seconds: that it took, where that was seen.
+        """
         folder, jobs = self.folder / work.name, self.folder / "submitit"
         job, ended = job_of(jobs, work.name), datetime.now(UTC)
         if self.finished(work.name):
@@ -400,6 +452,7 @@ class Study:
             "name": work.name,
             "status": status,
             "ended": ended.isoformat(),
+            "seconds": None if seconds is None else round(seconds, 1),
             "cores": self.cores * work.devices,
             "busy": self.busy.get(work.name),
             "job": job,
@@ -449,54 +502,35 @@ class Study:
         return read_summary(self.folder / name)["images_per_second"]["median"]
 
     def show_plan(self, console: Console) -> None:
-        """What would run, and at most how long."""
-        works = self.works()
-        slurm = self.cluster.name == "slurm"
+        """What would run, how long at most, and how long it is likely to."""
+        works, common = self.works(), self._of_all()
+        console.print(f"recipe=({' '.join(map(word, common))})", **PLAIN)
         for work in works.values():
-            text = "finished" if self.finished(work.name) else ""
-            line = shlex.join(work.task if slurm else work.command)
-            tasks = f"srun --ntasks={work.tasks} " if slurm else ""
-            console.print(f"{work.name}: {text or tasks + line}", **PLAIN)
+            text = "finished"
+            if not self.finished(work.name):
+                text = shell_line(work, self.cluster, self.cores, common)
+            console.print(f"{work.name}: {text}", **PLAIN)
         missing = [w for w in works.values() if not self.finished(w.name)]
-        hours = sum(work.devices for work in missing) * self.cluster.minutes / 60
-        console.print(
-            f"{len(missing)} of {len(works)} to run, in this order; at most "
-            f"{hours:.1f} device-hours (cluster.minutes={self.cluster.minutes} each)",
-            **PLAIN,
-        )
+        told = [
+            *self.batches(),
+            f"{len(missing)} of {len(works)} to run, in this order; "
+            f"{at_most(missing, self.cluster)}",
+            self._likely(missing, works),
+            self.not_here
+            and f"a plan alone, with {self.cores} core(s) for each device: here it "
+            f"would not start: {self.not_here}",
+        ]
+        for line in filter(None, told):
+            console.print(line, **PLAIN)
 
+    def batches(self) -> list[str]:
+        """Parity checks whose batch is not that of every cell, a line each."""
+        return other_batches(self.plan, self.alone.global_batch, self.checked_at)
 
-def _differences(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """What makes one study.json another study's, key by key, in words."""
-    told = []
-    for key in (key for key in IDENTITY if held[key] != asked[key]):
-        if key in ("recipe", "parity"):
-            more = [f"{o} is asked for" for o in asked[key] if o not in held[key]]
-            less = [f"{o} is not asked for" for o in held[key] if o not in asked[key]]
-            said = more + less
-        else:
-            now, was = _settings(key, asked), _settings(key, held)
-            changed = [name for name in now if now[name] != was.get(name)]
-            said = [f"{name} is {now[name]}, was {was.get(name)}" for name in changed]
-        told += said or [f"its {key} differs"]
-    return told
-
-
-def _settings(key: str, description: dict[str, Any]) -> dict[str, Any]:
-    """What was asked for to come to one part of a description, by key."""
-    value = description[key]
-    if key == "cluster":
-        return {f"cluster.{name}": value[name] for name in value}
-    if key != "order":
-        return {f"study.{key}": value}
-    axes = {f"study.{a}": sorted({c.get(a) for c in value}, key=str) for a in AXES}
-    repeats = max(cell["repeat"] for cell in value)
-    seed = description["order_seed"]
-    return axes | {"study.repeats": repeats, "study.order_seed": seed}
-
-
-def is_parity(name: str) -> bool:
-    return name.startswith(f"{PARITY}-")
+    def _likely(self, missing: list[Work], works: dict[str, Work]) -> str:
+        """What is left to run, by how long the finished took; empty if none has."""
+        seconds = seconds_taken(self._noted())
+        return likely(missing, works.values(), seconds, self.cluster)
 
 
 PLAIN: dict[str, Any] = {"markup": False, "soft_wrap": True}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,9 @@ def command(framework: str, processes: int, overrides: list[str]) -> list[str]:
 
 
 def quoted(path: Path) -> str:
-    """A path as Hydra's grammar takes any text."""
+    """A path as Hydra's grammar takes it: as any text, where it is not a plain one."""
+    if re.fullmatch(r"/[\w./-]*", str(path), re.ASCII):
+        return str(path)
     return "'" + str(path).replace("'", "\\'") + "'"
 
 

@@ -1,9 +1,11 @@
 """A study: which runs of one recipe, how often, and in what order."""
 
 import random
+import re
 from dataclasses import dataclass, field, replace
 from itertools import product, starmap
 
+from recipe.cluster import ClusterConfig
 from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.fields import at_least, one_of, positive
@@ -11,7 +13,6 @@ from recipe.fields import at_least, one_of, positive
 FRAMEWORKS = ("torch", "jax")
 REGIMES = ("strong", "strong_accumulate", "weak")
 DATA = ("real", "synthetic")
-CLUSTERS = ("local", "slurm")
 # Axes by the key that a run takes for each, where it has one that is not to be typed.
 AXES = {
     "framework": None,
@@ -99,30 +100,6 @@ class StudyPlan:
                 "gradients to exchange; add a study.world_size above 1 (and dp), or "
                 "leave study.exchange at [true]"
             )
-
-
-@dataclass(kw_only=True)
-class ClusterConfig:
-    """Where the cells of a study run, and with how much of it."""
-
-    name: str
-    gpus_per_node: int = 0  # 0: on CPUs
-    tasks_per_node: int | None = None  # devices of a node; default: its GPUs, else 1
-    cores_per_device: int | None = None  # local default: cores over the largest world
-    minutes: int = 30  # that a cell may take
-    partition: str | None = None
-    account: str | None = None
-    exclusive: bool = True  # a node is a cell's alone, since its times count
-
-    def __post_init__(self) -> None:
-        one_of("cluster", self.name, CLUSTERS)
-        at_least("cluster.gpus_per_node", self.gpus_per_node, 0)
-        for key in "tasks_per_node", "cores_per_device", "minutes":
-            at_least(f"cluster.{key}", getattr(self, key), 1)
-
-    @property
-    def devices_per_node(self) -> int:
-        return self.tasks_per_node or self.gpus_per_node or 1
 
 
 @dataclass(kw_only=True)
@@ -225,6 +202,67 @@ def timing(plan: StudyPlan) -> list[str]:
     """
     seconds = "null" if plan.timed_seconds is None else f"{plan.timed_seconds}"
     return [f"train.timed_seconds={seconds}"]
+
+
+def check_sizes_of(plan: StudyPlan, fit: int | None = None) -> list[int]:
+    """World sizes of its parity checks, which start their own processes on one node.
+
+    Args:
+      fit: devices of a node; None where there is no other.
+
+    >>> plan = StudyPlan(name="mine", regime="weak", world_size=[1, 8, 16])
+    >>> check_sizes_of(plan, fit=8)
+    [1, 8]
+    """
+    asked = [o for o in plan.parity if o.lstrip("+").startswith("world_sizes=")]
+    if asked:
+        return [int(size) for size in re.findall(r"\d+", asked[-1])]
+    return [size for size in plan.world_size if fit is None or size <= fit] or [1]
+
+
+def check_batch(
+    plan: StudyPlan, global_batch: int, accumulate: int, sizes: list[int]
+) -> int:
+    """`train.global_batch` of its parity checks, in examples.
+
+    A check trains on one device too, so its batch is what a device of a cell has at
+    most, and not what many have together: a multiple of the largest world size that is
+    checked, of two examples on each device at least.
+
+    Args:
+      global_batch, accumulate: the recipe's.
+      sizes: world sizes of the check.
+
+    >>> weak = StudyPlan(name="mine", regime="weak", world_size=[1, 8, 16])
+    >>> check_batch(weak, 128, 1, [1, 8])  # a cell of 8 devices has 1024
+    128
+    """
+    least = min(plan.world_size)
+    if plan.regime == "strong_accumulate" or (plan.regime == "strong" and least == 1):
+        return global_batch
+    batch = global_batch // (least if plan.regime == "strong" else 1)
+    unit = max(sizes, default=1) * accumulate
+    return max(batch // unit, 2) * unit
+
+
+def other_batches(
+    plan: StudyPlan, global_batch: int, checked: dict[str, int]
+) -> list[str]:
+    """In words, which parity checks have another batch than some cell.
+
+    Args:
+      global_batch: the recipe's.
+      checked: that of each check, by its name.
+    """
+    sizes = plan.world_size if plan.regime == "weak" else [1]
+    of_cells = sorted(global_batch * size for size in sizes)
+    cells = " to ".join(f"{b:,}" for b in dict.fromkeys((of_cells[0], of_cells[-1])))
+    return [
+        f"{name} trains at a global batch of {batch:,}, which one device holds as in a "
+        f"cell; the cells at {cells}"
+        for name, batch in checked.items()
+        if {batch} != set(of_cells)
+    ]
 
 
 def points(plan: StudyPlan) -> list[Cell]:

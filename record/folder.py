@@ -56,16 +56,22 @@ def _check_empty(path: Path) -> None:
         raise RecordError(f"run.dir={path} is a file; choose another")
     if all(file.name == STOP for file in path.iterdir()):
         return  # a run may be told to stop before it has its folder
-    held = "files of something else"
+    held, more = "files of something else", ""
     if (path / "summary.json").exists():
-        held = f"a {read_summary(path)['status']} run"
+        status = read_summary(path)["status"]
+        held = f"a {status} run"
+        if status == "finished":
+            more = (
+                f"; to train it on: run.resume={path}, another run.dir, and more "
+                "train.epochs"
+            )
     elif (path / "config.yaml").exists():
         held = "a run without an end"
     elif (path / "parity.json").exists():
         held = "a parity check"
     raise RecordError(
         f"run.dir={path} already holds {held}; nothing is overwritten: choose another "
-        "run.dir, or move that folder away"
+        f"run.dir, or move that folder away{more}"
     )
 
 

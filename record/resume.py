@@ -26,6 +26,7 @@ from record.checkpoint import (
 )
 from record.disk import parse_json, read_text, recording, write_whole
 from record.folder import check_folder, create_folder
+from record.length import LENGTH, goes_on, how_to_go_on
 from record.run import read_summary
 from record.schema import ROWS
 from record.stopping import REQUEUE, mark_requeue
@@ -101,10 +102,13 @@ def resume_point(
     _refuse_trace(config, found.folder)
     differences = _differences(config, data_fingerprint, world_size, found)
     if differences and not config.run.resume_anyway:
+        hint = ""
+        if any(told.startswith(LENGTH) for told in differences):
+            hint = f". {how_to_go_on(config, _weights(found))}"
         raise RecordError(
             f"{found.source} cannot be gone on with, as it would not be the same run: "
             f"{'; '.join(differences)}. Ask for the same, choose another run.dir, or "
-            "set run.resume_anyway=true, which the record will show"
+            f"set run.resume_anyway=true, which the record will show{hint}"
         )
     return replace(found, differences=tuple(differences))
 
@@ -176,7 +180,7 @@ def _refuse_finished(folder: Path) -> None:
     if read_summary(folder)["status"] == "finished":
         raise RecordError(
             f"{folder} holds a finished run; nothing is overwritten: give another "
-            "run.dir for what goes on from it"
+            "run.dir for what goes on from it, and more train.epochs"
         )
 
 
@@ -242,10 +246,11 @@ def _differences(
     else:
         before, data = identity_parts(_config_of(found.source)), None
     was, asked = dict(leaves(before)), dict(leaves(identity_parts(config)))
+    free = LENGTH if goes_on(config, was) else ()
     differences = [
         f"{key} is {asked.get(key, ABSENT)}, was {was.get(key, ABSENT)}"
         for key in sorted(was.keys() | asked.keys())
-        if was.get(key, ABSENT) != asked.get(key, ABSENT)
+        if was.get(key, ABSENT) != asked.get(key, ABSENT) and key not in free
     ]
     devices = None if found.checkpoint is None else found.checkpoint.world_size
     one = None in (devices, world_size) or devices == world_size
@@ -257,6 +262,14 @@ def _differences(
     if None not in (data, data_fingerprint) and data != data_fingerprint:
         differences.append(f"the data's SHA-256 is {data_fingerprint}, was {data}")
     return differences
+
+
+def _weights(found: Resume) -> str:
+    """The file of the weights that a run has come to."""
+    final = found.source / "final.safetensors"
+    if final.exists() or found.checkpoint is None:
+        return str(final)
+    return str(checkpoint_folder(found.source, found.step) / "weights.safetensors")
 
 
 def _config_of(folder: Path) -> Config:
@@ -347,8 +360,8 @@ def _refuse_past(resume: Resume, last: int) -> None:
     if resume.step >= last and not ended:
         raise RecordError(
             f"{resume.source} would be gone on with after step {resume.step}, and the "
-            f"last that is asked for is step {last}; ask for more, or give run.resume= "
-            "an earlier checkpoint"
+            f"last that is asked for is step {last}; ask for more (train.epochs or "
+            "train.steps), or give run.resume= an earlier checkpoint"
         )
 
 

@@ -7,9 +7,12 @@ end it would be the time of the whole training, and so there is none.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import numpy as np
 
 from report.cells import Cell
 from report.intervals import Estimate, median_estimate
@@ -81,7 +84,11 @@ class TimeTo:
 def time_to(cell: Cell, evaluated: Sequence[Evaluated], target: float) -> TimeTo:
     """The median over a cell's repeats, all of which must have reached the target.
 
-    The runs that did reach it are not averaged alone: those would be the lucky ones.
+    Over seeds where there are several, each by the median of its runs. The runs that
+    did reach it are not averaged alone: those would be the lucky ones.
+
+    Args:
+      evaluated: of each of the cell's runs, in their order.
     """
     apart = max((run.apart for run in evaluated), default=0)
     times = [run.seconds_to(target) for run in evaluated]
@@ -93,6 +100,11 @@ def time_to(cell: Cell, evaluated: Sequence[Evaluated], target: float) -> TimeTo
         reason = f"{len(reached)} of {len(times)} runs reached {target:g}"
     if reason:
         return TimeTo(cell, target, None, None, apart, reason)
+    seeds: dict[int, list[float]] = defaultdict(list)
+    for run, taken in zip(cell.runs, reached, strict=True):
+        seeds[run.seed].append(taken)
+    if len(seeds) > 1:
+        reached = [float(np.median(taken)) for taken in seeds.values()]
     seconds = median_estimate(reached)
     hours = seconds.value * cell.world_size / 3600
     return TimeTo(cell, target, seconds, hours, apart, seconds.reason)

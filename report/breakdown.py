@@ -33,7 +33,7 @@ PARTS = (REST, *ARMS.values(), *HOST_PARTS.values())  # as they are stacked
 # measured.
 ALIKE = sorted(
     {field.name for field in fields(TimedRun)}
-    - {"ablated", "config_hash", "path", "environment", "windows"}
+    - {"ablated", "config_hash", "path", "environment", "windows", "seed", "family"}
     - {"compile_seconds", "compile_cached", "startup_seconds", "peak_memory_bytes"}
 )
 

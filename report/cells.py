@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from report.runs import LeftOut, TimedRun
+from report.sweeps import Varied, words
 
 # How a run's devices are divided over processes; one device is one process either way.
 PER_DEVICE, ONE_PROCESS = "a process per device", "one process"
@@ -26,6 +27,7 @@ class Setting:
     compiled: bool
     layout: str
     software: str
+    varied: Varied = ()  # of a sweep, what tells it from the others
 
     def __str__(self) -> str:
         what = f"{self.experiment} ({self.model} on {self.data})"
@@ -33,7 +35,9 @@ class Setting:
         where = (self.device, self.machine, self.software)
         kernels = ("deterministic kernels",) * self.deterministic
         compiled = ("compiled",) * self.beside_eager
-        return ", ".join((self.framework, *compiled, what, *how, *where, *kernels))
+        sweep = (words(self.varied),) * bool(self.varied)
+        parts = (self.framework, *compiled, what, *sweep, *how, *where, *kernels)
+        return ", ".join(parts)
 
     @property
     def beside_eager(self) -> bool:
@@ -62,6 +66,11 @@ class Cell:
         return self.global_batch / (self.world_size * self.accumulate)
 
     @property
+    def seeds(self) -> int:
+        """That its runs are of."""
+        return len({run.seed for run in self.runs})
+
+    @property
     def commits(self) -> tuple[str, ...]:
         """That its runs were made at, as far as is known."""
         return tuple(sorted({run.commit for run in self.runs} - {""}))
@@ -77,7 +86,8 @@ class Cell:
 def cells_of(runs: Iterable[TimedRun]) -> tuple[list[Cell], list[LeftOut]]:
     """Repeats put together; a cell whose runs are of several recipes is left out.
 
-    Nothing says which of two recipes was meant, and their mean is of neither.
+    Seeds of one recipe are repeats, and sweeps are told apart before. Of other recipes
+    nothing says which was meant, and their mean is of neither.
     """
     runs = list(runs)
     layouts: dict[Setting, set[str]] = defaultdict(set)
@@ -117,6 +127,7 @@ def _setting(run: TimedRun, layout: str) -> Setting:
         run.compiled,
         layout,
         run.software,
+        run.varied,
     )
 
 
@@ -130,13 +141,13 @@ def _layout(run: TimedRun) -> str:
 
 def different_recipes(runs: Iterable[TimedRun], of_recipe: bool = True) -> str:
     """In words, what these runs do not share; empty if they are of one recipe."""
-    names = ["parameters", "data_fingerprint"] + ["config_hash"] * of_recipe
+    names = ["parameters", "data_fingerprint"] + ["of_recipe"] * of_recipe
     for name in names:
         paths: dict[str, list[str]] = defaultdict(list)
         for run in runs:
             paths[str(getattr(run, name))[:12]].append(run.path.name)
         if len(paths) > 1:
             told = (f"{value} ({', '.join(who[:3])})" for value, who in paths.items())
-            what = "recipes" if name == "config_hash" else name
+            what = "recipes" if name == "of_recipe" else name
             return f"different {what}: {'; '.join(told)}; give one study at a time"
     return ""

@@ -147,7 +147,7 @@ def to_csv(chart: Chart) -> str:
 
 def charts(report: Report) -> list[Chart]:
     """Every figure of a report, in the page's order; the tables have all groups."""
-    drawn = report.groups[:MOST_GROUPS]
+    drawn = [group for group in report.groups if not group.is_sweep][:MOST_GROUPS]
     makers = (_throughput, _ratio, _accuracy, _efficiency)
     makers = (*makers, _breakdown, _serial_fraction, _step_times, _rank_times)
     makers = (*makers, _utilisation, _projection)

@@ -48,6 +48,7 @@ class Check:
       recipe: of them.
       commits: that they were run at.
       compiled: whether PyTorch's were, as JAX's always are.
+      global_batch: examples of a step of theirs.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Check:
     comparisons: tuple[Comparison, ...]
     runs: tuple[Path, ...]
     recipe: Recipe
+    global_batch: int
 
     @property
     def name(self) -> str:
@@ -102,7 +104,7 @@ class Check:
         setting = cell.setting
         alike = {
             "frameworks": any(c.kind != "world sizes" for c in self.comparisons),
-            "recipe, its length and batch aside": (
+            "recipe, its length, batch and seed aside": (
                 self.recipe.workload == recipe.workload
             ),
             "data (by its fingerprint)": (
@@ -172,6 +174,7 @@ def read_check(folder: Path) -> Check:
         comparisons=comparisons,
         runs=tuple(of_it),
         recipe=read_recipe(of_it[0]),
+        global_batch=summaries[of_it[0]]["global_batch"],
         **facts,
     )
 

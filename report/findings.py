@@ -43,7 +43,9 @@ from report.scaling import (
     scaling,
     through,
 )
+from report.seeds import Accuracy, accuracy
 from report.studies import Study, read_study
+from report.sweeps import told_apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,7 @@ class Report:
       common: what is the same in all groups, by what it is called.
       recipes: by config_hash.
       times: to an accuracy, of each cell of each group that has one.
+      accuracies: over seeds, of each cell that has one.
       breakdowns: of the step, of each cell that was measured in parts.
       data_costs: of cells on real data over those on synthetic images.
       compiled: PyTorch's cells over those of eager PyTorch.
@@ -164,6 +167,7 @@ class Report:
     claims: tuple[Claim, ...]
     recipes: Mapping[str, Recipe]
     times: Mapping[str, tuple[TimeTo, ...]]
+    accuracies: tuple[Accuracy, ...]
     breakdowns: tuple[Breakdown, ...]
     data_costs: tuple[Ratio, ...]
     compiled: tuple[Compiled, ...]
@@ -183,6 +187,9 @@ class Report:
 
     def breakdown_of(self, cell: Cell) -> Breakdown | None:
         return next((found for found in self.breakdowns if found.cell is cell), None)
+
+    def accuracy_of(self, cell: Cell) -> Accuracy | None:
+        return next((found for found in self.accuracies if found.cell is cell), None)
 
     def ranks_of(self, cell: Cell) -> Ranks | None:
         return next((found for found in self.ranks if found.cell is cell), None)
@@ -245,6 +252,7 @@ def make_report(
     """What runs show together, and what speaks for it."""
     options = options or Options()
     recipes, no_recipes = _recipes(runs)
+    runs = told_apart(runs, recipes)
     found = scaling([run for run in runs if not run.ablated], options.base)
     groups, common = grouped(found.curves, found.versus)
     points = [point for curve in found.curves for point in curve.points]
@@ -256,6 +264,7 @@ def make_report(
         breakdown(cell, [rows[run.path] for run in cell.runs], arms.get(id(cell), {}))
         for cell in cells
     ]
+    scores = [accuracy(c, [rows[r.path].evaluated for r in c.runs]) for c in cells]
     ranks = [_ranks(cell, rows, arms.get(id(cell), {})) for cell in cells]
     left = (*left_out, *no_recipes, *no_arms, *no_rows, *found.left_out)
     return Report(
@@ -271,6 +280,7 @@ def make_report(
         times={
             group.title: tuple(_times(group, rows, options.target)) for group in groups
         },
+        accuracies=tuple(filter(None, scores)),
         breakdowns=tuple(filter(None, parts)),
         data_costs=tuple(real_over_synthetic(cells)),
         compiled=tuple(

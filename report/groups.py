@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from report.cells import PER_DEVICE, Setting
 from report.scaling import SINGLE, Curve, Versus
+from report.sweeps import in_order, words
 
 FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX"}
 
@@ -27,6 +28,22 @@ class Group:
     @property
     def name(self) -> str:
         return file_name(self.title)
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Keys in which the recipes of its curves differ."""
+        return tuple(name for name, _ in self.curves[0].setting.varied)
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it compares recipes, at one world size, and no numbers of devices."""
+        return bool(self.varied) and all(c.regime == SINGLE for c in self.curves)
+
+    def name_of(self, curve: Curve) -> str:
+        """The curve's where columns tell what a sweep varies."""
+        alike = [c.setting for c in self.curves]
+        others = [replace(setting, varied=()) for setting in alike]
+        return name_among(replace(curve.setting, varied=()), others)
 
     def label(self, curve: Curve) -> str:
         """The curve's in a legend: its framework, and what tells it from others."""
@@ -50,7 +67,7 @@ def program(setting: Setting) -> str:
 
 
 def name_among(setting: Setting, others: Iterable[Setting]) -> str:
-    """A program's name, with its layout and versions where others have other ones."""
+    """A program's name, with layout, versions and sweep where others have others."""
     name = program(setting)
     alike = [other for other in others if program(other) == name]
     parts = [name]
@@ -58,6 +75,8 @@ def name_among(setting: Setting, others: Iterable[Setting]) -> str:
         parts.append(setting.layout)
     if len({other.software for other in alike} | {setting.software}) > 1:
         parts.append(setting.software)
+    if len({other.varied for other in alike} | {setting.varied}) > 1:
+        parts.append(words(setting.varied))
     return ", ".join(parts)
 
 
@@ -87,7 +106,8 @@ def grouped(
     piles: dict[tuple[str, ...], list[Curve]] = defaultdict(list)
     for curve in curves:
         fixed = what_is_fixed(curve.setting)
-        piles[(*fixed.values(), curve.regime, curve.recipe)].append(curve)
+        swept = tuple(name for name, _ in curve.setting.varied)
+        piles[(*fixed.values(), curve.regime, curve.recipe, *swept)].append(curve)
     everywhere = [what_is_fixed(curve.setting) for curve in curves]
     common = {
         name: value
@@ -100,6 +120,7 @@ def grouped(
             key=lambda c: (
                 c.setting.framework != "torch",
                 c.setting.compiled,
+                in_order(c.setting.varied),
                 c.setting.layout,
                 c.setting.software,
             )
@@ -110,6 +131,8 @@ def grouped(
         ]
         regime = pile[0].regime
         how = "one world size" if regime == SINGLE else f"{regime} scaling"
+        if pile[0].setting.varied:
+            how += f", by {', '.join(name for name, _ in pile[0].setting.varied)}"
         own = own_parts(pile[0].setting, common)
         title = ", ".join([*own, how, pile[0].recipe])
         groups.append(Group(title, tuple(pile), tuple(inside)))

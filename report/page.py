@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from report.accuracy_table import accuracy_table
 from report.breakdown import PARTS
 from report.charts import (
     FAST,
@@ -31,6 +32,8 @@ from report.html import (
 )
 from report.parity import IDENTICAL
 from report.sentences import (
+    accuracy_sentences,
+    batch_sentences,
     check_sentence,
     claim_sentence,
     claim_sentences,
@@ -60,6 +63,7 @@ def page(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     sections = (
         _short(report),
         _parity(report, figures),
+        _accurate(report),
         _fast(report, figures),
         _scales(report, figures),
         _holds_back(report, figures),
@@ -84,15 +88,18 @@ def _what(report: Report) -> str:
 
 
 def _short(report: Report) -> str:
-    """The five answers, with what was measured."""
+    """The answers, with what was measured."""
     verdict, _ = parity(report)
     answers: dict[tuple[str, str], Callable[[Group], Iterable[str]]] = {
+        ("accurate", "How accurate?"): partial(accuracy_sentences, report),
         ("fast", "How fast?"): lambda group: _speeds(report, group),
-        ("scales", "How well does it scale?"): scaling_sentences,
+        ("scales", "How well does it scale?"): lambda group: (
+            () if group.is_sweep else scaling_sentences(group)
+        ),
         ("holds-back", "What holds it back?"): partial(held_back_sentences, report),
         ("further", "What to expect further out?"): lambda group: (
             projection_sentence(p, group.label(p.curve))
-            for p in _projections(report, group)
+            for p in (() if group.is_sweep else _projections(report, group))
         ),
     }
     items = (
@@ -119,6 +126,8 @@ def _short(report: Report) -> str:
 
 def _speeds(report: Report, group: Group) -> Iterator[str]:
     """Each framework's, and which is faster where that may be said."""
+    if group.is_sweep:
+        return  # a line for each recipe, which its table has
     yield from rate_sentences(group)
     inside = {id(versus) for versus in group.versus}
     for claim in report.claims:
@@ -142,6 +151,7 @@ def _parity(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
 {_figures(figures, LOSSES)}
 {shown if rows else ""}
 {listed(map(check_sentence, report.checks))}
+{listed(batch_sentences(report))}
 """
 
 
@@ -157,6 +167,25 @@ def _parity_row(check: Check, comparison: Comparison) -> list[str | Shown]:
         ),
         comparison.verdict,
     ]
+
+
+def _accurate(report: Report) -> str:
+    """Trainings' test accuracies, and a table of each sweep."""
+    parts = ""
+    for group in report.groups:
+        head, rows, notes = accuracy_table(report, group)
+        if rows:
+            numbers = range(1, len(head))
+            caption = f"Accuracy: {group.title}"
+            parts += (
+                f"<h3>{to_html(group.title)}</h3>"
+                f"{listed(accuracy_sentences(report, group))}"
+                f"{table(head, rows, numbers, caption)}{listed(notes)}"
+            )
+    none = "<p>No run that was evaluated on classes is among the folders.</p>"
+    return f"""<h2 id="accurate">How accurate?</h2>
+{parts or none}
+"""
 
 
 def _fast(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
@@ -183,7 +212,9 @@ brackets in sentences. Those of a ratio of the two are wider, as is said there.<
 
 
 def _scales(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
-    tables = "".join(_points_table(report, group) for group in report.groups)
+    tables = "".join(
+        _points_table(report, group) for group in report.groups if not group.is_sweep
+    )
     return f"""<h2 id="scales">How well does it scale?</h2>
 {_figures(figures, SCALES)}
 {tables}
@@ -279,6 +310,7 @@ def _further(report: Report, figures: Mapping[str, tuple[Chart, Path]]) -> str:
     said = [
         projection_sentence(p, f"{group.title}, {group.label(p.curve)}")
         for group in report.groups
+        if not group.is_sweep
         for p in _projections(report, group)
     ]
     sources = sorted(

@@ -2,17 +2,24 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from recipe.config import Config, ablated, from_yaml, recipe_parts
+from recipe.config import Config, ablated, from_yaml, leaves, recipe_hash, recipe_parts
 from recipe.errors import ConfigError, RecordError
 from recipe.flops import training_flops
 from record.disk import read_text
 
 # How long is trained and how much at once: a study's check has its own of these, since
 # its bounds are for a hundred steps, and one check is for every point of a weak curve.
-LENGTHS = ("steps", "epochs", "evaluate_every_epochs", "global_batch", "accumulate")
+# And from which seed, which changes numbers and nothing that is computed with them.
+FREE = (
+    *("steps", "epochs", "evaluate_every_epochs", "global_batch", "accumulate"),
+    "seed",
+)
+# Of these keys a cell has one value anyway, or pools what has several.
+OF_CELLS = ("name", "train.global_batch", "train.accumulate", "train.seed")
 
 
 @dataclass(frozen=True)
@@ -20,14 +27,20 @@ class Recipe:
     """What all runs of one `config_hash` share.
 
     Args:
-      workload: hash of the recipe but for its length, batch and name, and for what an
-        arm of a study leaves out.
+      workload: hash of the recipe but for its length, batch, seed and name, and for
+        what an arm of a study leaves out.
       training_flops: of one example's forward and backward pass, None for a model that
         is not among Duet's own.
+      config_hash: of this recipe; another than a run's where its config was changed.
+      family: hash of the recipe but for its seed.
+      keys: its values by key, but for what tells cells apart, seeds and ablations.
     """
 
     workload: str
     training_flops: int | None
+    config_hash: str = ""
+    family: str = ""
+    keys: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -41,11 +54,17 @@ def read_recipe(folder: Path) -> Recipe:
         config = from_yaml(read_text(file))
     except ConfigError as error:
         raise RecordError(f"{file}: {error}") from error
-    return Recipe(workload(config), _flops(config))
+    parts = recipe_parts(config)
+    del parts["train"]["seed"]
+    aside = {*OF_CELLS, *ablated(config)}
+    keys = {key: value for key, value in leaves(parts) if key not in aside}
+    return Recipe(
+        workload(config), _flops(config), recipe_hash(config), _hash(parts), keys
+    )
 
 
 def workload(config: Config) -> str:
-    """SHA-256 of the recipe without how long, how much at once, and what it is called.
+    """SHA-256 of the recipe without length, batch, seed, and what it is called.
 
     Two runs of one workload compute the same thing, the same learning rates included.
     """
@@ -54,8 +73,12 @@ def workload(config: Config) -> str:
     for group, key in (name.split(".") for name in ablated(config)):
         del parts[group][key]
     parts.pop("parallel", None)  # of the strategy nothing but its ablation is in it
-    for length in LENGTHS:
-        del parts["train"][length]
+    for key in FREE:
+        del parts["train"][key]
+    return _hash(parts)
+
+
+def _hash(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

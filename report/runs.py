@@ -43,6 +43,9 @@ class TimedRun:
       accumulate: micro-batches that a global batch is computed in, one after another.
       ablated: what its steps leave out; empty for a training.
       windows: images/s over all devices of each timed window, warm-up left out.
+      seed: of its training; tells no two repeats apart.
+      family: hash of its recipe but for the seed; empty where that was not read.
+      varied: keys of the recipe, and their values, in which a sweep's runs differ.
       compile_seconds, startup_seconds: None where they were not taken.
       compile_cached: whether the steps came out of a cache; None where eager.
       peak_memory_bytes: largest of any rank.
@@ -70,6 +73,9 @@ class TimedRun:
     config_hash: str
     data_fingerprint: str
     windows: tuple[float, ...]
+    seed: int = 0
+    family: str = ""
+    varied: tuple[tuple[str, str], ...] = ()
     compile_seconds: float | None = None
     compile_cached: bool | None = None
     startup_seconds: float | None = None
@@ -87,6 +93,11 @@ class TimedRun:
     def commit(self) -> str:
         """The checkout that ran; empty where that is not known."""
         return commit_name(self.environment, 12) if self.environment else ""
+
+    @property
+    def of_recipe(self) -> str:
+        """What is the same in all repeats, whichever their seeds."""
+        return self.family or self.config_hash
 
     @property
     def device_batch(self) -> float:
@@ -234,7 +245,7 @@ def read_timed_run(path: Path) -> TimedRun:
     if type(windows) is not list or not all(map(_is_rate, windows)):
         told = str(windows)[:60]
         raise RecordError(f"{path}: images_per_second holds no rates: {told}")
-    config = config_values(path, nudge=0, accumulate=1)
+    config = config_values(path, nudge=0, accumulate=1, seed=0)
     if not 1 <= config["accumulate"] <= MOST:
         raise RecordError(
             f"{path}: train.accumulate is {config['accumulate']}, expected 1 or more"
@@ -256,6 +267,7 @@ def read_timed_run(path: Path) -> TimedRun:
         windows=tuple(map(float, windows)),
         accumulate=config["accumulate"],
         ablated=tuple(map(str, summary["ablated"])),
+        seed=config["seed"],
         environment=environment,
         **names,
     )

@@ -261,7 +261,7 @@ def jax_against_torch(cells: Sequence[Cell]) -> list[Versus]:
         run, s = cell.runs[0], cell.setting
         how = (s.precision, s.parallel, s.deterministic, cell.accumulate)
         where = (s.device, s.machine, cell.world_size)
-        return (*how, *where, run.config_hash, run.data_fingerprint)
+        return (*how, *where, run.of_recipe, run.data_fingerprint)
 
     torch: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in cells:

@@ -12,6 +12,8 @@ from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
 from report.projection import by_law, describes
 from report.runs import ARMS, EXCHANGE
 from report.scaling import WEAK, Curve
+from report.seeds import Accuracy
+from report.sweeps import words
 
 # What the page says of parity as a whole: a check's verdict, or that there is none.
 UNKNOWN = "not checked"
@@ -167,6 +169,52 @@ def commit_sentences(curve: Curve) -> Iterator[str]:
         if len(commits := point.cell.commits) > 1:
             where = devices(point.cell.world_size)
             yield f"{where}: runs of different commits, {in_words(commits)}"
+
+
+def batch_sentences(report: Report) -> Iterator[str]:
+    """Checks that trained on less at once than the cells that they answer for."""
+    cells = [p.cell for curve in report.scaling.curves for p in curve.points]
+    for check in report.checks:
+        batches = {c.global_batch for c in cells if check.is_called_like(c)}
+        if batches and max(batches) > check.global_batch:
+            cells_at = in_words([f"{batch:,}" for batch in sorted(batches)])
+            yield (
+                f"{check.name} was checked at a global batch of "
+                f"{check.global_batch:,}, which one device holds too; timed at "
+                f"{cells_at}"
+            )
+
+
+def accuracy_sentences(report: Report, group: Group) -> Iterator[str]:
+    """What a group's trainings come to; of a sweep, its best recipe by program."""
+    if not group.is_sweep:
+        for curve in group.curves:
+            cells = dict.fromkeys((curve.points[0].cell, curve.points[-1].cell))
+            scores = [s for cell in cells if (s := report.accuracy_of(cell))]
+            yield from (f"{group.label(curve)} {_score(score)}" for score in scores)
+        return
+    for name in dict.fromkeys(map(group.name_of, group.curves)):
+        curves = [c for c in group.curves if group.name_of(c) == name]
+        cells = [curve.points[0].cell for curve in curves]
+        scores = [s for cell in cells if (s := report.accuracy_of(cell))]
+        if scores:
+            best = max(scores, key=lambda score: score.mean.value)
+            yield (
+                f"{name}, best of {len(scores)} recipes, "
+                f"{words(best.cell.setting.varied)}, {_score(best)}; the best of "
+                "several looks better than it is"
+            )
+
+
+def _score(score: Accuracy) -> str:
+    spread = ""
+    if score.spread is not None:
+        spread = f" over {score.seeds} seeds, spread {score.spread:.2g}"
+    why = f" ({score.mean.reason})" if score.mean.reason else ""
+    return (
+        f"on {devices(score.cell.world_size)} comes to a test accuracy of "
+        f"{shown(score.mean, '.4f')}{spread}{why}"
+    )
 
 
 def rate_sentences(group: Group) -> Iterator[str]:

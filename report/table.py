@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from record.schema import strict_json
 from report import escape
+from report.accuracy_table import accuracy_table, without_empty
 from report.breakdown import PARTS
 from report.cells import Cell
 from report.environment import commands, environment_rows
@@ -20,6 +21,8 @@ from report.projection import describes
 from report.runs import TimedRun
 from report.scaling import WEAK, Curve, Point, Scaling
 from report.sentences import (
+    accuracy_sentences,
+    batch_sentences,
     check_sentence,
     claim_sentences,
     commit_sentences,
@@ -31,6 +34,7 @@ from report.sentences import (
     parity,
     projection_sentence,
 )
+from report.sweeps import words
 
 SCHEMA_VERSION = 1
 MIB = 2**20
@@ -55,6 +59,7 @@ def report_rows(report: Report) -> list[dict[str, Any]]:
         for point in curve.points:
             use, time = report.utilisation(point), times.get(id(point.cell))
             seconds = None if time is None else time.seconds
+            score = report.accuracy_of(point.cell)
             parts = report.breakdown_of(point.cell)
             shares = {} if parts is None else parts.shares
             table.append(
@@ -62,6 +67,11 @@ def report_rows(report: Report) -> list[dict[str, Any]]:
                     **_row(curve, point),
                     "flops_per_device": None if use is None else use.flops.value,
                     "mfu": None if use is None or not use.share else use.share.value,
+                    "seeds": point.cell.seeds,
+                    "test_accuracy": score.mean.value if score else None,
+                    "test_accuracy_low": score.mean.low if score else None,
+                    "test_accuracy_high": score.mean.high if score else None,
+                    "test_accuracy_spread": score.spread if score else None,
                     "target_accuracy": None if time is None else time.target,
                     "seconds_to_accuracy": seconds.value if seconds else None,
                     "device_hours_to_accuracy": time.device_hours if time else None,
@@ -243,14 +253,7 @@ def points_table(
     if cached := sum(len(cell.runs) - len(_compiled(cell)) for cell in cells):
         runs = f"{cached} run{'s' * (cached > 1)}"
         reasons.append(f"Compile s leaves out {runs} with steps from a cache")
-    # A column without a figure says nothing but its name.
-    told = [n for n, _ in enumerate(head) if any(_text(row[n]) != "–" for row in rows)]
-    kept = [[row[n] for n in told] for row in rows]
-    return [head[n] for n in told], kept, reasons
-
-
-def _text(cell: str | Shown) -> str:
-    return cell.text if isinstance(cell, Shown) else cell
+    return *without_empty(head, rows), reasons
 
 
 def to_markdown(report: Report) -> str:
@@ -259,14 +262,15 @@ def to_markdown(report: Report) -> str:
     parts = [f"### Parity: {verdict}\n", f"{escape.to_markdown(said)}\n"]
     parts += _items(map(check_sentence, report.checks))
     parts += _items(reason for check in report.checks for reason in check.reasons)
+    parts += _items(batch_sentences(report))
     parts.append(f"{escape.to_markdown(of_what(report))}.\n")
     for group in report.groups:
-        head, rows, reasons = points_table(report, group)
-        lines = [head, ["---", *("---:" for _ in head[1:])]]
-        lines += [[_in_line(cell) for cell in row] for row in rows]
         parts.append(f"### {escape.to_markdown(group.title)}\n")
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-        parts += _items([*reasons, *fit_sentences(group)])
+        parts += _items(accuracy_sentences(report, group))
+        parts += _table(*accuracy_table(report, group))
+        if not group.is_sweep:
+            parts += _table(*points_table(report, group))
+        parts += _items(fit_sentences(group))
     if report.claims:
         parts.append("### JAX against PyTorch\n")
         parts += _items(claim_sentences(report))
@@ -281,11 +285,10 @@ def to_markdown(report: Report) -> str:
     if held_back:
         parts.append("### What holds it back\n")
         parts += _items(held_back)
-    if report.projections:
+    swept = {id(c) for g in report.groups if g.is_sweep for c in g.curves}
+    if projections := [p for p in report.projections if id(p.curve) not in swept]:
         parts.append("### Further out, by a model\n")
-        parts += _items(
-            projection_sentence(p, str(p.curve)) for p in report.projections
-        )
+        parts += _items(projection_sentence(p, str(p.curve)) for p in projections)
     if report.scaling.left_out:
         parts.append("### Left out\n")
         parts += _items(f"{o.name}: {o.reason}" for o in report.scaling.left_out)
@@ -295,6 +298,19 @@ def to_markdown(report: Report) -> str:
         parts.append(f"{escape.to_markdown('; '.join(environment))}.\n")
     parts += [f"- {escape.code(command)}" for command in commands(report)]
     return "\n".join([*parts, ""])
+
+
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str | Shown]], notes: Sequence[str]
+) -> list[str]:
+    """A table and what is to be known of it; nothing without a row."""
+    lines = [
+        [escape.to_markdown(name) for name in head],
+        ["---", *("---:" for _ in head[1:])],
+        *([_in_line(cell) for cell in row] for row in rows),
+    ]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return [text, *_items(notes)] if rows else []
 
 
 def _items(sentences: Iterable[str]) -> list[str]:
@@ -313,6 +329,7 @@ def _row(curve: Curve, point: Point) -> dict[str, Any]:
     }
     return {
         **asdict(cell.setting),
+        "varied": words(cell.setting.varied),
         "regime": curve.regime,
         "world_size": cell.world_size,
         "global_batch": cell.global_batch,

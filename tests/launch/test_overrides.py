@@ -5,8 +5,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 
-from launch.overrides import refusal
-from recipe.config import Config
+from launch.newcomers import KEYS
+from launch.overrides import checked, refusal
+from recipe.config import Config, known_keys
+from recipe.errors import ConfigError
+from recipe.parity import ParityConfig
+from recipe.study import StudyConfig
 from tests.conftest import ROOT
 
 SAID = {
@@ -30,3 +34,58 @@ def test_a_value_that_a_key_does_not_take_is_told_with_what_it_takes(override):
         with pytest.raises(HydraException) as refused:
             compose("config", [override])
         assert str(refusal(refused.value, Config)) == SAID[override]
+
+
+CALLED = {
+    "learning_rate=0.1": "did you mean optim.peak_lr?",
+    "lr=0.1": "did you mean optim.peak_lr?",
+    "optim.lr=0.1": "did you mean optim.peak_lr?",
+    "batch_size=4": "did you mean train.global_batch (examples of a step over all",
+    "train.batch_size=4": "did you mean train.global_batch (",
+    "epochs=3": "did you mean train.epochs?",
+    "num_epochs=3": "did you mean train.epochs?",
+    "seed=1": "did you mean train.seed?",
+    "gpus=2": "did you mean devices, or torchrun --nproc-per-node",
+    "run.name=mine": "did you mean name (the experiment's, that folders and trackers",
+    "optim.weight_deca=1": "did you mean optim.weight_decay?",
+    "bogus=1": "bogus is no key; --cfg job lists",
+}
+
+
+def refused(override: str, config: str, schema: type[Config]) -> str:
+    ConfigStore.instance().store("schema", node=schema)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        with pytest.raises(HydraException) as refused:
+            compose(config, [override])
+        return str(refusal(refused.value, schema))
+
+
+@pytest.mark.parametrize("override", CALLED)
+def test_a_key_as_other_programs_call_it_is_told_with_ours(override):
+    assert CALLED[override] in refused(override, "config", Config)
+
+
+@pytest.mark.parametrize(
+    ("config", "schema", "told"),
+    [
+        ("study", StudyConfig, "study.world_size=[...] and cluster.gpus_per_node"),
+        ("parity", ParityConfig, "did you mean world_sizes=[...]?"),
+    ],
+)
+def test_each_script_counts_devices_by_a_key_of_its_own(config, schema, told):
+    assert told in refused("num_gpus=2", config, schema)
+
+
+def test_every_key_that_is_meant_is_one():
+    known = known_keys(Config)
+    for key in KEYS:
+        first = key.partition(" ")[0].partition("=")[0]
+        assert first in known, key
+
+
+@pytest.mark.parametrize("override", ["model.name=cnn", "data.name=mnist"])
+def test_a_group_is_chosen_whole_and_not_by_its_name(override):
+    group, _, choice = override.partition(".name=")
+    with pytest.raises(ConfigError, match=f"write {group}={choice}, which brings"):
+        checked([override])
+    assert checked(["model.norm.name=group", "study.name=mine", "name=mine"])

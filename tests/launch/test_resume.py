@@ -68,6 +68,20 @@ def test_a_killed_run_gone_on_with_is_the_uninterrupted_one(
     assert_the_same(whole, cut)
 
 
+def test_a_finished_run_trained_on_is_the_one_that_was_longer_from_the_start(
+    train, go_on, framework, tmp_path
+):
+    constant = [*SAVING, "schedule=constant", "schedule.warmup_steps=4"]
+    short = train(framework, *constant, "train.steps=7")
+    longer = tmp_path / "run"
+    said = go_on(framework, longer, *constant, f"run.resume={short}")
+    assert "goes on after step 5" in said
+    assert_the_same(train(framework, *constant), longer)
+    run = read_run(longer)
+    assert [row["differences"] for row in run.of_kind("resume")] == [[]]
+    assert run.summary["resumed_anyway"] == []
+
+
 def test_a_run_swapped_between_frameworks_is_the_unswapped_one(train, go_on, tmp_path):
     overrides = [*SHORT, "checkpoint.every_steps=4", "checkpoint.keep=9"]
     overrides += ["precision=fp64", "optim=adamw"]

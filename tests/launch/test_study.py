@@ -1,6 +1,7 @@
 """Studies as their users start them, on this machine and on a real SLURM."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -15,12 +16,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from rich.console import Console
 
-from launch.cluster import check_cluster
 from launch.overrides import refusal
 from launch.study import Study, check_cells, run_study
 from recipe.config import to_config
 from recipe.errors import ConfigError, RecordError
-from recipe.study import ClusterConfig, StudyConfig
+from recipe.study import StudyConfig
 from record.disk import locked
 from record.run import read_summary
 from tests.conftest import NO_GPU, ROOT, clean_environment
@@ -63,6 +63,7 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
     done = run_python(command, **own)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "are finished; running the" in done.stdout
+    assert "one at a time (" in done.stdout and ", by 1 cell that" in done.stdout
     names = [row["name"] for row in rows(tmp_path / "study")]
     assert names[0] == "parity-fp64-dp"
     assert len(names) == len(set(names)) == 3
@@ -100,7 +101,9 @@ def test_a_dry_run_prints_every_cell_and_makes_nothing(run_python, tmp_path):
     done = run_python([STUDY, "--dry-run", f"run.dir={folder}"])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("parity-fp32-dp: ")
+    assert lines[0].startswith("recipe=(experiment=")
+    assert lines[1].startswith("parity-fp32-dp: ")
+    assert max(map(len, lines)) < 500 and not any('"\'"' in line for line in lines)
     assert sum("launch/pytorch.py" in line for line in lines) == 10
     assert sum("launch/jax.py" in line for line in lines) == 10
     assert "device-hours" in done.stdout
@@ -214,22 +217,34 @@ def test_a_refusal_is_one_line_and_status_2(run_python, tmp_path):
     assert not (tmp_path / "study").exists()
 
 
-NOT_HERE = {
-    "cores": ({}, [4096], ("4096 cores", "study.world_size=[1,")),
-    "GPUs": ({"gpus_per_node": 64}, [1], ("this machine has 0",)),
-    "a partition": ({"partition": "gpu"}, [1], ("add cluster=slurm",)),
-}
-
-
-@pytest.mark.parametrize("what", NOT_HERE)
-def test_what_this_machine_has_not_is_refused(what, monkeypatch):
+def test_a_plan_for_gpus_is_shown_where_there_are_none(begin, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    keys, world_sizes, words = NOT_HERE[what]
-    check_cluster(ClusterConfig(name="local"), [1])
-    with pytest.raises(ConfigError) as refused:
-        check_cluster(ClusterConfig(name="local", **keys), world_sizes)
-    for word in words:
-        assert word in str(refused.value)
+    typed = "study=gpu_node", "cluster.gpus_per_node=8", f"run.dir={tmp_path / 'study'}"
+    with pytest.raises(ConfigError, match="this machine has 0"):
+        begin(*typed)
+    with io.StringIO() as said:
+        begin(*typed, "dry_run=true").show_plan(Console(file=said))
+        *_, last = said.getvalue().splitlines()
+    assert "it would not start: cluster.gpus_per_node=8, but this machine has 0" in last
+
+
+def test_a_check_trains_at_the_batch_of_one_device_and_the_plan_says_so(
+    begin, tmp_path
+):
+    typed = "cluster=slurm", "cluster.gpus_per_node=8", "dry_run=true"
+    study = begin("study=cluster", *typed, f"run.dir={tmp_path / 'study'}")
+    (check, *_) = study.works().values()
+    assert [w for w in check.command if "global_batch" in w] == [
+        "train.global_batch=128"
+    ]
+    assert check.devices == 2  # conf/study/cluster.yaml's world_sizes
+    assert study.batches() == [
+        "parity-bf16-dp trains at a global batch of 128, which one device holds as in "
+        "a cell; the cells at 128 to 4,096"
+    ]
+    assert begin(f"run.dir={tmp_path / 'study'}").batches() == []
+    with pytest.raises(ConfigError, match="do not fit one node of 8"):
+        begin(*typed, "study=cluster", 'study.parity=["world_sizes=[1,16]"]')
 
 
 def test_the_folder_of_another_study_is_refused(begin, tmp_path):
@@ -288,7 +303,7 @@ def test_a_plan_for_slurm_needs_no_slurm(begin, tmp_path, monkeypatch):
 SLURM_REFUSED = {
     "cluster.partition=gpu": ("does not exist; one of: debug",),
     "cluster.gpus_per_node=3": ("a node of partition debug has 2",),
-    "study.world_size=[3]": ("more than the 2 of partition debug",),
+    "study.world_size=[3]": ("3 nodes of 1 devices, more than the 2 of partition",),
 }
 
 
@@ -310,6 +325,9 @@ def test_a_study_on_slurm_comes_to_its_last_cell(slurm, run_python, own, tmp_pat
         [
             *(*SMALL, "cluster=slurm", "study.world_size=[2]", "study.repeats=1"),
             *("cluster.cores_per_device=2", f"run.dir={folder}"),
+            f"cluster.setup=['export READY=yes','echo $READY > {tmp_path}/ready']",
+            "cluster.srun_args=['--mpi=none']",
+            "cluster.additional=['--comment=of a study']",
         ],
         SLURM_CONF=slurm.env["SLURM_CONF"],
         **own,
@@ -324,8 +342,13 @@ def test_a_study_on_slurm_comes_to_its_last_cell(slurm, run_python, own, tmp_pat
     for framework in "torch", "jax":
         summary = read_summary(folder / f"{framework}-2-fp64-dp-1")
         assert (summary["status"], summary["processes"]) == ("finished", 2)
-    scripts = (folder / "submitit").glob("*_submission.sh")
-    assert all("--cpus-per-task=2 " in script.read_text() for script in scripts)
+    scripts = [p.read_text() for p in (folder / "submitit").glob("*_submission.sh")]
+    assert scripts and (tmp_path / "ready").read_text() == "yes\n"
+    for script in scripts:
+        assert "--cpus-per-task=2 --mpi=none " in script and "wckey" not in script
+    assert all(row["seconds"] > 0 for row in rows(folder))
+    comment = slurm.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%k").stdout
+    assert comment.strip() == "of a study"
     assert slurm.run("squeue", "-h").stdout == ""
 
 

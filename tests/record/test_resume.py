@@ -12,6 +12,7 @@ import pytest
 from recipe.batch_plan import BatchPlan
 from recipe.config import Config, identity_parts, recipe_hash, to_yaml
 from recipe.errors import RecordError, StoppedError
+from recipe.experiment import ScheduleConfig
 from record import resume as resuming
 from record.checkpoint import CheckpointWriter, checkpoint_folder
 from record.folder import create_folder
@@ -277,7 +278,7 @@ def test_another_run_dir_must_be_free(tmp_path, run):
     [
         ({"seed": 7}, "train.seed is 7, was 0"),
         ({"global_batch": 4}, "train.global_batch is 4, was 8"),
-        ({"steps": 9}, "train.steps is 9, was 4"),
+        ({"label_smoothing": 0.1}, "train.label_smoothing is 0.1, was 0.0"),
         ({"nudge": 1}, "train.nudge is 1, was 0"),
     ],
 )
@@ -291,6 +292,39 @@ def test_what_would_be_another_run_is_refused_key_by_key(
     resume = resume_point(config(run, run={"resume_anyway": True}, **changes))
     assert resume is not None and resume.differences == (said,)
     assert f"resumed anyway: {said}" in resume.told()
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_under_a_constant_schedule_a_run_goes_on_to_any_length(run, steps):
+    resume = resume_point(config(run, steps=steps))
+    assert resume is not None and resume.differences == ()
+    assert resume.step == 4  # a length that lies behind it is refused by the plan
+
+
+def test_a_schedule_that_the_length_sets_is_gone_on_with_at_that_length_alone(tmp_path):
+    run = cut_short(tmp_path / "run")
+    cosine = ScheduleConfig(name="cosine")
+    whole = replace(config(run), schedule=cosine)
+    (run / "config.yaml").write_text(to_yaml(whole))
+    assert step_of(whole) == 0
+    longer = replace(config(run, steps=9), schedule=cosine)
+    with pytest.raises(RecordError) as refused:
+        resume_point(longer)
+    for said in (
+        "train.steps is 9, was 4. ",
+        "schedule=cosine sets each learning rate by the length",
+        f"model.weights={run / 'final.safetensors'} and another run.dir",
+    ):
+        assert said in str(refused.value)
+    # As long, but not by the same schedule.
+    with pytest.raises(RecordError, match=r"schedule.name is constant, was cosine; tr"):
+        resume_point(config(run, steps=9))
+
+
+def test_what_is_finished_is_trained_on_in_another_folder(tmp_path):
+    finished(tmp_path / "run")
+    with pytest.raises(RecordError, match="to train it on: run.resume=.*/run, another"):
+        resume_point(config(tmp_path / "run", steps=9))
 
 
 def test_a_traced_step_ends_no_run_that_was_to_be_longer(tmp_path, run):

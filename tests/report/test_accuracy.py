@@ -4,6 +4,7 @@ import pytest
 
 from report.accuracy import Evaluated, common_target, time_to
 from report.cells import cells_of
+from report.intervals import median_estimate
 
 FAST, SLOW = Evaluated((1.0, 2.0), (0.8, 0.95)), Evaluated((1.0, 4.0), (0.7, 0.92))
 NEVER = Evaluated((1.0, 2.0), (0.1, 0.2))
@@ -40,9 +41,20 @@ def test_a_run_evaluated_only_at_its_end_tells_no_time_to_accuracy(cell):
 
 def test_it_is_known_no_finer_than_the_widest_gap_between_evaluations(cell):
     late = Evaluated((1.0, 2.0), (0.9, 0.95), (30, 40))
-    assert time_to(cell, [FAST, late], 0.9).steps_apart == 30
+    assert time_to(cell, [FAST, late, FAST], 0.9).steps_apart == 30
 
 
 def test_the_target_is_one_that_every_run_reached():
     assert common_target([FAST, SLOW]) == 0.92
     assert common_target([FAST, Evaluated((), ())]) is None
+
+
+def test_over_seeds_each_counts_once_however_often_it_ran(timed_run):
+    seeds = (0, 0, 0, 1, 2)
+    runs = [timed_run(100.0 + n, seed=seed) for n, seed in enumerate(seeds)]
+    ((cell,), _) = cells_of(runs)
+    took = [1.0, 1.1, 1.2, 3.0, 4.0]
+    of = [Evaluated((s, s + 1), (0.95, 0.95)) for s in took]
+    found = time_to(cell, of, 0.9)
+    assert found.seconds == median_estimate([1.1, 3.0, 4.0])
+    assert found.device_hours == pytest.approx(3.0 / 3600)

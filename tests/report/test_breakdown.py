@@ -136,11 +136,11 @@ def test_an_arm_of_nothing_is_left_out_by_name(cell, alone, fields, told):
 
 @pytest.mark.parametrize("ablation", ARMS)
 def test_an_arm_has_the_workload_of_what_it_is_an_arm_of(make_config, ablation):
-    whole, arm, other = (
+    whole, arm, seed, other = (
         workload(make_config("experiment=digits_mlp", *given))
-        for given in ([], [f"{ablation}=false"], ["train.seed=1"])
+        for given in ([], [f"{ablation}=false"], ["train.seed=1"], ["optim.peak_lr=1"])
     )
-    assert whole == arm != other
+    assert whole == arm == seed != other
 
 
 def test_arms_of_two_recipes_are_not_averaged(cell, alone):

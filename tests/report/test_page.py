@@ -91,7 +91,7 @@ def test_without_parity_no_speed_is_claimed_anywhere(written, tmp_path, harm, to
     if harm == "of another recipe":
         for run in (study / "parity-fp32").glob("*-1"):
             config = run / "config.yaml"
-            config.write_text(config.read_text().replace("  seed: 0", "  seed: 1"))
+            config.write_text(config.read_text().replace("  peak_lr: ", "  peak_lr: 1"))
     found = report(study)
     verdict, _ = parity(found)
     assert verdict == told
@@ -151,7 +151,7 @@ def test_an_identical_check_does_not_answer_for_speeds_beside_a_failed_one(
 ):
     write_study(written, tmp_path / "bad", sizes=(1,), broken=("the loss parts",))
     for config in (tmp_path / "bad" / "parity-fp32").glob("*-1/config.yaml"):
-        config.write_text(config.read_text().replace("  seed: 0", "  seed: 1"))
+        config.write_text(config.read_text().replace("  peak_lr: ", "  peak_lr: 1"))
     found = report(study, tmp_path / "bad" / "parity-fp32")
     reasons = {claim.withheld for claim in found.claims}
     assert len(reasons) == 1 and reasons.pop().endswith("is different")

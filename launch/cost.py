@@ -1,0 +1,100 @@
+"""What a study may cost, and what it is likely to, once some of it has finished."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from launch.cluster import Work
+from recipe.cluster import ClusterConfig
+
+PARITY = "parity"  # what the names of checks begin with
+
+
+def nodes_of(work: Work, cluster: ClusterConfig) -> int:
+    """Nodes that a work runs on; this machine is one."""
+    if cluster.name == "local":
+        return 1
+    return -(-work.tasks // cluster.devices_per_node)
+
+
+def at_most(works: Sequence[Work], cluster: ClusterConfig) -> str:
+    """If each takes all of `cluster.minutes`."""
+    each = f"cluster.minutes={cluster.minutes} each"
+    hours = dict.fromkeys((work.name for work in works), cluster.minutes / 60)
+    return f"at most {_hours(works, cluster, hours)}; {each}"
+
+
+def seconds_taken(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """How long each that finished took, as far as rows of cells.jsonl have it."""
+    return {
+        row["name"]: row["seconds"]
+        for row in rows
+        if row["status"] != "failed" and row.get("seconds")
+    }
+
+
+def likely(
+    missing: Sequence[Work],
+    works: Iterable[Work],
+    seconds: Mapping[str, float],
+    cluster: ClusterConfig,
+) -> str:
+    """By the cells that have finished; empty before any has.
+
+    A repeat takes what the others of its point took, the first of a point what cells of
+    as many devices did, and of those the first what any did: the median of each. A
+    parity check tells nothing of a cell.
+
+    Args:
+      seconds: that each took, by name.
+    """
+    finished = [w for w in works if w.name in seconds and not is_parity(w.name)]
+    if not missing or not finished:
+        return ""
+    hours = {}
+    for work in missing:
+        alike = (
+            [other for other in finished if _point(other) == _point(work)]
+            or [other for other in finished if other.devices == work.devices]
+            or finished
+        )
+        hours[work.name] = statistics.median(seconds[o.name] for o in alike) / 3600
+    cells = "1 cell" if len(finished) == 1 else f"{len(finished)} cells"
+    return f"likely {_hours(missing, cluster, hours)}, by {cells} that finished"
+
+
+def _hours(
+    works: Sequence[Work], cluster: ClusterConfig, hours: Mapping[str, float]
+) -> str:
+    devices = sum(work.devices * hours[work.name] for work in works)
+    nodes = sum(nodes_of(work, cluster) * hours[work.name] for work in works)
+    if cluster.name == "local":
+        each = f"{_number(devices)} device-hours"
+        return f"{_number(nodes)} hours, one at a time ({each})"
+    if not cluster.exclusive:
+        return f"{_number(devices)} device-hours, on nodes that others may share"
+    held = nodes * cluster.devices_per_node
+    return (
+        f"{_number(devices)} device-hours at work, {_number(nodes)} node-hours of "
+        f"whole nodes (cluster.exclusive=true), whose devices are {_number(held)} "
+        "device-hours"
+    )
+
+
+def _number(hours: float) -> str:
+    """Hours as they are read.
+
+    >>> _number(1234.56), _number(0.0123)
+    ('1,234.6', '0.012')
+    """
+    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def is_parity(name: str) -> bool:
+    """Whether a work is a parity check, and no cell."""
+    return name.startswith(f"{PARITY}-")
+
+
+def _point(work: Work) -> str:
+    """What repeats share."""
+    return work.name.rpartition("-")[0]

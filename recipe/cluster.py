@@ -1,0 +1,118 @@
+"""Where the cells of a study run, and what SLURM is asked for."""
+
+import re
+from dataclasses import dataclass, field
+
+from recipe.errors import ConfigError
+from recipe.fields import at_least, one_of
+
+CLUSTERS = ("local", "slurm")
+# Keys that mean nothing on one machine.
+SLURM_ALONE = (
+    *("partition", "account", "qos", "reservation", "constraint", "memory"),
+    *("gpu_type", "setup", "srun_args", "additional"),
+)
+# Flags of sbatch that a study sets itself, and the key that decides each.
+DECIDED = {
+    "time": "cluster.minutes",
+    "partition": "cluster.partition",
+    "account": "cluster.account",
+    "qos": "cluster.qos",
+    "reservation": "cluster.reservation",
+    "constraint": "cluster.constraint",
+    "mem": "cluster.memory",
+    "exclusive": "cluster.exclusive",
+    "gpus": "cluster.gpus_per_node",
+    "gpus-per-node": "cluster.gpus_per_node",
+    "gpus-per-task": "cluster.gpus_per_node",
+    "cpus-per-task": "cluster.cores_per_device",
+    "nodes": "study.world_size and cluster.tasks_per_node",
+    "ntasks": "study.world_size",
+    "ntasks-per-node": "cluster.tasks_per_node",
+}
+# What a study finds its jobs, their output and their end by.
+NEEDED = (
+    *("array", "error", "job-name", "no-requeue", "open-mode", "output", "requeue"),
+    *("signal", "wrap"),
+)
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """Where the cells of a study run, and with how much of it."""
+
+    name: str
+    gpus_per_node: int = 0  # 0: on CPUs
+    gpu_type: str | None = None  # as the node's GRES has it: a100, 1g.10gb
+    tasks_per_node: int | None = None  # devices of a node; default: its GPUs, else 1
+    # Default with GPUs: the node's cores over its GPUs. Without: on this machine its
+    # cores over the largest world size, on SLURM 1.
+    cores_per_device: int | None = None
+    minutes: int = 30  # that a cell may take
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None  # quality of service
+    reservation: str | None = None
+    constraint: str | None = None  # features of nodes, as sbatch takes them
+    memory: str | None = None  # of a node, as sbatch's --mem: 64G; 0 is all of it
+    exclusive: bool = True  # a node is a cell's alone, since its times count
+    setup: list[str] = field(default_factory=list)  # lines of shell before srun
+    srun_args: list[str] = field(default_factory=list)  # more of srun's arguments
+    additional: list[str] = field(default_factory=list)  # more of sbatch's flags
+
+    def __post_init__(self) -> None:
+        one_of("cluster", self.name, CLUSTERS)
+        at_least("cluster.gpus_per_node", self.gpus_per_node, 0)
+        for key in "tasks_per_node", "cores_per_device", "minutes":
+            at_least(f"cluster.{key}", getattr(self, key), 1)
+        if self.name == "local":
+            for key in SLURM_ALONE:
+                if (given := getattr(self, key)) not in (None, []):
+                    raise ConfigError(
+                        f"cluster.{key}={given} is SLURM's; add cluster=slurm, or "
+                        "leave it out"
+                    )
+        if self.gpu_type is not None and not self.gpus_per_node:
+            raise ConfigError(
+                f"cluster.gpu_type={self.gpu_type} with cluster.gpus_per_node=0 asks "
+                "for no GPU; add cluster.gpus_per_node=NUMBER"
+            )
+        if self.gpus_per_node and self.devices_per_node > self.gpus_per_node:
+            raise ConfigError(
+                f"cluster.tasks_per_node={self.tasks_per_node} is more than "
+                f"cluster.gpus_per_node={self.gpus_per_node}; a task needs a GPU"
+            )
+        for name in self.flags:
+            _check_flag(name)
+
+    @property
+    def devices_per_node(self) -> int:
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+    @property
+    def flags(self) -> dict[str, str | bool]:
+        """What `additional` asks of sbatch, by name, true where a flag takes no value.
+
+        >>> ClusterConfig(name="slurm", additional=["--comment=a=b", "hold"]).flags
+        {'comment': 'a=b', 'hold': True}
+        """
+        split = [given.lstrip("-").partition("=") for given in self.additional]
+        return {name: value if equals else True for name, equals, value in split}
+
+
+def _check_flag(name: str) -> None:
+    """Refuse what is no long flag of sbatch, and one that the study decides."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]+", name):
+        raise ConfigError(
+            f"cluster.additional: {name!r} is no long flag of sbatch; write "
+            '\'cluster.additional=["--comment=mine","--contiguous"]\''
+        )
+    if name in DECIDED:
+        raise ConfigError(
+            f"cluster.additional: --{name} is the study's; set {DECIDED[name]}"
+        )
+    if name in NEEDED:
+        raise ConfigError(
+            f"cluster.additional: a study sets --{name} itself, and finds its jobs and "
+            "their output by it; leave it out"
+        )
