@@ -18,6 +18,7 @@ from recipe.world import check_world
 from record.run import Run
 from record.trace import Trace, read_trace
 from report.parity import BOUNDS, IDENTICAL
+from report.rounding import no_gradient, reach
 from report.trace import Difference, TraceVerdict, compare_traces
 
 
@@ -79,6 +80,7 @@ def judge(config: ParityConfig, runs: dict[Training, Run]) -> TraceVerdict:
         [(step(run), ones[t.framework]) for t, run in runs.items() if t.nudge],
         experiment=config.name,
         precision=config.precision.name,
+        reach=reach([runs[Training(name)] for name in ones], config.trace),
     )
 
 
@@ -101,6 +103,8 @@ def show(verdict: TraceVerdict, console: Console) -> None:
     print_whole(table, console)
     for name in verdict.alone:
         console.print(f"in one twin alone: {name}", markup=False)
+    if verdict.wandering:
+        console.print(no_gradient(verdict.wandering), markup=False, soft_wrap=True)
     console.print(
         f"verdict: {verdict.verdict}, by {verdict.decided_by}", soft_wrap=True
     )

@@ -37,7 +37,7 @@ def write_parity_page(
 def _parity_html(
     verdict: Verdict, runs: dict[str, Run], image: str, command: list[str]
 ) -> str:
-    broken = verdict.notes + [
+    broken = [*verdict.set_apart, *verdict.notes] + [
         f"{c.a} against {c.b}: {reason}"
         for c in verdict.comparisons
         for reason in c.broken + c.unseen

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from recipe.weights import Weights
 from record.trace import Trace
 from report.parity import BOUNDS, DIFFERENT, ENVELOPE, IDENTICAL
+from report.rounding import WANDERS, gradient_rounding, shift, size
 
 # A gradient that is zero but for rounding (of a bias before a normalisation, of an
 # attention key's) has no size of its own: none counts for less than this share of the
@@ -89,6 +90,8 @@ class TraceVerdict:
       kinds: module -> its class in either twin.
       alone: modules, parameters and statistics that one twin alone has.
       decided_by: the bounds, in words.
+      wandering: parameters that no gradient beyond rounding moves; they are not held
+        against each other.
     """
 
     experiment: str
@@ -98,6 +101,7 @@ class TraceVerdict:
     kinds: dict[str, tuple[str, str]]
     alone: list[str]
     decided_by: str
+    wandering: list[str]
 
     @property
     def first(self) -> Difference | None:
@@ -148,6 +152,7 @@ class TraceVerdict:
             "differences": [plain(d) for d in self.differences],
             "kinds": self.kinds,
             "alone": self.alone,
+            "wandering": self.wandering,
         }
 
 
@@ -167,30 +172,36 @@ def suspects(first: Difference, kinds: dict[str, tuple[str, str]]) -> str:
     return "; ".join(filter(None, (told, BETWEEN)))
 
 
+Traced = tuple[Trace, Weights]  # a step, and the weights after it
+
+
 def compare_traces(
-    a: tuple[Trace, Weights],
-    b: tuple[Trace, Weights],
-    controls: Sequence[tuple[tuple[Trace, Weights], tuple[Trace, Weights]]],
+    a: Traced,
+    b: Traced,
+    controls: Sequence[tuple[Traced, Traced]],
     *,
     experiment: str,
     precision: str,
+    reach: float = 0.0,
 ) -> TraceVerdict:
     """Hold one step of either twin against the other's.
 
     Args:
-      a, b: a trace, and the weights after its step.
       controls: nudged runs' with those of the runs they were nudged from. Where there
         are some, a difference may be 10 x the largest of theirs so far, and never less
         than the bound of a first step; else fixed bounds hold.
+      reach: how far rounding alone may have taken a weight: `report/rounding.py`.
     """
     found = differences(a, b)
     bounds = BOUNDS[precision]
+    apart = [_by_what(differences(*pair)) for pair in controls]
+    own = [max((c.get(d.what, 0.0) for c in apart), default=0.0) for d in found]
+    biases = _wandering(a, b, found, own if controls else None, precision, reach)
+    shifted = [_shifted(d, a, b, biases) for d in found]
     if controls:
-        apart = [_by_what(differences(*pair)) for pair in controls]
-        largest = np.maximum.accumulate(
-            [max(control.get(d.what, 0.0) for control in apart) for d in found]
-        )
-        allowed = np.maximum(ENVELOPE * largest, bounds.first)
+        # What rounding alone moves is a measure of nothing that comes after it.
+        counted = [0.0 if by else value for by, value in zip(shifted, own, strict=True)]
+        allowed = np.maximum(ENVELOPE * np.maximum.accumulate(counted), bounds.first)
         decided_by = f"{ENVELOPE:g} x the envelope of the controls"
     else:
         bound = bounds.first if a[0].step == 1 else bounds.hundred
@@ -202,8 +213,8 @@ def compare_traces(
         precision,
         a[0].step,
         [
-            Difference(d.stage, d.layer, d.what, d.value, float(limit))
-            for d, limit in zip(found, allowed, strict=True)
+            Difference(d.stage, d.layer, d.what, d.value, max(float(limit), by))
+            for d, limit, by in zip(found, allowed, shifted, strict=True)
         ],
         {n: (kinds_a[n], kinds_b[n]) for n in _both(kinds_a, kinds_b)},
         sorted(
@@ -211,11 +222,71 @@ def compare_traces(
             | (a[0].weights.keys() ^ b[0].weights.keys())
         ),
         decided_by,
+        sorted(biases),
     )
 
 
 def _by_what(found: list[Difference]) -> dict[str, float]:
     return {d.what: d.value for d in found}
+
+
+def _wandering(
+    a: Traced,
+    b: Traced,
+    found: list[Difference],
+    own: list[float] | None,
+    precision: str,
+    reach: float,
+) -> frozenset[str]:
+    """Parameters whose gradient is rounding alone, and that are where it took them.
+
+    Args:
+      own: how far controls are apart in each of `found`, where there are some.
+    """
+    terms = a[0].outputs["input"].size
+    rounding = gradient_rounding(precision, terms)
+
+    def without_gradient(name: str) -> bool:
+        return all(
+            size(t.gradients[name]) <= rounding * _norm(t.gradients)
+            for t in (a[0], b[0])
+        )
+
+    def near(name: str) -> bool:
+        if own is None:
+            weights = a[0].weights, a[1], b[0].weights, b[1]
+            return all(size(w[name]) <= reach for w in weights if name in w)
+        return any(
+            value > WANDERS
+            for d, value in zip(found, own, strict=True)
+            if d.stage in ("weights", "update") and d.layer == name
+        )
+
+    both = _both(a[0].gradients, b[0].gradients)
+    return frozenset(name for name in both if without_gradient(name) and near(name))
+
+
+def _norm(gradients: Weights) -> float:
+    """The 2-norm of them all; what has overflowed is left out."""
+    finite = (g[np.isfinite(g)].astype(np.float64) for g in gradients.values())
+    return float(np.sqrt(sum(np.square(g).sum() for g in finite)))
+
+
+def _shifted(
+    difference: Difference, a: Traced, b: Traced, biases: frozenset[str]
+) -> float:
+    """How far wandering parameters may have taken a weight, relative; else 0."""
+    name = difference.layer
+    if difference.stage not in ("weights", "update"):
+        return 0.0
+    if name in biases:
+        return np.inf
+    before = difference.stage == "weights"
+    one, other = (t[0].weights if before else t[1] for t in (a, b))
+    if name not in one or name not in other or one[name].shape != other[name].shape:
+        return 0.0
+    largest = max(size(one[name]), size(other[name]))
+    return shift(name, one, other, biases) / largest if largest else 0.0
 
 
 def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Difference]:
@@ -226,10 +297,12 @@ def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Diff
     def compared(stage: str, layer: str, what: str, value: float) -> None:
         found.append(Difference(stage, layer, what, value))
 
+    both = _both(trace_a.weights, trace_b.weights)
     for name in trace_a.weights | trace_b.weights:
-        value = np.inf  # what one twin alone has is as far apart as can be
-        if name in trace_a.weights and name in trace_b.weights:
-            value = largest(trace_a.weights[name], trace_b.weights[name])
+        if name not in both:  # as far apart as can be
+            compared("weights", name, f"{name}, which one twin alone has", np.inf)
+    for name in both:
+        value = largest(trace_a.weights[name], trace_b.weights[name])
         compared("weights", name, f"{name} before the step", value)
     for name in _both(trace_a.outputs, trace_b.outputs):
         pair = trace_a.outputs[name], trace_b.outputs[name]
