@@ -205,7 +205,7 @@ def compare_traces(
         decided_by = f"{ENVELOPE:g} x the envelope of the controls"
     else:
         bound = bounds.first if a[0].step == 1 else bounds.hundred
-        allowed = np.full(len(found), bound)
+        allowed = np.array([max(bound, _carried(d, a, b, biases)) for d in found])
         decided_by = f"the fixed bound {bound:.0e}"
     kinds_a, kinds_b = a[0].kinds, b[0].kinds
     return TraceVerdict(
@@ -272,11 +272,25 @@ def _norm(gradients: Weights) -> float:
     return float(np.sqrt(sum(np.square(g).sum() for g in finite)))
 
 
+def _carried(d: Difference, a: Traced, b: Traced, biases: frozenset[str]) -> float:
+    """How far wandering parameters may shift an output before that is taken out again.
+
+    By ten times as much as the furthest of them is apart, relative to the output.
+    """
+    if d.stage != "forward":
+        return 0.0
+    apart = (size(a[0].weights[n] - b[0].weights[n]) for n in biases)
+    outputs = max(size(t[0].outputs[d.layer]) for t in (a, b))
+    return ENVELOPE * max(apart, default=0.0) / outputs if outputs else 0.0
+
+
 def _shifted(
     difference: Difference, a: Traced, b: Traced, biases: frozenset[str]
 ) -> float:
     """How far wandering parameters may have taken a weight, relative; else 0."""
     name = difference.layer
+    if difference.what in {gradient_of(bias) for bias in biases}:
+        return np.inf
     if difference.stage not in ("weights", "update"):
         return 0.0
     if name in biases:
@@ -321,7 +335,7 @@ def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Diff
         pair = trace_a.gradients[name], trace_b.gradients[name]
         value = largest(*pair, LEAST_GRADIENT * max(scales))
         layer = name.rpartition(".")[0]
-        compared("backward", layer or name, f"the gradient of {name}", value)
+        compared("backward", layer or name, gradient_of(name), value)
 
     for name in reversed(_both(*sums)):
         scale = _largest_finite(
@@ -341,6 +355,11 @@ def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Diff
         pair = after_a[name], after_b[name]
         compared("update", name, f"{name} after the step", largest(*pair))
     return found
+
+
+def gradient_of(name: str) -> str:
+    """A parameter's gradient, in words."""
+    return f"the gradient of {name}"
 
 
 def _both(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
