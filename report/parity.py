@@ -292,8 +292,7 @@ def compare(
         float(relative_difference(np.array(test_a), np.array(test_b))),
         (score(run_a), score(run_b)),
     )
-    covered = None if bounds.controls else HUNDRED
-    judge_bounds(comparison, run_a, run_b, control, covered)
+    judge_bounds(comparison, run_a, run_b, control)
     comparison.broken.extend(scales_part(run_a, run_b, lost))
     settled = np.isfinite(bounds.hundred) and comparison.within(bounds.hundred)
     if lost is not None and control is not None and not settled:
@@ -335,12 +334,12 @@ def judge_bounds(
     a: Run,
     b: Run,
     control: Envelope | None,
-    covered: int | None,
+    covered: int | None = None,
 ) -> None:
     """Note in a comparison what its bounds do not allow, and what they cannot judge.
 
     Args:
-      covered: steps that the bounds are for; None where controls judge each.
+      covered: steps that the bounds are for, which judge no later one; None: all.
     """
     doubted = _set_wandering_apart(comparison, a, b, control)
     broken = broken_bounds(comparison)

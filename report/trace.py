@@ -88,7 +88,8 @@ class TraceVerdict:
     Args:
       differences: everything compared, in the order of the step.
       kinds: module -> its class in either twin.
-      alone: modules, parameters and statistics that one twin alone has.
+      alone: modules, parameters and statistics that one twin alone has; of modules with
+        their class.
       decided_by: the bounds, in words.
       wandering: parameters that no gradient beyond rounding moves; they are not held
         against each other.
@@ -128,7 +129,11 @@ class TraceVerdict:
     @property
     def suspects(self) -> str:
         """What usually makes this kind of layer part; empty where nothing does."""
-        return "" if self.first is None else suspects(self.first, self.kinds)
+        if self.first is None:
+            return ""
+        dropout = [name for name in self.alone if "dropout" in name.lower()]
+        told = f"dropout in one twin alone: {', '.join(dropout)}" if dropout else ""
+        return "; ".join(filter(None, (told, suspects(self.first, self.kinds))))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; infinities, which JSON lacks, as None."""
@@ -218,8 +223,14 @@ def compare_traces(
         ],
         {n: (kinds_a[n], kinds_b[n]) for n in _both(kinds_a, kinds_b)},
         sorted(
-            (kinds_a.keys() ^ kinds_b.keys())
-            | (a[0].weights.keys() ^ b[0].weights.keys())
+            {
+                *(
+                    f"{name} ({kind})"
+                    for name, kind in kinds_a.items() ^ kinds_b.items()
+                    if name not in kinds_a or name not in kinds_b
+                ),
+                *(a[0].weights.keys() ^ b[0].weights.keys()),
+            }
         ),
         decided_by,
         sorted(biases),
