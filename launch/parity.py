@@ -42,7 +42,7 @@ from record.weights import check_weights  # noqa: E402
 from report.parity import (  # noqa: E402
     BOUNDS,
     DIFFERENT,
-    IDENTICAL,
+    PASSES,
     UNDECIDED,
     Verdict,
     compare,
@@ -139,7 +139,7 @@ def conclude(
     page = write_parity_page(folder, verdict, runs, command)
     show(verdict, console)
     console.print(f"page: {page}", soft_wrap=True, markup=False)
-    if verdict.verdict != IDENTICAL:
+    if verdict.verdict not in PASSES:
         raise SystemExit(EXIT_UNDECIDED if verdict.verdict == UNDECIDED else 1)
 
 

@@ -69,7 +69,7 @@ from record.disk import locked, to_json, write_whole  # noqa: E402
 from record.folder import check_folder  # noqa: E402
 from record.run import read_summary  # noqa: E402
 from record.weights import check_weights  # noqa: E402
-from report.parity import IDENTICAL  # noqa: E402
+from report.parity import PASSES  # noqa: E402
 
 PARITY = "parity"
 # What makes two studies the same, so that one may go on in the other's folder.
@@ -308,7 +308,7 @@ class Study:
         return [
             name
             for name, file in files.items()
-            if file.exists() and json.loads(file.read_text())["verdict"] != IDENTICAL
+            if file.exists() and json.loads(file.read_text())["verdict"] not in PASSES
         ]
 
     def put_aside(self, work: Work) -> None:

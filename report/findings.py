@@ -19,7 +19,7 @@ from report.checks import Check, check_of, read_checks
 from report.groups import Group, grouped
 from report.intervals import Estimate
 from report.machine import SEVERAL
-from report.parity import IDENTICAL
+from report.parity import PASSES
 from report.peaks import flops_per_device, peak_flops
 from report.projection import (
     Interconnect,
@@ -305,11 +305,11 @@ def _proven(
     """The check that comparisons of PyTorch's cell stand on; why they are withheld."""
     recipe = recipes.get(cell.runs[0].config_hash)
     check = check_of(cell, recipe, checks)
-    failed = [check for check in checks if check.verdict != IDENTICAL]
+    failed = [check for check in checks if check.verdict not in PASSES]
     reason = ""
     if check is None:
         reason = _unchecked(cell, recipe, checks)
-    elif check.verdict != IDENTICAL:
+    elif check.verdict not in PASSES:
         reason = f"its parity check is {check.verdict}"
     elif failed:  # one bug of a framework is rarely of one recipe alone
         reason = f"the parity check of {failed[0].name} is {failed[0].verdict}"

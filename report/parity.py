@@ -7,7 +7,7 @@ In fp64 there is room enough to do without: a difference there is a bug, not rou
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from record.schema import strict_json
 from report.rounding import no_gradient, shift, size, wandering
 
 IDENTICAL, DIFFERENT = "identical", "different"
+# Rounding has parted the trajectories, and test scores are all that could be compared.
+ALIKE = "not told apart by test score"
+PASSES = (IDENTICAL, ALIKE)
 UNDECIDED = "undecided"  # nothing parts, but only since nothing could be seen to
 
 # originals: a control's first difference is one ulp of the weights, a framework's is
@@ -83,6 +86,8 @@ class Comparison:
       broken: what is not allowed, in words.
       unseen: what could not be judged, in words. The runs are identical if both are
         empty.
+      by_score: whether losses and weights were compared up to a step alone, and test
+        scores instead from there on.
       wandering: what is not held against the other, for no gradient beyond rounding
         moved it, and running means that follow it: name -> as in `leaves`.
     """
@@ -99,12 +104,15 @@ class Comparison:
     broken: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
     wandering: dict[str, float] = field(default_factory=dict)
+    by_score: bool = False
 
     @property
     def verdict(self) -> str:
         if self.broken:
             return DIFFERENT
-        return UNDECIDED if self.unseen else IDENTICAL
+        if self.unseen:
+            return UNDECIDED
+        return ALIKE if self.by_score else IDENTICAL
 
     @property
     def worst_step(self) -> int:
@@ -295,10 +303,11 @@ def compare(
     judge_bounds(comparison, run_a, run_b, control)
     comparison.broken.extend(scales_part(run_a, run_b, lost))
     settled = np.isfinite(bounds.hundred) and comparison.within(bounds.hundred)
-    if lost is not None and control is not None and not settled:
-        for run, other in (a, run_b), (b, run_a):
-            _judge_score(comparison, run, control, other.summary["framework"])
-    return comparison
+    if lost is None or control is None or settled:
+        return comparison
+    for run, other in (a, run_b), (b, run_a):
+        _judge_score(comparison, run, control, other.summary["framework"])
+    return replace(comparison, by_score=not comparison.within(bounds.first))
 
 
 def fixed_bound_holds(
@@ -500,8 +509,8 @@ def worst(verdicts: Iterable[str]) -> str:
     >>> worst(["identical", "undecided", "identical"])
     'undecided'
     """
-    severity = {IDENTICAL: 0, UNDECIDED: 1}  # nothing else is as bad as a difference
-    return max(verdicts, key=lambda v: severity.get(v, 2), default=IDENTICAL)
+    severity = {IDENTICAL: 0, ALIKE: 1, UNDECIDED: 2}  # nothing is as bad as another
+    return max(verdicts, key=lambda v: severity.get(v, 3), default=IDENTICAL)
 
 
 @dataclass(frozen=True)

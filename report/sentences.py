@@ -8,7 +8,7 @@ from report.findings import Claim, Projection, Report
 from report.groups import FRAMEWORKS, Group, name_among, own_parts
 from report.intervals import Estimate
 from report.laws import Fit
-from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
+from report.parity import ALIKE, DIFFERENT, IDENTICAL, PASSES, UNDECIDED, worst
 from report.projection import by_law, describes
 from report.runs import ARMS, EXCHANGE
 from report.scaling import WEAK, Curve
@@ -50,7 +50,7 @@ def parity(report: Report) -> tuple[str, str]:
     """The verdict over everything that is compared, and a sentence for it."""
     checks = report.checks
     verdict = worst(check.verdict for check in checks)
-    if verdict != IDENTICAL:
+    if verdict not in PASSES:
         of = [check for check in checks if check.verdict == verdict]
         told = ", ".join(f"{c.experiment} in {c.precision}" for c in of)
         why = next((f": {reason}" for check in of for reason in check.reasons), "")
@@ -75,6 +75,12 @@ def parity(report: Report) -> tuple[str, str]:
         part = (
             f" For {len(unproven)} of {len(report.claims)} cells that is not shown, "
             "and their speeds are not compared."
+        )
+    if verdict == ALIKE:
+        return ALIKE, (
+            f"PyTorch and JAX are not told apart {told}: where rounding parts their "
+            "losses and weights, their test scores lie in the interval of each other's "
+            f"controls.{part}"
         )
     return IDENTICAL, (
         f"PyTorch and JAX trained the same thing {told}: their losses and final "
