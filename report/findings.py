@@ -71,11 +71,13 @@ class Claim:
 
     Args:
       withheld: why nothing is claimed; empty where a check found both identical.
+      seconds: that the shortest of its runs was timed for; 0 where that is not known.
     """
 
     versus: Versus
     check: Check | None
     withheld: str
+    seconds: float = 0.0
 
     @property
     def commits(self) -> tuple[str, ...]:
@@ -265,7 +267,8 @@ def make_report(
         checks=tuple(checks),
         studies=tuple(studies),
         claims=tuple(
-            Claim(v, *_proven(v.torch, recipes, checks)) for v in found.versus
+            Claim(v, *_proven(v.torch, recipes, checks), _timed(v, rows))
+            for v in found.versus
         ),
         recipes=recipes,
         times={
@@ -314,6 +317,15 @@ def _proven(
     elif failed:  # one bug of a framework is rarely of one recipe alone
         reason = f"the parity check of {failed[0].name} is {failed[0].verdict}"
     return check, reason
+
+
+def _timed(versus: Versus, rows: Mapping[Path, Rows]) -> float:
+    """The seconds that the shortest run of a comparison was timed for."""
+    return min(
+        sum(window.seconds for window in rows[run.path].windows)
+        for cell in (versus.jax, versus.torch)
+        for run in cell.runs
+    )
 
 
 def _compiled(
