@@ -21,7 +21,7 @@ from record.run import Run
 
 # A sum of n terms is rounded to some sqrt(n) units in the last place of its size, and
 # to more where what it is taken over is far from zero, as before a norm. Measured on
-# biases before a BatchNorm: 0.05, and where the mean is 300 deviations, between 1 and 10.
+# biases before a BatchNorm: 0.05, and at a mean of 300 deviations between 1 and 10.
 MARGIN = 10.0
 # Where rounding decides so much of a leaf, no gradient did.
 WANDERS = 0.1
