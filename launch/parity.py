@@ -26,6 +26,7 @@ from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from launch.cli import alone_main, print_whole  # noqa: E402
+from launch.leaves import check_own_leaves  # noqa: E402
 from launch.trace import trace_twins  # noqa: E402
 from launch.trainings import (  # noqa: E402
     Training,
@@ -87,6 +88,7 @@ def check_parity(config: ParityConfig) -> None:
     """
     check_sizes(config)
     check_weights(config)
+    check_own_leaves(config)
     folder = make_folder(config, "parity")
     console = Console(highlight=False)
     typed = typed_keys()

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launch.cli import print_whole
+from launch.leaves import check_own_leaves
 from launch.trainings import Training, make_folder, train, train_at_once, typed_keys
 from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
@@ -40,6 +41,7 @@ def trace_twins(config: ParityConfig) -> None:
     config.devices = 1
     check_world(config, Processes())
     config.devices = None
+    check_own_leaves(config)
     folder = make_folder(config, "trace")
     console = Console(highlight=False)
     nudges = range(1, config.controls + 1) if _needs_controls(config) else ()
