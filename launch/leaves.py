@@ -1,9 +1,6 @@
 """Whether the twins of a user's own model hold what its shapes.py lists, and no more.
 
-Asked before anything is trained, of both twins at once: each builds its model in a
-process of its own, which is given the config and says every leaf that differs:
-
-    python -m launch.leaves torch < config.yaml
+Asked before anything is trained, of both twins at once, each in a process of its own.
 """
 
 import os
@@ -12,9 +9,8 @@ import sys
 from dataclasses import fields
 
 from launch.overrides import ROOT
-from recipe.config import Config, from_yaml, to_yaml
+from recipe.config import Config, to_yaml
 from recipe.errors import ConfigError
-from recipe.weights import check_leaves, initial_weights
 
 FRAMEWORKS = ("torch", "jax")
 # Nothing is computed: no GPU is to be taken for it.
@@ -32,7 +28,7 @@ def check_own_leaves(config: Config) -> None:
     given = to_yaml(Config(**{f.name: getattr(config, f.name) for f in fields(Config)}))
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "launch.leaves", framework],
+            [sys.executable, "-m", "launch.leaves_of", framework],
             cwd=ROOT,
             env={**os.environ, **NO_DEVICE},
             stdin=subprocess.PIPE,
@@ -52,23 +48,3 @@ def check_own_leaves(config: Config) -> None:
         raise ConfigError(
             f"model.folder={config.model.folder}\n  " + "\n  ".join(wrong)
         )
-
-
-def leaves_of(framework: str, config: Config) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> canonical shape of all that a twin's model holds."""
-    if framework == "torch":
-        from torch_impl.model import build_model
-        from torch_impl.weights import leaf_shapes
-    else:
-        from jax_impl.model import build_model
-        from jax_impl.weights import leaf_shapes
-    return leaf_shapes(build_model(config))
-
-
-if __name__ == "__main__":
-    CONFIG = from_yaml(sys.stdin.read())
-    try:
-        check_leaves(leaves_of(sys.argv[1], CONFIG), initial_weights(CONFIG))
-    except ConfigError as error:
-        print(error)
-        raise SystemExit(2) from None
