@@ -15,6 +15,12 @@ def canonical_name(path: tuple[Any, ...]) -> str:
     return ".".join(str(part) for part in path)
 
 
+def leaf_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> canonical shape of all that the model holds."""
+    leaves = nnx.to_flat_state(nnx.state(model))
+    return {canonical_name(path): v.get_value().shape for path, v in leaves}
+
+
 def load_weights(
     model: nnx.Module, weights: Weights
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
@@ -25,9 +31,9 @@ def load_weights(
     Raises:
       ConfigError: if the model holds other leaves than `weights`.
     """
+    check_leaves(leaf_shapes(model), weights)
     graphdef, state = nnx.split(model)
     leaves = nnx.to_flat_state(state)
-    check_leaves({canonical_name(p): v.get_value().shape for p, v in leaves}, weights)
     filled = nnx.from_flat_state(
         [(p, variable.replace(weights[canonical_name(p)])) for p, variable in leaves]
     )

@@ -3,8 +3,9 @@
     python launch/parity.py experiment=digits_cnn world_sizes=[1,2] precision=fp64
 
 Leaves parity.json, parity.png, index.html and every run in `run.dir`; exits 1 when a
-bound is broken. Where it is, the step at which the loss parts can be taken apart, layer
-by layer; and two finished runs can be held together:
+bound is broken, 3 when what was seen decides nothing. Where one is broken, the step at
+which the loss parts can be taken apart, layer by layer; and two finished runs can be
+held together:
 
     python launch/parity.py experiment=digits_cnn precision=fp64 trace=1
     python launch/parity.py a=runs/one b=runs/another
@@ -25,6 +26,7 @@ from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from launch.cli import alone_main, print_whole  # noqa: E402
+from launch.leaves import check_own_leaves  # noqa: E402
 from launch.trace import trace_twins  # noqa: E402
 from launch.trainings import (  # noqa: E402
     Training,
@@ -40,13 +42,17 @@ from record.run import Run, read_run  # noqa: E402
 from record.weights import check_weights  # noqa: E402
 from report.parity import (  # noqa: E402
     BOUNDS,
-    IDENTICAL,
+    DIFFERENT,
+    PASSES,
+    UNDECIDED,
     Verdict,
     compare,
     envelope,
 )
 from report.parity_page import write_parity_page  # noqa: E402
 from report.two_runs import compare_two, label_of  # noqa: E402
+
+EXIT_UNDECIDED = 3  # 1 is a difference, 2 a check that could not begin
 
 
 def parity(config: ParityConfig) -> None:
@@ -78,10 +84,11 @@ def check_parity(config: ParityConfig) -> None:
 
     Raises:
       ConfigError: before anything starts.
-      SystemExit: 1 if a bound is broken.
+      SystemExit: 1 if a bound is broken, 3 if nothing could be decided.
     """
     check_sizes(config)
     check_weights(config)
+    check_own_leaves(config)
     folder = make_folder(config, "parity")
     console = Console(highlight=False)
     typed = typed_keys()
@@ -99,7 +106,7 @@ def check_parity(config: ParityConfig) -> None:
     runs |= train_at_once([t for t in todo if t.nudge], trained)
     labelled = {t.label: run for t, run in runs.items()}
     verdict = judge(config, runs)
-    if verdict.verdict != IDENTICAL:
+    if verdict.verdict == DIFFERENT:
         verdict.notes.append("where: trace=1 takes the first step apart, by layers")
     conclude(folder, verdict, labelled, console)
 
@@ -109,7 +116,7 @@ def compare_runs(config: ParityConfig) -> None:
 
     Raises:
       DuetError: if one is no finished run, or they cannot be compared.
-      SystemExit: 1 if they are different.
+      SystemExit: 1 if they are different, 3 if that could not be decided.
     """
     if extra := sorted(
         {t.partition("=")[0] for t in typed_keys()} - {"run.dir", *"ab"}
@@ -129,13 +136,13 @@ def compare_runs(config: ParityConfig) -> None:
 def conclude(
     folder: Path, verdict: Verdict, runs: dict[str, Run], console: Console
 ) -> None:
-    """Write and show the verdict; leave with 1 if it is a difference."""
+    """Write and show the verdict; leave with what its exit status is."""
     command = [typed for typed in sys.argv if not typed.startswith("run.dir=")]
     page = write_parity_page(folder, verdict, runs, command)
     show(verdict, console)
     console.print(f"page: {page}", soft_wrap=True, markup=False)
-    if verdict.verdict != IDENTICAL:
-        raise SystemExit(1)
+    if verdict.verdict not in PASSES:
+        raise SystemExit(EXIT_UNDECIDED if verdict.verdict == UNDECIDED else 1)
 
 
 def judge(config: ParityConfig, runs: dict[Training, Run]) -> Verdict:
@@ -192,7 +199,7 @@ def show(verdict: Verdict, console: Console) -> None:
             console.print(
                 f"{c.a} against {c.b}: {reason}", markup=False, soft_wrap=True
             )
-    for note in verdict.notes:
+    for note in [*verdict.set_apart, *verdict.notes]:
         console.print(note, markup=False, soft_wrap=True)
     console.print(
         f"verdict: {verdict.verdict}, by {verdict.decided_by}", soft_wrap=True

@@ -79,7 +79,9 @@ from record.disk import locked, to_json, write_whole  # noqa: E402
 from record.folder import check_folder  # noqa: E402
 from record.run import read_summary  # noqa: E402
 from record.weights import check_weights  # noqa: E402
-from report.parity import IDENTICAL  # noqa: E402
+from report.breakdown import saved  # noqa: E402
+from report.parity import PASSES  # noqa: E402
+from report.sentences import shown  # noqa: E402
 
 KINDS = ("gpu_type", "constraint")  # of its cluster, where they are asked for
 # Keys of a run that are not the recipe's in a study, and what to do instead.
@@ -343,7 +345,7 @@ class Study:
         return [
             name
             for name, file in files.items()
-            if file.exists() and json.loads(file.read_text())["verdict"] != IDENTICAL
+            if file.exists() and json.loads(file.read_text())["verdict"] not in PASSES
         ]
 
     def put_aside(self, work: Work) -> None:
@@ -475,13 +477,9 @@ class Study:
         for cell in self.order:
             if self.finished(cell.name):
                 done[replace(cell, repeat=1)].append(self._rate(cell.name))
-        medians = {
-            point: statistics.median(timed)
-            for point, rates in done.items()
-            if (timed := [rate for rate in rates if rate])
-        }
+        timed = {point: [r for r in rates if r] for point, rates in done.items()}
         for point, rates in done.items():
-            median = medians.get(point)
+            median = statistics.median(timed[point]) if timed[point] else None
             row = [
                 point.point,
                 f"{len(rates)} of {self.plan.repeats}",
@@ -489,9 +487,9 @@ class Study:
             ]
             for axis in shares:
                 # Of the full step's time: what the step without that part saves.
-                without = medians.get(replace(point, **{axis: False}))
+                without = timed.get(replace(point, **{axis: False}))
                 if median and without and not point.ablated:
-                    row.append(f"{1 - median / without:.0%}")
+                    row.append(shown(saved(timed[point], without), ".0%"))
                 else:
                     row.append("–")
             table.add_row(*row)

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from launch.cli import print_whole
+from launch.leaves import check_own_leaves
 from launch.trainings import Training, make_folder, train, train_at_once, typed_keys
 from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
@@ -18,6 +19,7 @@ from recipe.world import check_world
 from record.run import Run
 from record.trace import Trace, read_trace
 from report.parity import BOUNDS, IDENTICAL
+from report.rounding import no_gradient, reach
 from report.trace import Difference, TraceVerdict, compare_traces
 
 
@@ -39,6 +41,7 @@ def trace_twins(config: ParityConfig) -> None:
     config.devices = 1
     check_world(config, Processes())
     config.devices = None
+    check_own_leaves(config)
     folder = make_folder(config, "trace")
     console = Console(highlight=False)
     nudges = range(1, config.controls + 1) if _needs_controls(config) else ()
@@ -79,6 +82,7 @@ def judge(config: ParityConfig, runs: dict[Training, Run]) -> TraceVerdict:
         [(step(run), ones[t.framework]) for t, run in runs.items() if t.nudge],
         experiment=config.name,
         precision=config.precision.name,
+        reach=reach([runs[Training(name)] for name in ones], config.trace),
     )
 
 
@@ -101,6 +105,8 @@ def show(verdict: TraceVerdict, console: Console) -> None:
     print_whole(table, console)
     for name in verdict.alone:
         console.print(f"in one twin alone: {name}", markup=False)
+    if verdict.wandering:
+        console.print(no_gradient(verdict.wandering), markup=False, soft_wrap=True)
     console.print(
         f"verdict: {verdict.verdict}, by {verdict.decided_by}", soft_wrap=True
     )

@@ -118,16 +118,21 @@ def check_leaves(shapes: Mapping[str, Shape], weights: Weights) -> None:
       weights: what it is to hold.
 
     Raises:
-      ConfigError: naming the first leaf to differ.
+      ConfigError: naming every leaf that differs, with both shapes.
     """
-    for name in [*shapes, *weights]:
-        held = shapes.get(name, "nothing")
-        said = weights[name].shape if name in weights else "nothing"
-        if held != said:
-            raise ConfigError(
-                f"{name} is {held} in the model and {said} in its weight_shapes; "
-                "docs/add-a-model.md says how leaves are named and laid out"
-            )
+    wrong = [
+        f"{name} is {shapes.get(name, 'nothing')} in the model and "
+        f"{weights[name].shape if name in weights else 'nothing'} in its weight_shapes"
+        for name in dict.fromkeys([*shapes, *weights])
+        if name not in shapes
+        or name not in weights
+        or shapes[name] != weights[name].shape
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{'; '.join(wrong)}; docs/add-a-model.md says how leaves are named and "
+            "laid out"
+        )
 
 
 def parameter_count(weights: Weights) -> int:

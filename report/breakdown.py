@@ -97,9 +97,8 @@ def breakdown(cell: Cell, rows: Sequence[Rows], arms: Arms) -> Breakdown | None:
     for arm, part in ARMS.items():
         if arm in arms:
             rates = [run.images_per_second for run in arms[arm]]
-            without = ratio_estimate(cell.rates, rates)  # of the step's time
-            parts[part] = through(without, lambda ratio: 1 - ratio)
-            spread += [(without.value, rates)]
+            parts[part] = saved(cell.rates, rates)
+            spread += [(1 - parts[part].value, rates)]
     if spread:
         spread += [(sum(slope for slope, _ in spread), cell.rates)]
     for part in HOST_PARTS.values():
@@ -114,6 +113,15 @@ def breakdown(cell: Cell, rows: Sequence[Rows], arms: Arms) -> Breakdown | None:
     )
     in_order = {part: parts[part] for part in PARTS if part in parts}
     return Breakdown(cell, whole, in_order)
+
+
+def saved(whole: Sequence[float], without: Sequence[float]) -> Estimate:
+    """The share of a step's time that steps without one of its parts do not take.
+
+    Args:
+      whole, without: images/s of repeats of either.
+    """
+    return through(ratio_estimate(whole, without), lambda ratio: 1 - ratio)
 
 
 @dataclass(frozen=True)

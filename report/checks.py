@@ -15,7 +15,7 @@ from record.disk import parse_json, read_text
 from record.run import read_all_rows, read_environment, read_summary
 from report.cells import Cell
 from report.machine import commit_name
-from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
+from report.parity import DIFFERENT, PASSES, UNDECIDED, worst
 from report.recipes import Recipe, read_recipe
 from report.runs import DAMAGE, LeftOut, config_values, read_sane_summary
 
@@ -87,7 +87,7 @@ class Check:
             for c in self.comparisons
             for reason in (*c.broken, *c.unseen)
         )
-        if not told and self.verdict != IDENTICAL:
+        if not told and self.verdict not in PASSES:
             return (f"{self.path} says {self.verdict} and gives no reason",)
         return told
 
@@ -210,7 +210,7 @@ def _differences(held: Iterable[Any]) -> list[float]:
 
 
 def _verdict(held: Any) -> str:
-    if held not in (IDENTICAL, UNDECIDED, DIFFERENT):
+    if held not in (*PASSES, UNDECIDED, DIFFERENT):
         raise ValueError(f"verdict {held}")
     return held
 

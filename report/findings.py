@@ -19,7 +19,7 @@ from report.checks import Check, check_of, read_checks
 from report.groups import Group, grouped
 from report.intervals import Estimate
 from report.machine import SEVERAL
-from report.parity import IDENTICAL
+from report.parity import PASSES
 from report.peaks import flops_per_device, peak_flops
 from report.projection import (
     Interconnect,
@@ -73,11 +73,13 @@ class Claim:
 
     Args:
       withheld: why nothing is claimed; empty where a check found both identical.
+      seconds: that the shortest of its runs was timed for; 0 where that is not known.
     """
 
     versus: Versus
     check: Check | None
     withheld: str
+    seconds: float = 0.0
 
     @property
     def commits(self) -> tuple[str, ...]:
@@ -274,7 +276,8 @@ def make_report(
         checks=tuple(checks),
         studies=tuple(studies),
         claims=tuple(
-            Claim(v, *_proven(v.torch, recipes, checks)) for v in found.versus
+            Claim(v, *_proven(v.torch, recipes, checks), _timed(v, rows))
+            for v in found.versus
         ),
         recipes=recipes,
         times={
@@ -315,15 +318,24 @@ def _proven(
     """The check that comparisons of PyTorch's cell stand on; why they are withheld."""
     recipe = recipes.get(cell.runs[0].config_hash)
     check = check_of(cell, recipe, checks)
-    failed = [check for check in checks if check.verdict != IDENTICAL]
+    failed = [check for check in checks if check.verdict not in PASSES]
     reason = ""
     if check is None:
         reason = _unchecked(cell, recipe, checks)
-    elif check.verdict != IDENTICAL:
+    elif check.verdict not in PASSES:
         reason = f"its parity check is {check.verdict}"
     elif failed:  # one bug of a framework is rarely of one recipe alone
         reason = f"the parity check of {failed[0].name} is {failed[0].verdict}"
     return check, reason
+
+
+def _timed(versus: Versus, rows: Mapping[Path, Rows]) -> float:
+    """The seconds that the shortest run of a comparison was timed for."""
+    return min(
+        sum(window.seconds for window in rows[run.path].windows)
+        for cell in (versus.jax, versus.torch)
+        for run in cell.runs
+    )
 
 
 def _compiled(

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from recipe.errors import RecordError
-from report.parity import IDENTICAL
+from report.parity import ALIKE, CONFIDENCE, PASSES
 
 BEGIN = "<!-- measured: `make identity` writes what is between these marks -->"
 END = "<!-- measured: end -->"
@@ -35,8 +35,8 @@ class Cell:
     error: str = ""
 
     @property
-    def identical(self) -> bool:
-        return self.verdict is not None and self.verdict["verdict"] == IDENTICAL
+    def passes(self) -> bool:
+        return self.verdict is not None and self.verdict["verdict"] in PASSES
 
 
 def measured(cells: list[Cell], figure: str) -> str:
@@ -114,16 +114,18 @@ def _table(ran: list[Cell]) -> str:
                         lambda c: c["leaves"].values(),
                     )
                 ),
-                cell.verdict["verdict"] + _lost(cell.verdict["decided_by"]),
+                _said(cell.verdict["verdict"], cell.verdict["decided_by"]),
             )
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _lost(decided_by: str) -> str:
-    """Where the controls had lost the trajectory, the test score decided."""
-    found = re.search(r"; from step (\d+) on", decided_by)
-    return f"; from step {found[1]} on by test score" if found else ""
+def _said(verdict: str, decided_by: str) -> str:
+    """From which step the test score decided, and by which intervals, if it did."""
+    found = re.search(r"; from step (\d+) on.* controls, (.+)$", decided_by)
+    if verdict != ALIKE or not found:
+        return verdict
+    return f"{verdict} from step {found[1]} on ({CONFIDENCE:.0%} interval {found[2]})"
 
 
 def _largest(values: list[float | str]) -> str:

@@ -213,13 +213,18 @@ def too_few(values: Float[np.ndarray, " repeats"]) -> str:
     return f"{repeats}, an interval needs {LEAST_REPEATS}"
 
 
+SAME, TOO_NOISY = "no difference shown", "too noisy to tell"
+NOISY = 1.25  # the fastest of equal repeats over the slowest, from which noise is told
+
+
 @dataclass(frozen=True)
 class Difference:
     """Whether one group of runs is faster than another.
 
     Args:
       ratio: the first's median over the second's, with the family's interval.
-      verdict: "faster", "slower" or "no difference shown"; of the first.
+      verdict: "faster", "slower", "no difference shown" or "too noisy to tell"; of the
+        first.
       repeats: of the first and of the second.
       confidence: of the family's interval.
       reason: why none is shown whatever the interval says, in words.
@@ -271,11 +276,13 @@ def _difference(
 ) -> Difference:
     ratio = ratio_estimate(over, under, confidence)
     repeats = len(over), len(under)
-    verdict, reason = "no difference shown", ratio.reason
+    verdict, reason = SAME, ratio.reason
     if ratio.low is not None and ratio.high is not None:
+        spread = max(max(rates) / min(rates) for rates in (over, under))
         apart = not ratio.low <= 1 <= ratio.high
         if apart and means_differ(np.array(over), np.array(under), confidence):
             verdict = "faster" if ratio.low > 1 else "slower"
-        elif apart:
-            reason = "the medians differ, but the means do not"
+        elif apart or spread > NOISY:
+            # The medians may differ where the means do not: neither is to be relied on.
+            verdict, reason = TOO_NOISY, f"repeats differ by {spread:.3g} ×"
     return Difference(ratio, verdict, repeats, confidence, reason)

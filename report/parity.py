@@ -7,7 +7,7 @@ In fp64 there is room enough to do without: a difference there is a bug, not rou
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,21 @@ from recipe.errors import RecordError
 from recipe.weights import Weights
 from record.run import Run
 from record.schema import strict_json
+from report.rounding import no_gradient, shift, size, wandering
 
 IDENTICAL, DIFFERENT = "identical", "different"
+# Rounding has parted the trajectories, and test scores are all that could be compared.
+ALIKE = "not told apart by test score"
+PASSES = (IDENTICAL, ALIKE)
 UNDECIDED = "undecided"  # nothing parts, but only since nothing could be seen to
 
+# originals: a control's first difference is one ulp of the weights, a framework's is
 # A run may be this many times further from another than the controls are from their
 # originals: a control's first difference is one ulp of the weights, a framework's is
 # the order in which every sum of the forward pass is taken.
 ENVELOPE = 10.0
 HUNDRED = 100  # the steps over which the fixed bounds hold
+# would allow a tenth, and says little. Final accuracy is compared instead.
 # Controls this far from their originals have lost the trajectory: ten times as much
 # would allow a tenth, and says little. Final accuracy is compared instead.
 LOST = 1e-2
@@ -51,6 +57,7 @@ class Bounds:
     controls: bool
 
 
+# Where 8 or 11 bits are multiplied, no bound for a hundred steps is both safe and
 # 1e-10 is a million fp64 roundings, 2e-6 seventeen fp32 ones, 2e-2 some five of bf16.
 # Where 8 or 11 bits are multiplied, no bound for a hundred steps is both safe and
 # sharp: there the controls, moved by one unit of those bits, judge alone.
@@ -79,6 +86,10 @@ class Comparison:
       broken: what is not allowed, in words.
       unseen: what could not be judged, in words. The runs are identical if both are
         empty.
+      by_score: whether losses and weights were compared up to a step alone, and test
+        scores instead from there on.
+      wandering: what is not held against the other, for no gradient beyond rounding
+        moved it, and running means that follow it: name -> as in `leaves`.
     """
 
     a: str
@@ -92,12 +103,16 @@ class Comparison:
     scores: tuple[float, float]
     broken: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    wandering: dict[str, float] = field(default_factory=dict)
+    by_score: bool = False
 
     @property
     def verdict(self) -> str:
         if self.broken:
             return DIFFERENT
-        return UNDECIDED if self.unseen else IDENTICAL
+        if self.unseen:
+            return UNDECIDED
+        return ALIKE if self.by_score else IDENTICAL
 
     @property
     def worst_step(self) -> int:
@@ -261,7 +276,10 @@ def compare(
         leaves_allowed = {
             name: min(
                 max(ENVELOPE * control.leaves[name], bounds.first),
-                bounds.hundred if held[-1] else np.inf,
+                # As for losses: for as long as the controls keep to it themselves.
+                bounds.hundred
+                if held[-1] and control.leaves[name] <= bounds.hundred
+                else np.inf,
             )
             for name in leaves
         }
@@ -282,13 +300,14 @@ def compare(
         float(relative_difference(np.array(test_a), np.array(test_b))),
         (score(run_a), score(run_b)),
     )
-    comparison.broken.extend(broken_bounds(comparison))
+    judge_bounds(comparison, run_a, run_b, control)
     comparison.broken.extend(scales_part(run_a, run_b, lost))
     settled = np.isfinite(bounds.hundred) and comparison.within(bounds.hundred)
-    if lost is not None and control is not None and not settled:
-        for run, other in (a, run_b), (b, run_a):
-            _judge_score(comparison, run, control, other.summary["framework"])
-    return comparison
+    if lost is None or control is None or settled:
+        return comparison
+    for run, other in (a, run_b), (b, run_a):
+        _judge_score(comparison, run, control, other.summary["framework"])
+    return replace(comparison, by_score=not comparison.within(bounds.first))
 
 
 def fixed_bound_holds(
@@ -319,6 +338,101 @@ def _same_recipe(a: tuple[str, Run], b: tuple[str, Run]) -> None:
             )
 
 
+def judge_bounds(
+    comparison: Comparison,
+    a: Run,
+    b: Run,
+    control: Envelope | None,
+    covered: int | None = None,
+) -> None:
+    """Note in a comparison what its bounds do not allow, and what they cannot judge.
+
+    Args:
+      covered: steps that the bounds are for, which judge no later one; None: all.
+    """
+    doubted = _set_wandering_apart(comparison, a, b, control)
+    broken = broken_bounds(comparison)
+    if doubted and not broken:
+        comparison.unseen.append(
+            f"{', '.join(doubted)} part by as much as they are large, while all losses "
+            f"agree: as rounding does where it is all there is of a gradient. {DECIDE}"
+        )
+    elif (
+        broken
+        and covered is not None
+        and covered <= agreed_steps(comparison)
+        and (covered < len(comparison.differences))
+    ):
+        comparison.unseen.append(
+            f"the losses agree up to step {agreed_steps(comparison)} of "
+            f"{len(comparison.differences)}, the bounds are for {covered}. "
+            f"Later {'; '.join(broken)}: rounding may have grown to that. {DECIDE}"
+        )
+    else:
+        comparison.broken.extend(broken)
+
+
+DECIDE = (
+    "To decide, train both anew by launch/parity.py: in precision=fp64, or in others "
+    "with controls, for 100 steps"
+)
+
+
+def agreed_steps(comparison: Comparison) -> int:
+    """The last step up to which all losses are within what is allowed."""
+    above = np.greater(comparison.differences, comparison.allowed)
+    return int(np.argmax(above)) if above.any() else len(above)
+
+
+def _set_wandering_apart(
+    comparison: Comparison, a: Run, b: Run, control: Envelope | None
+) -> list[str]:
+    """Take what parts by rounding alone out of what is judged.
+
+    Returns:
+      What may have; it is not judged either.
+    """
+    leaves, allowed = comparison.leaves, comparison.leaves_allowed
+    precision = looser(*(run.config.precision.name for run in (a, b)))
+    fixed = BOUNDS[precision].hundred
+    beyond = [n for n, value in leaves.items() if value > min(allowed[n], fixed)]
+    if not beyond:
+        return []
+    controls = None if control is None else control.leaves
+    if control is not None and not control.losses[-1] <= fixed < np.inf:
+        controls = {}  # rounding has grown in all of the model
+    told = wandering(a, b, controls, precision)
+    doubted = []
+    for name in beyond:
+        if _moved_by(told.known, name, comparison, a, b):
+            comparison.wandering[name] = leaves.pop(name)
+        elif _moved_by(told.doubted, name, comparison, a, b):
+            doubted.append(name)
+            allowed[name] = np.inf
+    return doubted
+
+
+def _moved_by(
+    biases: frozenset[str], name: str, comparison: Comparison, a: Run, b: Run
+) -> bool:
+    """Whether a leaf is one of these, or a running mean as far apart as they are."""
+    if name in biases:
+        return True
+    largest = max(size(run.weights[name]) for run in (a, b))
+    return comparison.leaves[name] * largest <= shift(
+        name, a.weights, b.weights, biases
+    )
+
+
+def looser(*precisions: str) -> str:
+    """The precision whose bounds allow most.
+
+    >>> looser("fp32", "fp64")
+    'fp32'
+    """
+    return max(precisions, key=lambda name: (BOUNDS[name].first, BOUNDS[name].hundred))
+
+
 def broken_bounds(comparison: Comparison) -> list[str]:
     """Every bound that is broken, the first step and the largest leaf by name."""
     broken = []
@@ -334,8 +448,8 @@ def broken_bounds(comparison: Comparison) -> list[str]:
         name: value / comparison.leaves_allowed[name]
         for name, value in comparison.leaves.items()
     }
-    largest = max(excess, key=lambda name: excess[name])
-    if excess[largest] > 1:
+    largest = max(excess, key=lambda name: excess[name], default="")
+    if largest and excess[largest] > 1:
         broken.append(
             f"the final weights part, most at {largest}: "
             f"{comparison.leaves[largest]:.2e} relative, "
@@ -395,8 +509,8 @@ def worst(verdicts: Iterable[str]) -> str:
     >>> worst(["identical", "undecided", "identical"])
     'undecided'
     """
-    severity = {IDENTICAL: 0, UNDECIDED: 1}  # nothing else is as bad as a difference
-    return max(verdicts, key=lambda v: severity.get(v, 2), default=IDENTICAL)
+    severity = {IDENTICAL: 0, ALIKE: 1, UNDECIDED: 2}  # nothing is as bad as another
+    return max(verdicts, key=lambda v: severity.get(v, 3), default=IDENTICAL)
 
 
 @dataclass(frozen=True)
@@ -420,6 +534,12 @@ class Verdict:
     @property
     def verdict(self) -> str:
         return worst(c.verdict for c in self.comparisons)
+
+    @property
+    def set_apart(self) -> list[str]:
+        """What was not held against the other, in words: one line, or none."""
+        names = dict.fromkeys(name for c in self.comparisons for name in c.wandering)
+        return [no_gradient(names)] if names else []
 
     @property
     def decided_by(self) -> str:

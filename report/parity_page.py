@@ -9,7 +9,7 @@ from record.run import Run
 from report.escape import to_html
 from report.figures import parity_figure
 from report.html import document, listed, table
-from report.parity import IDENTICAL, UNDECIDED, Verdict
+from report.parity import ALIKE, IDENTICAL, UNDECIDED, Verdict
 
 
 def write_parity_page(
@@ -37,7 +37,7 @@ def write_parity_page(
 def _parity_html(
     verdict: Verdict, runs: dict[str, Run], image: str, command: list[str]
 ) -> str:
-    broken = verdict.notes + [
+    broken = [*verdict.set_apart, *verdict.notes] + [
         f"{c.a} against {c.b}: {reason}"
         for c in verdict.comparisons
         for reason in c.broken + c.unseen
@@ -75,13 +75,15 @@ def _parity_html(
     packages = ", ".join(f"{k} {v}" for k, v in environment["packages"].items() if v)
     said = {
         IDENTICAL: "all of these runs, one for each line below, are the same",
+        ALIKE: "rounding parts their losses and weights, and their test scores lie in "
+        "the interval of each other's controls",
         UNDECIDED: "what would tell them apart could not be seen",
     }.get(verdict.verdict, "the runs part further than rounding allows")
     title = f"{verdict.experiment}: {verdict.verdict}"
     return document(
         title,
         f"""<h1>{to_html(verdict.experiment)} in {to_html(verdict.precision)}:
-<span class="{verdict.verdict}">{verdict.verdict}</span></h1>
+<span class="{verdict.verdict.split()[0]}">{verdict.verdict}</span></h1>
 <p>Judged by {to_html(verdict.decided_by)}: {said}.</p>
 {listed(broken)}
 <img alt="Loss curves of all runs, and the relative difference of each pair"

@@ -6,9 +6,9 @@ from report.breakdown import REST, Breakdown, Ratio
 from report.checks import Check
 from report.findings import Claim, Projection, Report
 from report.groups import FRAMEWORKS, Group, name_among, own_parts
-from report.intervals import Estimate
+from report.intervals import TOO_NOISY, Estimate
 from report.laws import Fit
-from report.parity import DIFFERENT, IDENTICAL, UNDECIDED, worst
+from report.parity import ALIKE, DIFFERENT, IDENTICAL, PASSES, UNDECIDED, worst
 from report.projection import by_law, describes
 from report.runs import ARMS, EXCHANGE
 from report.scaling import WEAK, Curve
@@ -52,7 +52,7 @@ def parity(report: Report) -> tuple[str, str]:
     """The verdict over everything that is compared, and a sentence for it."""
     checks = report.checks
     verdict = worst(check.verdict for check in checks)
-    if verdict != IDENTICAL:
+    if verdict not in PASSES:
         of = [check for check in checks if check.verdict == verdict]
         told = ", ".join(f"{c.experiment} in {c.precision}" for c in of)
         why = next((f": {reason}" for check in of for reason in check.reasons), "")
@@ -77,6 +77,12 @@ def parity(report: Report) -> tuple[str, str]:
         part = (
             f" For {len(unproven)} of {len(report.claims)} cells that is not shown, "
             "and their speeds are not compared."
+        )
+    if verdict == ALIKE:
+        return ALIKE, (
+            f"PyTorch and JAX are not told apart {told}: where rounding parts their "
+            "losses and weights, their test scores lie in the interval of each other's "
+            f"controls.{part}"
         )
     return IDENTICAL, (
         f"PyTorch and JAX trained the same thing {told}: their losses and final "
@@ -126,11 +132,17 @@ def claim_sentence(claim: Claim, beside: Sequence[Claim]) -> str:
         return f"{where}: {jax} and {torch} not compared, {claim.withheld}"
     ratio = shown(versus.difference.ratio, ".3f")
     how = {"faster": f"{jax} is faster", "slower": f"{torch} is faster"}
-    said = how.get(versus.difference.verdict, "no difference shown")
-    n = " and ".join(map(str, versus.difference.repeats))
-    notes = [f"n = {n}", versus.difference.reason]
-    if versus.difference.ratio.low is not None:
-        notes.insert(0, f"{versus.difference.level} interval")
+    difference = versus.difference
+    said = how.get(difference.verdict, difference.verdict)
+    n = " and ".join(map(str, difference.repeats))
+    notes = [f"n = {n}"]
+    if difference.verdict == TOO_NOISY:
+        timed = f", {claim.seconds:.2g} s were timed" if claim.seconds else ""
+        said += f" ({difference.reason}{timed}; measure longer)"
+    else:
+        notes.append(difference.reason)
+    if difference.ratio.low is not None:
+        notes.insert(0, f"{difference.level} interval")
     if len(claim.commits) > 1:
         told = in_words(claim.commits)
         notes.append(f"these runs and their parity check are of commits {told}")

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from recipe.weights import Weights
 from record.trace import Trace
 from report.parity import BOUNDS, DIFFERENT, ENVELOPE, IDENTICAL
+from report.rounding import WANDERS, gradient_rounding, shift, size
 
 # A gradient that is zero but for rounding (of a bias before a normalisation, of an
 # attention key's) has no size of its own: none counts for less than this share of the
@@ -87,8 +88,11 @@ class TraceVerdict:
     Args:
       differences: everything compared, in the order of the step.
       kinds: module -> its class in either twin.
-      alone: modules, parameters and statistics that one twin alone has.
+      alone: modules, parameters and statistics that one twin alone has; of modules with
+        their class.
       decided_by: the bounds, in words.
+      wandering: parameters that no gradient beyond rounding moves; they are not held
+        against each other.
     """
 
     experiment: str
@@ -98,6 +102,7 @@ class TraceVerdict:
     kinds: dict[str, tuple[str, str]]
     alone: list[str]
     decided_by: str
+    wandering: list[str]
 
     @property
     def first(self) -> Difference | None:
@@ -124,7 +129,11 @@ class TraceVerdict:
     @property
     def suspects(self) -> str:
         """What usually makes this kind of layer part; empty where nothing does."""
-        return "" if self.first is None else suspects(self.first, self.kinds)
+        if self.first is None:
+            return ""
+        dropout = [name for name in self.alone if "dropout" in name.lower()]
+        told = f"dropout in one twin alone: {', '.join(dropout)}" if dropout else ""
+        return "; ".join(filter(None, (told, suspects(self.first, self.kinds))))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; infinities, which JSON lacks, as None."""
@@ -148,6 +157,7 @@ class TraceVerdict:
             "differences": [plain(d) for d in self.differences],
             "kinds": self.kinds,
             "alone": self.alone,
+            "wandering": self.wandering,
         }
 
 
@@ -167,34 +177,40 @@ def suspects(first: Difference, kinds: dict[str, tuple[str, str]]) -> str:
     return "; ".join(filter(None, (told, BETWEEN)))
 
 
+Traced = tuple[Trace, Weights]  # a step, and the weights after it
+
+
 def compare_traces(
-    a: tuple[Trace, Weights],
-    b: tuple[Trace, Weights],
-    controls: Sequence[tuple[tuple[Trace, Weights], tuple[Trace, Weights]]],
+    a: Traced,
+    b: Traced,
+    controls: Sequence[tuple[Traced, Traced]],
     *,
     experiment: str,
     precision: str,
+    reach: float = 0.0,
 ) -> TraceVerdict:
     """Hold one step of either twin against the other's.
 
     Args:
-      a, b: a trace, and the weights after its step.
       controls: nudged runs' with those of the runs they were nudged from. Where there
         are some, a difference may be 10 x the largest of theirs so far, and never less
         than the bound of a first step; else fixed bounds hold.
+      reach: how far rounding alone may have taken a weight: `report/rounding.py`.
     """
     found = differences(a, b)
     bounds = BOUNDS[precision]
+    apart = [_by_what(differences(*pair)) for pair in controls]
+    own = [max((c.get(d.what, 0.0) for c in apart), default=0.0) for d in found]
+    biases = _wandering(a, b, found, own if controls else None, precision, reach)
+    shifted = [_shifted(d, a, b, biases) for d in found]
     if controls:
-        apart = [_by_what(differences(*pair)) for pair in controls]
-        largest = np.maximum.accumulate(
-            [max(control.get(d.what, 0.0) for control in apart) for d in found]
-        )
-        allowed = np.maximum(ENVELOPE * largest, bounds.first)
+        # What rounding alone moves is a measure of nothing that comes after it.
+        counted = [0.0 if by else value for by, value in zip(shifted, own, strict=True)]
+        allowed = np.maximum(ENVELOPE * np.maximum.accumulate(counted), bounds.first)
         decided_by = f"{ENVELOPE:g} x the envelope of the controls"
     else:
         bound = bounds.first if a[0].step == 1 else bounds.hundred
-        allowed = np.full(len(found), bound)
+        allowed = np.array([max(bound, _carried(d, a, b, biases)) for d in found])
         decided_by = f"the fixed bound {bound:.0e}"
     kinds_a, kinds_b = a[0].kinds, b[0].kinds
     return TraceVerdict(
@@ -202,20 +218,100 @@ def compare_traces(
         precision,
         a[0].step,
         [
-            Difference(d.stage, d.layer, d.what, d.value, float(limit))
-            for d, limit in zip(found, allowed, strict=True)
+            Difference(d.stage, d.layer, d.what, d.value, max(float(limit), by))
+            for d, limit, by in zip(found, allowed, shifted, strict=True)
         ],
         {n: (kinds_a[n], kinds_b[n]) for n in _both(kinds_a, kinds_b)},
         sorted(
-            (kinds_a.keys() ^ kinds_b.keys())
-            | (a[0].weights.keys() ^ b[0].weights.keys())
+            {
+                *(
+                    f"{name} ({kind})"
+                    for name, kind in kinds_a.items() ^ kinds_b.items()
+                    if name not in kinds_a or name not in kinds_b
+                ),
+                *(a[0].weights.keys() ^ b[0].weights.keys()),
+            }
         ),
         decided_by,
+        sorted(biases),
     )
 
 
 def _by_what(found: list[Difference]) -> dict[str, float]:
     return {d.what: d.value for d in found}
+
+
+def _wandering(
+    a: Traced,
+    b: Traced,
+    found: list[Difference],
+    own: list[float] | None,
+    precision: str,
+    reach: float,
+) -> frozenset[str]:
+    """Parameters whose gradient is rounding alone, and that are where it took them.
+
+    Args:
+      own: how far controls are apart in each of `found`, where there are some.
+    """
+    terms = a[0].outputs["input"].size
+    rounding = gradient_rounding(precision, terms)
+
+    def without_gradient(name: str) -> bool:
+        return all(
+            size(t.gradients[name]) <= rounding * _norm(t.gradients)
+            for t in (a[0], b[0])
+        )
+
+    def near(name: str) -> bool:
+        if own is None:
+            weights = a[0].weights, a[1], b[0].weights, b[1]
+            return all(size(w[name]) <= reach for w in weights if name in w)
+        return any(
+            value > WANDERS
+            for d, value in zip(found, own, strict=True)
+            if d.stage in ("weights", "update") and d.layer == name
+        )
+
+    both = _both(a[0].gradients, b[0].gradients)
+    return frozenset(name for name in both if without_gradient(name) and near(name))
+
+
+def _norm(gradients: Weights) -> float:
+    """The 2-norm of them all; what has overflowed is left out."""
+    finite = (g[np.isfinite(g)].astype(np.float64) for g in gradients.values())
+    return float(np.sqrt(sum(np.square(g).sum() for g in finite)))
+
+
+def _carried(d: Difference, a: Traced, b: Traced, biases: frozenset[str]) -> float:
+    """How far wandering parameters may shift an output before that is taken out again.
+
+    By ten times as much as the furthest of them is apart, relative to the output.
+    """
+    if d.stage != "forward":
+        return 0.0
+    apart = (size(a[0].weights[n] - b[0].weights[n]) for n in biases)
+    outputs = max(size(t[0].outputs[d.layer]) for t in (a, b))
+    return ENVELOPE * max(apart, default=0.0) / outputs if outputs else 0.0
+
+
+def _shifted(
+    difference: Difference, a: Traced, b: Traced, biases: frozenset[str]
+) -> float:
+    """How far wandering parameters may have taken a weight, relative; else 0."""
+    name = difference.layer
+    if difference.what in {gradient_of(bias) for bias in biases}:
+        return np.inf
+    if difference.stage not in ("weights", "update"):
+        return 0.0
+    if name in biases:
+        return np.inf
+    before = difference.stage == "weights"
+    one, other = (t[0].weights if before else t[1] for t in (a, b))
+    if name not in one or name not in other or one[name].shape != other[name].shape:
+        return 0.0
+    largest = max(size(one[name]), size(other[name]))
+    return shift(name, one, other, biases) / largest if largest else 0.0
 
 
 def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Difference]:
@@ -226,10 +322,12 @@ def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Diff
     def compared(stage: str, layer: str, what: str, value: float) -> None:
         found.append(Difference(stage, layer, what, value))
 
+    both = _both(trace_a.weights, trace_b.weights)
     for name in trace_a.weights | trace_b.weights:
-        value = np.inf  # what one twin alone has is as far apart as can be
-        if name in trace_a.weights and name in trace_b.weights:
-            value = largest(trace_a.weights[name], trace_b.weights[name])
+        if name not in both:  # as far apart as can be
+            compared("weights", name, f"{name}, which one twin alone has", np.inf)
+    for name in both:
+        value = largest(trace_a.weights[name], trace_b.weights[name])
         compared("weights", name, f"{name} before the step", value)
     for name in _both(trace_a.outputs, trace_b.outputs):
         pair = trace_a.outputs[name], trace_b.outputs[name]
@@ -248,7 +346,7 @@ def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Diff
         pair = trace_a.gradients[name], trace_b.gradients[name]
         value = largest(*pair, LEAST_GRADIENT * max(scales))
         layer = name.rpartition(".")[0]
-        compared("backward", layer or name, f"the gradient of {name}", value)
+        compared("backward", layer or name, gradient_of(name), value)
 
     for name in reversed(_both(*sums)):
         scale = _largest_finite(
@@ -268,6 +366,11 @@ def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Diff
         pair = after_a[name], after_b[name]
         compared("update", name, f"{name} after the step", largest(*pair))
     return found
+
+
+def gradient_of(name: str) -> str:
+    """A parameter's gradient, in words."""
+    return f"the gradient of {name}"
 
 
 def _both(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

@@ -25,18 +25,22 @@ def canonical_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
     return shape
 
 
+def leaf_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> canonical shape of all that the model holds."""
+    leaves = model.state_dict()
+    return {canonical_name(n): canonical_shape(n, t) for n, t in leaves.items()}
+
+
 def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
     """Give all that the model holds its canonical numbers, on the rank's device.
 
     Raises:
       ConfigError: if the model holds other leaves than `weights`.
     """
-    leaves = model.state_dict()
-    check_leaves(
-        {canonical_name(n): canonical_shape(n, t) for n, t in leaves.items()}, weights
-    )
+    check_leaves(leaf_shapes(model), weights)
     tensors = {
-        name: load_array(name, weights[canonical_name(name)], world) for name in leaves
+        name: load_array(name, weights[canonical_name(name)], world)
+        for name in model.state_dict()
     }
     model.load_state_dict(tensors, assign=True)
 

@@ -1,6 +1,7 @@
 """The parity check as its users start it."""
 
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -97,6 +98,30 @@ def test_parity_that_is_ended_ends_its_trainings(root, tmp_path):
     size = rows.stat().st_size
     time.sleep(1)
     assert rows.stat().st_size == size
+
+
+@pytest.mark.parametrize("given", [[], ["trace=1"]], ids=["whole", "traced"])
+def test_all_wrong_leaves_of_both_twins_are_told_before_anything_is_trained(
+    run_python, root, tmp_path, given
+):
+    mine = shutil.copytree(root / "tests" / "twins" / "planted", tmp_path / "mine")
+    shapes, twin = mine / "shapes.py", mine / "jax_model.py"
+    shapes.write_text(shapes.read_text().replace('"body.kernel"', '"trunk.kernel"'))
+    twin.write_text(twin.read_text().replace("(width, norm", "(4, norm"))
+    done = run_python(
+        [
+            *(PARITY, "experiment=digits_cnn", "model=own", f"model.folder={mine}"),
+            *("precision=fp64", f"run.dir={tmp_path / 'check'}", *given),
+        ]
+    )
+    assert done.returncode == 2
+    in_torch, in_jax = re.findall(r"(?:torch|jax)_model.py: (.*)", done.stderr)
+    for told in in_torch, in_jax:
+        assert "body.kernel is (3, 3, 8, 8) in the model and nothing in its" in told
+        assert "trunk.kernel is nothing in the model and (3, 3, 8, 8) in its" in told
+    assert "norm.scale is (4,) in the model and (8,)" in in_jax
+    assert "norm." not in in_torch
+    assert not (tmp_path / "check").exists()
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -20,7 +22,7 @@ from launch.overrides import refusal
 from launch.study import Study, check_cells, run_study
 from recipe.config import to_config
 from recipe.errors import ConfigError, RecordError
-from recipe.study import StudyConfig
+from recipe.study import StudyConfig, StudyPlan, cells
 from record.disk import locked
 from record.run import read_summary
 from tests.conftest import NO_GPU, ROOT, clean_environment
@@ -440,3 +442,29 @@ def those_at(place: str) -> list[psutil.Process]:
             if any(place in word for word in process.cmdline()):
                 found.append(process)
     return found
+
+
+def test_the_table_gives_exposed_communication_with_its_interval():
+    """As the page does: from three repeats on, of the full step."""
+    plan = StudyPlan(
+        **{"name": "line", "regime": "strong", "framework": ["torch"], "repeats": 3},
+        **{"world_size": [2], "exchange": [True, False]},
+    )
+    order = cells(plan)
+    rates = {c.name: (80.0 if c.exchange else 100.0) + c.repeat for c in order}
+
+    def shown(finished):
+        study = SimpleNamespace(
+            plan=plan,
+            order=order,
+            finished=lambda name: name in finished,
+            _rate=rates.__getitem__,
+        )
+        console = Console(width=200)
+        with console.capture() as captured:
+            console.print(Study.table(study))
+        return captured.get()
+
+    assert re.search(r"20% \(1\d% to 2\d%\)", shown(rates))
+    two = shown({c.name for c in order if c.repeat < 3})
+    assert "20%" in two and "20% (" not in two

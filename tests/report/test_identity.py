@@ -6,6 +6,7 @@ import pytest
 from launch.identity import read_matrix
 from recipe.errors import RecordError
 from report.identity import BEGIN, END, Cell, curves_figure, measured, with_measured
+from report.parity import ALIKE
 from tests.conftest import ROOT
 
 ENVIRONMENT = {
@@ -15,6 +16,13 @@ ENVIRONMENT = {
     "cpu_count": 2,
     "packages": {"torch": "2", "jax": "0", "flax": "1"},
 }
+
+
+BY_SCORE = (
+    "10 x the envelope of the controls; from step 7 on, where they have lost the "
+    "trajectory, by the test scores lying in the 99% interval of the other's controls, "
+    "0.9000 to 0.9400 of torch, 0.9100 to 0.9300 of jax"
+)
 
 
 def cell(name="mlp", verdict="identical", control=None):
@@ -32,7 +40,7 @@ def cell(name="mlp", verdict="identical", control=None):
         {
             "verdict": verdict,
             "precision": "fp64",
-            "decided_by": "controls; from step 7 on, by the score" if control else "",
+            "decided_by": BY_SCORE if control else "",
             "control_losses": control,
             "comparisons": [comparison("frameworks", 3e-14)],
         },
@@ -52,8 +60,8 @@ def test_a_cell_without_a_verdict_is_named_and_not_identical():
     text = measured([cell(), failed], "images/identity.png")
     assert "**`vit` came to no verdict**: error: no memory" in text
     assert "(images/identity.png)" in text
-    assert cell().identical and not failed.identical
-    assert not cell(verdict="different").identical
+    assert cell().passes and not failed.passes
+    assert not cell(verdict="different").passes
 
 
 def test_curves_are_drawn_of_what_controls_judged(tmp_path):
@@ -64,9 +72,15 @@ def test_curves_are_drawn_of_what_controls_judged(tmp_path):
     assert (pixels < 0.9).mean() > 0.02  # labels alone are a hundredth
 
 
-def test_where_the_controls_lost_the_trajectory_the_row_says_what_decided():
-    text = measured([cell("cnn", control=[0.0, 1e-7])], "")
-    assert "| identical; from step 7 on by test score |" in text
+def test_where_test_scores_decided_the_row_says_from_where_and_by_which_intervals():
+    found = cell("cnn", ALIKE, control=[0.0, 1e-7])
+    assert found.passes
+    assert (
+        "| not told apart by test score from step 7 on (99% interval 0.9000 to 0.9400 "
+        "of torch, 0.9100 to 0.9300 of jax) |"
+    ) in measured([found], "")
+    # Runs that keep to the fixed bound to the end are identical, whatever controls do.
+    assert "| identical |" in measured([cell("cnn", control=[0.0, 1e-7])], "")
 
 
 def test_what_is_between_the_marks_is_replaced_and_nothing_else():

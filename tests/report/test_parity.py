@@ -1,6 +1,7 @@
 """The verdict on records made by hand, where every difference is known."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from recipe.experiment import LossScaleConfig
 from recipe.loss_scale import LossScale, next_loss_scale
 from record.run import Run
 from report.parity import (
+    ALIKE,
     BOUNDS,
     DIFFERENT,
     ENVELOPE,
@@ -28,10 +30,14 @@ CONFUSION = np.eye(10, dtype=int).tolist()  # ten examples of ten classes
 SCORES = {"torch": np.array([0.90, 0.91, 0.92]), "jax": np.array([0.91, 0.91, 0.92])}
 
 
-class Precision:
-    def __init__(self, name):
-        self.precision = self
-        self.name = name
+def config_of(precision, optim):
+    """What a verdict reads of a config: SGD's moves of rounding are 1e-13 in fp64."""
+    return SimpleNamespace(
+        precision=SimpleNamespace(name=precision),
+        optim=SimpleNamespace(name=optim, momentum=0.9, clip_norm=None, eps=1e-8),
+        train=SimpleNamespace(global_batch=16),
+        data=SimpleNamespace(image_shape=[8, 8, 1]),
+    )
 
 
 @pytest.fixture
@@ -39,6 +45,7 @@ def make_run(tmp_path):
     def make(
         precision="fp64",
         *,
+        optim="sgd",
         framework="torch",
         losses=None,
         scales=None,
@@ -50,13 +57,16 @@ def make_run(tmp_path):
         curve = np.linspace(2.0, 1.0, STEPS) if losses is None else losses
         scales = [1.0] * len(curve) if scales is None else scales
         rows = [
-            {"kind": "step", "loss": float(loss), "loss_scale": scale}
+            {
+                **{"kind": "step", "loss": float(loss), "loss_scale": scale},
+                **{"grad_norm": 1.0, "learning_rate": 1e-3},
+            }
             for loss, scale in zip(curve, scales, strict=True)
         ]
         end = {"a.kernel": np.ones((2, 3)), "b.bias": np.full(3, 0.5)}
         return Run(
             path=tmp_path,
-            config=Precision(precision),
+            config=config_of(precision, optim),
             environment={},
             summary={
                 "framework": framework,
@@ -116,7 +126,9 @@ def test_a_loss_scale_that_grows_one_step_late_is_named_at_that_step(make_run, c
 def test_loss_scales_are_not_compared_once_the_trajectory_is_lost(make_run, control):
     lost = Envelope(np.full(STEPS, 0.5), control.leaves, SCORES, 1000, 0.1)
     right, late = (make_run("fp16", scales=loss_scales(n)) for n in (5, 6))
-    assert held(right, late, lost).verdict == IDENTICAL
+    assert held(right, late, lost).verdict == IDENTICAL  # losses agree to the end
+    other = make_run("fp16", scales=loss_scales(6), losses=bent(60, 0.5))
+    assert held(right, other, lost).verdict == ALIKE
 
 
 def test_a_run_is_identical_to_itself(make_run, control):
@@ -226,7 +238,7 @@ def test_frameworks_that_are_apart_do_not_widen_the_interval_between_them(
     assert found.verdict == DIFFERENT
     assert "the test score of b is 0.0980, outside of torch's" in found.broken[1]
     alike = held(torch[0], torch[1], envelope(pairs))
-    assert alike.verdict == IDENTICAL
+    assert alike.verdict == ALIKE
 
 
 def test_an_interval_that_covers_chance_decides_nothing(make_run):
@@ -270,6 +282,78 @@ def test_the_largest_leaf_is_named(make_run):
     other = make_run(weights={"b.bias": np.array([0.5, 0.5, 0.5 + 1e-8])})
     (broken,) = held(make_run(), other).broken
     assert "b.bias" in broken and "2.00e-08" in broken
+
+
+SMALL = np.array([1.0, -1.0, 0.5]) * 1e-15  # what rounding leaves of a bias in fp64
+
+
+@pytest.mark.parametrize(("optim", "grown"), [("sgd", 1), ("adamw", 1e6)])
+def test_in_fp64_a_bias_that_rounding_alone_moved_is_named_and_not_held(
+    make_run, optim, grown
+):
+    def ended(bias):
+        weights = {"b.bias": bias * grown, "n.mean": 1 + bias * grown}
+        return make_run(optim=optim, weights=weights)
+
+    found = held(ended(SMALL), ended(-SMALL / 3))
+    assert found.verdict == IDENTICAL
+    assert found.wandering["b.bias"] == pytest.approx(4 / 3)
+    assert "b.bias" not in found.leaves
+    # A mean goes with it; where the bias is alike, it is held to its bound.
+    assert ("n.mean" in found.wandering) == (grown > 1)
+    verdict = Verdict("line", "fp64", "r", "d", [found], None)
+    assert "no gradient beyond rounding: b.bias" in verdict.set_apart[0]
+    json.dumps(verdict.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("one_alone", [False, True])
+def test_a_bias_beyond_the_reach_of_rounding_is_held_though_it_is_small(
+    make_run, one_alone
+):
+    a = make_run(weights={"b.bias": SMALL * 1e6})
+    b = make_run(weights={"b.bias": SMALL if one_alone else SMALL * 1.1e6})
+    found = held(a, b)
+    assert found.verdict == DIFFERENT
+    assert "most at b.bias" in found.broken[0]
+
+
+def test_a_mean_further_apart_than_wandering_biases_is_held(make_run):
+    a = make_run(weights={"b.bias": SMALL, "n.mean": np.ones(3)})
+    b = make_run(weights={"b.bias": -SMALL, "n.mean": np.ones(3) + 1e-9})
+    found = held(a, b)
+    assert found.verdict == DIFFERENT and list(found.wandering) == ["b.bias"]
+
+
+def test_in_fp32_controls_tell_the_bias_that_rounding_alone_moved(make_run, control):
+    def held_with(apart, bias, precision="fp32"):
+        leaves = {"a.kernel": 1e-6, "b.bias": apart}
+        lone = Envelope(control.losses, leaves, SCORES, 1000, 0.1)
+        a = make_run(precision, weights={"b.bias": np.array([1e-7, 2e-7, 0.0])})
+        return held(a, make_run(precision, weights={"b.bias": bias}), lone)
+
+    other = np.array([-3e-7, 0.0, 1e-7])
+    assert held_with(1.2, other).verdict == IDENTICAL
+    assert list(held_with(1.2, other).wandering) == ["b.bias"]
+    assert held_with(0.01, other).verdict == DIFFERENT  # more than ten times as much
+    assert held_with(1e-5, other).verdict == DIFFERENT
+
+
+def test_a_leaf_keeps_to_a_thousandth_for_as_long_as_its_controls_do(make_run, control):
+    curve = np.linspace(2.0, 1.0, 100)
+    a = make_run("fp32", losses=curve)
+    for apart, by, broken in ((9e-4, 1.1e-3, True), (1.1e-3, 1e-2, False)):
+        leaves = {"a.kernel": apart, "b.bias": 1e-6}
+        lone = Envelope(control.losses[:100], leaves, SCORES, 1000, 0.1)
+        bent_kernel = {"a.kernel": np.ones((2, 3)) * (1 + by)}
+        b = make_run("fp32", losses=curve, weights=bent_kernel)
+        assert bool(held(a, b, lone).broken) == broken
+
+
+def test_a_difference_beside_what_rounding_moved_is_still_caught(make_run):
+    a, b = (make_run(weights={"c.bias": sign * SMALL}) for sign in (1, -1))
+    bent_b = make_run(weights={"c.bias": -SMALL, "b.bias": np.full(3, 0.5 + 1e-9)})
+    assert held(a, b).verdict == IDENTICAL
+    assert "most at b.bias" in held(a, bent_b).broken[0]
 
 
 def test_a_test_loss_that_parts_breaks_the_verdict(make_run):

@@ -7,6 +7,7 @@ import pytest
 
 from recipe.errors import RecordError
 from report.cells import cells_of
+from report.findings import Claim
 from report.groups import grouped
 from report.laws import amdahl_speedup, gustafson_speedup
 from report.scaling import (
@@ -18,6 +19,7 @@ from report.scaling import (
     regime_of,
     scaling,
 )
+from report.sentences import claim_sentence
 
 SIZES = [1, 2, 4, 8, 16]
 SERIAL = 0.05
@@ -257,3 +259,16 @@ def test_a_cell_given_twice_is_refused(make_curve):
     cells, _ = cells_of(make_curve(STRONG))
     with pytest.raises(RecordError, match="duplicate cells on one curve: here"):
         curve_of([*cells, cells[0]], STRONG, "here")
+
+
+def test_where_noise_is_the_answer_the_claim_says_so_in_one_sentence(timed_run):
+    """Not "no difference" beside an interval that excludes 1."""
+    wild, calm = [40.0, 100.0, 90.0], [100.0, 101.0, 99.0]
+    runs = [timed_run(rate, framework="jax") for rate in wild]
+    runs += [timed_run(rate, framework="torch") for rate in calm]
+    (versus,) = scaling(runs).versus
+    claim = Claim(versus, None, "", seconds=0.6)
+    said = claim_sentence(claim, [claim])
+    assert "too noisy to tell (repeats differ by 2.5 ×, 0.6 s were timed; " in said
+    assert "measure longer), JAX runs at 0.900 (" in said
+    assert "no difference" not in said

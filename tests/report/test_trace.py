@@ -138,7 +138,7 @@ def test_a_module_of_one_twin_alone_is_told_and_not_compared():
     b = trace()
     extra = replace(b, kinds=b.kinds | {"identity": "Identity"})
     verdict = held(b, extra)
-    assert verdict.alone == ["identity"] and verdict.verdict == IDENTICAL
+    assert verdict.alone == ["identity (Identity)"] and verdict.verdict == IDENTICAL
 
 
 def test_a_gradient_that_overflows_in_both_twins_hides_no_other():
@@ -163,5 +163,71 @@ def test_a_parameter_of_one_twin_alone_parts_before_the_step():
     more = replace(whole, weights=whole.weights | {"conv.bias": np.zeros(2)})
     for pair in (whole, more), (more, whole):
         verdict = held(*pair)
-        assert verdict.first.what == "conv.bias before the step"
+        assert verdict.first.what == "conv.bias, which one twin alone has"
         assert verdict.alone == ["conv.bias"]
+
+
+def with_bias(value, gradient, step=2):
+    """A trace with a bias, and the weights after its step."""
+    bias = {"conv.bias": np.full(2, value)}
+    whole = trace(step)
+    return (
+        replace(
+            whole,
+            weights=whole.weights | bias,
+            gradients=whole.gradients | {"conv.bias": np.full(2, gradient)},
+        ),
+        AFTER | {"conv.bias": np.full(2, 2 * value)},
+    )
+
+
+def compared(a, b, controls=(), precision="fp64"):
+    given = {"experiment": "line", "precision": precision, "reach": 1e-12}
+    return compare_traces(a, b, controls, **given)
+
+
+def test_a_weight_that_rounding_alone_moves_is_named_and_does_not_part():
+    verdict = compared(with_bias(1e-15, 1e-17), with_bias(-2e-15, -3e-17))
+    assert verdict.verdict == IDENTICAL and verdict.wandering == ["conv.bias"]
+    assert json.loads(json.dumps(verdict.to_json()))["wandering"] == ["conv.bias"]
+
+
+@pytest.mark.parametrize(
+    ("value", "gradient", "what"),
+    [
+        (1e-9, 1e-17, "conv.bias before the step"),  # beyond the reach of rounding
+        (1e-15, 1.0, "the gradient of conv.bias"),  # of one twin alone
+    ],
+)
+def test_a_weight_with_a_gradient_or_a_past_of_its_own_parts(value, gradient, what):
+    verdict = compared(with_bias(1e-15, 1e-17), with_bias(value, gradient))
+    assert verdict.wandering == [] and verdict.first.what == what
+
+
+def test_what_rounding_alone_moves_in_the_controls_hides_no_later_difference():
+    right = with_bias(1e-8, 1e-9)
+    nudged = with_bias(-1e-8, -1e-9)
+    whole, after = nudged
+    wrong = replace(
+        whole, outputs=whole.outputs | {"head": whole.outputs["head"] * 1.1}
+    )
+    given = {"controls": [(nudged, right)], "precision": "fp32"}
+    assert compared(right, nudged, **given).verdict == IDENTICAL
+    found = compared(right, (wrong, after), **given)
+    assert found.wandering == ["conv.bias"]
+    assert found.first.what == "the output of head"
+
+
+def test_what_one_twin_alone_has_comes_before_weights_that_differ():
+    a, b = trace(), bent("weights", "conv.kernel", 1e-3)
+    more = replace(b, weights=b.weights | {"z.bias": np.zeros(2)})
+    assert held(a, more).first.what == "z.bias, which one twin alone has"
+
+
+def test_dropout_in_one_twin_alone_is_suspected_first():
+    a, b = trace(), bent("outputs", "head", 0.5)
+    a = replace(a, kinds=a.kinds | {"drop": "Dropout"})
+    verdict = held(a, b)
+    assert verdict.suspects.startswith("dropout in one twin alone: drop (Dropout);")
+    both = replace(b, kinds=b.kinds | {"drop": "Dropout"})
+    assert "in one twin alone" not in held(a, both).suspects

@@ -174,6 +174,10 @@ def record(
         "test": test,
     }
     rows = [
-        {"kind": "step", "loss": row[0], "loss_scale": row[2]} for row in seen.tolist()
+        {
+            **{"kind": "step", "loss": loss, "grad_norm": norm, "loss_scale": scale},
+            "learning_rate": 0.1,
+        }
+        for loss, norm, scale, _ in seen.tolist()
     ]
     return Run(Path(), config, {}, summary, rows, weights)

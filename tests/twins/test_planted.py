@@ -24,6 +24,7 @@ from recipe.own_model import own_module
 from recipe.pixels import pixel_affine
 from record.metrics import evaluation_metrics
 from report.parity import DIFFERENT, IDENTICAL, compare
+from report.rounding import reach
 from report.trace import compare_traces
 from tests.twins.conftest import TORCH
 from tests.twins.steps import random_arrays, random_weights, record
@@ -36,10 +37,20 @@ from torch_impl import weights as torch_weights
 from torch_impl.parallel import place_batch as torch_batch
 from torch_impl.parallel import replicate as torch_place
 
-FOLDER = Path(__file__).parent / "planted"
+# The same planted differences in a model without parameters that rounding alone moves,
+# and with: a bias before a norm, a bias of keys. They begin at zero.
+FOLDERS = {
+    name: Path(__file__).parent / name
+    for name in ("planted", "planted_biases", "planted_attention")
+}
+WANDERING = {
+    "planted": [],
+    "planted_biases": ["stem.bias"],
+    "planted_attention": ["key.bias"],
+}
 EXAMPLES, BATCH, STEPS = 12, 4, 2
 RECIPE = (
-    *("model=own", f"model.folder={FOLDER}", "precision=fp64", "data=synthetic"),
+    *("model=own", "precision=fp64", "data=synthetic"),
     *("data.image_shape=[8,8,1]", f"train.global_batch={BATCH}", "optim.nesterov=true"),
     *("optim.weight_decay=0.1", f"train.steps={STEPS}"),
 )
@@ -59,6 +70,8 @@ def steps(worlds):
         labels = generator.integers(10, size=EXAMPLES, dtype=np.int32)
         data = (images, labels, *pixel_affine(config))
         weights = random_weights(config)
+        for name in WANDERING[Path(config.model.folder).name]:
+            weights[name][...] = 0
         plan = BatchPlan.of(config, EXAMPLES)
         batches = [plan.indices(step) for step in range(STEPS)]
         draws = [batch_draws(config, plan, t, b) for t, b in enumerate(batches)]
@@ -108,10 +121,42 @@ def a_row(drawn):
     return None if drawn is None else type(drawn)(*(column[None] for column in drawn))
 
 
-def first_to_part(steps):
+def as_runs(config, steps):
+    """Either twin's steps as its record would hold them."""
+    runs = []
+    for own in zip(*steps, strict=True):
+        rows = [
+            [float(trace.outputs["loss"]), norm_of(trace.gradients), 1.0, False]
+            for trace, _ in own
+        ]
+        runs.append(record(config, np.array(rows), own[-1][1], TEST))
+    return runs
+
+
+TEST = {"loss": 1.0, "accuracy": None, "confusion": None}
+
+
+def norm_of(gradients):
+    return float(np.sqrt(sum(np.square(g).sum() for g in gradients.values())))
+
+
+def judged(config, steps):
+    """What the whole comes to, and the trace of each step."""
+    steps = list(steps)
+    runs = as_runs(config, steps)
+    whole = compare(("a", runs[0]), ("b", runs[1]), "frameworks", None)
+    traces = [
+        compare_traces(
+            *pair, [], experiment="", precision="fp64", reach=reach(runs, number)
+        )
+        for number, pair in enumerate(steps, start=1)
+    ]
+    return whole, traces
+
+
+def first_to_part(traces):
     """The step, from 1, and what parts there; None where nothing does."""
-    for number, (a, b) in enumerate(steps, start=1):
-        verdict = compare_traces(a, b, [], experiment="", precision="fp64")
+    for number, verdict in enumerate(traces, start=1):
         if verdict.first is not None:
             return number, verdict.first.what, verdict.suspects
     return None
@@ -120,8 +165,8 @@ def first_to_part(steps):
 def in_model(change):
     """Plants in JAX's model, after it was built rightly."""
 
-    def plant(monkeypatch):
-        own = own_module(str(FOLDER), "jax_model.py")
+    def plant(monkeypatch, folder):
+        own = own_module(str(folder), "jax_model.py")
         build_rightly = own.build_model
 
         def build(config):
@@ -159,7 +204,7 @@ def tanh_gelu(model):
     model.gelu = partial(jax.nn.gelu, approximate=True)
 
 
-def biased_variance(monkeypatch):
+def biased_variance(monkeypatch, _):
     def update(self, mean, var, count):
         self.mean[...] += self.momentum * (mean - self.mean[...])
         self.var[...] += self.momentum * (var - self.var[...])
@@ -167,7 +212,7 @@ def biased_variance(monkeypatch):
     monkeypatch.setattr(BatchNorm, "_update", update)
 
 
-def fast_variance(monkeypatch):
+def fast_variance(monkeypatch, _):
     """E[x²] - E[x]², as Flax does unless told otherwise."""
     average = BatchNorm._average
 
@@ -182,7 +227,7 @@ def fast_variance(monkeypatch):
     monkeypatch.setattr(BatchNorm, "__call__", call)
 
 
-def one_flipped_image(monkeypatch):
+def one_flipped_image(monkeypatch, _):
     rightly = jax_step.crop_and_flip
 
     def crop_and_flip(augment, images, indices, draws):
@@ -192,7 +237,7 @@ def one_flipped_image(monkeypatch):
     monkeypatch.setattr(jax_step, "crop_and_flip", crop_and_flip)
 
 
-def two_examples_exchanged(monkeypatch):
+def two_examples_exchanged(monkeypatch, _):
     rightly = jax_step.gather
 
     def gather(config, data, indices, draws=None):
@@ -203,12 +248,12 @@ def two_examples_exchanged(monkeypatch):
     monkeypatch.setattr(jax_trace, "gather", gather)
 
 
-def decay_after_momentum(monkeypatch):
+def decay_after_momentum(monkeypatch, _):
     chain = optax.chain
     monkeypatch.setattr(jax_optim.optax, "chain", lambda *parts: chain(*parts[::-1]))
 
 
-def dampening(monkeypatch):
+def dampening(monkeypatch, _):
     rightly = torch_optim.build_optimizer
 
     def build_optimizer(config, model):
@@ -220,7 +265,7 @@ def dampening(monkeypatch):
     monkeypatch.setattr(torch_optim, "build_optimizer", build_optimizer)
 
 
-def clipping_without_a_millionth(monkeypatch):
+def clipping_without_a_millionth(monkeypatch, _):
     def clip_gradients(config, gradients, norm):
         scale = jnp.minimum(1.0, config.optim.clip_norm / norm)
         return jax.tree.map(lambda g: g * scale, gradients)
@@ -265,31 +310,50 @@ PLANTED = {
 }
 
 
+@pytest.mark.parametrize("model", FOLDERS)
 @pytest.mark.parametrize(
-    "overrides", [[], ["data.augment.flip=true", "optim.clip_norm=0.1"]], ids=" ".join
+    "overrides",
+    [
+        [],
+        ["data.augment.flip=true", "optim.clip_norm=0.1"],
+        ["optim=adamw", "optim.nesterov=false"],
+    ],
+    ids=" ".join,
 )
-def test_without_a_planted_difference_nothing_parts(steps, make_config, overrides):
-    config = make_config(*RECIPE, *overrides)
-    assert first_to_part(steps(config)) is None
+def test_without_a_planted_difference_nothing_parts(
+    model, overrides, steps, make_config
+):
+    config = make_config(*RECIPE, f"model.folder={FOLDERS[model]}", *overrides)
+    whole, traces = judged(config, steps(config))
+    assert whole.verdict == IDENTICAL, whole.broken
+    assert first_to_part(traces) is None
+    assert [t.wandering for t in traces] == [WANDERING[model]] * STEPS
+    assert set(whole.wandering) - {"norm.mean"} == set(WANDERING[model])
 
 
+@pytest.mark.parametrize("model", FOLDERS)
 @pytest.mark.parametrize("planted", PLANTED)
 def test_a_planted_difference_is_named_within_one_layer_and_step(
-    planted, steps, make_config, monkeypatch
+    planted, model, steps, make_config, monkeypatch
 ):
     plant, overrides, step, place, suspect = PLANTED[planted]
-    plant(monkeypatch)
-    config = make_config(*RECIPE, *overrides)
-    number, what, suspects = first_to_part(steps(config))
+    plant(monkeypatch, FOLDERS[model])
+    config = make_config(*RECIPE, f"model.folder={FOLDERS[model]}", *overrides)
+    whole, traces = judged(config, steps(config))
+    number, what, suspects = first_to_part(traces)
     assert (number, what) == (step, place)
     assert suspect in suspects
+    # Of a batch's examples the order changes no sum.
+    alike = planted == "examples out of order"
+    assert whole.verdict == (IDENTICAL if alike else DIFFERENT)
 
 
+@pytest.mark.parametrize("model", FOLDERS)
 @pytest.mark.parametrize(
     ("planted", "verdict"), [(False, IDENTICAL), (True, DIFFERENT)]
 )
 def test_a_mean_of_means_parts_the_test_loss(
-    planted, verdict, make_config, worlds, monkeypatch
+    planted, verdict, model, make_config, worlds, monkeypatch
 ):
     """Over 12 examples in batches of 8, the last of which holds four."""
 
@@ -299,7 +363,8 @@ def test_a_mean_of_means_parts_the_test_loss(
 
     if planted:
         monkeypatch.setattr(jax_train, "evaluation_metrics", mean_of_means)
-    config = make_config("precision=fp64", "train.global_batch=8")
+    given = f"model.folder={FOLDERS[model]}", "train.global_batch=8"
+    config = make_config(*RECIPE, *given)
     weights = random_weights(config)
     data = (*(a[:12] for a in random_arrays(config)), *pixel_affine(config))
     model = torch_model.build_model(config)
@@ -313,7 +378,7 @@ def test_a_mean_of_means_parts_the_test_loss(
     placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
     in_jax = jax_train.evaluate(config, evaluate, state, placed, 12, worlds[1])
 
-    steps = np.array([[1.0, 1.0, 1.0, 0.0]])
+    steps = np.array([[1.0, 1.0, 1.0, 0.0]])  # loss, gradient's norm, scale, skipped
     runs = [record(config, steps, weights, test) for test in (in_torch, in_jax)]
     found = compare(("a", runs[0]), ("b", runs[1]), "frameworks", None)
     assert found.verdict == verdict

@@ -1,0 +1,150 @@
+"""Weights that no gradient moved: rounding alone did.
+
+A bias that a normalisation, a softmax or a mean takes out again has a gradient of
+zero, of which a computer makes the rounding of a sum. Such a leaf wanders where that
+takes it, another way in each framework, and nothing that the model says depends on it;
+held against itself it differs by 100 %. What tells it from others:
+
+- in fp64, that it ends no further from zero than the optimizer could have taken it on
+  rounding alone, which is `reach`;
+- elsewhere, that controls, which differ by rounding alone, end at another value too.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from recipe.weights import SIGNIFICAND_BITS, Weights, is_trained
+from record.run import Run
+
+# A sum of n terms is rounded to some sqrt(n) units in the last place of its size, and
+# to more where what it is taken over is far from zero, as before a norm. Measured on
+# biases before a BatchNorm: 0.05, and at a mean of 300 deviations between 1 and 10.
+MARGIN = 10.0
+# Where rounding decides so much of a leaf, no gradient did.
+WANDERS = 0.1
+
+
+@dataclass(frozen=True)
+class Wandering:
+    """Parameters that rounding alone moved.
+
+    Args:
+      known: of which there is evidence.
+      doubted: which may be such, and may as well be different.
+    """
+
+    known: frozenset[str]
+    doubted: frozenset[str] = frozenset()
+
+
+def wandering(
+    a: Run, b: Run, controls: Mapping[str, float] | None, precision: str
+) -> Wandering:
+    """Which parameters of two runs rounding alone moved.
+
+    Args:
+      controls: name -> how far controls are from their originals, relative, where there
+        are some.
+      precision: the looser of both runs'.
+    """
+    if controls is not None:
+        return Wandering(
+            frozenset(n for n, v in controls.items() if is_trained(n) and v > WANDERS)
+        )
+    most = reach([a, b])
+    near = frozenset(
+        name
+        for name in a.weights.keys() & b.weights.keys()
+        if is_trained(name) and max(size(run.weights[name]) for run in (a, b)) <= most
+    )
+    if precision == "fp64" and np.isfinite(most):
+        return Wandering(near)
+    # In fewer bits a gradient may be as small as another's rounding, and AdamW makes of
+    # both as large an update; that two values have nothing in common is no more than a
+    # doubt. What multiplies, a kernel, is never taken out again.
+    return Wandering(
+        frozenset(),
+        frozenset(
+            name
+            for name in near
+            if not name.endswith(".kernel")
+            and _unlike(a.weights[name], b.weights[name])
+        ),
+    )
+
+
+def reach(runs: Sequence[Run], steps: int | None = None) -> float:
+    """How far from zero rounding alone may have taken a weight, at the most.
+
+    A gradient's rounding is taken to be 10 sqrt(n) units in the last place of the norm
+    of all gradients, n the numbers of a batch. SGD moves a weight by the learning rate
+    times that over 1 - momentum, AdamW by the learning rate times that over its eps.
+
+    Args:
+      runs: the furthest counts.
+      steps: from the first; None for all.
+
+    Returns:
+      In units of the weights; infinite for AdamW where rounding is beyond a tenth of
+      its eps, as the update that it makes of that is as large as any.
+    """
+    return max(_reach(run, steps) for run in runs)
+
+
+def _reach(run: Run, steps: int | None) -> float:
+    config, optim = run.config, run.config.optim
+    rows = run.of_kind("step")[:steps]
+    norms = np.array([row["grad_norm"] for row in rows], np.float64)
+    rates = np.array([row["learning_rate"] for row in rows], np.float64)
+    if optim.clip_norm is not None:
+        norms = np.minimum(norms, optim.clip_norm)
+    terms = config.train.global_batch * int(np.prod(config.data.image_shape))
+    rounding = gradient_rounding(config.precision.name, terms) * norms
+    if optim.name != "adamw":
+        return _finite(float((rates * rounding).sum() / (1 - optim.momentum)))
+    if not (rounding <= optim.eps / 10).all():
+        return np.inf
+    return _finite(float((rates * rounding).sum() / optim.eps))
+
+
+def gradient_rounding(precision: str, terms: int) -> float:
+    """What rounding may make of a gradient of zero, over the norm of all gradients."""
+    return float(MARGIN * np.sqrt(terms) * 2.0 ** (1 - SIGNIFICAND_BITS[precision]))
+
+
+def _finite(reach: float) -> float:
+    return reach if np.isfinite(reach) else 0.0  # diverged: nothing can be told by it
+
+
+def shift(name: str, a: Weights, b: Weights, biases: frozenset[str]) -> float:
+    """How far apart wandering biases may have taken a running mean.
+
+    A BatchNorm's mean follows the bias before it, some steps behind, and may so be
+    further from the other's than the bias itself, which has come back: twice as far.
+    """
+    if not name.endswith(".mean"):
+        return 0.0
+    alike = (n for n in biases if a[n].shape == a[name].shape)
+    return 2 * max((size(np.subtract(a[n], b[n])) for n in alike), default=0.0)
+
+
+def no_gradient(names: Iterable[str]) -> str:
+    """The sentence for what was not held against each other."""
+    return (
+        f"no gradient beyond rounding: {', '.join(names)}. What follows takes it out "
+        "again (a norm, a softmax, a mean), so it was not held against the other's"
+    )
+
+
+def size(array: Float[np.ndarray, "..."]) -> float:
+    """The largest absolute value."""
+    return float(np.abs(array).max(initial=0.0))
+
+
+def _unlike(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> bool:
+    """Whether neither is near a multiple of the other: their cosine is below 0.9."""
+    a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    return bool(abs(a @ b) <= 0.9 * np.sqrt((a @ a) * (b @ b)))
