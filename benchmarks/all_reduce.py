@@ -8,6 +8,7 @@ repeats of the slowest rank's seconds, for each size.
 """
 
 import json
+import os
 import platform
 import statistics
 import sys
@@ -44,7 +45,9 @@ def main() -> None:
     gpu = torch.cuda.is_available()
     dist.init_process_group("nccl" if gpu else "gloo")
     device = (
-        torch.device("cuda", dist.get_node_local_rank()) if gpu else torch.device("cpu")
+        torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if gpu
+        else torch.device("cpu")
     )
     if gpu:
         torch.cuda.set_device(device)

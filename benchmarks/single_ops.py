@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def of_jax() -> dict[str, dict[str, float]]:
     library, twin = {}, {}
     for name, (b, size, before, after, k, padding, stride) in CONVOLUTIONS.items():
         (x,) = arrays((b, size, size, before))
-        given = dict(strides=stride, padding=padding, use_bias=False)
+        given: dict[str, Any] = dict(strides=stride, padding=padding, use_bias=False)
         usual = nnx.Conv(before, after, (k, k), **given, rngs=nnx.Rngs(0))
         own = layers.Conv(before, after, k, dtypes, stride=stride, padding=padding)
         for times, module in (library, usual), (twin, own):
