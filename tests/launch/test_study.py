@@ -186,7 +186,7 @@ def test_one_s_own_images_have_a_synthetic_arm_too(begin, tmp_path, monkeypatch)
     study = begin(*typed, "study.data=[real,synthetic]", f"run.dir={tmp_path}/study")
     works = study.works()
     real = works["torch-1-fp32-dp-1"].command
-    assert f"data.files='{tmp_path}/mine.npz'" in real  # wherever it is started
+    assert f"data.files={tmp_path}/mine.npz" in real  # wherever it is started
     arm = works["torch-1-fp32-dp-synthetic-1"].command
     assert arm.index("data.files=null") > arm.index("data.label_offset=1")
 
