@@ -33,6 +33,8 @@ SUSPECTS = {
     "labels": "order of the examples, or another source of the dataset",
     "loss": "sum or mean (and mean of the ranks' means), label smoothing, logits not "
     "upcast before the loss",
+    "evaluation": "running statistics (not moved alike, or the batch's taken in "
+    "evaluation), eps, dropout that evaluation does not turn off",
     "update": "learning rate (a warm-up's first step), decay before or after momentum "
     "or not on the same parameters, dampening, Nesterov, clipping's 1e-6, AdamW's eps "
     "and decay",
