@@ -49,7 +49,13 @@ SUSPECTS = {
     "features, softmax not in fp32, mask",
     "linear": "transposed kernel (in, out), order of flattening (torch NCHW, flax "
     "NHWC), bias",
-    "embed": "order of patches or tokens, kernel layout, position",
+    "embed": "order of patches or tokens, kernel layout, position, dtype (nnx.Embed's "
+    "is fp32 unless given)",
+    "gru": "biases (nn.GRU has two for each gate, nnx.GRUCell one), order of gates (r, "
+    "z, n), r before or after the product, which state is the output",
+    "lstm": "biases (nn.LSTM has two for each gate, nnx.OptimizedLSTMCell one), order "
+    "of gates (i, f, g, o), which state is the output",
+    "rnn": "order of gates, direction, the first state, which state is the output",
     "pool": "padding with -inf or 0, window, stride, count of padded pixels",
     "gelu": "tanh or erf (jax.nn.gelu is tanh by default, torch's erf)",
     "dropout": "masks drawn differently, or scaled",

@@ -43,9 +43,8 @@ class _Recurrent(nn.Module):
 
     def _given(self, x_BTF: Tensor) -> tuple[Tensor, Tensor, list[Tensor], Any]:
         """What torch's functions take: the input, a state of zeros and the weights."""
-        kernels = [
-            d.weight.to(self.compute_dtype) for d in (self.dense_i, self.dense_h)
-        ]
+        denses = self.dense_i, self.dense_h
+        kernels = [dense.weight.to(self.compute_dtype) for dense in denses]
         biases = [
             kernels[0].new_zeros(len(kernels[0]))
             if dense.bias is None
