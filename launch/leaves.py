@@ -70,8 +70,13 @@ def ask_twins(config: Config, folder: Path, *more: str) -> list[str]:
         raise ConfigError(
             f"model.folder={config.model.folder}\n  " + "\n  ".join(failed)
         )
-    held = [json.loads((folder / f / "leaves.json").read_text()) for f in FRAMEWORKS]
-    return wrong_leaves(*({n: tuple(s) for n, s in h.items()} for h in held), listed)
+    torch, jax = (_held(folder / framework) for framework in FRAMEWORKS)
+    return wrong_leaves(torch, jax, listed)
+
+
+def _held(folder: Path) -> Shapes:
+    held = json.loads((folder / "leaves.json").read_text())
+    return {name: tuple(shape) for name, shape in held.items()}
 
 
 def listed_shapes(config: Config) -> Shapes:

@@ -37,7 +37,7 @@ WAYS_OUT = {
     "module of that name. In nn.Sequential functions such as nn.ReLU count, too",
     r"\d+\.\w+": "places in a list: an nn.Sequential counts its nn.ReLU, too, an "
     "nnx.List of layers alone does not; torch's nn.ModuleList counts as nnx.List does",
-    r"running_(mean|var)|(^|\.)(mean|var)": "running statistics: nn.BatchNorm2d and "
+    r"(running_)?(mean|var)": "running statistics: nn.BatchNorm2d and "
     "BatchNorm of either layers.py have mean and var, with "
     "track_running_stats=False neither",
     r"weight": "in shapes.py `weight` is called kernel, scale (of a norm) or embedding",
