@@ -36,7 +36,7 @@ from recipe.architecture import (
     vit_tokens,
 )
 from recipe.config import Config
-from recipe.own_model import own_module
+from recipe.own_model import check_inputs, own_module
 
 
 class MLP(nnx.Module):
@@ -349,7 +349,9 @@ def build_model(config: Config) -> nnx.Module:
     """The architecture without numbers: parameters are shapes and types."""
     if config.model.folder is not None:
         own = own_module(config.model.folder, "jax_model.py")
-        return nnx.eval_shape(lambda: own.build_model(config))
+        built = nnx.eval_shape(lambda: own.build_model(config))
+        check_inputs("jax_model.py", built.__call__)
+        return built
     model = {
         "cnn": CNN,
         "linear": MLP,

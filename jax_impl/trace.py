@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.tracers import TraceState
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -39,7 +40,11 @@ def trace_step(
     nudges: dict[str, Array] = {}  # zeros: the loss's gradient by them is the output's
     kinds: dict[str, str] = {}
 
+    here: list[TraceState] = []  # where `forward` is traced
+
     def keep_output(name: str, module: nnx.Module, output: Any) -> Any:
+        if not here[-1].is_valid():
+            return output  # within a scan's body, out of which no array comes
         if isinstance(output, tuple):
             return keep_output(name, module, output[0]), *output[1:]
         if not isinstance(output, Array):
@@ -64,6 +69,7 @@ def trace_step(
         images: Array,
         labels: Array,
     ) -> tuple[Array, dict[str, Array]]:
+        here.append(TraceState())
         outputs.clear()
         nudges.update(by_output)
         outputs["input"], outputs["labels"] = images, labels

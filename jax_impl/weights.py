@@ -11,8 +11,17 @@ from recipe.weights import Weights, check_leaves
 
 
 def canonical_name(path: tuple[Any, ...]) -> str:
-    """Flax's path ("dense", 0, "kernel") is the canonical `dense.0.kernel`."""
-    return ".".join(str(part) for part in path)
+    """Flax's path ("dense", 0, "kernel") is the canonical `dense.0.kernel`.
+
+    The cell that an `nnx.RNN` holds has the name of that, as torch's `nn.GRU` is both.
+    """
+    parts = [str(part) for part in path]
+    kept = [
+        part
+        for part, after in zip(parts, parts[1:] + [""], strict=False)
+        if part != "cell" or after not in ("dense_i", "dense_h")
+    ]
+    return ".".join(kept)
 
 
 def leaf_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:

@@ -88,6 +88,17 @@ def judge(config: ParityConfig, runs: dict[Training, Run]) -> TraceVerdict:
 
 def show(verdict: TraceVerdict, console: Console) -> None:
     """Layer by layer in forward order, then where they part and what to suspect."""
+    show_layers(verdict, console)
+    console.print(
+        f"verdict: {verdict.verdict}, by {verdict.decided_by}", soft_wrap=True
+    )
+    console.print(verdict.said, markup=False, soft_wrap=True)
+    if verdict.suspects:
+        console.print(f"suspect: {verdict.suspects}", markup=False, soft_wrap=True)
+
+
+def show_layers(verdict: TraceVerdict, console: Console) -> None:
+    """Layer by layer in forward order, and what was not held against each other."""
     title = f"{verdict.experiment} in {verdict.precision}, step {verdict.step}"
     table = Table(title=escape(title), box=SIMPLE_HEAD)
     for column in ("layer", "torch", "jax"):
@@ -107,12 +118,6 @@ def show(verdict: TraceVerdict, console: Console) -> None:
         console.print(f"in one twin alone: {name}", markup=False)
     if verdict.wandering:
         console.print(no_gradient(verdict.wandering), markup=False, soft_wrap=True)
-    console.print(
-        f"verdict: {verdict.verdict}, by {verdict.decided_by}", soft_wrap=True
-    )
-    console.print(verdict.said, markup=False, soft_wrap=True)
-    if verdict.suspects:
-        console.print(f"suspect: {verdict.suspects}", markup=False, soft_wrap=True)
 
 
 def _worst(group: list[Difference]) -> str:

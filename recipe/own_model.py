@@ -9,11 +9,16 @@
 
 import importlib.util
 import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from inspect import Parameter, signature
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from recipe.errors import ConfigError
+from recipe.errors import ConfigError, DuetError
 
 FILES = ("shapes.py", "torch_model.py", "jax_model.py")
 
@@ -31,6 +36,30 @@ def check_own_model(folder: str | None) -> None:
         raise ConfigError(
             f"model.folder={folder} lacks {', '.join(missing)}; "
             "docs/add-a-model.md says what belongs there"
+        )
+
+
+def check_inputs(file: str, call: Callable[..., Any]) -> None:
+    """Refuse a model that asks for more than the images.
+
+    Args:
+      call: the model's `forward` or `__call__`, bound.
+
+    Raises:
+      ConfigError: naming what it asks for.
+    """
+    kinds = Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD
+    wanted = [
+        name
+        for name, p in signature(call).parameters.items()
+        if p.default is Parameter.empty and p.kind in (*kinds, Parameter.KEYWORD_ONLY)
+    ]
+    if len(wanted) > 1:
+        raise ConfigError(
+            f"{file}: the model takes {', '.join(wanted)}; here it is given one array, "
+            "the images, and nothing else: models of several inputs (masks, lengths, a "
+            "second sequence) are not for this. Give the others a default, or compute "
+            "them from the images"
         )
 
 
@@ -55,3 +84,36 @@ def own_module(folder: str, file: str) -> ModuleType:
             f"{path} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     return module
+
+
+@contextmanager
+def said_in_a_line(file: str) -> Iterator[None]:
+    """End the process with status 2 and a line, whatever a user's code raises.
+
+    Args:
+      file: whose code runs here.
+    """
+    try:
+        yield
+    except DuetError as error:
+        said = str(error)
+    except Exception as error:
+        said = in_words(error, file)
+    else:
+        return
+    print(said, file=sys.stderr)
+    raise SystemExit(2)
+
+
+def in_words(error: Exception, file: str) -> str:
+    """What a user's own file raised, and in which of its lines.
+
+    Args:
+      file: its name.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame.lineno for frame in frames if Path(frame.filename).name == file]
+    last = f"{file}, by {Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    place = f"{file}, line {own[-1]}" if own else last
+    text = " ".join(str(error).split())
+    return f"{place}: {type(error).__name__}: {text[:400]}"

@@ -13,6 +13,7 @@ from numpy.random import Generator
 from recipe.architecture import Leaf, layers
 from recipe.config import Config
 from recipe.errors import ConfigError
+from recipe.leaves import way_out
 from recipe.own_model import own_module
 from recipe.rng import keyed_generator
 
@@ -48,6 +49,24 @@ def weight_dtype(config: Config) -> type[np.floating]:
     return np.float64 if config.precision.name == "fp64" else np.float32
 
 
+def random_weights(config: Config, seed: int = 0) -> Weights:
+    """No number is zero: with zero biases a wrong layer would stay invisible.
+
+    Kernels are drawn as for training, so that a deep model's outputs stay of its size;
+    scales lie around 1, variances are positive.
+    """
+    generator = np.random.default_rng(seed)
+    weights = initial_weights(config)
+    for name, array in weights.items():
+        if name.endswith(".kernel"):
+            continue
+        drawn = generator.normal(name.endswith(".scale"), 0.2, array.shape)
+        if name.endswith(".var"):
+            drawn = generator.uniform(0.5, 2, array.shape)
+        weights[name] = drawn.astype(array.dtype)
+    return weights
+
+
 def nudged(config: Config, weights: Weights) -> Weights:
     """Every trained number one unit in the last place away, as `train.nudge` asks."""
     if not config.train.nudge:
@@ -77,7 +96,8 @@ def own_init(name: str) -> str:
     ('he', 'ones', 'zeros')
     """
     leaf = name.rpartition(".")[2]
-    return {"kernel": "he", "scale": "ones", "var": "ones"}.get(leaf, "zeros")
+    inits = {"kernel": "he", "scale": "ones", "var": "ones", "embedding": "embedding"}
+    return inits.get(leaf, "zeros")
 
 
 def _normal(generator: Generator, shape: Shape, variance: float) -> np.ndarray:
@@ -123,6 +143,7 @@ def check_leaves(shapes: Mapping[str, Shape], weights: Weights) -> None:
     wrong = [
         f"{name} is {shapes.get(name, 'nothing')} in the model and "
         f"{weights[name].shape if name in weights else 'nothing'} in its weight_shapes"
+        f"{way_out(name)}"
         for name in dict.fromkeys([*shapes, *weights])
         if name not in shapes
         or name not in weights
@@ -130,7 +151,7 @@ def check_leaves(shapes: Mapping[str, Shape], weights: Weights) -> None:
     ]
     if wrong:
         raise ConfigError(
-            f"{'; '.join(wrong)}; docs/add-a-model.md says how leaves are named and "
+            f"{'; '.join(wrong)}; docs/own-layers.md says how leaves are named and "
             "laid out"
         )
 

@@ -33,6 +33,8 @@ SUSPECTS = {
     "labels": "order of the examples, or another source of the dataset",
     "loss": "sum or mean (and mean of the ranks' means), label smoothing, logits not "
     "upcast before the loss",
+    "evaluation": "running statistics (not moved alike, or the batch's taken in "
+    "evaluation), eps, dropout that evaluation does not turn off",
     "update": "learning rate (a warm-up's first step), decay before or after momentum "
     "or not on the same parameters, dampening, Nesterov, clipping's 1e-6, AdamW's eps "
     "and decay",
@@ -47,7 +49,13 @@ SUSPECTS = {
     "features, softmax not in fp32, mask",
     "linear": "transposed kernel (in, out), order of flattening (torch NCHW, flax "
     "NHWC), bias",
-    "embed": "order of patches or tokens, kernel layout, position",
+    "embed": "order of patches or tokens, kernel layout, position, dtype (nnx.Embed's "
+    "is fp32 unless given)",
+    "gru": "biases (nn.GRU has two for each gate, nnx.GRUCell one), order of gates (r, "
+    "z, n), r before or after the product, which state is the output",
+    "lstm": "biases (nn.LSTM has two for each gate, nnx.OptimizedLSTMCell one), order "
+    "of gates (i, f, g, o), which state is the output",
+    "rnn": "order of gates, direction, the first state, which state is the output",
     "pool": "padding with -inf or 0, window, stride, count of padded pixels",
     "gelu": "tanh or erf (jax.nn.gelu is tanh by default, torch's erf)",
     "dropout": "masks drawn differently, or scaled",

@@ -18,6 +18,8 @@ ALONE: dict[str, dict[str, str]] = {
         "share_statistics": "in JAX they come with the gradients",
     },
     "weights.py": {
+        "canonical_name": "Flax's names need no module to be told apart",
+        "canonical_names": "torch's weight is a kernel, a scale or an embedding",
         "load_array": "Flax's layouts are the canonical ones already",
         "canonical_shape": "for the same reason",
     },

@@ -25,7 +25,7 @@ from recipe.architecture import (
     vit_tokens,
 )
 from recipe.config import Config
-from recipe.own_model import own_module
+from recipe.own_model import check_inputs, own_module
 from torch_impl.layers import NORMS, Conv, Dense, average, flatten, max_pool
 from torch_impl.precision import dtypes, parameter_dtype
 
@@ -351,7 +351,9 @@ def build_model(config: Config) -> nn.Module:
     if config.model.folder is not None:
         own = own_module(config.model.folder, "torch_model.py")
         with torch.device("meta"):
-            return own.build_model(config).to(parameter_dtype(config))
+            built = own.build_model(config).to(parameter_dtype(config))
+        check_inputs("torch_model.py", built.forward)
+        return built
     model = {
         "cnn": CNN,
         "linear": MLP,

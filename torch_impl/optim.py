@@ -10,7 +10,7 @@ from recipe.config import Config
 from recipe.weights import Weights, decays
 from record.checkpoint import Checkpoint
 from torch_impl.parallel import World, is_sharded, place_state
-from torch_impl.weights import canonical_name, load_array, save_array
+from torch_impl.weights import canonical_names, load_array, save_array
 
 
 class _Eager(torch.optim.Optimizer):
@@ -48,8 +48,9 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     optim = config.optim
     fused = not any(is_sharded(parameter) for parameter in model.parameters())
     decayed, rest = [], []
+    names = canonical_names(model)
     for name, parameter in model.named_parameters():
-        group = decayed if decays(config, canonical_name(name)) else rest
+        group = decayed if decays(config, names[name]) else rest
         group.append(parameter)
     groups = [
         {"params": decayed, "weight_decay": optim.weight_decay},
@@ -87,14 +88,14 @@ def save_slots(
     A call of all ranks. Before its first step torch keeps nothing, which is zeros.
     """
     slots: dict[str, Weights] = {slot: {} for slot in _slots(config)}
-    count = 0
+    count, names = 0, canonical_names(model)
     for name, parameter in model.named_parameters():
         kept = optimizer.state.get(parameter, {})
         for slot, its_name in _slots(config).items():
             tensor = kept.get(its_name)
             tensor = torch.zeros_like(parameter) if tensor is None else tensor
-            array = save_array(name, tensor.detach(), world)
-            slots[slot][canonical_name(name)] = array
+            array = save_array(names[name], tensor.detach(), world)
+            slots[slot][names[name]] = array
         count = int(kept.get("step", 0))
     # Skipped steps do not count: it may be less than the run's.
     return slots, {"optimizer_steps": count} if config.optim.name == "adamw" else {}
@@ -108,10 +109,11 @@ def load_slots(
     world: World,
 ) -> None:
     """Give the optimizer what a checkpoint has kept for it; a call of all ranks."""
+    names = canonical_names(model)
     for name, parameter in model.named_parameters():
         for slot, its_name in _slots(config).items():
-            array = checkpoint.arrays[slot][canonical_name(name)]
-            tensor = load_array(name, array, world)
+            array = checkpoint.arrays[slot][names[name]]
+            tensor = load_array(names[name], array, world)
             optimizer.state[parameter][its_name] = place_state(tensor, parameter)
         if config.optim.name == "adamw":
             steps = float(checkpoint.state["optimizer_steps"])

@@ -18,7 +18,7 @@ from recipe.weights import is_trained
 from record.trace import Trace, numbered
 from torch_impl.parallel import World
 from torch_impl.step import DeviceData, gather, loss_fn
-from torch_impl.weights import canonical_name, save_weights
+from torch_impl.weights import save_weights
 
 
 def trace_step(
@@ -61,9 +61,7 @@ def trace_step(
             output.register_hook(partial(keep_gradient, call))
 
     for name, module in model.named_modules():
-        module.register_forward_hook(
-            partial(keep_output, canonical_name(name) or "model")
-        )
+        module.register_forward_hook(partial(keep_output, name or "model"))
 
     model.train()
     images, labels = gather(config, data, indices_B, draws)

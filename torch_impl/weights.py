@@ -1,34 +1,96 @@
 """Canonical weights <-> parameters; every transpose of the PyTorch twin lives here."""
 
+import re
+
 import numpy as np
 from torch import Tensor, nn
 
 from recipe.weights import Weights, check_leaves
 from torch_impl.parallel import World, replicate, unshard
 
-# Of kernels by rank: dense ones are their own inverse, convolutions go HWIO -> OHWI,
-# and OIHW -> HWIO back.
-_TO_TORCH = {2: (1, 0), 4: (3, 0, 1, 2)}
-_FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
+# Of kernels by rank: dense ones and sequences' are their own inverse, convolutions of
+# images go HWIO -> OHWI, and OIHW -> HWIO back.
+_TO_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 0, 1, 2), 5: (4, 3, 0, 1, 2)}
+_FROM_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0), 5: (2, 3, 4, 1, 0)}
+
+# What torch calls otherwise than Flax; its `weight` depends on the module.
+_CANONICAL = {"running_mean": "mean", "running_var": "var"}
+_COUNTER = "num_batches_tracked"  # no weight; used with momentum=None alone
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+# Gates in torch's order, r z n and i f g o, which is that of Flax's GRUCell and
+# OptimizedLSTMCell too: a transpose of the kernels is all.
+_RECURRENT = re.compile(r"(weight|bias)_([ih])h_l(\d+)")
 
 
-def canonical_name(name: str) -> str:
-    """torch's `dense.0.weight` is the canonical `dense.0.kernel`."""
-    return name.removesuffix("weight") + "kernel" if name.endswith("weight") else name
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """torch's name of each leaf -> its canonical one, which has no counters.
+
+    A leaf under several names has one: an embedding's, else the first of the alphabet.
+    """
+    names = {
+        f"{path}.{leaf}".removeprefix("."): _canonical_leaf(path, module, leaf, tensor)
+        for path, module in model.named_modules(remove_duplicate=False)
+        for leaf, tensor in {**module._parameters, **module._buffers}.items()
+        if tensor is not None and leaf != _COUNTER
+    }
+    shared: dict[int, list[str]] = {}
+    held = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in held.items():
+        shared.setdefault(id(parameter), []).append(names[name])
+    ranked = {
+        key: min(found, key=lambda n: (not n.endswith("embedding"), n))
+        for key, found in shared.items()
+    }
+    of_parameters = {name: ranked[id(parameter)] for name, parameter in held.items()}
+    # In the order of the state_dict, which is without buffers that are not kept.
+    return {
+        name: of_parameters.get(name, names[name])
+        for name in model.state_dict()
+        if name in names
+    }
 
 
-def canonical_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
-    """Of the tensor `name`, laid out as canonical arrays are; Flax's are so already."""
-    shape = tuple(tensor.shape)
-    if canonical_name(name).endswith(".kernel") and len(shape) in _FROM_TORCH:
-        return tuple(shape[axis] for axis in _FROM_TORCH[len(shape)])
-    return shape
+def _canonical_leaf(path: str, module: nn.Module, leaf: str, tensor: Tensor) -> str:
+    """torch's `norm.weight` is the canonical `norm.scale`, `dense.0.weight` a kernel.
+
+    JAX's twin goes by the path alone.
+    """
+    if isinstance(module, nn.RNNBase) and (found := _RECURRENT.fullmatch(leaf)):
+        layer = [found[3]] if module.num_layers > 1 else []
+        kind = "kernel" if found[1] == "weight" else "bias"
+        parts = [path, *layer, f"dense_{found[2]}", kind]
+    elif leaf != "weight":
+        parts = [path, _CANONICAL.get(leaf, leaf)]
+    elif isinstance(module, nn.Embedding):
+        parts = [path, "embedding"]
+    elif isinstance(module, nn.PReLU):
+        parts = [path, "negative_slope"]
+    else:
+        scale = isinstance(module, _NORMS) or tensor.ndim < 2
+        parts = [path, "scale" if scale else "kernel"]
+    return ".".join(filter(None, parts))
 
 
 def leaf_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Canonical name -> canonical shape of all that the model holds."""
     leaves = model.state_dict()
-    return {canonical_name(n): canonical_shape(n, t) for n, t in leaves.items()}
+    return {
+        canonical: canonical_shape(canonical, leaves[name])
+        for name, canonical in canonical_names(model).items()
+    }
+
+
+def canonical_shape(canonical: str, tensor: Tensor) -> tuple[int, ...]:
+    """Of a tensor of this name, as canonical arrays are; Flax's are so already."""
+    shape = tuple(tensor.shape)
+    if _is_kernel(canonical) and len(shape) in _FROM_TORCH:
+        return tuple(shape[axis] for axis in _FROM_TORCH[len(shape)])
+    return shape
 
 
 def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
@@ -38,22 +100,49 @@ def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
       ConfigError: if the model holds other leaves than `weights`.
     """
     check_leaves(leaf_shapes(model), weights)
+    names = canonical_names(model)
+    arrays = {
+        n: load_array(n, weights[n], world) for n in dict.fromkeys(names.values())
+    }
     tensors = {
-        name: load_array(name, weights[canonical_name(name)], world)
+        name: arrays[names[name]] if name in names else _no_count(world)
         for name in model.state_dict()
     }
+    held = dict(model.named_parameters(remove_duplicate=False))
     model.load_state_dict(tensors, assign=True)
+    _share_again(model, held)
 
 
-def load_array(name: str, array: np.ndarray, world: World) -> Tensor:
-    """A canonical array as the tensor `name`, whole on the rank's device.
+def _no_count(world: World) -> Tensor:
+    return replicate(np.zeros((), np.int64), world)
+
+
+def _share_again(model: nn.Module, before: dict[str, nn.Parameter]) -> None:
+    """Make one parameter again of those that were, before each name got its own.
+
+    In JAX a shared variable is one leaf from the beginning.
+
+    Args:
+      before: the parameters by all their names.
+    """
+    first: dict[int, nn.Parameter] = {}
+    for name, parameter in before.items():
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        kept = first.setdefault(id(parameter), getattr(module, leaf))
+        if getattr(module, leaf) is not kept:
+            setattr(module, leaf, kept)
+
+
+def load_array(canonical: str, array: np.ndarray, world: World) -> Tensor:
+    """A canonical array of this name as torch's tensor, whole on the rank's device.
 
     JAX's twin takes the array as it is.
     """
-    if canonical_name(name).endswith(".kernel"):
+    if _is_kernel(canonical):
         array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
     tensor = replicate(array, world)
-    if array.ndim != 4:
+    if not _is_kernel(canonical) or array.ndim != 4:
         return tensor
     # OHWI in memory, as channels-last images make gradients, whose strides DDP wants of
     # parameters too; FSDP shards contiguous ones alone.
@@ -63,15 +152,20 @@ def load_array(name: str, array: np.ndarray, world: World) -> Tensor:
 
 def save_weights(model: nn.Module, world: World) -> Weights:
     """The parameters and statistics as canonical NumPy arrays."""
+    leaves = model.state_dict()
     return {
-        canonical_name(name): save_array(name, tensor, world)
-        for name, tensor in model.state_dict().items()
+        canonical: save_array(canonical, leaves[name], world)
+        for name, canonical in canonical_names(model).items()
     }
 
 
-def save_array(name: str, tensor: Tensor, world: World) -> np.ndarray:
-    """The tensor `name` as a canonical NumPy array; a call of all ranks."""
+def save_array(canonical: str, tensor: Tensor, world: World) -> np.ndarray:
+    """The tensor of this name as a canonical NumPy array; a call of all ranks."""
     array = unshard(tensor, world).cpu().numpy()
-    if canonical_name(name).endswith(".kernel"):
+    if _is_kernel(canonical):
         array = np.ascontiguousarray(array.transpose(_FROM_TORCH[array.ndim]))
     return array
+
+
+def _is_kernel(canonical: str) -> bool:
+    return canonical.rpartition(".")[2] == "kernel"

@@ -9,9 +9,9 @@ import subprocess
 import pytest
 
 from tests.conftest import ROOT
+from tests.launch.pages import write_files
 
 PAGE = (ROOT / "docs" / "add-a-model.md").read_text()
-FILES = re.findall(r"`(mine/\w+\.py)`:\n\n```python\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = [
     line
     for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
@@ -24,9 +24,7 @@ FINDING = re.search(r"```text\n(.*?)```", PAGE, re.DOTALL)
 def done(run_python, tmp_path_factory):
     """Every command that the page shows, in its order: exit status and output."""
     folder = tmp_path_factory.mktemp("user")
-    (folder / "mine").mkdir()
-    for name, source in FILES:
-        (folder / name).write_text(source)
+    write_files(PAGE, folder)
     results = {}
     for line in COMMANDS:
         command, _, comment = line.partition("  # ")
@@ -50,6 +48,13 @@ def done(run_python, tmp_path_factory):
 def test_each_command_ends_as_the_page_says(done):
     for line, (result, expected) in done.items():
         assert result.returncode == expected, (line, result.stdout + result.stderr)
+
+
+def test_the_check_before_any_training_finds_the_twins_the_same(done):
+    (checked,) = [
+        result for line, (result, _) in done.items() if "own.py check" in line
+    ]
+    assert "verdict: identical" in checked.stdout
 
 
 def test_the_right_twins_are_identical_and_the_wrong_one_is_named_by_its_layer(done):

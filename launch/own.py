@@ -1,0 +1,125 @@
+"""Check a model of your own, before anything is trained: seconds.
+
+    python launch/own.py check FOLDER [experiment=digits_cnn ...]
+
+In fp64, from the same random weights and batch: the twins' names, their shapes, then
+every module's output, the gradients, the running statistics and what evaluation says.
+Exits 0 if they are the same, 1 if they are different, 2 if that could not be asked.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+# Python puts this file's folder first, where `jax.py` would hide the package JAX.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+
+import numpy as np  # noqa: E402
+import safetensors.numpy  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from launch.cli import end_by_exception, hydra_main  # noqa: E402
+from launch.leaves import FRAMEWORKS, ask_twins  # noqa: E402
+from launch.trace import show_layers  # noqa: E402
+from launch.trainings import quoted  # noqa: E402
+from recipe.config import Config  # noqa: E402
+from recipe.processes import Processes  # noqa: E402
+from recipe.world import check_world  # noqa: E402
+from record.trace import read_trace  # noqa: E402
+from report.parity import IDENTICAL  # noqa: E402
+from report.trace import Traced, TraceVerdict, compare_traces  # noqa: E402
+
+USAGE = "usage: python launch/own.py check FOLDER [experiment=digits_cnn key=value ...]"
+BATCH = 8  # examples: enough for any statistics, few enough for seconds
+
+
+def check(config: Config) -> None:
+    """Ask both twins, compare, print.
+
+    Raises:
+      ConfigError: if they could not be asked.
+      SystemExit: 1 if they are different.
+    """
+    check_world(config, Processes())
+    console = Console(highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        wrong = ask_twins(config, folder, "step")
+        for line in wrong:
+            say(line)
+        if wrong:
+            say(
+                f"verdict: different, {len(wrong)} leaves; docs/own-layers.md has the "
+                "rule of names"
+            )
+            raise SystemExit(1)
+        torch, jax = (
+            (
+                read_trace(folder / framework, 1),
+                safetensors.numpy.load_file(folder / framework / "after.safetensors"),
+            )
+            for framework in FRAMEWORKS
+        )
+    verdict = hold(Path(str(config.model.folder)).name, torch, jax)
+    show_layers(verdict, console)
+    say(f"verdict: {verdict.verdict}, by {verdict.decided_by}")
+    if verdict.verdict != IDENTICAL:
+        say(verdict.said)
+        say(f"suspect: {verdict.suspects}")
+        raise SystemExit(1)
+    say(
+        f"{len(torch[1])} leaves, every module's output, the gradients, the running "
+        "statistics and what evaluation says are the same"
+    )
+
+
+def hold(name: str, torch: Traced, jax: Traced) -> TraceVerdict:
+    """One twin's step 0 against the other's, of the model `name`."""
+    return compare_traces(
+        torch,
+        jax,
+        [],
+        experiment=name,
+        precision="fp64",
+        reach=np.inf,  # both hold the same weights, however far from zero
+    )
+
+
+def keys(arguments: list[str]) -> list[str]:
+    """What was typed as what Hydra composes.
+
+    Raises:
+      SystemExit: 2 if it is no check of a folder.
+    """
+    if len(arguments) < 2 or arguments[0] != "check" or "=" in arguments[1]:
+        print(f"error: {USAGE}", file=sys.stderr)
+        raise SystemExit(2)
+    _, folder, *rest = arguments
+    fixed = ("precision", "model", "model.folder", "train.global_batch", "devices")
+    for typed in rest:
+        if typed.partition("=")[0].lstrip("+") in fixed:
+            print(
+                f"error: {typed}: the check looks at the folder's model, in fp64, on "
+                f"one device and {BATCH} examples; leave it out",
+                file=sys.stderr,
+            )
+            raise SystemExit(2)
+    chosen = any(typed.startswith("experiment=") for typed in rest)
+    return [
+        *([] if chosen else ["experiment=digits_cnn"]),
+        *rest,
+        "model=own",
+        f"model.folder={quoted(Path(folder).absolute())}",
+        *("precision=fp64", f"train.global_batch={BATCH}", "platform=cpu", "devices=1"),
+    ]
+
+
+if __name__ == "__main__":
+    end_by_exception()
+    sys.argv[1:] = keys(sys.argv[1:])
+    hydra_main(check, config_name="config", schema=Config, rank=0)

@@ -1,0 +1,159 @@
+"""One twin of a user's own model: its leaves, and its step 0 where that is asked for.
+
+    python -m launch.own_twin torch FOLDER [step] < config.yaml
+
+Leaves both in FOLDER: the leaves as JSON, and, where they are those of shapes.py, the
+trace of a step and the weights after it. Exit status 2 with one line for bad input. A
+process of its own, for it imports a framework.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from recipe.config import Config, from_yaml
+from recipe.own_model import said_in_a_line
+from recipe.pixels import pixel_affine
+from recipe.processes import Processes
+from recipe.weights import Weights, random_weights, weight_shapes
+from record.trace import Trace, to_bytes, trace_file
+
+LEAVES = "leaves.json"
+AFTER = "after.safetensors"  # the weights after the step
+Arrays = tuple[np.ndarray, ...]
+
+
+def batch(config: Config) -> Arrays:
+    """Random images with labels, and what turns their bytes into numbers."""
+    generator = np.random.default_rng(1)
+    size, classes = config.train.global_batch, config.data.classes
+    shape = size, *config.data.image_shape
+    images = generator.integers(256, size=shape, dtype=np.uint8)
+    labels = generator.integers(classes, size=size) if classes else np.ones(size)
+    return (
+        images,
+        labels.astype(np.int32 if classes else np.float64),
+        *(pixel_affine(config)),
+    )
+
+
+def in_torch(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights]:
+    """The step taken apart, and the weights after its forward pass."""
+    import torch
+
+    from torch_impl.model import build_model
+    from torch_impl.parallel import place_batch, replicate
+    from torch_impl.step import DeviceData, gather, loss_fn
+    from torch_impl.trace import trace_step
+    from torch_impl.weights import load_weights, save_weights
+
+    model = build_model(config)
+    load_weights(model, weights, world)
+    data = DeviceData(*(replicate(array, world) for array in batch(config)))
+    indices_B = place_batch(np.arange(config.train.global_batch), world)
+    trace = trace_step(config, model, data, indices_B, None, None, 1, world)
+    images, labels = gather(config, data, indices_B)
+    with torch.no_grad():
+        model.eval()
+        evaluated = model(images).double().cpu().numpy()
+        model.train()
+        loss_fn(config, model, images, labels)  # moves the running statistics
+    return with_evaluation(trace, evaluated), save_weights(model, world)
+
+
+def in_jax(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights]:
+    """The step taken apart, and the weights after its forward pass."""
+    import jax
+    from flax import nnx
+
+    from jax_impl.model import build_model
+    from jax_impl.optim import build_optimizer
+    from jax_impl.parallel import place_batch, place_state, replicate
+    from jax_impl.step import DeviceData, TrainState, gather, loss_fn
+    from jax_impl.trace import trace_step
+    from jax_impl.weights import load_weights, save_weights
+
+    graphdef, *states = load_weights(build_model(config), weights)
+    params, statistics = (place_state(state, world) for state in states)
+    data = DeviceData(*replicate(batch(config), world))
+    indices_B = place_batch(np.arange(config.train.global_batch), world)
+    slots = build_optimizer(config, params).init(params)
+    state = TrainState(params, statistics, slots, None)
+    trace = trace_step(config, graphdef, state, data, indices_B, None, 1)
+
+    @jax.jit
+    def both(params: nnx.State, statistics: nnx.State, images, labels):
+        model = nnx.merge(graphdef, params, statistics, copy=True)
+        model.eval()
+        given = config, graphdef, params, statistics, images, labels
+        return model(images), loss_fn(*given)[1]
+
+    images, labels = gather(config, data, indices_B)
+    evaluated, moved = both(params, statistics, images, labels)
+    trace = with_evaluation(trace, np.asarray(evaluated, np.float64))
+    return trace, save_weights(params, moved, world)
+
+
+def with_evaluation(trace: Trace, evaluated: np.ndarray) -> Trace:
+    """The trace with what the model says in evaluation as its last output."""
+    return replace(trace, outputs={**trace.outputs, "evaluation": evaluated})
+
+
+def world_of(framework: str, config: Config) -> Any:
+    """This process's framework, started and switched to the precision."""
+    if framework == "torch":
+        from torch_impl.parallel import start
+        from torch_impl.precision import configure
+
+        world = start(config, Processes())
+        configure(config, world.device)
+        return world
+    import jax
+
+    from jax_impl.parallel import start
+    from jax_impl.precision import configure
+
+    world = start(config, Processes())
+    configure(config, jax.local_devices()[0])
+    return world
+
+
+def leaves_of(framework: str, config: Config) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> canonical shape of all that a twin's model holds."""
+    if framework == "torch":
+        from torch_impl.model import build_model
+        from torch_impl.weights import leaf_shapes
+
+        return leaf_shapes(build_model(config))
+    from jax_impl.model import build_model
+    from jax_impl.weights import leaf_shapes
+
+    return leaf_shapes(build_model(config))
+
+
+def main(framework: str, folder: Path, step: bool) -> None:
+    """Leave in the folder what was asked for."""
+    config = from_yaml(sys.stdin.read())
+    leaves = leaves_of(framework, config)
+    (folder / LEAVES).write_text(json.dumps(leaves))
+    if not step or leaves != weight_shapes(config):
+        return
+    take = {"torch": in_torch, "jax": in_jax}[framework]
+    world = world_of(framework, config)
+    trace, after = take(config, random_weights(config), world)
+    trace_file(folder, 1).write_bytes(to_bytes(trace))
+    safetensors.numpy.save_file(
+        {name: np.ascontiguousarray(array) for name, array in after.items()},
+        folder / AFTER,
+    )
+
+
+if __name__ == "__main__":
+    framework, place, *more = sys.argv[1:]
+    with said_in_a_line(f"{framework}_model.py"):
+        main(framework, Path(place), step=more == ["step"])

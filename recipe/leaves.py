@@ -1,0 +1,89 @@
+"""What the two twins of a user's own model hold, against each other and its shapes.py.
+
+And what to do about names that neither framework's own training ever meets elsewhere.
+"""
+
+import re
+from collections.abc import Mapping
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# The end of a name that is in one twin alone, or that nobody listed -> what to do. The
+# first that matches is told.
+WAYS_OUT = {
+    r"(rnn|gru|lstm)\w*\.rngs\.(count|key)": "an nnx.RNN's generator, of which nothing "
+    "is drawn: give it rngs=False and initial_carry=, or take GRU or LSTM of "
+    "jax_impl/recurrent.py",
+    r"rngs\.(\w+\.)?(count|key)": "a generator's state, which is no weight. Duet draws "
+    "nothing from a framework's generator, since torch and JAX draw other numbers: "
+    "leave nnx.Dropout and its rngs out, in both twins; of an nnx.RNN, give it "
+    "rngs=False and initial_carry=",
+    r"num_batches_tracked": "torch's counter, no weight: leave it out of shapes.py",
+    r"(weight|bias)_[ih]h_l\d+_reverse": "a bidirectional layer: write it as two, one "
+    "of them on the sequence turned round",
+    r"weight_hr_l\d+": "an LSTM's projection: write it as a dense layer after it",
+    r"in_proj_(weight|bias)": "nn.MultiheadAttention keeps queries, keys and values in "
+    "one array, Flax in three: take four dense layers, query, key, value and out, as "
+    "docs/own-layers.md does",
+    r"dense_[ih]\.bias": "torch's nn.GRU and nn.LSTM have two biases for each gate, "
+    "Flax's GRUCell one (dense_i) and its OptimizedLSTMCell one (dense_h): take GRU or "
+    "LSTM of torch_impl/recurrent.py or jax_impl/recurrent.py for the other twin, with "
+    "bias_i= and bias_h= as this one has them",
+    r"(ii|if_|ig|io|hi|hf|hg|ho)\.(kernel|bias)": "a gate of nnx.LSTMCell: take "
+    "nnx.OptimizedLSTMCell, the same function with the gates in one kernel, as "
+    "nn.LSTM has them",
+    r"layers\.\d+\.\w+": "nnx.Sequential keeps its modules under `layers`: take an "
+    "nnx.List and call them in turn, or name torch's nn.Sequential `layers` within a "
+    "module of that name. In nn.Sequential functions such as nn.ReLU count, too",
+    r"\d+\.\w+": "places in a list: an nn.Sequential counts its nn.ReLU, too, an "
+    "nnx.List of layers alone does not; torch's nn.ModuleList counts as nnx.List does",
+    r"(running_)?(mean|var)": "running statistics: nn.BatchNorm2d and "
+    "BatchNorm of either layers.py have mean and var, with "
+    "track_running_stats=False neither",
+    r"weight": "in shapes.py `weight` is called kernel, scale (of a norm) or embedding",
+}
+
+
+def way_out(name: str) -> str:
+    """What to do about a leaf that is somewhere and elsewhere not; else nothing.
+
+    >>> way_out("norm.num_batches_tracked")
+    " (torch's counter, no weight: leave it out of shapes.py)"
+    >>> way_out("stem.bias")
+    ''
+    """
+    for pattern, told in WAYS_OUT.items():
+        if re.search(rf"(^|\.)({pattern})$", name):
+            return f" ({told})"
+    return ""
+
+
+def wrong_leaves(torch: Shapes, jax: Shapes, listed: Shapes) -> list[str]:
+    """Every leaf that is not the same in both twins and in shapes.py, a line for each.
+
+    What one twin alone has comes first, then other shapes, then what shapes.py lacks
+    or has beyond both.
+
+    >>> wrong_leaves({"a.b": (1,)}, {"a.b": (2,)}, {"a.b": (1,)})
+    ['a.b is (1,) in torch_model.py, (2,) in jax_model.py, (1,) in shapes.py']
+    """
+    alone, other, unlisted = [], [], []
+    for name in dict.fromkeys([*torch, *jax, *listed]):
+        in_torch, in_jax, said = torch.get(name), jax.get(name), listed.get(name)
+        if in_torch == in_jax == said:
+            continue
+        shapes = ", ".join(
+            f"{'nothing' if shape is None else shape} in {file}"
+            for shape, file in (
+                (in_torch, "torch_model.py"),
+                (in_jax, "jax_model.py"),
+                (said, "shapes.py"),
+            )
+        )
+        if (in_torch is None) != (in_jax is None):
+            alone.append(f"{name} is in one twin alone: {shapes}{way_out(name)}")
+        elif in_torch is not None and said is not None:
+            other.append(f"{name} is {shapes}")
+        else:
+            unlisted.append(f"{name} is {shapes}{way_out(name)}")
+    return alone + other + unlisted

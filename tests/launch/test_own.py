@@ -1,0 +1,79 @@
+"""python launch/own.py check FOLDER, as a user types it."""
+
+import shutil
+
+import pytest
+
+OWN = "launch/own.py"
+
+
+@pytest.fixture
+def mine(root, tmp_path):
+    """A folder of one's own whose twins are right."""
+    return shutil.copytree(root / "tests" / "twins" / "planted", tmp_path / "mine")
+
+
+def edit(file, right, wrong):
+    text = file.read_text()
+    assert right in text
+    file.write_text(text.replace(right, wrong))
+
+
+def test_right_twins_are_the_same_in_under_a_minute(run_python, mine):
+    done = run_python([OWN, "check", mine], timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "verdict: identical" in done.stdout
+
+
+def test_all_wrong_leaves_are_told_at_once_with_what_to_do(run_python, mine):
+    twin = mine / "jax_model.py"
+    with_dropout = """
+
+_right = build_model
+
+
+def build_model(config):
+    model = _right(config)
+    model.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+    return model
+"""
+    twin.write_text(twin.read_text() + with_dropout)
+    edit(mine / "shapes.py", '"body.kernel"', '"trunk.kernel"')
+    done = run_python([OWN, "check", mine], timeout=60)
+    assert done.returncode == 1
+    told = done.stdout.splitlines()
+    assert [line.partition(" ")[0] for line in told[:2]] == [
+        *("drop.rngs.count", "drop.rngs.key")
+    ]
+    assert "leave nnx.Dropout" in told[0]
+    assert {"body.kernel", "trunk.kernel"} <= {line.partition(" ")[0] for line in told}
+    assert "verdict: different, 4 leaves" in told[-1]
+
+
+def test_code_that_fails_is_told_with_its_line_in_both_twins(run_python, mine):
+    for name in "torch", "jax":
+        file = mine / f"{name}_model.py"
+        file.write_text(f"{file.read_text()}\nraise RuntimeError('of {name}')\n")
+    done = run_python([OWN, "check", mine], timeout=60)
+    assert done.returncode == 2
+    for name in "torch", "jax":
+        assert f"RuntimeError: of {name}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ([], "usage: "),
+        (["look", "mine"], "usage: "),
+        (["check", "nowhere"], "lacks shapes.py, torch_model.py, jax_model.py"),
+        (["check", "mine", "precision=bf16"], "precision=bf16: the check looks at"),
+        (["check", "mine", "learning=1"], "learning is no key"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(run_python, typed, told):
+    done = run_python([OWN, *typed])
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert told in line
+    assert not done.stdout

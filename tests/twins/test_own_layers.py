@@ -1,0 +1,225 @@
+"""docs/own-layers.md: each pair it shows is the same, and a fault in it is named."""
+
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+
+from jax_impl.model import build_model as build_jax
+from jax_impl.weights import leaf_shapes as jax_shapes
+from launch.own import hold
+from launch.own_twin import in_jax, in_torch
+from recipe.errors import ConfigError
+from recipe.weights import random_weights, weight_shapes
+from report.parity import DIFFERENT, IDENTICAL
+from tests.conftest import ROOT
+from tests.launch.pages import files_of, write_files
+from tests.twins.conftest import TORCH
+from torch_impl.model import build_model as build_torch
+from torch_impl.weights import canonical_names, leaf_shapes, load_weights, save_weights
+
+PAGE = (ROOT / "docs" / "own-layers.md").read_text()
+KINDS = sorted({name.partition("/")[0] for name in files_of(PAGE)})
+
+SWAPPED_GRU = """
+class Swapped(GRU):
+    def _product(self, dense, x):
+        r, z, n = jnp.split(super()._product(dense, x), 3, axis=-1)
+        return jnp.concatenate([z, r, n], axis=-1)
+
+
+class Model("""
+SWAPPED_LSTM = """
+class Swapped(LSTM):
+    def _given(self, x):
+        x, state, weights, options = super()._given(x)
+        return x, state, [w[self.order(w)] for w in weights], options
+
+    def order(self, w):
+        i, f, g, o = torch.arange(len(w)).chunk(4)
+        return torch.cat([f, i, g, o])
+
+
+class Model("""
+FLAXS_NORM = "nnx.BatchNorm(after, momentum=0.9, use_fast_variance=False, rngs=rngs)"
+DUETS_NORM = "BatchNorm(after, config.model.norm, dtypes(config))"
+
+# Of a kind: the twin, {what it says: what it is made to say}, where the two part.
+FAULTS = {
+    "momentum": (
+        *(
+            "batchnorm",
+            "torch",
+            {"BatchNorm2d(after": "BatchNorm2d(after, momentum=0.01"},
+        ),
+        "block.0.norm.mean after the step",
+    ),
+    "eps": (
+        *("batchnorm", "torch", {"2d(after)": "2d(after, eps=1e-3)"}),
+        "the output of block.0.norm",
+    ),
+    "biased variance": (
+        *("batchnorm", "jax", {DUETS_NORM: FLAXS_NORM}),
+        "block.0.norm.var after the step",
+    ),
+    "statistics of the batch in evaluation": (
+        *(
+            "batchnorm",
+            "torch",
+            {"self.norm(self.conv(x))": "self.norm.train()(self.conv(x))"},
+        ),
+        "the evaluation",
+    ),
+    "missing scale": ("attention", "jax", {" * scale)": ")"}, "the output of out"),
+    "epsilon of Flax": (
+        *("attention", "jax", {"epsilon=1e-5, ": ""}),
+        "the output of norm",
+    ),
+    "transposed kernel": (
+        *("attention", "jax", {"self.out(mixture)": "mixture @ self.out.kernel.T"}),
+        "the output of head",
+    ),
+    "fp32": ("embedding", "jax", {"dtype=dtype, ": ""}, "the output of token"),
+    "tokens across": (
+        *("embedding", "torch", {".flatten(1)": ".mT.flatten(1)"}),
+        "the output of token",
+    ),
+    "gates of a GRU": (
+        *("gru", "jax", {"class Model(": SWAPPED_GRU, "= GRU(": "= Swapped("}),
+        "the output of rnn",
+    ),
+    "first state": ("gru", "torch", {"[:, -1]": "[:, 0]"}, "the output of head"),
+    "gates of an LSTM": (
+        *("lstm", "torch", {"class Model(": SWAPPED_LSTM, "= LSTM(": "= Swapped("}),
+        "the output of rnn",
+    ),
+}
+
+
+@pytest.fixture
+def pair(tmp_path, make_config):
+    """The config of a pair as the page has it, or with one twin's text replaced."""
+
+    def pair(kind, twin="torch", replaced=None):
+        write_files(PAGE, tmp_path)
+        file = tmp_path / kind / f"{twin}_model.py"
+        text = file.read_text()
+        for right, wrong in (replaced or {}).items():
+            assert right in text
+            text = text.replace(right, wrong)
+        imports = {"jax": "import jax.numpy as jnp\n", "torch": "import torch\n"}[twin]
+        file.write_text(imports + text)
+        folder = f"model.folder={tmp_path / kind}"
+        recipe = "experiment=digits_cnn", "model=own", "precision=fp64", folder
+        return make_config(*recipe, "train.global_batch=8", "platform=cpu")
+
+    return pair
+
+
+@pytest.fixture
+def verdict(worlds):
+    def verdict(config):
+        weights = random_weights(config)
+        ours = in_torch(config, weights, worlds[0]), in_jax(config, weights, worlds[1])
+        return hold("pair", *ours)
+
+    return verdict
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pair_of_the_page_is_the_same(kind, pair, verdict):
+    config = pair(kind)
+    held = leaf_shapes(build_torch(config)), jax_shapes(build_jax(config))
+    assert held == (weight_shapes(config), weight_shapes(config))
+    found = verdict(config)
+    assert found.verdict == IDENTICAL, found.said
+    assert not found.alone
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_by_where_the_twins_part(fault, pair, verdict):
+    kind, twin, replaced, where = FAULTS[fault]
+    found = verdict(pair(kind, twin, replaced))
+    assert found.verdict == DIFFERENT
+    assert found.first.what == where
+    assert found.suspects
+
+
+def test_only_a_bias_before_a_norm_is_not_held_against_the_other(pair, verdict):
+    assert verdict(pair("batchnorm")).wandering == [
+        "block.0.conv.bias",
+        "block.1.conv.bias",
+    ]
+    assert not verdict(pair("attention")).wandering
+
+
+class Shared(nn.Module):
+    """Two names of one embedding, as language models have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 6, bias=False)
+        self.token = nn.Embedding(6, 4)
+        self.head.weight = self.token.weight
+
+
+def test_a_shared_parameter_is_one_leaf_and_stays_one():
+    with torch.device("meta"):
+        model = Shared().double()
+    assert leaf_shapes(model) == {"token.embedding": (6, 4)}
+    weights = {"token.embedding": np.arange(24.0).reshape(6, 4)}
+    load_weights(model, weights, TORCH)
+    assert model.head.weight is model.token.weight
+    assert [name for name, _ in model.named_parameters()] == ["head.weight"]
+    saved = save_weights(model, TORCH)
+    np.testing.assert_array_equal(saved["token.embedding"], weights["token.embedding"])
+
+
+def test_a_shared_module_has_the_same_name_in_both():
+    class Torch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.second = self.first = nn.Linear(2, 3)
+
+    class Jax(nnx.Module):
+        def __init__(self):
+            self.second = self.first = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+
+    expected = {"first.kernel": (2, 3), "first.bias": (3,)}
+    assert leaf_shapes(Torch()) == jax_shapes(Jax()) == expected
+
+
+def test_every_layer_of_torchs_has_its_canonical_name():
+    model = nn.ModuleDict(
+        {
+            "bn": nn.BatchNorm1d(2),
+            "ln": nn.LayerNorm((2, 3)),
+            "conv": nn.Conv1d(2, 3, 5, bias=False),
+            "rnn": nn.LSTM(2, 3, num_layers=2, bias=False),
+            "relu": nn.PReLU(),
+        }
+    )
+    assert leaf_shapes(model) == {
+        "bn.scale": (2,),
+        "bn.bias": (2,),
+        "bn.mean": (2,),
+        "bn.var": (2,),
+        "ln.scale": (2, 3),
+        "ln.bias": (2, 3),
+        "conv.kernel": (5, 2, 3),
+        "rnn.0.dense_i.kernel": (2, 12),
+        "rnn.0.dense_h.kernel": (3, 12),
+        "rnn.1.dense_i.kernel": (3, 12),
+        "rnn.1.dense_h.kernel": (3, 12),
+        "relu.negative_slope": (1,),
+    }
+    assert "bn.num_batches_tracked" not in canonical_names(model)
+
+
+@pytest.mark.parametrize("twin", ["torch", "jax"])
+def test_a_model_of_several_inputs_is_refused(twin, pair):
+    kind, call = "gru", {"torch": "forward(self, x)", "jax": "__call__(self, x)"}[twin]
+    config = pair(kind, twin, {call: call.replace("x)", "x, lengths)")})
+    with pytest.raises(ConfigError, match="takes x, lengths.*several inputs"):
+        {"torch": build_torch, "jax": build_jax}[twin](config)

@@ -1,0 +1,91 @@
+"""Recurrent layers over a sequence, from zeros to its end.
+
+Torch's own `nn.GRU` and `nn.LSTM` compute the same and hold two biases for each gate,
+as these do by default; Flax's cells hold one, and these do where the other is left out.
+One order of gates everywhere, torch's and Flax's: r, z, n and i, f, g, o.
+
+Shapes: B batch, T steps of the sequence, F features, H features of the state.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torch_impl.layers import Dense
+from torch_impl.precision import Dtypes
+
+
+class _Recurrent(nn.Module):
+    """The products that all gates take, of the input and of the state.
+
+    Args:
+      bias_i, bias_h: whether either product has a bias.
+    """
+
+    gates: int
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        dtypes: Dtypes,
+        *,
+        bias_i: bool = True,
+        bias_h: bool = True,
+    ):
+        super().__init__()
+        wide = self.gates * after
+        self.dense_i = Dense(before, wide, dtypes, bias=bias_i)
+        self.dense_h = Dense(after, wide, dtypes, bias=bias_h)
+        self.compute_dtype = dtypes.compute
+
+    def _given(self, x_BTF: Tensor) -> tuple[Tensor, Tensor, list[Tensor], Any]:
+        """What torch's functions take: the input, a state of zeros and the weights."""
+        denses = self.dense_i, self.dense_h
+        kernels = [dense.weight.to(self.compute_dtype) for dense in denses]
+        biases = [
+            kernels[0].new_zeros(len(kernels[0]))
+            if dense.bias is None
+            else dense.bias.to(self.compute_dtype)
+            for dense in denses
+        ]
+        x_BTF = x_BTF.to(self.compute_dtype)
+        state = x_BTF.new_zeros(1, len(x_BTF), self.dense_h.in_features)
+        # Biases; one layer; dropout of none; training; one direction; batch first.
+        options = True, 1, 0.0, self.training, False, True
+        return x_BTF, state, [*kernels, *biases], options
+
+
+class GRU(_Recurrent):
+    """The state after each step, a mixture of itself before and of a proposal.
+
+    r = s(Wr x + Ur h),  z = s(Wz x + Uz h),  n = tanh(Wn x + r (Un h)),
+    h = (1 - z) n + z h,  biases within each product.
+
+    Source: Cho et al., Learning Phrase Representations, EMNLP 2014, in torch's form,
+    with r after the product.
+    """
+
+    gates = 3
+
+    def forward(self, x_BTF: Float[Tensor, "B T F"]) -> Float[Tensor, "B T H"]:
+        x_BTF, state, weights, options = self._given(x_BTF)
+        return torch.gru(x_BTF, state, weights, *options)[0]
+
+
+class LSTM(_Recurrent):
+    """The state after each step, of a memory that forgets and is added to.
+
+    i, f, o = s(W x + U h),  g = tanh(W x + U h),  c = f c + i g,  h = o tanh(c).
+
+    Source: Hochreiter and Schmidhuber, Long Short-Term Memory, 1997; the forget gate
+    as Gers et al., 2000.
+    """
+
+    gates = 4
+
+    def forward(self, x_BTF: Float[Tensor, "B T F"]) -> Float[Tensor, "B T H"]:
+        x_BTF, state, weights, options = self._given(x_BTF)
+        return torch.lstm(x_BTF, [state, state], weights, *options)[0]
