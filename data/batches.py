@@ -44,5 +44,5 @@ def window_batches(
         None if draws[0] is None else Draws(*map(np.stack, zip(*draws, strict=True)))
     )
     keys = [batch_keys(config, plan, *at) for at in zip(padded, rows, strict=True)]
-    masks = None if keys[0] is None else np.stack(keys)
-    return Batches(np.stack(rows), together, masks)
+    drawn = [key for key in keys if key is not None]  # all of them or none
+    return Batches(np.stack(rows), together, np.stack(drawn) if drawn else None)

@@ -15,8 +15,8 @@ WORD = 0xFFFFFFFF
 UNIT = 0x9E3779B9  # 2^32 over the golden ratio, odd: neighbours lie far apart
 
 # Splitmix32's, found by Wellons' hash-prospector. Both factors are less than 2^31, so
-# torch's int64 holds their product with a word. Its last xor-shift is left out, since the
-# highest 15 bits, which decide but for one unit in 2^15, are the same without.
+# torch's int64 holds their product with a word. Its last xor-shift is left out: it
+# changes none of the highest 15 bits, which decide but for one unit in 2^15.
 ROUNDS = ((16, 0x21F0AAAD), (15, 0x735A2D97))
 
 

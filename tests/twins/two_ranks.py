@@ -45,10 +45,10 @@ CLIPPED = [
     *("experiment=digits_cnn", "precision=fp16", "train.accumulate=2"),
     *("precision.loss_scale.initial=1024", "optim.clip_norm=0.5"),
 ]
-DROPPING = [
-    *("experiment=cifar10_vit_tiny", "precision=fp64", "data=synthetic"),
-    *("task.image_shape=[8,8,3]", "model.width=0.125", "model.blocks=2"),
-    *("model.dropout=0.3", "train.accumulate=2"),
+DROPPING = ["precision=fp64", "model.dropout=0.3", "train.accumulate=2"]
+VIT = [
+    *("experiment=cifar10_vit_tiny", "data=synthetic", "task.image_shape=[8,8,3]"),
+    *("model.width=0.125", "model.blocks=2"),
 ]
 CASES = {
     "normed": NORMED,
@@ -59,8 +59,8 @@ CASES = {
     "fp16 fsdp": [*HALF, "parallel=fsdp"],
     "clipped": CLIPPED,
     "clipped fsdp": [*CLIPPED, "parallel=fsdp"],
-    "dropping": DROPPING,
-    "dropping fsdp": [*DROPPING, "parallel=fsdp"],
+    "dropping": ["experiment=digits_cnn", *DROPPING, "model.hidden=[48,20]"],
+    "dropping fsdp": [*VIT, *DROPPING, "parallel=fsdp"],
 }
 
 
