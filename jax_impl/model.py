@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H height, W width, T tokens, F features, N heads,
 D features of a head, K outputs, L layers with dropout.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import jax
@@ -40,6 +41,17 @@ from recipe.config import Config
 from recipe.own_model import own_module
 
 
+def build_dropout(config: Config) -> Callable[..., Array]:
+    """The layer that `model.dropout` asks for, or none, which no trace would name."""
+    rate = config.model.dropout
+    return Dropout(rate, dtypes(config)) if rate else keep_all
+
+
+def keep_all(x: Array, keys_BL: None, layer: int) -> Array:
+    """What is there instead of dropout."""
+    return x
+
+
 class MLP(nnx.Module):
     """Dense layers with ReLU between them; without hidden ones, a linear model."""
 
@@ -48,7 +60,7 @@ class MLP(nnx.Module):
             Dense(before, after, dtypes(config))
             for before, after in pairwise(dense_widths(config))
         )
-        self.dropout = Dropout(config.model.dropout, dtypes(config))
+        self.dropout = build_dropout(config)
 
     def __call__(
         self,
@@ -78,7 +90,7 @@ class CNN(nnx.Module):
             Dense(before, after, dtypes(config))
             for before, after in pairwise(dense_widths(config))
         )
-        self.dropout = Dropout(config.model.dropout, dtypes(config))
+        self.dropout = build_dropout(config)
 
     def __call__(
         self,
@@ -319,7 +331,7 @@ class Block(nnx.Module):
             Dense(before, after, dtypes(config))
             for before, after in ((features, wide), (wide, features))
         )
-        self.dropout = Dropout(config.model.dropout, dtypes(config))
+        self.dropout = build_dropout(config)
         self.first = 2 * block  # of its two layers with dropout
 
     def __call__(

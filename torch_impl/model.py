@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H height, W width, T tokens, F features, N heads,
 D features of a head, K outputs, L layers with dropout.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -38,6 +39,17 @@ from torch_impl.layers import (
 from torch_impl.precision import dtypes, parameter_dtype
 
 
+def build_dropout(config: Config) -> Callable[..., Tensor]:
+    """The layer that `model.dropout` asks for, or none, which no trace would name."""
+    rate = config.model.dropout
+    return Dropout(rate, dtypes(config)) if rate else keep_all
+
+
+def keep_all(x: Tensor, keys_BL: None, layer: int) -> Tensor:
+    """What is there instead of dropout."""
+    return x
+
+
 class MLP(nn.Module):
     """Dense layers with ReLU between them; without hidden ones, a linear model."""
 
@@ -47,7 +59,7 @@ class MLP(nn.Module):
             Dense(before, after, dtypes(config))
             for before, after in pairwise(dense_widths(config))
         )
-        self.dropout = Dropout(config.model.dropout, dtypes(config))
+        self.dropout = build_dropout(config)
 
     def forward(
         self,
@@ -78,7 +90,7 @@ class CNN(nn.Module):
             Dense(before, after, dtypes(config))
             for before, after in pairwise(dense_widths(config))
         )
-        self.dropout = Dropout(config.model.dropout, dtypes(config))
+        self.dropout = build_dropout(config)
 
     def forward(
         self,
@@ -327,7 +339,7 @@ class Block(nn.Module):
             Dense(before, after, dtypes(config))
             for before, after in ((features, wide), (wide, features))
         )
-        self.dropout = Dropout(config.model.dropout, dtypes(config))
+        self.dropout = build_dropout(config)
         self.first = 2 * block  # of its two layers with dropout
 
     def forward(
