@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from data.augment import Draws, batch_draws
+from data.dropout import batch_keys
 from recipe.batch_plan import BatchPlan
 from recipe.config import Config
 
@@ -19,10 +20,12 @@ class Batches(NamedTuple):
     Args:
       indices: of examples, by step and micro-batch.
       draws: their augmentation, each array of the indices' shape; None without any.
+      keys: of their dropout masks at each of its layers; None without dropout.
     """
 
     indices: Int[np.ndarray, "S A B"]
     draws: Draws | None
+    keys: Int[np.ndarray, "S A B L"] | None
 
 
 def window_batches(
@@ -40,4 +43,6 @@ def window_batches(
     together = (
         None if draws[0] is None else Draws(*map(np.stack, zip(*draws, strict=True)))
     )
-    return Batches(np.stack(rows), together)
+    keys = [batch_keys(config, plan, *at) for at in zip(padded, rows, strict=True)]
+    drawn = [key for key in keys if key is not None]  # all of them or none
+    return Batches(np.stack(rows), together, np.stack(drawn) if drawn else None)

@@ -4,7 +4,7 @@ Parameters are kept in one dtype and computed with in another: `precision.Dtypes
 `nnx.Rngs` that Flax asks for draw nothing: models are built by `nnx.eval_shape`.
 
 Shapes: B batch, C channels, H height, W width, T tokens, F features, P pixels of the
-batch.
+batch, L layers with dropout, U units of an example.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from jax_impl.precision import Dtypes
+from recipe.dropout import ROUNDS, UNIT, least_kept
 from recipe.experiment import NormConfig
 from recipe.world import check_statistics
 
@@ -181,6 +182,39 @@ class LayerNorm(nnx.LayerNorm):
 
 
 NORMS = {"batch": BatchNorm, "group": GroupNorm, "layer": LayerNorm}
+
+
+class Dropout(nnx.Module):
+    """Zeros a share of each example's units in training, and scales the others up.
+
+    Which, the examples' keys decide (`recipe/dropout.py`); without keys, in evaluation,
+    none. Scaled by 1/(1 - rate) in the parameters' dtype, since in 16 bits the
+    frameworks round the factor differently; the result in the input's dtype.
+
+    Source: Srivastava et al., Dropout, JMLR 2014.
+    """
+
+    def __init__(self, rate: float, dtypes: Dtypes):
+        self.rate, self.dtype = rate, dtypes.parameter
+
+    def __call__(
+        self, x: Float[Array, "B ..."], keys_BL: Int[Array, "B L"] | None, layer: int
+    ) -> Float[Array, "B ..."]:
+        if keys_BL is None:
+            return x
+        kept_BU = kept(keys_BL[:, layer], x[0].size, self.rate)
+        scaled = x.astype(self.dtype) * (1 / (1 - self.rate))
+        return jnp.where(kept_BU.reshape(x.shape), scaled, 0).astype(x.dtype)
+
+
+def kept(keys_B: Int[Array, " B"], units: int, rate: float) -> Bool[Array, "B U"]:
+    """Which units stay, in uint32, whose products wrap."""
+    units_U = jnp.arange(units, dtype=jnp.uint32) * jnp.uint32(UNIT)
+    words_BU = keys_B.astype(jnp.uint32)[:, None] ^ units_U
+    for shift, factor in ROUNDS:
+        words_BU ^= words_BU >> shift
+        words_BU *= jnp.uint32(factor)
+    return words_BU >= jnp.uint32(least_kept(rate))
 
 
 def max_pool(

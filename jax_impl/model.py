@@ -1,21 +1,23 @@
 """The architectures. They know nothing of devices, ranks or precision's switches.
 
 Shapes: B batch, C channels, H height, W width, T tokens, F features, N heads,
-D features of a head, K outputs.
+D features of a head, K outputs, L layers with dropout.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jax_impl.layers import (
     NORMS,
     Conv,
     Dense,
+    Dropout,
     average,
     flatten,
     gelu,
@@ -39,6 +41,17 @@ from recipe.config import Config
 from recipe.own_model import check_inputs, own_module
 
 
+def build_dropout(config: Config) -> Callable[..., Array]:
+    """The layer that `model.dropout` asks for, or none, which no trace would name."""
+    rate = config.model.dropout
+    return Dropout(rate, dtypes(config)) if rate else keep_all
+
+
+def keep_all(x: Array, keys_BL: None, layer: int) -> Array:
+    """What is there instead of dropout."""
+    return x
+
+
 class MLP(nnx.Module):
     """Dense layers with ReLU between them; without hidden ones, a linear model."""
 
@@ -47,12 +60,17 @@ class MLP(nnx.Module):
             Dense(before, after, dtypes(config))
             for before, after in pairwise(dense_widths(config))
         )
+        self.dropout = build_dropout(config)
 
-    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+    def __call__(
+        self,
+        x_BHWC: Float[Array, "B H W C"],
+        keys_BL: Int[Array, "B L"] | None = None,
+    ) -> Float[Array, "B K"]:
         *hidden, last = self.dense
         x = flatten(x_BHWC)
-        for dense in hidden:
-            x = nnx.relu(dense(x))
+        for i, dense in enumerate(hidden):
+            x = self.dropout(nnx.relu(dense(x)), keys_BL, i)
         return last(x)
 
 
@@ -72,15 +90,20 @@ class CNN(nnx.Module):
             Dense(before, after, dtypes(config))
             for before, after in pairwise(dense_widths(config))
         )
+        self.dropout = build_dropout(config)
 
-    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+    def __call__(
+        self,
+        x_BHWC: Float[Array, "B H W C"],
+        keys_BL: Int[Array, "B L"] | None = None,
+    ) -> Float[Array, "B K"]:
         x = x_BHWC
         for conv in self.conv:
             x = nnx.relu(max_pool(conv(x)))
         *hidden, last = self.dense
         x = flatten(x)
-        for dense in hidden:
-            x = nnx.relu(dense(x))
+        for i, dense in enumerate(hidden):
+            x = self.dropout(nnx.relu(dense(x)), keys_BL, i)
         return last(x)
 
 
@@ -300,7 +323,7 @@ class Block(nnx.Module):
     2020 (the norm comes first); Hendrycks and Gimpel, GELUs, 2016.
     """
 
-    def __init__(self, config: Config, features: int):
+    def __init__(self, config: Config, features: int, block: int):
         wide = VIT_MLP * features
         self.norm = nnx.List(build_norm(config, features) for _ in range(2))
         self.attention = Attention(config, features)
@@ -308,11 +331,16 @@ class Block(nnx.Module):
             Dense(before, after, dtypes(config))
             for before, after in ((features, wide), (wide, features))
         )
+        self.dropout = build_dropout(config)
+        self.first = 2 * block  # of its two layers with dropout
 
-    def __call__(self, x_BTF: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
-        x = x_BTF + self.attention(self.norm[0](x_BTF))
+    def __call__(
+        self, x_BTF: Float[Array, "B T F"], keys_BL: Int[Array, "B L"] | None
+    ) -> Float[Array, "B T F"]:
+        y = self.attention(self.norm[0](x_BTF))
+        x = x_BTF + self.dropout(y, keys_BL, self.first)
         y = gelu(self.mlp[0](self.norm[1](x)))
-        return x + self.mlp[1](y)
+        return x + self.dropout(self.mlp[1](y), keys_BL, self.first + 1)
 
 
 class ViT(nnx.Module):
@@ -332,16 +360,20 @@ class ViT(nnx.Module):
         )
         self.position = Position(config, vit_tokens(config), features)
         self.block = nnx.List(
-            Block(config, features) for _ in range(config.model.blocks)
+            Block(config, features, i) for i in range(config.model.blocks)
         )
         self.norm = build_norm(config, features)
         self.head = Dense(features, outputs(config), self.dtypes)
 
-    def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
+    def __call__(
+        self,
+        x_BHWC: Float[Array, "B H W C"],
+        keys_BL: Int[Array, "B L"] | None = None,
+    ) -> Float[Array, "B K"]:
         patches = self.patches(x_BHWC)
         x = self.position(patches.reshape(len(patches), -1, patches.shape[-1]))
         for block in self.block:
-            x = block(x)
+            x = block(x, keys_BL)
         return self.head(average(self.norm(x), 1, self.dtypes))
 
 

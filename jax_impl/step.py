@@ -1,7 +1,7 @@
 """One training step and one evaluation step, pure functions to be compiled whole.
 
 Shapes: A micro-batches, B rows of one (of all devices, or where a function speaks of
-one device, its own), H height, W width, C channels, K classes.
+one device, its own), H height, W width, C channels, K classes, L layers with dropout.
 """
 
 from typing import Any, NamedTuple
@@ -101,16 +101,21 @@ def loss_fn(
     statistics: nnx.State,
     images: Array,
     labels: Array,
+    keys_BL: Int[Array, "B L"] | None = None,
 ) -> tuple[Float[Array, ""], nnx.State]:
     """The loss, its sum over the rows here over the global batch's size.
 
     With it come the running statistics, moved by this batch.
+
+    Args:
+      keys_BL: of the examples' dropout masks; None without dropout.
     """
     smoothing = config.train.label_smoothing  # of training alone: tests are of labels
     # Copied, so that its variables are this trace's own and may be moved.
     model = nnx.merge(graphdef, params, statistics, copy=True)
     model.train()
-    outputs = model(images).astype(parameter_dtype(config))
+    dropped = () if keys_BL is None else (keys_BL,)
+    outputs = model(images, *dropped).astype(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels, smoothing)
     loss = losses_B.sum() / config.train.global_batch
     return loss, nnx.state(model, nnx.BatchStat)
@@ -118,8 +123,8 @@ def loss_fn(
 
 def one_step(
     batches: Batches, position: Int[Array, ""]
-) -> tuple[Int[Array, "A B"], Any]:
-    """The indices and draws of one step of a window."""
+) -> tuple[Int[Array, "A B"], Any, Any]:
+    """The indices, draws and keys of one step of a window."""
     return tuple(jax.tree.map(lambda column: column[position], batches))
 
 
@@ -132,6 +137,7 @@ def train_step(
     data: DeviceData,
     indices_AB: Int[Array, "A B"],
     draws: Any,
+    keys_ABL: Int[Array, "A B L"] | None,
     learning_rate: Float[Array, ""],
 ) -> tuple[TrainState, StepMetrics]:
     """The updated state, and what there is to know of the step.
@@ -141,6 +147,7 @@ def train_step(
 
     Args:
       draws: the examples' augmentation, a row for each micro-batch, or None.
+      keys_ABL: of the examples' dropout masks, or None.
     """
     scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.value
 
@@ -153,9 +160,10 @@ def train_step(
 
         def add_micro_batch(carry: Any, rows: Any) -> tuple[Any, None]:
             total, gradients, statistics = carry
-            images, labels = gather(config, data, *rows)
+            indices_B, drawn, keys_BL = rows
+            images, labels = gather(config, data, indices_B, drawn)
             new, (loss, statistics) = jax.grad(scaled_loss, has_aux=True)(
-                params, statistics, images, labels
+                params, statistics, images, labels, keys_BL
             )
             gradients = jax.tree.map(jnp.add, gradients, new)
             return (total + loss, gradients, statistics), None
@@ -174,7 +182,7 @@ def train_step(
 
     whole = state.statistics, data, scale
     loss, gradients, statistics = share_gradients(
-        local_gradients, state.params, whole, (indices_AB, draws), world
+        local_gradients, state.params, whole, (indices_AB, draws, keys_ABL), world
     )
     if state.loss_scale is not None:
         gradients = jax.tree.map(lambda g: g * (1 / scale), gradients)

@@ -1,6 +1,6 @@
 """One training step taken apart, by subclasses of the model's modules from outside.
 
-Shapes: B batch, H height, W width, C channels.
+Shapes: B batch, H height, W width, C channels, L layers with dropout.
 """
 
 from typing import Any
@@ -26,6 +26,7 @@ def trace_step(
     data: DeviceData,
     indices_B: Int[Array, " B"],
     draws: Any,
+    keys_BL: Int[Array, "B L"] | None,
     step: int,
 ) -> Trace:
     """What a training step is about to compute; the state is left as it is.
@@ -68,16 +69,18 @@ def trace_step(
         statistics: nnx.State,
         images: Array,
         labels: Array,
+        keys_BL: Array | None,
     ) -> tuple[Array, dict[str, Array]]:
         here.append(TraceState())
         outputs.clear()
         nudges.update(by_output)
         outputs["input"], outputs["labels"] = images, labels
-        loss, _ = loss_fn(config, graphdef, params, statistics, images, labels)
+        given = params, statistics, images, labels, keys_BL
+        loss, _ = loss_fn(config, graphdef, *given)
         outputs["loss"] = loss
         return loss * scale, dict(outputs)
 
-    batch = statistics, *gather(config, data, indices_B, draws)
+    batch = statistics, *gather(config, data, indices_B, draws), keys_BL
     _, shapes = jax.eval_shape(forward, params, {}, *batch)
     order = list(outputs)  # a dict that has been through jit is sorted
     zeros = {name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in kinds}

@@ -12,6 +12,7 @@ import numpy as np
 from data.augment import batch_draws
 from data.batches import window_batches
 from data.dataset import acquire, load
+from data.dropout import batch_keys
 from jax_impl.cache import all_found, lookups, open_cache
 from jax_impl.measure import measure
 from jax_impl.model import build_model
@@ -187,7 +188,8 @@ def train(
     def take_apart(state: TrainState, step: int) -> Trace:
         whole = plan.indices(step)
         draws = place_batch(batch_draws(config, plan, step, whole), world)
-        batch = train_data, place_batch(whole, world), draws
+        keys = place_batch(batch_keys(config, plan, step, whole), world)
+        batch = train_data, place_batch(whole, world), draws, keys
         return trace_step(config, graphdef, state, *batch, step + 1)
 
     with (

@@ -217,6 +217,8 @@ def recipe_parts(config: Config) -> dict[str, Any]:
     form = RESNETS.get(config.model.name)
     if config.model.stem == (form and form.stem):
         del recipe["model"]["stem"]
+    if not config.model.dropout:
+        del recipe["model"]["dropout"]
     if not config.data.label_offset:
         del recipe["data"]["label_offset"]
     for look in ("window_steps", "timed_seconds", "nudge", "trace"):

@@ -27,6 +27,7 @@ MODELS = (
     *("cnn", "linear", "mlp", "own", "resnet18", "resnet50", "resnet9", "vit_tiny"),
 )
 SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
+DROPPING = ("cnn", "mlp", "vit_tiny")  # where model.dropout says so
 NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
 NORMS = ("batch", "group", "layer")
 OPTIMIZERS = ("adamw", "sgd")
@@ -158,6 +159,9 @@ class ModelConfig:
     patch: int = 4  # vit: side of its patches in pixels
     blocks: int = 12  # vit: one after the other
     norm: NormConfig = field(default_factory=NormConfig)
+    # cnn, mlp: share of the units of hidden dense layers, and vit: of those that each
+    # block adds, that an example of a training step does without
+    dropout: float = 0.0
     weights: str | None = None  # a file to start from; null draws them
 
     def __post_init__(self) -> None:
@@ -167,6 +171,7 @@ class ModelConfig:
                 f"model.folder={self.folder} with model={self.name}: model=own has a "
                 "folder, and no other model does"
             )
+        self._check_dropout()
         if self.folder is not None:
             folder = Path(expanded("model.folder", self.folder))
             self.folder = str(folder.absolute())
@@ -209,6 +214,20 @@ class ModelConfig:
         at_least("model.blocks", self.blocks, 1)
         if self.weights is not None:
             self.weights = expanded("model.weights", self.weights)
+
+    def _check_dropout(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.dropout must lie in [0, 1), got {self.dropout}")
+        if self.dropout and self.name not in DROPPING:
+            raise ConfigError(
+                f"model.dropout={self.dropout} is of {', '.join(DROPPING)}; "
+                f"{self.name} has none, leave it at 0"
+            )
+        if self.dropout and self.name != "vit_tiny" and not self.hidden:
+            raise ConfigError(
+                f"model.dropout={self.dropout} drops units of hidden layers, and "
+                f"{self.name} has none here; give model.hidden, or leave it at 0"
+            )
 
 
 @dataclass(kw_only=True)

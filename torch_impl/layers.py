@@ -2,16 +2,18 @@
 
 Parameters are kept in one dtype and computed with in another: `precision.Dtypes`.
 
-Shapes: B batch, C channels, H height, W width, T tokens, F features.
+Shapes: B batch, C channels, H height, W width, T tokens, F features, L layers with
+dropout, U units of an example.
 """
 
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from recipe.dropout import ROUNDS, UNIT, WORD, least_kept
 from recipe.experiment import NormConfig
 from recipe.world import check_statistics
 from torch_impl.precision import Dtypes
@@ -169,6 +171,41 @@ class LayerNorm(nn.Module):
 
 
 NORMS = {"batch": BatchNorm, "group": GroupNorm, "layer": LayerNorm}
+
+
+class Dropout(nn.Module):
+    """Zeros a share of each example's units in training, and scales the others up.
+
+    Which, the examples' keys decide (`recipe/dropout.py`); without keys, in evaluation,
+    none. Scaled by 1/(1 - rate) in the parameters' dtype, since in 16 bits the
+    frameworks round the factor differently; the result in the input's dtype.
+
+    Source: Srivastava et al., Dropout, JMLR 2014.
+    """
+
+    def __init__(self, rate: float, dtypes: Dtypes):
+        super().__init__()
+        self.rate, self.dtype = rate, dtypes.parameter
+
+    def forward(
+        self, x: Float[Tensor, "B ..."], keys_BL: Int[Tensor, "B L"] | None, layer: int
+    ) -> Float[Tensor, "B ..."]:
+        if keys_BL is None:
+            return x
+        kept_BU = kept(keys_BL[:, layer], x[0].numel(), self.rate)
+        scaled = x.to(self.dtype) * (1 / (1 - self.rate))
+        return torch.where(kept_BU.reshape(x.shape), scaled, 0).to(x.dtype)
+
+
+def kept(keys_B: Int[Tensor, " B"], units: int, rate: float) -> Bool[Tensor, "B U"]:
+    """Which units stay, in int64: torch computes little with unsigned words."""
+    units_U = torch.arange(units, device=keys_B.device) * UNIT & WORD
+    words_BU = keys_B.long()[:, None] ^ units_U
+    for shift, factor in ROUNDS:
+        words_BU ^= words_BU >> shift
+        words_BU *= factor
+        words_BU &= WORD
+    return words_BU >= least_kept(rate)
 
 
 def max_pool(

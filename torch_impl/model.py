@@ -1,14 +1,15 @@
 """The architectures. They know nothing of devices, ranks or precision's switches.
 
 Shapes: B batch, C channels, H height, W width, T tokens, F features, N heads,
-D features of a head, K outputs.
+D features of a head, K outputs, L layers with dropout.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recipe.architecture import (
@@ -26,8 +27,27 @@ from recipe.architecture import (
 )
 from recipe.config import Config
 from recipe.own_model import check_inputs, own_module
-from torch_impl.layers import NORMS, Conv, Dense, average, flatten, max_pool
+from torch_impl.layers import (
+    NORMS,
+    Conv,
+    Dense,
+    Dropout,
+    average,
+    flatten,
+    max_pool,
+)
 from torch_impl.precision import dtypes, parameter_dtype
+
+
+def build_dropout(config: Config) -> Callable[..., Tensor]:
+    """The layer that `model.dropout` asks for, or none, which no trace would name."""
+    rate = config.model.dropout
+    return Dropout(rate, dtypes(config)) if rate else keep_all
+
+
+def keep_all(x: Tensor, keys_BL: None, layer: int) -> Tensor:
+    """What is there instead of dropout."""
+    return x
 
 
 class MLP(nn.Module):
@@ -39,12 +59,17 @@ class MLP(nn.Module):
             Dense(before, after, dtypes(config))
             for before, after in pairwise(dense_widths(config))
         )
+        self.dropout = build_dropout(config)
 
-    def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+    def forward(
+        self,
+        x_BCHW: Float[Tensor, "B C H W"],
+        keys_BL: Int[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, "B K"]:
         *hidden, last = self.dense
         x = flatten(x_BCHW)
-        for dense in hidden:
-            x = F.relu(dense(x))
+        for i, dense in enumerate(hidden):
+            x = self.dropout(F.relu(dense(x)), keys_BL, i)
         return last(x)
 
 
@@ -65,15 +90,20 @@ class CNN(nn.Module):
             Dense(before, after, dtypes(config))
             for before, after in pairwise(dense_widths(config))
         )
+        self.dropout = build_dropout(config)
 
-    def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+    def forward(
+        self,
+        x_BCHW: Float[Tensor, "B C H W"],
+        keys_BL: Int[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, "B K"]:
         x = x_BCHW
         for conv in self.conv:
             x = F.relu(max_pool(conv(x)))
         *hidden, last = self.dense
         x = flatten(x)
-        for dense in hidden:
-            x = F.relu(dense(x))
+        for i, dense in enumerate(hidden):
+            x = self.dropout(F.relu(dense(x)), keys_BL, i)
         return last(x)
 
 
@@ -300,7 +330,7 @@ class Block(nn.Module):
     2020 (the norm comes first); Hendrycks and Gimpel, GELUs, 2016.
     """
 
-    def __init__(self, config: Config, features: int):
+    def __init__(self, config: Config, features: int, block: int):
         super().__init__()
         wide = VIT_MLP * features
         self.norm = nn.ModuleList(build_norm(config, features) for _ in range(2))
@@ -309,11 +339,16 @@ class Block(nn.Module):
             Dense(before, after, dtypes(config))
             for before, after in ((features, wide), (wide, features))
         )
+        self.dropout = build_dropout(config)
+        self.first = 2 * block  # of its two layers with dropout
 
-    def forward(self, x_BTF: Float[Tensor, "B T F"]) -> Float[Tensor, "B T F"]:
-        x = x_BTF + self.attention(self.norm[0](x_BTF))
+    def forward(
+        self, x_BTF: Float[Tensor, "B T F"], keys_BL: Int[Tensor, "B L"] | None
+    ) -> Float[Tensor, "B T F"]:
+        y = self.attention(self.norm[0](x_BTF))
+        x = x_BTF + self.dropout(y, keys_BL, self.first)
         y = F.gelu(self.mlp[0](self.norm[1](x)), approximate="none")
-        return x + self.mlp[1](y)
+        return x + self.dropout(self.mlp[1](y), keys_BL, self.first + 1)
 
 
 class ViT(nn.Module):
@@ -334,15 +369,19 @@ class ViT(nn.Module):
         )
         self.position = Position(config, vit_tokens(config), features)
         self.block = nn.ModuleList(
-            Block(config, features) for _ in range(config.model.blocks)
+            Block(config, features, i) for i in range(config.model.blocks)
         )
         self.norm = build_norm(config, features)
         self.head = Dense(features, outputs(config), self.dtypes)
 
-    def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+    def forward(
+        self,
+        x_BCHW: Float[Tensor, "B C H W"],
+        keys_BL: Int[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, "B K"]:
         x = self.position(self.patches(x_BCHW).flatten(start_dim=2).transpose(1, 2))
         for block in self.block:
-            x = block(x)
+            x = block(x, keys_BL)
         return self.head(average(self.norm(x), 1, self.dtypes))
 
 

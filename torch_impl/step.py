@@ -1,7 +1,7 @@
 """One training step and one evaluation step.
 
 Shapes: A micro-batches, B this rank's rows of one, H height, W width, C channels,
-K classes.
+K classes, L layers with dropout.
 """
 
 import time
@@ -83,21 +83,30 @@ def example_losses(
 
 
 def loss_fn(
-    config: Config, model: nn.Module, images: Tensor, labels: Tensor
+    config: Config,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    keys_BL: Int[Tensor, "B L"] | None = None,
 ) -> Float[Tensor, ""]:
-    """This rank's share of the loss: its sum over the global batch's size."""
+    """This rank's share of the loss: its sum over the global batch's size.
+
+    Args:
+      keys_BL: of the examples' dropout masks; None without dropout.
+    """
     smoothing = config.train.label_smoothing  # of training alone: tests are of labels
-    outputs = model(images).to(parameter_dtype(config))
+    dropped = () if keys_BL is None else (keys_BL,)
+    outputs = model(images, *dropped).to(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels, smoothing)
     return losses_B.sum() / config.train.global_batch
 
 
-def one_step(batches: Batches, position: int) -> tuple[Int[Tensor, "A B"], Any]:
-    """The indices and draws of one step of a window."""
-    draws = batches.draws
+def one_step(batches: Batches, position: int) -> tuple[Int[Tensor, "A B"], Any, Any]:
+    """The indices, draws and keys of one step of a window."""
+    draws, keys = batches.draws, batches.keys
     if draws is not None:
         draws = type(draws)(*(column[position] for column in draws))
-    return batches.indices[position], draws
+    return batches.indices[position], draws, keys if keys is None else keys[position]
 
 
 def train_step(
@@ -107,6 +116,7 @@ def train_step(
     data: DeviceData,
     indices_AB: Int[Tensor, "A B"],
     draws: Any,
+    keys_ABL: Int[Tensor, "A B L"] | None,
     learning_rate: float,
     loss_scale: LossScale | None,
     world: World,
@@ -118,6 +128,7 @@ def train_step(
 
     Args:
       draws: the examples' augmentation, a row for each micro-batch, or None.
+      keys_ABL: of the examples' dropout masks, or None.
 
     Returns:
       The next step's loss scale, and what there is to know of this one.
@@ -129,9 +140,10 @@ def train_step(
     losses = []
     for part, indices_B in enumerate(indices_AB):
         drawn = None if draws is None else type(draws)(*(d[part] for d in draws))
+        keys_BL = None if keys_ABL is None else keys_ABL[part]
         images, labels = gather(config, data, indices_B, drawn)
         with only_the_last(model, last=part == len(indices_AB) - 1):
-            loss = loss_fn(config, model, images, labels)
+            loss = loss_fn(config, model, images, labels, keys_BL)
             (loss if loss_scale is None else loss * scale).backward()
         losses.append(loss.detach())
     groups = [group["params"] for group in optimizer.param_groups]
@@ -164,6 +176,7 @@ def compile_steps(
     data: DeviceData,
     indices_AB: Int[Tensor, "A B"],
     draws: Any,
+    keys_ABL: Int[Tensor, "A B L"] | None,
     loss_scale: LossScale | None,
     world: World,
 ) -> float:
@@ -177,7 +190,7 @@ def compile_steps(
     model.compile(dynamic=False)
     statistics = [statistic.clone() for statistic in model.buffers()]
     frozen = replace(config, optim=replace(config.optim, update=False))
-    batch = data, indices_AB, draws
+    batch = data, indices_AB, draws, keys_ABL
     train_step(frozen, parallel, optimizer, *batch, 0.0, loss_scale, world)
     for statistic, before in zip(model.buffers(), statistics, strict=True):
         statistic.copy_(before)

@@ -1,6 +1,6 @@
 """One training step taken apart, by hooks on the model's modules from outside.
 
-Shapes: B batch, H height, W width, C channels.
+Shapes: B batch, H height, W width, C channels, L layers with dropout.
 """
 
 import copy
@@ -27,6 +27,7 @@ def trace_step(
     data: DeviceData,
     indices_B: Int[Tensor, " B"],
     draws: Any,
+    keys_BL: Int[Tensor, "B L"] | None,
     loss_scale: LossScale | None,
     step: int,
     world: World,
@@ -66,7 +67,7 @@ def trace_step(
     model.train()
     images, labels = gather(config, data, indices_B, draws)
     outputs["input"], outputs["labels"] = map(canonical_layout, (images, labels))
-    loss = loss_fn(config, model, images, labels)
+    loss = loss_fn(config, model, images, labels, keys_BL)
     (loss * scale).backward()
     outputs["loss"] = canonical_layout(loss)
     with torch.no_grad():

@@ -10,6 +10,7 @@ from torch import nn
 from data.augment import batch_draws
 from data.batches import window_batches
 from data.dataset import acquire, load
+from data.dropout import batch_keys
 from recipe.batch_plan import BatchPlan, evaluation_batches
 from recipe.config import Config
 from recipe.errors import DuetError, LostError
@@ -174,7 +175,8 @@ def train(
     def take_apart(step: int) -> Trace:
         whole = plan.indices(step)
         draws = place_batch(batch_draws(config, plan, step, whole), world)
-        batch = train_data, place_batch(whole, world), draws
+        keys = place_batch(batch_keys(config, plan, step, whole), world)
+        batch = train_data, place_batch(whole, world), draws, keys
         return trace_step(config, model, *batch, loss_scale, step + 1, world)
 
     with (

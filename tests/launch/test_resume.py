@@ -18,6 +18,7 @@ from tests.launch.conftest import NORMED, SCRIPTS, torchrun
 SHORT = ["train.steps=12", "train.window_steps=3", "checkpoint.every_minutes=null"]
 SAVING = [*SHORT, "checkpoint.every_steps=5"]
 ADAM = ["optim=adamw", "parallel=fsdp"]
+HALF = ["optim=adamw", "precision=fp16", "model.dropout=0.5"]
 
 
 @pytest.fixture
@@ -54,8 +55,8 @@ def assert_the_same(one, other):
 
 @pytest.mark.parametrize(
     ("overrides", "processes"),
-    [([], 1), (["optim=adamw", "precision=fp16"], 1), (NORMED, 1), ([], 2), (ADAM, 2)],
-    ids=["sgd", "adamw in fp16", "batch norm", "two processes", "sharded adamw"],
+    [([], 1), (HALF, 1), (NORMED, 1), ([], 2), (ADAM, 2)],
+    ids=["sgd", "dropout in fp16", "batch norm", "two processes", "sharded adamw"],
 )
 def test_a_killed_run_gone_on_with_is_the_uninterrupted_one(
     train, go_on, framework, overrides, processes, tmp_path

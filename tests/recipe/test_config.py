@@ -70,6 +70,15 @@ BAD = [
     ),
     ("model=mlp model.stem=imagenet", "model.stem=imagenet", "resnet18", "mlp"),
     ("model=resnet18 model.stem=large", "model.stem=large", "cifar, imagenet"),
+    ("model=mlp model.dropout=1", "model.dropout", "got 1", "[0, 1)"),
+    ("model=mlp model.dropout=-0.1", "model.dropout", "got -0.1", "[0, 1)"),
+    ("model=mlp model.dropout=nan", "model.dropout", "got nan", "[0, 1)"),
+    (
+        "model=resnet9 model.dropout=0.1",
+        *("model.dropout=0.1", "cnn, mlp, vit_tiny", "resnet9 has none"),
+    ),
+    ("model=own model.dropout=0.1", "model.dropout=0.1", "own has none"),
+    ("model=mlp model.hidden=[] model.dropout=0.1", "hidden layers", "model.hidden"),
     ("model=resnet9 model.width=0", "model.width", "got 0", "> 0"),
     ("model=resnet9 data.image_shape=[7,9,1]", "model=resnet9", "7x9", "8x8"),
     ("model=vit_tiny model.patch=5", "model.patch=5", "28x28", "divisor"),
@@ -369,3 +378,5 @@ def test_a_key_that_came_later_leaves_the_hashes_of_older_records_as_they_were(c
     assert "stem" not in recipe_parts(config(*resnet))["model"]
     imagenet = recipe_parts(config(*resnet, "model.stem=imagenet"))
     assert imagenet["model"]["stem"] == "imagenet"
+    assert "dropout" not in recipe_parts(config())["model"]
+    assert recipe_parts(config("model.dropout=0.1"))["model"]["dropout"] == 0.1

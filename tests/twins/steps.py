@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
 from data.augment import batch_draws
+from data.dropout import batch_keys
 from jax_impl import model as jax_model
 from jax_impl import optim as jax_optim
 from jax_impl import parallel as jax_parallel
@@ -69,11 +70,12 @@ def random_arrays(config: Config) -> Arrays:
 def micro_batches(
     config: Config, batches: Iterable[np.ndarray], rank: int, processes: int
 ) -> Iterable[tuple[np.ndarray, Any]]:
-    """This rank's rows of each batch, and their augmentation."""
+    """This rank's rows of each batch, their augmentation, and their dropout's keys."""
     for step, batch in enumerate(batches):
         whole = batch.reshape(config.train.accumulate, -1)
         rows = rank_slice(whole.T, rank, processes).T
-        yield rows, batch_draws(config, PLAN, step, rows)
+        at = config, PLAN, step, rows
+        yield rows, batch_draws(*at), batch_keys(*at)
 
 
 def torch_steps(

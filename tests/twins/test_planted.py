@@ -92,10 +92,10 @@ def in_torch(config, data, weights, batches, draws):
     optimizer = torch_optim.build_optimizer(config, model)
     for number, (rows, drawn) in enumerate(zip(batches, draws, strict=True), start=1):
         whole = torch_batch(rows, TORCH), torch_batch(drawn, TORCH)
-        given = config, model, placed, *whole, None, number, TORCH
+        given = config, model, placed, *whole, None, None, number, TORCH
         trace = torch_trace.trace_step(*given)
         micro = torch_batch(rows[None], TORCH), torch_batch(a_row(drawn), TORCH)
-        step = config, model, optimizer, placed, *micro, 0.1, None, TORCH
+        step = config, model, optimizer, placed, *micro, None, 0.1, None, TORCH
         torch_step.train_step(*step)
         after = torch_weights.save_weights(model, TORCH)
         yield trace, {name: array.copy() for name, array in after.items()}
@@ -110,9 +110,10 @@ def in_jax(config, data, weights, batches, draws, world):
     train = partial(jax_step.train_step, config, graphdef, optimizer, world)
     for number, (rows, drawn) in enumerate(zip(batches, draws, strict=True), start=1):
         whole = jax_batch(rows, world), jax_batch(drawn, world)
-        trace = jax_trace.trace_step(config, graphdef, state, placed, *whole, number)
+        given = config, graphdef, state, placed, *whole, None, number
+        trace = jax_trace.trace_step(*given)
         micro = jax_batch(rows[None], world, 1), jax_batch(a_row(drawn), world, 1)
-        state, _ = train(state, placed, *micro, 0.1)
+        state, _ = train(state, placed, *micro, None, 0.1)
         yield trace, jax_weights.save_weights(state.params, state.statistics, world)
 
 

@@ -114,6 +114,19 @@ def test_clipped_fp16_steps_are_alike_at_every_world_size(name, two_torch_ranks)
         assert max(leaf_differences(end, weights).values()) <= 2e-2
 
 
+@pytest.mark.parametrize(
+    ("name", "bound"), [("dropping", 1e-12), ("dropping fsdp", FP64)]
+)
+def test_the_world_size_moves_no_dropped_unit(name, bound, two_torch_ranks):
+    alone = in_torch(name)
+    for run in two_torch_ranks(name), *(in_jax(name, n) for n in (1, 2, 4)):
+        assert_same(run, alone, bound)
+
+
+def test_pmap_drops_the_units_that_one_device_does():
+    assert_same(in_jax("dropping", 2, "pmap"), in_torch("dropping"), 1e-12)
+
+
 def summed(precision, parallel, devices=2):
     """The dtypes of what the compiled step sums over devices."""
     config, *given = case("normed", f"precision={precision}", f"parallel={parallel}")

@@ -43,6 +43,10 @@ RECIPES = [
     ["experiment=cifar10_resnet9", *DEEP, "model.norm={name:group,groups:4}"],
     ["experiment=cifar10_resnet9", *DEEP, "model.norm.name=layer"],
     ["experiment=cifar10_vit_tiny", *DEEP, "model.blocks=2"],
+    ["experiment=digits_mlp", "model.hidden=[32,16]", "model.dropout=0.3"],
+    ["experiment=digits_cnn", "model.dropout=0.5", "train.accumulate=2"],
+    ["experiment=cifar10_vit_tiny", *DEEP, "model.blocks=2", "model.dropout=0.1"],
+    ["experiment=digits_mlp", "model.dropout=0.3", "compile=true"],
     # Batch normalisation, since compiling must leave its running statistics.
     ["compile=true", *NORMED],
 ]

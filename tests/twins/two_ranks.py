@@ -45,6 +45,11 @@ CLIPPED = [
     *("experiment=digits_cnn", "precision=fp16", "train.accumulate=2"),
     *("precision.loss_scale.initial=1024", "optim.clip_norm=0.5"),
 ]
+DROPPING = ["precision=fp64", "model.dropout=0.3", "train.accumulate=2"]
+VIT = [
+    *("experiment=cifar10_vit_tiny", "data=synthetic", "task.image_shape=[8,8,3]"),
+    *("model.width=0.125", "model.blocks=2"),
+]
 CASES = {
     "normed": NORMED,
     "normed fsdp": [*NORMED, "parallel=fsdp"],
@@ -54,6 +59,8 @@ CASES = {
     "fp16 fsdp": [*HALF, "parallel=fsdp"],
     "clipped": CLIPPED,
     "clipped fsdp": [*CLIPPED, "parallel=fsdp"],
+    "dropping": ["experiment=digits_cnn", *DROPPING, "model.hidden=[48,20]"],
+    "dropping fsdp": [*VIT, *DROPPING, "parallel=fsdp"],
 }
 
 

@@ -1,0 +1,41 @@
+"""What an example drops in an epoch: (seed, layer, epoch, index) -> a key for its mask.
+
+Drawn here in NumPy, so that no batch and no world size moves one; either twin makes the
+masks of them on the device, as `recipe/dropout.py` says.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Int
+
+from recipe.batch_plan import BatchPlan
+from recipe.config import Config
+from recipe.dropout import dropout_layers
+from recipe.rng import keyed_generator
+
+
+@lru_cache(maxsize=2)  # a step needs its own epoch only; two spare the boundary
+def epoch_keys(
+    seed: int, layers: tuple[str, ...], epoch: int, examples: int
+) -> Int[np.ndarray, "examples layers"]:
+    """A key of [0, 2^31) for each example of an epoch at each layer, int32.
+
+    Keyed by the layer's name, so that another block moves no other's masks.
+    """
+    keys = np.empty((examples, len(layers)), np.int32)
+    for column, layer in enumerate(layers):
+        generator = keyed_generator(seed, "dropout", layer, epoch)
+        keys[:, column] = generator.integers(2**31, size=examples, dtype=np.int32)
+    keys.setflags(write=False)
+    return keys
+
+
+def batch_keys(
+    config: Config, plan: BatchPlan, step: int, indices: Int[np.ndarray, "*rows"]
+) -> Int[np.ndarray, "*rows layers"] | None:
+    """The keys of a batch's examples at a step; None where nothing is dropped."""
+    layers = dropout_layers(config)
+    if not layers:
+        return None
+    return epoch_keys(plan.seed, layers, plan.epoch(step), plan.examples)[indices]
