@@ -56,7 +56,7 @@ def in_torch(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weigh
     load_weights(model, weights, world)
     data = DeviceData(*(replicate(array, world) for array in batch(config)))
     indices_B = place_batch(np.arange(config.train.global_batch), world)
-    trace = trace_step(config, model, data, indices_B, None, None, 1, world)
+    trace = trace_step(config, model, data, indices_B, None, None, None, 1, world)
     images, labels = gather(config, data, indices_B)
     with torch.no_grad():
         model.eval()
@@ -84,7 +84,7 @@ def in_jax(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights
     indices_B = place_batch(np.arange(config.train.global_batch), world)
     slots = build_optimizer(config, params).init(params)
     state = TrainState(params, statistics, slots, None)
-    trace = trace_step(config, graphdef, state, data, indices_B, None, 1)
+    trace = trace_step(config, graphdef, state, data, indices_B, None, None, 1)
 
     @jax.jit
     def both(params: nnx.State, statistics: nnx.State, images, labels):
