@@ -52,6 +52,19 @@ def keep_all(x: Array, keys_BL: None, layer: int) -> Array:
     return x
 
 
+def dense_layers(
+    layers: nnx.List,
+    dropout: Callable[..., Array],
+    x_BF: Float[Array, "B F"],
+    keys_BL: Int[Array, "B L"] | None,
+) -> Float[Array, "B K"]:
+    """Dense layers with ReLU, and dropout, between them."""
+    *hidden, last = layers
+    for i, dense in enumerate(hidden):
+        x_BF = dropout(nnx.relu(dense(x_BF)), keys_BL, i)
+    return last(x_BF)
+
+
 class MLP(nnx.Module):
     """Dense layers with ReLU between them; without hidden ones, a linear model."""
 
@@ -67,11 +80,8 @@ class MLP(nnx.Module):
         x_BHWC: Float[Array, "B H W C"],
         keys_BL: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B K"]:
-        *hidden, last = self.dense
         x = flatten(x_BHWC)
-        for i, dense in enumerate(hidden):
-            x = self.dropout(nnx.relu(dense(x)), keys_BL, i)
-        return last(x)
+        return dense_layers(self.dense, self.dropout, x, keys_BL)
 
 
 class CNN(nnx.Module):
@@ -100,11 +110,7 @@ class CNN(nnx.Module):
         x = x_BHWC
         for conv in self.conv:
             x = nnx.relu(max_pool(conv(x)))
-        *hidden, last = self.dense
-        x = flatten(x)
-        for i, dense in enumerate(hidden):
-            x = self.dropout(nnx.relu(dense(x)), keys_BL, i)
-        return last(x)
+        return dense_layers(self.dense, self.dropout, flatten(x), keys_BL)
 
 
 def build_norm(config: Config, channels: int) -> nnx.Module:

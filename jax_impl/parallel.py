@@ -277,9 +277,7 @@ def _sum(tree: Any) -> Any:
         vector, separate = ravel_pytree(tree)
         return separate(jax.lax.psum(vector, AXIS))
 
-    def separately(tree: Any) -> Any:
-        return jax.lax.psum(tree, AXIS)
-
+    separately = partial(jax.lax.psum, axis_name=AXIS)
     return jax.lax.platform_dependent(tree, cpu=as_one, default=separately)
 
 

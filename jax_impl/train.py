@@ -154,10 +154,10 @@ def train(
     positions = replicate(list(np.arange(len(first.indices), dtype=np.int32)), world)
     rows = first.indices[0].reshape(-1)
     tested = place_batch((rows, rows > 0), world)
-    leaves, tree = jax.tree.flatten(state)
+    tree = jax.tree.structure(state)
     compiled_train, train_seconds = parallelize(
         partial(window_step, config, graphdef, optimizer, world, tree),
-        (leaves, train_data, batches, rates, positions[0]),
+        (jax.tree.leaves(state), train_data, batches, rates, positions[0]),
         world,
         donate=True,
     )

@@ -50,6 +50,19 @@ def keep_all(x: Tensor, keys_BL: None, layer: int) -> Tensor:
     return x
 
 
+def dense_layers(
+    layers: nn.ModuleList,
+    dropout: Callable[..., Tensor],
+    x_BF: Float[Tensor, "B F"],
+    keys_BL: Int[Tensor, "B L"] | None,
+) -> Float[Tensor, "B K"]:
+    """Dense layers with ReLU, and dropout, between them."""
+    *hidden, last = layers
+    for i, dense in enumerate(hidden):
+        x_BF = dropout(F.relu(dense(x_BF)), keys_BL, i)
+    return last(x_BF)
+
+
 class MLP(nn.Module):
     """Dense layers with ReLU between them; without hidden ones, a linear model."""
 
@@ -66,11 +79,8 @@ class MLP(nn.Module):
         x_BCHW: Float[Tensor, "B C H W"],
         keys_BL: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B K"]:
-        *hidden, last = self.dense
         x = flatten(x_BCHW)
-        for i, dense in enumerate(hidden):
-            x = self.dropout(F.relu(dense(x)), keys_BL, i)
-        return last(x)
+        return dense_layers(self.dense, self.dropout, x, keys_BL)
 
 
 class CNN(nn.Module):
@@ -100,11 +110,7 @@ class CNN(nn.Module):
         x = x_BCHW
         for conv in self.conv:
             x = F.relu(max_pool(conv(x)))
-        *hidden, last = self.dense
-        x = flatten(x)
-        for i, dense in enumerate(hidden):
-            x = self.dropout(F.relu(dense(x)), keys_BL, i)
-        return last(x)
+        return dense_layers(self.dense, self.dropout, flatten(x), keys_BL)
 
 
 def build_norm(config: Config, channels: int) -> nn.Module:
