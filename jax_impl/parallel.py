@@ -25,6 +25,7 @@ from jaxtyping import Float
 from jax_impl.layers import BatchNorm
 from jax_impl.precision import choose_kernels
 from recipe.agreement import answer_of_rank_zero, results_of_all
+from recipe.allocator import keep_freed_memory
 from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.processes import Processes, check_accelerators
@@ -85,6 +86,7 @@ def start(config: Config, processes: Processes) -> World:
     Raises:
       ConfigError: if this node has fewer accelerators than are asked for.
     """
+    keep_freed_memory()
     choose_kernels(config)
     jax.config.update("jax_compilation_cache_dir", None)  # until `open_cache`
     local = world_size(config, processes) // processes.count

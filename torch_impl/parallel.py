@@ -26,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from recipe.agreement import answer_of_rank_zero, results_of_all
+from recipe.allocator import keep_freed_memory
 from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.processes import Processes, check_accelerators
@@ -98,6 +99,7 @@ def start(config: Config, processes: Processes) -> World:
     Raises:
       ConfigError: if this node has fewer accelerators than processes.
     """
+    keep_freed_memory()
     choose_kernels(config)
     present = torch.accelerator.device_count()
     if config.platform == "cpu" or (config.platform == "auto" and present == 0):
