@@ -167,11 +167,29 @@ def recording_cell() -> Figures:
     return {"recording / step": {f: median_estimate(s) for f, s in shares.items()}}
 
 
+def bare_rate(framework: str, devices: int) -> float:
+    """Images/s of each device, a core each, of the CNN's bare loop over so many."""
+    peer = ["benchmarks/peers/jax_sharded.py", "--devices", str(devices)]
+    if framework == "torch":
+        ranks = [f"--nproc-per-node={devices}", "--rdzv-backend=c10d"]
+        place = "--rdzv-endpoint=127.0.0.1:0"
+        script = "benchmarks/peers/torch_ddp.py"
+        peer = ["-m", "torch.distributed.run", *ranks, place, script]
+    return last_json(run([*peer, "cnn"]))["images_per_second"]
+
+
 def exchange_cell() -> Figures:
     """Weak scaling of the CNN from one core to two, as a study measures it."""
+    bare = {
+        framework: [
+            bare_rate(framework, 2) / bare_rate(framework, 1) for _ in range(FEWER)
+        ]
+        for framework in FRAMEWORKS
+    }
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "study"
         plan = ["study=demo", "study.regime=weak", "study.exchange=[true,false]"]
+        plan.append("study.parity=[world_sizes=[1],steps=20]")
         size = [f"study.repeats={FEWER}", "study.timed_seconds=2"]
         typed = [*recipe("cnn"), "train.steps=40", "train.evaluate_every_epochs=0"]
         run(["launch/study.py", *plan, *size, *typed, f"run.dir={folder}"])
@@ -187,6 +205,11 @@ def exchange_cell() -> Figures:
             pairs = zip(arms[2, alone], arms[1, False], strict=True)
             estimate = median_estimate([two / one for two, one in pairs])
             figures[f"efficiency of two devices{name}"][framework] = estimate
+        pairs = zip(arms[2, False], arms[1, False], bare[framework], strict=True)
+        over = median_estimate([two / one / of for two, one, of in pairs])
+        figures["efficiency of two devices / bare loop's"][framework] = over
+        estimate = median_estimate(bare[framework])
+        figures["efficiency of two devices, bare loop"][framework] = estimate
     return figures
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import time
@@ -12,6 +13,7 @@ BEGIN = time.perf_counter()
 import numpy as np  # noqa: E402
 
 WARM_SECONDS, WINDOWS = 0.5, 5
+WARM_WINDOWS, IN_STEP_WINDOWS = 3, 15
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -20,6 +22,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--width", type=float, default=1.0, help="times all channels")
     parser.add_argument("--seconds", type=float, default=2.0, help="timed, at least")
+    parser.add_argument("--devices", type=int, default=1, help="of JAX, a core each")
     return parser.parse_args()
 
 
@@ -29,6 +32,13 @@ def pixels(cell: str) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
     images = generator.integers(256, size=(8192, *shape), dtype=np.uint8)
     return images, generator.integers(10, size=8192)
+
+
+def keep_to_cores(first: int, count: int) -> None:
+    """Compute on these cores of those there are, before a framework is imported."""
+    cores = sorted(os.sched_getaffinity(0))[first : first + count]
+    os.sched_setaffinity(0, cores)
+    os.environ["OMP_NUM_THREADS"] = os.environ["NPROC"] = str(count)
 
 
 def report(
@@ -70,3 +80,27 @@ def report(
             }
         )
     )
+
+
+def report_in_step(
+    step: Callable[[int], None],
+    wait: Callable[[], None],
+    batch: int,
+    tells: bool = True,
+) -> None:
+    """`report` for ranks that take each step together: its windows are of 20 steps.
+
+    Args:
+      batch: examples of a step on one device; the rate is a device's.
+      tells: whether this is the rank that prints.
+    """
+    seconds = []
+    for window in range(WARM_WINDOWS + IN_STEP_WINDOWS):
+        begin = time.perf_counter()
+        for number in range(20 * window, 20 * (window + 1)):
+            step(number)
+        wait()
+        seconds.append(time.perf_counter() - begin)
+    rates = [20 * batch / s for s in seconds[WARM_WINDOWS:]]
+    if tells:
+        print(json.dumps({"images_per_second": statistics.median(rates)}))
