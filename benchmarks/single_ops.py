@@ -19,6 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from recipe.allocator import keep_freed_memory  # noqa: E402
+
 # Batch, height and width, channels in and out, kernel, padding, stride.
 CONVOLUTIONS = {
     "5x5, 1 to 10 channels, 128 of 28x28": (128, 28, 1, 10, 5, 0, 1),
@@ -133,4 +135,5 @@ if __name__ == "__main__":
     asked = {"torch": of_torch, "jax": of_jax}
     if sys.argv[1:] not in (["torch"], ["jax"]):
         raise SystemExit("usage: python benchmarks/single_ops.py torch|jax")
+    keep_freed_memory()  # as in the twins
     print(json.dumps(asked[sys.argv[1]]()))
