@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from launch.train import main as train  # noqa: E402
 from recipe.batch_plan import BatchPlan  # noqa: E402
 
 STEPS, WINDOWS, ALLOWED = 10, 5, 0.05
@@ -54,8 +56,8 @@ def main(framework: str, blocks: int = 20) -> None:
             *("train.evaluate_every_epochs=0", f"checkpoint.every_steps={STEPS}"),
             f"run.dir={folder}/run",
         ]
-        script = __import__(f"launch.{SCRIPTS[framework]}", fromlist=["main"])
-        script.main(framework, script.twin, script.STOPPING)
+        script = import_module(f"launch.{SCRIPTS[framework]}")
+        train(framework, script.twin, script.STOPPING)
     medians = [statistics.median(SECONDS[block]) for block in sorted(SECONDS)]
     pairs = list(zip(medians[::2], medians[1::2], strict=True))
     low, cost, high = statistics.quantiles([b / a - 1 for a, b in pairs], n=4)

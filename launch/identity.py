@@ -8,6 +8,8 @@ under runs/: cells that have a verdict there are not run again. Exit status 1 if
 not identical.
 """
 
+import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
+
 import json
 import shutil
 import subprocess
@@ -17,16 +19,12 @@ from pathlib import Path
 
 import yaml
 
-# Python puts this file's folder first, where `jax.py` would hide the package JAX.
-HERE = Path(__file__).resolve().parent
-sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
-
-from launch.cli import end_by_exception, leave  # noqa: E402
-from launch.overrides import ROOT  # noqa: E402
-from launch.trainings import end  # noqa: E402
-from recipe.errors import ConfigError, DuetError  # noqa: E402
-from record.environment import git_state  # noqa: E402
-from report.identity import (  # noqa: E402
+from launch.cli import end_by_exception, leave
+from launch.overrides import ROOT
+from launch.trainings import end
+from recipe.errors import ConfigError, DuetError
+from record.environment import git_state
+from report.identity import (
     Cell,
     curves_figure,
     measured,

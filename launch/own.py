@@ -7,28 +7,26 @@ every module's output, the gradients, the running statistics and what evaluation
 Exits 0 if they are the same, 1 if they are different, 2 if that could not be asked.
 """
 
+import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
+
 import sys
 import tempfile
 from pathlib import Path
 
-# Python puts this file's folder first, where `jax.py` would hide the package JAX.
-HERE = Path(__file__).resolve().parent
-sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+import numpy as np
+import safetensors.numpy
+from rich.console import Console
 
-import numpy as np  # noqa: E402
-import safetensors.numpy  # noqa: E402
-from rich.console import Console  # noqa: E402
-
-from launch.cli import end_by_exception, hydra_main  # noqa: E402
-from launch.leaves import FRAMEWORKS, ask_twins  # noqa: E402
-from launch.trace import show_layers  # noqa: E402
-from launch.trainings import quoted  # noqa: E402
-from recipe.config import Config  # noqa: E402
-from recipe.processes import Processes  # noqa: E402
-from recipe.world import check_world  # noqa: E402
-from record.trace import read_trace  # noqa: E402
-from report.parity import IDENTICAL  # noqa: E402
-from report.trace import Traced, TraceVerdict, compare_traces  # noqa: E402
+from launch.cli import end_by_exception, hydra_main
+from launch.leaves import FRAMEWORKS, ask_twins
+from launch.trace import show_layers
+from launch.trainings import quoted
+from recipe.config import Config
+from recipe.processes import Processes
+from recipe.world import check_world
+from record.trace import read_trace
+from report.parity import IDENTICAL
+from report.trace import Traced, TraceVerdict, compare_traces
 
 USAGE = "usage: python launch/own.py check FOLDER [experiment=digits_cnn key=value ...]"
 BATCH = 8  # examples: enough for any statistics, few enough for seconds

@@ -11,24 +11,22 @@ held together:
     python launch/parity.py a=runs/one b=runs/another
 """
 
+import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
+
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# Python puts this file's folder first, where `jax.py` would hide the package JAX.
-HERE = Path(__file__).resolve().parent
-sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from rich.box import SIMPLE_HEAD  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.markup import escape  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from launch.cli import alone_main, print_whole  # noqa: E402
-from launch.leaves import check_own_leaves  # noqa: E402
-from launch.trace import trace_twins  # noqa: E402
-from launch.trainings import (  # noqa: E402
+from launch.cli import alone_main, print_whole
+from launch.leaves import check_own_leaves
+from launch.trace import trace_twins
+from launch.trainings import (
     Training,
     check_sizes,
     make_folder,
@@ -36,11 +34,11 @@ from launch.trainings import (  # noqa: E402
     train_at_once,
     typed_keys,
 )
-from recipe.errors import ConfigError  # noqa: E402
-from recipe.parity import ParityConfig  # noqa: E402
-from record.run import Run, read_run  # noqa: E402
-from record.weights import check_weights  # noqa: E402
-from report.parity import (  # noqa: E402
+from recipe.errors import ConfigError
+from recipe.parity import ParityConfig
+from record.run import Run, read_run
+from record.weights import check_weights
+from report.parity import (
     BOUNDS,
     DIFFERENT,
     PASSES,
@@ -49,8 +47,8 @@ from report.parity import (  # noqa: E402
     compare,
     envelope,
 )
-from report.parity_page import write_parity_page  # noqa: E402
-from report.two_runs import compare_two, label_of  # noqa: E402
+from report.parity_page import write_parity_page
+from report.two_runs import compare_two, label_of
 
 EXIT_UNDECIDED = 3  # 1 is a difference, 2 a check that could not begin
 

@@ -4,21 +4,11 @@ python launch/pytorch.py experiment=digits_mlp
 torchrun --standalone --nproc-per-node=2 launch/pytorch.py experiment=digits_mlp
 """
 
-import sys
-from pathlib import Path
+import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
-# Python puts this file's folder first, where `jax.py` would hide the package JAX.
-HERE = Path(__file__).resolve().parent
-sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
-
-# Before anything that takes time to import: a signal is to find its handlers.
-from record.stopping import Stopping  # noqa: E402
+from record.stopping import Stopping
 
 STOPPING = Stopping()
-if __name__ == "__main__":
-    STOPPING.install()
-
-from launch.train import main  # noqa: E402
 
 
 def twin():
@@ -29,4 +19,9 @@ def twin():
 
 
 if __name__ == "__main__":
+    # Before anything that takes time to import: a signal is to find its handlers.
+    STOPPING.install()
+
+    from launch.train import main
+
     main("torch", twin, STOPPING)

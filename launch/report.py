@@ -9,23 +9,21 @@ file), report.md, report.json, table.csv and figures/ in --out, by default `repo
 the first folder; an earlier report there is replaced.
 """
 
+import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
+
 import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-# Python puts this file's folder first, where `jax.py` would hide the package JAX.
-HERE = Path(__file__).resolve().parent
-sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
-
-from launch.cli import leave  # noqa: E402
-from recipe.errors import ConfigError, DuetError  # noqa: E402
-from record.wandb_project import fetch_runs, log_report  # noqa: E402
-from report.findings import Options, gather  # noqa: E402
-from report.projection import INTERCONNECTS, read_interconnect  # noqa: E402
-from report.runs import LeftOut  # noqa: E402
-from report.table import report_rows  # noqa: E402
-from report.write import FETCHED, check_place, write_report  # noqa: E402
+from launch.cli import leave
+from recipe.errors import ConfigError, DuetError
+from record.wandb_project import fetch_runs, log_report
+from report.findings import Options, gather
+from report.projection import INTERCONNECTS, read_interconnect
+from report.runs import LeftOut
+from report.table import report_rows
+from report.write import FETCHED, check_place, write_report
 
 
 def parser() -> argparse.ArgumentParser:

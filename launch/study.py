@@ -7,6 +7,8 @@ Started again it runs what is missing. Leaves study.json (the plan and its order
 cells.jsonl (what ended when and how), the parity check and every run in `run.dir`.
 """
 
+import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
+
 import json
 import statistics
 import sys
@@ -16,39 +18,35 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-# Python puts this file's folder first, where `jax.py` would hide the package JAX.
-HERE = Path(__file__).resolve().parent
-sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
+from hydra import compose
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 
-from hydra import compose  # noqa: E402
-from hydra.core.config_store import ConfigStore  # noqa: E402
-from hydra.errors import HydraException  # noqa: E402
-from rich.box import SIMPLE_HEAD  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.live import Live  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from launch.cli import alone_main  # noqa: E402
-from launch.cluster import (  # noqa: E402
+from launch.cli import alone_main
+from launch.cluster import (
     Work,
     after_earlier,
     job_of,
     run,
     submitit_log,
 )
-from launch.commands import shell_line, word  # noqa: E402
-from launch.cost import (  # noqa: E402
+from launch.commands import shell_line, word
+from launch.cost import (
     PARITY,
     at_most,
     is_parity,
     likely,
     seconds_taken,
 )
-from launch.nodes import check_machine, check_plan  # noqa: E402
-from launch.overrides import refusal, typed_config  # noqa: E402
-from launch.quiet import Quiet  # noqa: E402
-from launch.same_study import differences  # noqa: E402
-from launch.trainings import (  # noqa: E402
+from launch.nodes import check_machine, check_plan
+from launch.overrides import refusal, typed_config
+from launch.quiet import Quiet
+from launch.same_study import differences
+from launch.trainings import (
     SCRIPTS,
     check_sizes,
     command,
@@ -57,12 +55,12 @@ from launch.trainings import (  # noqa: E402
     said,
     typed_keys,
 )
-from recipe.config import Config  # noqa: E402
-from recipe.errors import ConfigError, RecordError  # noqa: E402
-from recipe.parity import ParityConfig  # noqa: E402
-from recipe.processes import Processes  # noqa: E402
-from recipe.sharding import check_shards  # noqa: E402
-from recipe.study import (  # noqa: E402
+from recipe.config import Config
+from recipe.errors import ConfigError, RecordError
+from recipe.parity import ParityConfig
+from recipe.processes import Processes
+from recipe.sharding import check_shards
+from recipe.study import (
     AXES,
     Cell,
     StudyConfig,
@@ -74,14 +72,14 @@ from recipe.study import (  # noqa: E402
     points,
     timing,
 )
-from recipe.world import check_world  # noqa: E402
-from record.disk import locked, to_json, write_whole  # noqa: E402
-from record.folder import check_folder  # noqa: E402
-from record.run import read_summary  # noqa: E402
-from record.weights import check_weights  # noqa: E402
-from report.breakdown import saved  # noqa: E402
-from report.parity import PASSES  # noqa: E402
-from report.sentences import shown  # noqa: E402
+from recipe.world import check_world
+from record.disk import locked, to_json, write_whole
+from record.folder import check_folder
+from record.run import read_summary
+from record.weights import check_weights
+from report.breakdown import saved
+from report.parity import PASSES
+from report.sentences import shown
 
 KINDS = ("gpu_type", "constraint")  # of its cluster, where they are asked for
 # Keys of a run that are not the recipe's in a study, and what to do instead.
