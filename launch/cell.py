@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from launch.children import end, start
 from launch.overrides import ROOT
-from launch.trainings import end
 
 
 def alone(
@@ -36,16 +36,7 @@ def _run(
         if hasattr(os, "sched_setaffinity"):  # Linux has it
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
         with interrupts() as interrupted:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=os.environ | variables,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that ranks end with what launched them
-                pass_fds=[held.fileno()],
-            )
+            process = start(command, output, variables, keep=[held.fileno()])
             try:
                 while process.poll() is None and not interrupted.wait(0.2):
                     pass

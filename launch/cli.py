@@ -118,6 +118,14 @@ def alone_main(
     hydra_main(alone, config_name=config_name, schema=schema, rank=processes.rank)
 
 
+def plain_main(task: Callable[[list[str]], None]) -> None:
+    """A script without Hydra: the task takes what was typed, a DuetError ends it."""
+    try:
+        task(sys.argv[1:])
+    except DuetError as error:
+        leave(error, rank=0)
+
+
 def end_by_exception() -> None:
     """Let SIGTERM, and SIGHUP unless nohup has it ignored, leave as an exception."""
     for number in signal.SIGTERM, signal.SIGHUP:
@@ -130,6 +138,11 @@ def print_whole(table: Table, console: Console) -> None:
     wide = console.options.update(width=1000)
     console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
+
+
+def say(console: Console, text: str) -> None:
+    """A line as it is: with no markup in it, and folded by the terminal alone."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def this_process() -> Processes:

@@ -12,9 +12,7 @@ PARITY = "parity"  # what the names of checks begin with
 
 def nodes_of(work: Work, cluster: ClusterConfig) -> int:
     """Nodes that a work runs on; this machine is one."""
-    if cluster.name == "local":
-        return 1
-    return -(-work.tasks // cluster.devices_per_node)
+    return 1 if cluster.name == "local" else cluster.nodes(work.tasks)
 
 
 def at_most(works: Sequence[Work], cluster: ClusterConfig) -> str:

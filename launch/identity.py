@@ -12,17 +12,16 @@ import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
 import json
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import yaml
 
-from launch.cli import end_by_exception, leave
+from launch.children import end, start
+from launch.cli import end_by_exception, plain_main
 from launch.overrides import ROOT
-from launch.trainings import end
-from recipe.errors import ConfigError, DuetError
+from recipe.errors import ConfigError
 from record.environment import git_state
 from report.identity import (
     Cell,
@@ -85,14 +84,8 @@ def run_cell(name: str, typed: list[str], folder: Path) -> Cell:
         folder.parent.mkdir(parents=True, exist_ok=True)
         log = folder.with_suffix(".log")
         with log.open("w") as output:
-            check = subprocess.Popen(
-                [sys.executable, "launch/parity.py", *typed, f"run.dir={folder}"],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that all of it ends with this
-            )
+            command = [sys.executable, "launch/parity.py", *typed]
+            check = start([*command, f"run.dir={folder}"], output)
             try:
                 check.wait()
             finally:
@@ -111,7 +104,4 @@ def run_cell(name: str, typed: list[str], folder: Path) -> Cell:
 
 if __name__ == "__main__":
     end_by_exception()  # so that the check is ended on the way out
-    try:
-        main(sys.argv[1:])
-    except DuetError as error:
-        leave(error, rank=0)
+    plain_main(main)

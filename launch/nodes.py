@@ -165,7 +165,7 @@ def _check_slurm(cluster: ClusterConfig, world_sizes: list[int]) -> int:
     nodes = sum(kind.count for kind in kinds if kind.cores >= per_node * each)
     if (largest := max(world_sizes)) > per_node * nodes:
         raise ConfigError(
-            f"study.world_size={largest} takes {-(-largest // per_node)} nodes of "
+            f"study.world_size={largest} takes {cluster.nodes(largest)} nodes of "
             f"{per_node} devices, more than the {nodes} of partition {name}; use at "
             f"most {per_node * nodes}"
         )

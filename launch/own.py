@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 from rich.console import Console
 
-from launch.cli import end_by_exception, hydra_main
+from launch.cli import end_by_exception, hydra_main, say
 from launch.leaves import FRAMEWORKS, ask_twins
 from launch.trace import show_layers
 from launch.trainings import quoted
@@ -41,19 +41,16 @@ def check(config: Config) -> None:
     """
     check_world(config, Processes())
     console = Console(highlight=False)
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
-
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         wrong = ask_twins(config, folder, "step")
         for line in wrong:
-            say(line)
+            say(console, line)
         if wrong:
             say(
+                console,
                 f"verdict: different, {len(wrong)} leaves; docs/own-layers.md has the "
-                "rule of names"
+                "rule of names",
             )
             raise SystemExit(1)
         torch, jax = (
@@ -65,14 +62,15 @@ def check(config: Config) -> None:
         )
     verdict = hold(Path(str(config.model.folder)).name, torch, jax)
     show_layers(verdict, console)
-    say(f"verdict: {verdict.verdict}, by {verdict.decided_by}")
+    say(console, f"verdict: {verdict.verdict}, by {verdict.decided_by}")
     if verdict.verdict != IDENTICAL:
-        say(verdict.said)
-        say(f"suspect: {verdict.suspects}")
+        say(console, verdict.said)
+        say(console, f"suspect: {verdict.suspects}")
         raise SystemExit(1)
     say(
+        console,
         f"{len(torch[1])} leaves, every module's output, the gradients, the running "
-        "statistics and what evaluation says are the same"
+        "statistics and what evaluation says are the same",
     )
 
 

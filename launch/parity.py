@@ -14,7 +14,6 @@ held together:
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,15 +22,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launch.cli import alone_main, print_whole
+from launch.cli import alone_main, print_whole, say
 from launch.leaves import check_own_leaves
 from launch.trace import trace_twins
 from launch.trainings import (
     Training,
     check_sizes,
     make_folder,
-    train,
     train_at_once,
+    trainer,
     typed_keys,
 )
 from recipe.errors import ConfigError
@@ -89,16 +88,8 @@ def check_parity(config: ParityConfig) -> None:
     check_own_leaves(config)
     folder = make_folder(config, "parity")
     console = Console(highlight=False)
-    typed = typed_keys()
     todo = list(trainings(config))
-
-    def trained(training: Training) -> Run:
-        begin = time.perf_counter()
-        run = train(training, config, typed, folder)
-        seconds = time.perf_counter() - begin
-        console.print(f"{training.label}  {seconds:.0f} s")
-        return run
-
+    trained = trainer(config, folder, console)
     console.print(f"{config.name}, {len(todo)} trainings:")
     runs = {t: trained(t) for t in todo if not t.nudge}
     runs |= train_at_once([t for t in todo if t.nudge], trained)
@@ -138,7 +129,7 @@ def conclude(
     command = [typed for typed in sys.argv if not typed.startswith("run.dir=")]
     page = write_parity_page(folder, verdict, runs, command)
     show(verdict, console)
-    console.print(f"page: {page}", soft_wrap=True, markup=False)
+    say(console, f"page: {page}")
     if verdict.verdict not in PASSES:
         raise SystemExit(EXIT_UNDECIDED if verdict.verdict == UNDECIDED else 1)
 
@@ -194,14 +185,10 @@ def show(verdict: Verdict, console: Console) -> None:
     print_whole(table, console)
     for c in verdict.comparisons:
         for reason in c.broken + c.unseen:
-            console.print(
-                f"{c.a} against {c.b}: {reason}", markup=False, soft_wrap=True
-            )
+            say(console, f"{c.a} against {c.b}: {reason}")
     for note in [*verdict.set_apart, *verdict.notes]:
-        console.print(note, markup=False, soft_wrap=True)
-    console.print(
-        f"verdict: {verdict.verdict}, by {verdict.decided_by}", soft_wrap=True
-    )
+        say(console, note)
+    say(console, f"verdict: {verdict.verdict}, by {verdict.decided_by}")
 
 
 if __name__ == "__main__":

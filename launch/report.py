@@ -12,12 +12,11 @@ the first folder; an earlier report there is replaced.
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from launch.cli import leave
-from recipe.errors import ConfigError, DuetError
+from launch.cli import plain_main
+from recipe.errors import ConfigError
 from record.wandb_project import fetch_runs, log_report
 from report.findings import Options, gather
 from report.projection import INTERCONNECTS, read_interconnect
@@ -118,7 +117,4 @@ def main(typed: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except DuetError as error:
-        leave(error, rank=0)
+    plain_main(main)

@@ -21,7 +21,6 @@ def submission(
       devices: that the work trains on; several of one task are one node's.
       cores: of each device.
     """
-    per_node = cluster.devices_per_node
     gpus: Any = min(devices, cluster.gpus_per_node) or None
     if gpus and cluster.gpu_type:
         gpus = f"{cluster.gpu_type}:{gpus}"
@@ -44,8 +43,8 @@ def submission(
         "job_name": "duet",
         "time": cluster.minutes,
         "signal_delay_s": 0,  # none: the time is the cell's to its end
-        "nodes": -(-tasks // per_node),
-        "ntasks_per_node": min(tasks, per_node),
+        "nodes": cluster.nodes(tasks),
+        "ntasks_per_node": min(tasks, cluster.devices_per_node),
         "cpus_per_task": cpus,
         "stderr_to_stdout": True,
         "srun_args": srun_arguments(cluster, cpus),

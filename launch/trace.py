@@ -1,16 +1,15 @@
 """Both twins up to one step, and that step taken apart layer by layer."""
 
 import json
-import time
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from launch.cli import print_whole
+from launch.cli import print_whole, say
 from launch.leaves import check_own_leaves
-from launch.trainings import Training, make_folder, train, train_at_once, typed_keys
+from launch.trainings import Training, make_folder, train_at_once, trainer, typed_keys
 from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
 from recipe.processes import Processes
@@ -30,8 +29,7 @@ def trace_twins(config: ParityConfig) -> None:
       ConfigError: before anything starts.
       SystemExit: 1 if they part.
     """
-    typed = typed_keys()
-    if any(t.lstrip("+").startswith("world_sizes=") for t in typed) and (
+    if any(t.lstrip("+").startswith("world_sizes=") for t in typed_keys()) and (
         config.world_sizes != [1]
     ):
         raise ConfigError(
@@ -46,20 +44,14 @@ def trace_twins(config: ParityConfig) -> None:
     console = Console(highlight=False)
     nudges = range(1, config.controls + 1) if _needs_controls(config) else ()
     todo = [Training(name, nudge=n) for n in (0, *nudges) for name in ("torch", "jax")]
-
-    def trained(training: Training) -> Run:
-        begin = time.perf_counter()
-        run = train(training, config, typed, folder)
-        console.print(f"{training.label}  {time.perf_counter() - begin:.0f} s")
-        return run
-
+    trained = trainer(config, folder, console)
     console.print(f"{config.name} up to step {config.trace}, {len(todo)} trainings:")
     runs = train_at_once(todo, trained)
     verdict = judge(config, runs)
     text = json.dumps(verdict.to_json(), indent=1, allow_nan=False)
     (folder / "trace.json").write_text(text + "\n")
     show(verdict, console)
-    console.print(f"trace: {folder / 'trace.json'}", soft_wrap=True, markup=False)
+    say(console, f"trace: {folder / 'trace.json'}")
     if verdict.verdict != IDENTICAL:
         raise SystemExit(1)
 
@@ -89,12 +81,10 @@ def judge(config: ParityConfig, runs: dict[Training, Run]) -> TraceVerdict:
 def show(verdict: TraceVerdict, console: Console) -> None:
     """Layer by layer in forward order, then where they part and what to suspect."""
     show_layers(verdict, console)
-    console.print(
-        f"verdict: {verdict.verdict}, by {verdict.decided_by}", soft_wrap=True
-    )
-    console.print(verdict.said, markup=False, soft_wrap=True)
+    say(console, f"verdict: {verdict.verdict}, by {verdict.decided_by}")
+    say(console, verdict.said)
     if verdict.suspects:
-        console.print(f"suspect: {verdict.suspects}", markup=False, soft_wrap=True)
+        say(console, f"suspect: {verdict.suspects}")
 
 
 def show_layers(verdict: TraceVerdict, console: Console) -> None:
@@ -115,9 +105,9 @@ def show_layers(verdict: TraceVerdict, console: Console) -> None:
         table.add_row(escape(layer), *map(escape, kinds), *cells)
     print_whole(table, console)
     for name in verdict.alone:
-        console.print(f"in one twin alone: {name}", markup=False)
+        say(console, f"in one twin alone: {name}")
     if verdict.wandering:
-        console.print(no_gradient(verdict.wandering), markup=False, soft_wrap=True)
+        say(console, no_gradient(verdict.wandering))
 
 
 def _worst(group: list[Difference]) -> str:

@@ -1,22 +1,20 @@
 """Trainings as processes of their own, for whoever compares what they leave behind."""
 
-import contextlib
-import os
 import re
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
 from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
 
-from launch.overrides import ROOT
+from launch.children import end, start
+from launch.cli import say
 from recipe.config import Config
 from recipe.errors import ConfigError, DuetError
 from recipe.parity import ParityConfig
@@ -172,6 +170,21 @@ def train_at_once(
             raise
 
 
+def trainer(
+    config: ParityConfig, folder: Path, console: Console
+) -> Callable[[Training], Run]:
+    """`train` of a check, each said with the seconds that it took."""
+    typed = typed_keys()
+
+    def trained(training: Training) -> Run:
+        begin = time.perf_counter()
+        run = train(training, config, typed, folder)
+        say(console, f"{training.label}  {time.perf_counter() - begin:.0f} s")
+        return run
+
+    return trained
+
+
 def train(
     training: Training, config: ParityConfig, typed: list[str], folder: Path
 ) -> Run:
@@ -184,17 +197,8 @@ def train(
     # Loopback alone: these processes are all on this machine. And JAX is not to claim
     # a GPU's memory whole, since another control may be on it.
     loopback = {"GLOO_SOCKET_IFNAME": "lo", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    environment = {**os.environ, **loopback}
     with log.open("w") as output:
-        process = subprocess.Popen(
-            training.command(config, typed, run_dir),
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that ranks end with what launched them
-        )
+        process = start(training.command(config, typed, run_dir), output, loopback)
         RUNNING.add(process)
         try:
             status = process.wait(config.timeout_seconds)
@@ -214,52 +218,6 @@ def train(
 
 
 RUNNING: set[subprocess.Popen[bytes]] = set()
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a session's first process and whatever came of it, if any of it still runs.
-
-    torchrun gives each rank a session of its own, so a kill of this one leaves them.
-    """
-    # What has ended well is asked in passing, and a Ctrl-C then is to be heard.
-    with contextlib.nullcontext() if process.poll() is not None else _undisturbed():
-        family = _suspended(process.pid) if process.poll() is None else []
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        process.wait()
-
-
-def _suspended(first: int) -> list[psutil.Process]:
-    """A process and all that came of it, held so that none of them starts another."""
-    family: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(first)
-        found = [process]
-        while found:
-            for member in found:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.suspend()
-            family += found
-            found = [m for m in process.children(recursive=True) if m not in family]
-    return family
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Without a second Ctrl-C, which would leave running what the first was to end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-    stops = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-    before = [signal.signal(number, signal.SIG_IGN) for number in stops]
-    try:
-        yield
-    finally:
-        for number, handler in zip(stops, before, strict=True):
-            signal.signal(number, handler)
 
 
 def said(*logs: Path) -> str:

@@ -89,6 +89,14 @@ class ClusterConfig:
     def devices_per_node(self) -> int:
         return self.tasks_per_node or self.gpus_per_node or 1
 
+    def nodes(self, tasks: int) -> int:
+        """Whole nodes that so many tasks, of a device each, take.
+
+        >>> ClusterConfig(name="slurm", gpus_per_node=4).nodes(5)
+        2
+        """
+        return -(-tasks // self.devices_per_node)
+
     @property
     def flags(self) -> dict[str, str | bool]:
         """What `additional` asks of sbatch, by name, true where a flag takes no value.

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from launch.cell import alone
-from launch.trainings import end
+from launch.children import end
 from tests.conftest import ROOT
 
 SPAN = "import time; print(time.time()); time.sleep(0.3); print(time.time())"
@@ -127,12 +127,12 @@ def test_what_is_ended_takes_the_ranks_it_launched_along(launched):
 CELL = """
 import sys, time
 from pathlib import Path
-from launch import cell, trainings
-listed = trainings._suspended
+from launch import cell, children
+listed = children._suspended
 def slowly(first):
     time.sleep(0.5)  # as where the machine is busy
     return listed(first)
-trainings._suspended = slowly
+children._suspended = slowly
 folder = Path(sys.argv[1])
 cell.alone([sys.executable, *sys.argv[2:]], {}, folder / "log", 1, folder / "lock")
 """
