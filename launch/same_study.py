@@ -5,7 +5,9 @@ from typing import Any
 from recipe.study import AXES
 
 # What makes two studies the same, so that one may go on in the other's folder.
-IDENTITY = ("name", "regime", "recipe", "parity", "order", "cluster")
+IDENTITY = (
+    *("name", "regime", "recipe", "parity", "order", "timed_seconds", "cluster"),
+)
 
 
 def differences(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:

@@ -19,10 +19,12 @@ from hydra.errors import HydraException
 from rich.console import Console
 
 from launch.overrides import refusal
-from launch.study import Study, check_cells, run_study
+from launch.study import checked, run_study
+from launch.study_plan import Study, check_cells, description, works
+from launch.study_screen import show_plan, table
 from recipe.config import to_config
 from recipe.errors import ConfigError, RecordError
-from recipe.study import StudyConfig, StudyPlan, cells
+from recipe.study import StudyConfig, StudyPlan, points
 from record.disk import locked
 from record.run import read_summary
 from tests.conftest import NO_GPU, ROOT, clean_environment
@@ -125,18 +127,17 @@ def test_every_cell_of_every_plan_is_one_that_can_be(name):
 
 
 @pytest.fixture
-def begin(monkeypatch):
+def begin():
     """`begin("study=demo")`: the checked study, of which nothing has started."""
 
     def begin(*typed: str) -> Study:
         ConfigStore.instance().store("schema", node=StudyConfig)
-        monkeypatch.setattr("launch.study.typed_keys", lambda: list(typed))
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             try:
                 config = compose("study", list(typed))
             except HydraException as error:
                 raise refusal(error, StudyConfig) from error
-            return Study(to_config(config, StudyConfig))
+            return checked(to_config(config, StudyConfig), list(typed))
 
     return begin
 
@@ -184,19 +185,19 @@ def test_one_s_own_images_have_a_synthetic_arm_too(begin, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     typed = ["data=custom", "data.files=mine.npz", "data.label_offset=1"]
     study = begin(*typed, "study.data=[real,synthetic]", f"run.dir={tmp_path}/study")
-    works = study.works()
-    real = works["torch-1-fp32-dp-1"].command
+    cells = works(study)
+    real = cells["torch-1-fp32-dp-1"].command
     assert f"data.files={tmp_path}/mine.npz" in real  # wherever it is started
-    arm = works["torch-1-fp32-dp-synthetic-1"].command
+    arm = cells["torch-1-fp32-dp-synthetic-1"].command
     assert arm.index("data.files=null") > arm.index("data.label_offset=1")
 
 
 def test_each_model_of_a_study_has_its_own_parity_check(begin, tmp_path):
     study = begin("study.model=[mlp,cnn]", f"run.dir={tmp_path}")
-    works = study.works()
+    work_of = works(study)
     for model in "mlp", "cnn":
         for name in f"parity-{model}-fp32-dp", f"torch-{model}-2-fp32-dp-1":
-            assert f"model={model}" in works[name].command
+            assert f"model={model}" in work_of[name].command
     with pytest.raises(ConfigError, match="an axis of the study"):
         begin("study.model=[mlp,cnn]", "model=mlp", f"run.dir={tmp_path}")
     begin("model=mlp", f"run.dir={tmp_path}")
@@ -208,7 +209,7 @@ def test_each_cell_is_timed_and_pinned_as_the_study_says_and_no_parity_check(
     typed = "study.timed_seconds=0.5", "cluster.cores_per_device=1"
     study = begin(*typed, f"run.dir={tmp_path / 'study'}")
     own = {"train.timed_seconds=0.5", "parallel.cores_per_device=1"}
-    for name, work in study.works().items():
+    for name, work in works(study).items():
         assert own & {*work.command} == (set() if name.startswith("parity") else own)
 
 
@@ -225,7 +226,7 @@ def test_a_plan_for_gpus_is_shown_where_there_are_none(begin, tmp_path, monkeypa
     with pytest.raises(ConfigError, match="this machine has 0"):
         begin(*typed)
     with io.StringIO() as said:
-        begin(*typed, "dry_run=true").show_plan(Console(file=said))
+        show_plan(begin(*typed, "dry_run=true"), Console(file=said))
         *_, last = said.getvalue().splitlines()
     assert "it would not start: cluster.gpus_per_node=8, but this machine has 0" in last
 
@@ -235,16 +236,16 @@ def test_a_check_trains_at_the_batch_of_one_device_and_the_plan_says_so(
 ):
     typed = "cluster=slurm", "cluster.gpus_per_node=8", "dry_run=true"
     study = begin("study=cluster", *typed, f"run.dir={tmp_path / 'study'}")
-    (check, *_) = study.works().values()
+    (check, *_) = works(study).values()
     assert [w for w in check.command if "global_batch" in w] == [
         "train.global_batch=128"
     ]
     assert check.devices == 2  # conf/study/cluster.yaml's world_sizes
-    assert study.batches() == [
+    assert study.batches == [
         "parity-bf16-dp trains at a global batch of 128, which one device holds as in "
         "a cell; the cells at 128 to 4,096"
     ]
-    assert begin(f"run.dir={tmp_path / 'study'}").batches() == []
+    assert begin(f"run.dir={tmp_path / 'study'}").batches == []
     with pytest.raises(ConfigError, match="do not fit one node of 8"):
         begin(*typed, "study=cluster", 'study.parity=["world_sizes=[1,16]"]')
 
@@ -254,13 +255,15 @@ def test_the_folder_of_another_study_is_refused(begin, tmp_path):
         return begin(*typed, f"run.dir={tmp_path}")
 
     held = tmp_path / "study.json"
-    held.write_text(json.dumps(again().description))
+    held.write_text(json.dumps(description(again())))
     assert again("cluster.minutes=5").begun
     for typed, told in (
         (["study.repeats=4"], "study.repeats is 4, was 5"),
         (["study.order_seed=4"], "study.order_seed is 4, was 0"),
         (["study.framework=[jax]"], "study.framework is ['jax'], was ['jax', 'torch']"),
         (["train.seed=4"], "train.seed=4 is asked for"),
+        (["study.timed_seconds=9"], "study.timed_seconds is 9.0, was 3.0"),
+        (["study.timed_seconds=null"], "study.timed_seconds is None, was 3.0"),
         (["cluster.exclusive=false"], "cluster.exclusive is False, was True"),
     ):
         with pytest.raises(ConfigError) as refused:
@@ -280,11 +283,12 @@ def test_the_folder_of_another_study_is_refused(begin, tmp_path):
 
 def test_a_folder_has_one_study_at_a_time(begin, tmp_path, monkeypatch):
     study = begin(f"run.dir={tmp_path}")
-    (tmp_path / "study.json").write_text(json.dumps(study.description))
-    monkeypatch.setattr("launch.study.Study", lambda config: study)
+    (tmp_path / "study.json").write_text(json.dumps(description(study)))
+    monkeypatch.setattr("launch.study.checked", lambda config, typed: study)
+    monkeypatch.setattr("launch.study.typed_keys", list)
     said = f"{tmp_path} is being written by process {os.getpid()} on "
     with locked(tmp_path / ".lock"), pytest.raises(RecordError, match=said):
-        run_study(study.config)
+        run_study(SimpleNamespace(dry_run=False))
     assert {path.name for path in tmp_path.iterdir()} == {"study.json", ".lock"}
 
 
@@ -299,7 +303,7 @@ def test_a_plan_for_slurm_needs_no_slurm(begin, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="says no controller; start .* SLURM_CONF"):
         begin(*typed)
     sinfo.unlink()
-    begin(*typed, "dry_run=true").show_plan(Console(quiet=True))
+    show_plan(begin(*typed, "dry_run=true"), Console(quiet=True))
 
 
 SLURM_REFUSED = {
@@ -450,21 +454,17 @@ def test_the_table_gives_exposed_communication_with_its_interval():
         **{"name": "line", "regime": "strong", "framework": ["torch"], "repeats": 3},
         **{"world_size": [2], "exchange": [True, False]},
     )
-    order = cells(plan)
-    rates = {c.name: (80.0 if c.exchange else 100.0) + c.repeat for c in order}
+    rates = {
+        point: [(80.0 if point.exchange else 100.0) + repeat for repeat in (1, 2, 3)]
+        for point in points(plan)
+    }
 
-    def shown(finished):
-        study = SimpleNamespace(
-            plan=plan,
-            order=order,
-            finished=lambda name: name in finished,
-            _rate=rates.__getitem__,
-        )
+    def shown(rates):
         console = Console(width=200)
         with console.capture() as captured:
-            console.print(Study.table(study))
+            console.print(table(plan, rates))
         return captured.get()
 
     assert re.search(r"20% \(1\d% to 2\d%\)", shown(rates))
-    two = shown({c.name for c in order if c.repeat < 3})
+    two = shown({point: of[:2] for point, of in rates.items()})
     assert "20%" in two and "20% (" not in two
