@@ -125,6 +125,8 @@ def model_cell(cell: str, seed: int, repeats: int) -> tuple[Figures, dict[str, A
         if of in kinds
     }
     figures["jax twin / torch twin"] = {cell: ratio(("jax", "twin"), ("torch", "twin"))}
+    plain = ratio(("jax", "twin"), ("torch", "bare"))
+    figures["jax twin / torch bare loop"] = {cell: plain}
     return figures, {f"{f} {kind}": runs for (f, kind), runs in seen.items()}
 
 
