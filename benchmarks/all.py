@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p).resolve() != ROOT)]
 
 from benchmarks.page import operations, page, rates, table, verdicts  # noqa: E402
-from report.intervals import Estimate, median_estimate  # noqa: E402
+from report.analysis.intervals import Estimate, median_estimate  # noqa: E402
 
 REPEATS, FEWER = 7, 5  # FEWER of what takes no ratio of rates
 FRAMEWORKS = ("torch", "jax")

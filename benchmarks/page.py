@@ -17,7 +17,7 @@ from launch.overrides import typed_config  # noqa: E402
 from recipe.config import Config  # noqa: E402
 from recipe.flops import training_flops  # noqa: E402
 from record.environment import describe_environment, git_state  # noqa: E402
-from report.intervals import Estimate  # noqa: E402
+from report.analysis.intervals import Estimate  # noqa: E402
 
 MARK = "<!-- measured: everything below is written by make bench -->\n"
 FIGURE = "images/performance.png"

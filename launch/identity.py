@@ -23,7 +23,7 @@ from launch.cli import end_by_exception, plain_main
 from launch.overrides import ROOT
 from recipe.errors import ConfigError
 from record.environment import git_state
-from report.identity import (
+from report.parity.identity import (
     Cell,
     curves_figure,
     measured,

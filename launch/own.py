@@ -25,8 +25,8 @@ from recipe.config import Config
 from recipe.processes import Processes
 from recipe.world import check_world
 from record.trace import read_trace
-from report.parity import IDENTICAL
-from report.trace import Traced, TraceVerdict, compare_traces
+from report.parity.compare import IDENTICAL
+from report.parity.trace import Traced, TraceVerdict, compare_traces
 
 USAGE = "usage: python launch/own.py check FOLDER [experiment=digits_cnn key=value ...]"
 BATCH = 8  # examples: enough for any statistics, few enough for seconds

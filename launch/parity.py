@@ -37,7 +37,8 @@ from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
 from record.run import Run, read_run
 from record.weights import check_weights
-from report.parity import (
+from report.page.parity import write_parity_page
+from report.parity.compare import (
     BOUNDS,
     DIFFERENT,
     PASSES,
@@ -46,8 +47,7 @@ from report.parity import (
     compare,
     envelope,
 )
-from report.parity_page import write_parity_page
-from report.two_runs import compare_two, label_of
+from report.parity.two_runs import compare_two, label_of
 
 EXIT_UNDECIDED = 3  # 1 is a difference, 2 a check that could not begin
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from launch.cli import plain_main
 from recipe.errors import ConfigError
 from record.wandb_project import fetch_runs, log_report
-from report.findings import Options, gather
-from report.projection import INTERCONNECTS, read_interconnect
-from report.runs import LeftOut
-from report.table import report_rows
+from report.analysis.findings import Options, gather
+from report.analysis.projection import INTERCONNECTS, read_interconnect
+from report.analysis.runs import LeftOut
+from report.page.table import report_rows
 from report.write import FETCHED, check_place, write_report
 
 

@@ -14,8 +14,8 @@ from launch.cost import at_most
 from launch.study_folder import StudyFolder
 from launch.study_plan import Study, of_every_cell, works
 from recipe.study import Cell, StudyPlan
-from report.breakdown import saved
-from report.sentences import shown
+from report.analysis.breakdown import saved
+from report.page.sentences import shown
 
 # The part of a step that an axis leaves out, as the table calls it.
 SHARES = {"exchange": "exposed", "update": "optimizer"}

@@ -17,9 +17,9 @@ from recipe.weights import Weights
 from recipe.world import check_world
 from record.run import Run
 from record.trace import Trace, read_trace
-from report.parity import BOUNDS, IDENTICAL
-from report.rounding import no_gradient, reach
-from report.trace import Difference, TraceVerdict, compare_traces
+from report.parity.compare import BOUNDS, IDENTICAL
+from report.parity.rounding import no_gradient, reach
+from report.parity.trace import Difference, TraceVerdict, compare_traces
 
 
 def trace_twins(config: ParityConfig) -> None:

@@ -37,6 +37,8 @@ PLANTED = {
     "record": ("record/planted.py", "import data"),
     "pth": ("record/planted.py", "import record.pth"),
     "report": ("report/planted.py", "import data"),
+    "report-wings": ("report/parity/planted.py", "import report.page.html"),
+    "report-circles": ("report/analysis/runs.py", "import report.analysis.cells"),
     "torch": ("torch_impl/planted.py", "import jax"),
     "jax": ("jax_impl/planted.py", "import torch"),
     "tracking": ("launch/planted.py", "import wandb"),

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import all as bench
 from benchmarks.page import verdicts
-from report.intervals import Estimate
+from report.analysis.intervals import Estimate
 
 BOUNDS = {"at_least": {"rate": {"mlp": 1.0}}, "at_most": {"share": {"jax": 0.02}}}
 

@@ -24,8 +24,8 @@ from record.environment import describe_environment
 from record.folder import create_folder
 from record.recorder import Facts, Recorder
 from record.run import read_rows, read_run, read_summary
-from report.rows import read_between_steps
-from report.runs import read_timed_run
+from report.analysis.runs import read_timed_run
+from report.analysis.timings import read_between_steps
 from tests.record.test_tracking import config
 
 DEVICES = ["cpu 0", "cpu 1"]

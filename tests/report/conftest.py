@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from record.folder import create_folder
-from report.runs import TimedRun
+from report.analysis.runs import TimedRun
 from tests.record.test_run import recipe, write_run
 from tests.report.browser import Browser
 

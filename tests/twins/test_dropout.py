@@ -20,8 +20,8 @@ from jax_impl.parallel import replicate as jax_place
 from jax_impl.precision import Dtypes as JaxDtypes
 from recipe.dropout import ROUNDS, UNIT, least_kept
 from recipe.pixels import pixel_affine
-from report.parity import DIFFERENT, IDENTICAL, compare
-from report.trace import compare_traces
+from report.parity.compare import DIFFERENT, IDENTICAL, compare
+from report.parity.trace import compare_traces
 from tests.twins import steps
 from tests.twins.conftest import TORCH
 from tests.twins.steps import EXAMPLES, random_arrays, random_weights, record

@@ -23,9 +23,9 @@ from recipe.batch_plan import BatchPlan
 from recipe.own_model import own_module
 from recipe.pixels import pixel_affine
 from record.metrics import evaluation_metrics
-from report.parity import DIFFERENT, IDENTICAL, compare
-from report.rounding import reach
-from report.trace import compare_traces
+from report.parity.compare import DIFFERENT, IDENTICAL, compare
+from report.parity.rounding import reach
+from report.parity.trace import compare_traces
 from tests.twins.conftest import TORCH
 from tests.twins.steps import random_arrays, random_weights, record
 from torch_impl import model as torch_model

@@ -14,7 +14,7 @@ from jax_impl import step as jax_step
 from recipe.errors import ConfigError
 from recipe.experiment import LossScaleConfig
 from recipe.loss_scale import FP32_MAX, LossScale, next_loss_scale
-from report.parity import (
+from report.parity.compare import (
     DIFFERENT,
     compare,
     envelope,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from report.projection import BUCKET_BYTES, SHARDED, gradient_bytes
+from report.analysis.projection import BUCKET_BYTES, SHARDED, gradient_bytes
 from tests.twins import wiring
 
 DEVICES = 256

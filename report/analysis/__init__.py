@@ -1,0 +1,1 @@
+"""Many runs together: what they show, in numbers, before any of it is drawn."""

@@ -1,0 +1,153 @@
+"""Timed runs -> cells: runs that were alike, which are each other's repeats."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from report.analysis.runs import LeftOut, TimedRun
+from report.analysis.sweeps import Varied, words
+
+# How a run's devices are divided over processes; one device is one process either way.
+PER_DEVICE, ONE_PROCESS = "a process per device", "one process"
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What is fixed along a curve, but for its regime."""
+
+    experiment: str
+    data: str
+    model: str
+    precision: str
+    parallel: str
+    device: str
+    machine: str
+    deterministic: bool
+    framework: str
+    compiled: bool
+    layout: str
+    software: str
+    varied: Varied = ()  # of a sweep, what tells it from the others
+
+    def __str__(self) -> str:
+        what = f"{self.experiment} ({self.model} on {self.data})"
+        how = (self.precision, self.parallel, self.layout)
+        where = (self.device, self.machine, self.software)
+        kernels = ("deterministic kernels",) * self.deterministic
+        compiled = ("compiled",) * self.beside_eager
+        sweep = (words(self.varied),) * bool(self.varied)
+        parts = (self.framework, *compiled, what, *sweep, *how, *where, *kernels)
+        return ", ".join(parts)
+
+    @property
+    def beside_eager(self) -> bool:
+        """Whether to say that it is compiled: of JAX, which always is, nobody asks."""
+        return self.compiled and self.framework == "torch"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs that were alike: the repeats of one point."""
+
+    setting: Setting
+    world_size: int
+    global_batch: int
+    accumulate: int
+    runs: tuple[TimedRun, ...]
+
+    @property
+    def rates(self) -> list[float]:
+        """Images/s, one figure for each run."""
+        return [run.images_per_second for run in self.runs]
+
+    @property
+    def device_batch(self) -> float:
+        """Examples that a device computes at once."""
+        return self.global_batch / (self.world_size * self.accumulate)
+
+    @property
+    def seeds(self) -> int:
+        """That its runs are of."""
+        return len({run.seed for run in self.runs})
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """That its runs were made at, as far as is known."""
+        return tuple(sorted({run.commit for run in self.runs} - {""}))
+
+    def __str__(self) -> str:
+        parts = f" in {self.accumulate} micro-batches" if self.accumulate > 1 else ""
+        return (
+            f"{self.setting}, world size {self.world_size}, "
+            f"global batch {self.global_batch}{parts}"
+        )
+
+
+def cells_of(runs: Iterable[TimedRun]) -> tuple[list[Cell], list[LeftOut]]:
+    """Repeats put together; a cell whose runs are of several recipes is left out.
+
+    Seeds of one recipe are repeats, and sweeps are told apart before. Of other recipes
+    nothing says which was meant, and their mean is of neither.
+    """
+    runs = list(runs)
+    layouts: dict[Setting, set[str]] = defaultdict(set)
+    for run in runs:
+        if run.world_size > 1:
+            layouts[_setting(run, "")].add(_layout(run))
+    piles: dict[tuple[Setting, int, int, int], list[TimedRun]] = defaultdict(list)
+    for run in runs:
+        # One device is one process either way: it is the base of every layout.
+        several = layouts.get(_setting(run, ""), {PER_DEVICE})
+        for layout in [_layout(run)] if run.world_size > 1 else sorted(several):
+            setting = _setting(run, layout)
+            key = (setting, run.world_size, run.global_batch, run.accumulate)
+            piles[key].append(run)
+    cells: list[Cell] = []
+    left_out: list[LeftOut] = []
+    for key in sorted(piles):
+        cell = Cell(*key, tuple(piles[key]))
+        if mixed := different_recipes(cell.runs):
+            left_out.append(LeftOut(str(cell), f"holds runs of {mixed}"))
+        else:
+            cells.append(cell)
+    return cells, left_out
+
+
+def _setting(run: TimedRun, layout: str) -> Setting:
+    return Setting(
+        run.experiment,
+        run.data,
+        run.model,
+        run.precision,
+        run.parallel,
+        run.device,
+        run.machine,
+        run.deterministic,
+        run.framework,
+        run.compiled,
+        layout,
+        run.software,
+        run.varied,
+    )
+
+
+def _layout(run: TimedRun) -> str:
+    if run.processes == run.world_size:
+        return PER_DEVICE
+    if run.processes == 1:
+        return ONE_PROCESS
+    return f"{run.world_size // run.processes} devices per process"
+
+
+def different_recipes(runs: Iterable[TimedRun], of_recipe: bool = True) -> str:
+    """In words, what these runs do not share; empty if they are of one recipe."""
+    names = ["parameters", "data_fingerprint"] + ["of_recipe"] * of_recipe
+    for name in names:
+        paths: dict[str, list[str]] = defaultdict(list)
+        for run in runs:
+            paths[str(getattr(run, name))[:12]].append(run.path.name)
+        if len(paths) > 1:
+            told = (f"{value} ({', '.join(who[:3])})" for value, who in paths.items())
+            what = "recipes" if name == "of_recipe" else name
+            return f"different {what}: {'; '.join(told)}; give one study at a time"
+    return ""

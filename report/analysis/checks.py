@@ -1,0 +1,236 @@
+"""Parity checks that lie beside the runs, and for which speeds each of them answers.
+
+A speed of one framework over the other is claimed where a check of the same workload,
+data, precision and strategy held both together and found them identical; nowhere else.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipe.errors import RecordError
+from record.disk import parse_json, read_text
+from record.run import read_all_rows, read_environment, read_summary
+from report.analysis.cells import Cell
+from report.analysis.hardware import commit_name
+from report.analysis.recipes import Recipe, read_recipe
+from report.analysis.runs import DAMAGE, LeftOut, config_values, read_sane_summary
+from report.parity.compare import DIFFERENT, PASSES, UNDECIDED, worst
+
+MISSING = "not checked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One run held against another; names as in `report.parity.compare`."""
+
+    a: str
+    b: str
+    kind: str
+    first: float
+    worst: float
+    weights: float
+    verdict: str
+    broken: tuple[str, ...]
+    unseen: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """A parity check's verdict, and what it was of.
+
+    Args:
+      path: its folder, with the runs that it compared.
+      stated: its verdict as it stands above its comparisons.
+      runs: their folders, controls left out.
+      recipe: of them.
+      commits: that they were run at.
+      compiled: whether PyTorch's were, as JAX's always are.
+      global_batch: examples of a step of theirs.
+    """
+
+    path: Path
+    experiment: str
+    precision: str
+    parallel: str
+    data_fingerprint: str
+    stated: str
+    compiled: bool
+    decided_by: str
+    commits: tuple[str, ...]
+    notes: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    runs: tuple[Path, ...]
+    recipe: Recipe
+    global_batch: int
+
+    @property
+    def name(self) -> str:
+        """What it was of, for people."""
+        return (
+            f"{self.experiment} in {self.precision}, parallel={self.parallel}"
+            f"{' and compile=true' * self.compiled}"
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The stated one, or that of any comparison which is worse."""
+        return worst([self.stated, *(c.verdict for c in self.comparisons)])
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is not identical: what parts, and what could not be judged."""
+        told = tuple(
+            f"{c.a} against {c.b}: {reason}"
+            for c in self.comparisons
+            for reason in (*c.broken, *c.unseen)
+        )
+        if not told and self.verdict not in PASSES:
+            return (f"{self.path} says {self.verdict} and gives no reason",)
+        return told
+
+    def is_called_like(self, cell: Cell) -> bool:
+        """Whether a reader would take it for a check of a cell."""
+        setting = cell.setting
+        return (
+            (self.experiment, self.precision, self.parallel)
+            == (setting.experiment, setting.precision, setting.parallel)
+        ) and (self.compiled == setting.compiled or setting.framework == "jax")
+
+    def differences(self, cell: Cell, recipe: Recipe) -> list[str]:
+        """In what a cell is not what was checked; empty where this answers for it."""
+        setting = cell.setting
+        alike = {
+            "frameworks": any(c.kind != "world sizes" for c in self.comparisons),
+            "recipe, its length, batch and seed aside": (
+                self.recipe.workload == recipe.workload
+            ),
+            "data (by its fingerprint)": (
+                self.data_fingerprint == cell.runs[0].data_fingerprint
+            ),
+            "precision": self.precision == setting.precision,
+            "parallel": self.parallel == setting.parallel,
+            "compile": (
+                self.compiled == setting.compiled or setting.framework == "jax"
+            ),
+        }
+        return [part for part, same in alike.items() if not same]
+
+
+def read_checks(folders: Iterable[Path]) -> tuple[list[Check], list[LeftOut]]:
+    """The checks that can be read, and the others by name."""
+    checks, left_out = [], []
+    for folder in folders:
+        try:
+            checks.append(read_check(folder))
+        except RecordError as error:
+            left_out.append(LeftOut(str(folder), str(error)))
+    return checks, left_out
+
+
+def read_check(folder: Path) -> Check:
+    """One check's verdict and what it was of.
+
+    Raises:
+      RecordError: naming what is missing or damaged, in its runs too: a verdict that
+        can no longer be seen to be right is none.
+    """
+    file = folder / "parity.json"
+    held = parse_json(read_text(file), file)
+    try:
+        comparisons = tuple(map(_comparison, held["comparisons"]))
+        facts = {name: str(held[name]) for name in _FACTS}
+        stated, of = _verdict(held["verdict"]), str(held["config_hash"])
+        notes = tuple(map(str, held["notes"]))
+    except (*DAMAGE, AttributeError) as error:
+        raise RecordError(f"{file} is no parity check's verdict: {error!r}") from error
+    if not comparisons:
+        raise RecordError(f"{file} compares nothing")
+    runs = [p.parent for p in sorted(folder.glob("*/summary.json"))]
+    trainings = [run for run in runs if not config_values(run, nudge=0)["nudge"]]
+    summaries = {run: read_sane_summary(run) for run in trainings}
+    of_it = [r for r, s in summaries.items() if s["config_hash"] == of]
+    compared = {label for c in comparisons for label in (c.a, c.b)}
+    if len(of_it) != len(compared):
+        raise RecordError(
+            f"{file} compared {', '.join(sorted(compared))}, and {len(of_it)} such "
+            "runs lie beside it"
+        )
+    for run in of_it:
+        loss_curve(run)
+    return Check(
+        path=folder,
+        parallel=summaries[of_it[0]]["parallel"],
+        compiled=any(
+            summaries[run]["compiled"]
+            for run in of_it
+            if summaries[run]["framework"] == "torch"
+        ),
+        commits=tuple(commit_name(read_environment(run), 12) for run in of_it),
+        stated=stated,
+        notes=notes,
+        comparisons=comparisons,
+        runs=tuple(of_it),
+        recipe=read_recipe(of_it[0]),
+        global_batch=summaries[of_it[0]]["global_batch"],
+        **facts,
+    )
+
+
+_FACTS = ("experiment", "precision", "data_fingerprint", "decided_by")
+
+
+def _comparison(held: dict[str, Any]) -> Comparison:
+    differences = _differences(held["differences"])
+    weights = _differences(held["leaves"].values())
+    broken, unseen = (tuple(map(str, held[name])) for name in ("broken", "unseen"))
+    if not broken and math.inf in (*differences, *weights):
+        broken = ("a difference is no finite number",)
+    verdict = _verdict(held["verdict"])
+    return Comparison(
+        a=str(held["a"]),
+        b=str(held["b"]),
+        kind=str(held["kind"]),
+        first=differences[0],
+        worst=max(differences),
+        weights=max(weights),
+        # The reasons decide, should the verdict not say so.
+        verdict=DIFFERENT if broken else worst([verdict, *[UNDECIDED] * bool(unseen)]),
+        broken=broken,
+        unseen=unseen,
+    )
+
+
+def _differences(held: Iterable[Any]) -> list[float]:
+    """Relative differences; what can be none is infinite, as in `report.parity`."""
+    found = map(float, held)
+    return [value if 0 <= value < math.inf else math.inf for value in found]
+
+
+def _verdict(held: Any) -> str:
+    if held not in (*PASSES, UNDECIDED, DIFFERENT):
+        raise ValueError(f"verdict {held}")
+    return held
+
+
+def check_of(
+    cell: Cell, recipe: Recipe | None, checks: Sequence[Check]
+) -> Check | None:
+    """The check that answers for a cell, of several the one that found the worst."""
+    if recipe is None:
+        return None
+    found = [check for check in checks if not check.differences(cell, recipe)]
+    verdict = worst(check.verdict for check in found)
+    return next((check for check in found if check.verdict == verdict), None)
+
+
+def loss_curve(run: Path) -> list[float]:
+    """The training loss of every step, from 1.
+
+    Raises:
+      RecordError: if one is missing.
+    """
+    rows = read_all_rows(run, read_summary(run)["steps"])
+    return [float(row["loss"]) for row in rows if row["kind"] == "step"]

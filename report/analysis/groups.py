@@ -1,0 +1,139 @@
+"""Curves that one panel shows together: the same question asked of both frameworks."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from report.analysis.cells import PER_DEVICE, Setting
+from report.analysis.scaling import SINGLE, Curve, Versus
+from report.analysis.sweeps import in_order, words
+
+FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Curves that differ in framework and in how devices are divided over processes.
+
+    Args:
+      title: what tells this group from the report's others.
+      curves: PyTorch's first.
+      versus: JAX against PyTorch in cells of these curves.
+    """
+
+    title: str
+    curves: tuple[Curve, ...]
+    versus: tuple[Versus, ...]
+
+    @property
+    def name(self) -> str:
+        return file_name(self.title)
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Keys in which the recipes of its curves differ."""
+        return tuple(name for name, _ in self.curves[0].setting.varied)
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it compares recipes, at one world size, and no numbers of devices."""
+        return bool(self.varied) and all(c.regime == SINGLE for c in self.curves)
+
+    def name_of(self, curve: Curve) -> str:
+        """The curve's where columns tell what a sweep varies."""
+        alike = [c.setting for c in self.curves]
+        others = [replace(setting, varied=()) for setting in alike]
+        return name_among(replace(curve.setting, varied=()), others)
+
+    def label(self, curve: Curve) -> str:
+        """The curve's in a legend: its framework, and what tells it from others."""
+        return name_among(curve.setting, [other.setting for other in self.curves])
+
+
+def file_name(text: str) -> str:
+    """Of lower case, digits and hyphens alone; two texts may have the same.
+
+    >>> file_name("../My study, 2 < 3")
+    'my-study-2-3'
+    """
+    kept = "".join(c if c.isascii() and c.isalnum() else " " for c in text)
+    return "-".join(kept.lower().split())[:80]
+
+
+def program(setting: Setting) -> str:
+    """The framework, and whether that was compiled where it need not be."""
+    name = FRAMEWORKS.get(setting.framework, setting.framework)
+    return f"{name} compiled" if setting.beside_eager else name
+
+
+def name_among(setting: Setting, others: Iterable[Setting]) -> str:
+    """A program's name, with layout, versions and sweep where others have others."""
+    name = program(setting)
+    alike = [other for other in others if program(other) == name]
+    parts = [name]
+    if {other.layout for other in alike} | {setting.layout} != {PER_DEVICE}:
+        parts.append(setting.layout)
+    if len({other.software for other in alike} | {setting.software}) > 1:
+        parts.append(setting.software)
+    if len({other.varied for other in alike} | {setting.varied}) > 1:
+        parts.append(words(setting.varied))
+    return ", ".join(parts)
+
+
+def what_is_fixed(setting: Setting) -> dict[str, str]:
+    """What all curves of a group share, by what it is called."""
+    return {
+        "experiment": setting.experiment,
+        "model": f"{setting.model} on {setting.data}",
+        "precision": setting.precision,
+        "strategy": f"parallel={setting.parallel}",
+        "device": setting.device,
+        "machine": setting.machine,
+        "kernels": "deterministic kernels" if setting.deterministic else "",
+    }
+
+
+def own_parts(setting: Setting, common: Mapping[str, str]) -> list[str]:
+    """What is fixed along a curve and not the same in the whole report."""
+    fixed = what_is_fixed(setting)
+    return [value for name, value in fixed.items() if value and name not in common]
+
+
+def grouped(
+    curves: Sequence[Curve], versus: Sequence[Versus]
+) -> tuple[list[Group], dict[str, str]]:
+    """Groups, and what is the same in all of them, which no title repeats."""
+    piles: dict[tuple[str, ...], list[Curve]] = defaultdict(list)
+    for curve in curves:
+        fixed = what_is_fixed(curve.setting)
+        swept = tuple(name for name, _ in curve.setting.varied)
+        piles[(*fixed.values(), curve.regime, curve.recipe, *swept)].append(curve)
+    everywhere = [what_is_fixed(curve.setting) for curve in curves]
+    common = {
+        name: value
+        for name, value in (everywhere[0] if everywhere else {}).items()
+        if all(other[name] == value for other in everywhere)
+    }
+    groups = []
+    for pile in piles.values():
+        pile.sort(
+            key=lambda c: (
+                c.setting.framework != "torch",
+                c.setting.compiled,
+                in_order(c.setting.varied),
+                c.setting.layout,
+                c.setting.software,
+            )
+        )
+        cells = {id(point.cell.runs) for curve in pile for point in curve.points}
+        inside = [
+            v for v in versus if id(v.jax.runs) in cells and id(v.torch.runs) in cells
+        ]
+        regime = pile[0].regime
+        how = "one world size" if regime == SINGLE else f"{regime} scaling"
+        if pile[0].setting.varied:
+            how += f", by {', '.join(name for name, _ in pile[0].setting.varied)}"
+        own = own_parts(pile[0].setting, common)
+        title = ", ".join([*own, how, pile[0].recipe])
+        groups.append(Group(title, tuple(pile), tuple(inside)))
+    return groups, common

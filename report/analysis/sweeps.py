@@ -1,0 +1,103 @@
+"""Recipes beside each other: seeds of one are pooled, sweeps are told apart by key.
+
+Two runs that differ in their seed alone are repeats. Two that could share a cell and
+differ in another key, as a learning rate, are a sweep: the keys in which any of them
+differ become part of their setting.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from report.analysis.recipes import Recipe
+from report.analysis.runs import TimedRun
+
+ABSENT = "–"
+Varied = tuple[tuple[str, str], ...]  # keys of a sweep and their values, by key
+
+
+def told_apart(
+    runs: Sequence[TimedRun], recipes: Mapping[str, Recipe]
+) -> list[TimedRun]:
+    """The runs with `family`, what they share but for seeds, and `varied`.
+
+    Args:
+      recipes: by `config_hash`; a run without its own stays a recipe of its own.
+    """
+    keys: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    piles: dict[tuple[object, ...], dict[str, Recipe]] = defaultdict(dict)
+    for run in runs:
+        if (recipe := _recipe(run, recipes)) is not None:
+            piles[(*_of_sweep(run), *_of_cell(run))][recipe.family] = recipe
+    for (*sweep, _), families in piles.items():
+        keys[tuple(sweep)] |= _differing(families.values())
+    found = []
+    for run in runs:
+        if (recipe := _recipe(run, recipes)) is not None:
+            names = sorted(keys[_of_sweep(run)])
+            varied = tuple((n, _text(recipe.keys.get(n, ABSENT))) for n in names)
+            run = replace(run, family=recipe.family, varied=varied)
+        found.append(run)
+    return found
+
+
+def _recipe(run: TimedRun, recipes: Mapping[str, Recipe]) -> Recipe | None:
+    """A run's, as it was when it ran."""
+    found = recipes.get(run.config_hash)
+    return found if found and found.config_hash == run.config_hash else None
+
+
+def _of_sweep(run: TimedRun) -> tuple[object, ...]:
+    """What runs of a sweep share; either framework's are told apart by the same."""
+    return run.experiment, run.data, run.model, run.device, run.machine
+
+
+def _of_cell(run: TimedRun) -> tuple[object, ...]:
+    """What else the repeats of a point share."""
+    program = run.framework, run.compiled, run.software, run.deterministic
+    point = run.world_size, run.processes, run.global_batch, run.accumulate
+    return ((*program, *point, run.precision, run.parallel, run.ablated),)
+
+
+def _differing(recipes: Iterable[Recipe]) -> set[str]:
+    """Keys that are not the same in all."""
+    values: dict[str, set[str]] = defaultdict(set)
+    held = list(recipes)
+    names = {name for recipe in held for name in recipe.keys}
+    for recipe in held:
+        for name in names:
+            values[name].add(_text(recipe.keys.get(name, ABSENT)))
+    return {name for name, found in values.items() if len(found) > 1}
+
+
+def _text(value: Any) -> str:
+    """As it is typed: null, true, [64, 32].
+
+    >>> _text(None), _text(True), _text(0.1)
+    ('null', 'true', '0.1')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
+def in_order(varied: Varied) -> tuple[tuple[int, float, str], ...]:
+    """To sort by: numbers by their size, before words."""
+    return tuple(_order(value) for _, value in varied)
+
+
+def _order(value: str) -> tuple[int, float, str]:
+    try:
+        return 0, float(value), ""
+    except ValueError:
+        return 1, 0.0, value
+
+
+def words(varied: Varied) -> str:
+    """What tells a recipe of a sweep from the others, in words.
+
+    >>> words((("optim.peak_lr", "0.1"), ("train.epochs", "3")))
+    'optim.peak_lr=0.1, train.epochs=3'
+    """
+    return ", ".join(f"{name}={value}" for name, value in varied)

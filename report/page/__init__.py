@@ -1,0 +1,1 @@
+"""What was found, for readers: one list of sections, drawn and written."""

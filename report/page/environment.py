@@ -1,0 +1,97 @@
+"""Where the runs of a report happened: every value that any of them had."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from report.analysis.findings import Report
+from report.analysis.hardware import commit_name, device_name
+
+GIB = 2**30
+
+
+def environment_rows(report: Report) -> list[tuple[str, list[str]]]:
+    """Name and values, the most frequent first; one value where all runs agree."""
+    environments = [run.environment for run in report.runs if run.environment]
+    gpus = any(environment["gpus"] for environment in environments)
+    packages = sorted(
+        name
+        for name in {name for e in environments for name in e["packages"]}
+        if gpus or not name.startswith("nvidia-")
+    )
+    rows = {
+        "device": device_name,
+        "GPUs of the machine": _gpus,
+        "GPUs joined by": _links,
+        "NVIDIA driver": lambda e: (e["gpus"] or {}).get("driver") or "",
+        "processor": lambda e: f"{e['processor']}, {e['cpu_count']} logical cores",
+        "memory": lambda e: f"{e['memory_bytes'] / GIB:.0f} GiB",
+        "host": lambda e: str(e["host"]),
+        "system": lambda e: str(e["platform"]),
+        "Python": lambda e: str(e["python"]),
+        **{name: _package(name) for name in packages},
+        "commit": commit_name,
+    }
+    found = [
+        (name, _values(environments, value))
+        for name, value in rows.items()
+        if environments
+    ]
+    return [(name, values) for name, values in found if values]
+
+
+def commands(report: Report, most: int = 3) -> list[str]:
+    """What repeats it: the studies' own commands, or one run's of each framework."""
+    if report.studies:
+        return [study.command for study in report.studies]
+    typed = {
+        run.framework: " ".join(map(str, run.environment["command"]))
+        for run in report.runs
+        if run.environment
+    }
+    return list(typed.values())[:most]
+
+
+def _gpus(environment: Mapping[str, Any]) -> str:
+    """How many of what, with their power cap and highest clock."""
+    shown: dict[str, Callable[[Any], str]] = {
+        "name": str,
+        "memory_bytes": lambda memory: f"{memory / GIB:.0f} GiB",
+        "power_limit_watts": lambda watts: f"power cap {watts:g} W",
+        "max_sm_clock_mhz": lambda clock: f"SM clock up to {clock:,} MHz",
+    }
+
+    def told(gpu: Mapping[str, Any]) -> str:
+        return ", ".join(
+            say(gpu[key]) for key, say in shown.items() if gpu[key] is not None
+        )
+
+    kinds = Counter(map(told, (environment["gpus"] or {}).get("gpus", [])))
+    return "; ".join(f"{count} × {kind}" for kind, count in kinds.items())
+
+
+def _links(environment: Mapping[str, Any]) -> str:
+    """What joins how many pairs of GPUs, in nvidia-smi's words."""
+    links = (environment["gpus"] or {}).get("links", [])
+    pairs = Counter(str(link) for n, row in enumerate(links) for link in row[:n])
+    return ", ".join(
+        f"{link} ({count} pair{'s' * (count > 1)})"
+        for link, count in pairs.most_common()
+    )
+
+
+def _package(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda environment: str(environment["packages"].get(name) or "")
+
+
+def _values(
+    environments: list[Mapping[str, Any]],
+    value: Callable[[Mapping[str, Any]], str],
+) -> list[str]:
+    counts = Counter(value(environment) for environment in environments)
+    several = len(counts) > 1
+    return [
+        f"{text} ({count} runs)" if several else text
+        for text, count in counts.most_common()
+        if text
+    ]

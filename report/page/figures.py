@@ -1,0 +1,340 @@
+"""Figures, drawn by matplotlib without a display; one look for both frameworks.
+
+A framework has its colour and its marker in every figure. What is measured is a line,
+what a model says is dashed, a bound is dotted.
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from record.run import Run
+from report.page.charts import (
+    BARS,
+    BOUND,
+    DISTRIBUTION,
+    LINES,
+    MEASURED,
+    MODEL,
+    POINTS,
+    Chart,
+    Row,
+)
+from report.page.escape import visible
+from report.parity.compare import Verdict, losses
+
+# Okabe and Ito's palette: told apart by the colour-blind. In grey the two are near each
+# other, so markers tell them apart as well: PyTorch's are filled, JAX's are hollow.
+COLOURS = {"torch": "#D55E00", "jax": "#0072B2", "": "#222222"}
+MARKERS = {"torch": "oDv", "jax": "s^p", "": "DX"}
+STYLES = ("-", "--", ":", "-.")
+# Of the parts of a stack: the first is filled, and each of the others hatched.
+HATCHES = ("", "////", "....", "xxxx", "----", "++++")
+
+LOOK: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "legend.frameon": False,
+    "legend.fontsize": "small",
+    # A name is shown as it is; and the same numbers give the same file.
+    "text.parse_math": False,
+    "svg.hashsalt": "duet",
+    "hatch.linewidth": 0.7,
+}
+WIDTH, HEIGHT = 5.2, 3.6  # inches: still read where it is shown 370 pixels wide
+
+
+def draw(chart: Chart, folder: Path) -> tuple[Path, Path]:
+    """Write a chart as PNG and SVG, named after it.
+
+    Returns:
+      Both paths, the PNG's first.
+    """
+    matplotlib.use("agg")
+    with matplotlib.rc_context(LOOK):
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        if chart.shown == BARS:
+            _draw_bars(figure, chart)
+        else:
+            axes = figure.subplots()
+            _draw_series(axes, chart)
+            _scale_axes(axes, chart)
+            axes.set_xlabel(chart.x_label)
+            axes.set_ylabel(chart.y_label)
+        paths = folder / f"{chart.name}.png", folder / f"{chart.name}.svg"
+        figure.savefig(paths[0], dpi=200)
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def _draw_series(axes: Axes, chart: Chart) -> None:
+    if chart.one is not None:
+        axes.axhline(chart.one, color="0.45", linewidth=1)
+    seen: dict[str, int] = {}  # framework -> its measured series so far
+    measured = {row.series for row in chart.rows if row.kind == MEASURED}
+    bounds: set[str] = set()
+    for number, (series, group) in enumerate(
+        itertools.groupby(chart.rows, lambda row: row.series)
+    ):
+        rows, name = list(group), visible(series)
+        first = rows[0]
+        colour = COLOURS.get(first.framework, COLOURS[""])
+        x, y = [row.x for row in rows], [row.y for row in rows]
+        if first.kind == BOUND:
+            _draw_bound(axes, x, y, name, bounds)
+            continue
+        if first.kind == MODEL:
+            axes.plot(x, y, "--", color=colour, linewidth=1.4, label=name)
+            continue
+        nth = seen.setdefault(first.framework, 0)
+        seen[first.framework] += 1
+        if chart.shown == DISTRIBUTION:
+            axes.ecdf(
+                x,
+                alpha=0.3 + 0.7 * first.emphasis,
+                linewidth=1 + 1.6 * first.emphasis,
+                markevery=max(len(x) // 6, 1),
+                label=name,
+                **_mark(first.framework, nth),
+            )
+            axes.set_ylim(0, 1.04)
+        elif chart.shown == LINES:
+            # Each narrower than the one it lies on, so that all can be seen.
+            width = max(5.0 - 1.3 * number, 0.8)
+            axes.plot(x, y, color=colour, linewidth=width, label=name)
+        else:
+            # Side by side, since intervals at one number of devices hide each other.
+            aside = 1.015 ** (2 * sum(seen.values()) - 1 - len(measured))
+            _draw_points(axes, chart, rows, aside, nth, name)
+
+
+def _draw_bound(
+    axes: Axes, x: Sequence[float], y: Sequence[float], name: str, named: set[str]
+) -> None:
+    """A dotted line: each curve's ideal, thin, and what all share, thick.
+
+    Args:
+      named: what the legend has of bounds; all ideals are one.
+    """
+    ideal = name.endswith(", ideal")
+    label = "ideal" if ideal else name
+    shown = None if label in named else label
+    named.add(label)
+    look: dict[str, Any] = {"linestyle": ":", "label": shown, "zorder": 1}
+    look |= {"color": "0.35" if ideal else "black", "linewidth": 1.2 if ideal else 2}
+    if len(set(y)) == 1:
+        axes.axhline(y[0], **look)  # seen over a single size, too
+    else:
+        axes.plot(x, y, **look)
+
+
+def _draw_points(
+    axes: Axes, chart: Chart, rows: Sequence[Row], aside: float, nth: int, name: str
+) -> None:
+    """Medians joined by a line, their intervals as bars, and a band between these.
+
+    A triangle stands where an interval goes on beyond the figure.
+
+    Args:
+      aside: factor by which the series is moved along x.
+    """
+    look = _mark(rows[0].framework, nth)
+    x, y = [row.x * aside for row in rows], [row.y for row in rows]
+    axes.plot(x, y, linewidth=1.4, label=name, zorder=3, **look)
+    sure = [row for row in rows if row.low is not None and row.high is not None]
+    if not sure:
+        return
+    at, colour = np.array([row.x * aside for row in sure]), look["color"]
+    ends = np.array([[row.low, row.high] for row in sure], np.float64).T
+    axes.vlines(at, *ends, color=colour, linewidth=1.4, zorder=2)
+    if len(sure) > 1:
+        axes.fill_between(at, *ends, color=colour, alpha=0.15, linewidth=0, zorder=1)
+    for x, row in zip(at, sure, strict=True):
+        for edge, marker, cut in zip(chart.view, "v^", chart.cut(row), strict=True):
+            if cut:
+                axes.plot(x, edge, marker, color=colour, markersize=8, clip_on=False)
+
+
+def _draw_bars(figure: Figure, chart: Chart) -> None:
+    """A panel for each curve, in it a stack for each x; what is negative hangs below.
+
+    The first part stands on the axis, and carries its interval.
+    """
+    panels = {row.panel: row.framework for row in chart.rows}
+    parts = dict.fromkeys(row.series for row in chart.rows)
+    hatches = dict(zip(parts, itertools.cycle(HATCHES), strict=False))
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (panel, framework) in zip(every, panels.items(), strict=True):
+        rows = [row for row in chart.rows if row.panel == panel]
+        sizes = sorted({row.x for row in rows})
+        colour = COLOURS.get(framework, COLOURS[""])
+        above, below = np.zeros(len(sizes)), np.zeros(len(sizes))
+        for row in rows:
+            at, hatch = sizes.index(row.x), hatches[row.series]
+            ends = above if row.y > 0 else below
+            face = "white" if hatch else colour
+            look = {"facecolor": face, "edgecolor": colour, "hatch": hatch}
+            axes.bar(at, row.y, bottom=ends[at], **look)
+            ends[at] += row.y
+            if not hatch and row.low is not None and row.high is not None:
+                axes.vlines(at, row.low, row.high, color="black", linewidth=1.4)
+        few = -(-len(sizes) // 7)
+        axes.set_xticks(range(0, len(sizes), few), [plain(x) for x in sizes[::few]])
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.grid(axis="x", visible=False)
+        axes.set_axisbelow(True)
+        axes.set_title(visible(panel), fontsize="medium")
+    every[0].set_ylabel(chart.y_label)
+    figure.supxlabel(chart.x_label, fontsize="medium")
+    patches = [
+        Patch(
+            facecolor="white" if hatch else "0.5",
+            edgecolor="0.3",
+            hatch=hatch,
+            label=part,
+        )
+        for part, hatch in hatches.items()
+    ]
+    figure.legend(handles=patches, loc="outside upper left", ncols=2)
+
+
+def _mark(framework: str, nth: int) -> dict[str, Any]:
+    """The look of a framework's nth series."""
+    colour = COLOURS.get(framework, COLOURS[""])
+    markers = MARKERS.get(framework, MARKERS[""])
+    return {
+        "color": colour,
+        "marker": markers[nth % len(markers)],
+        "markersize": 6,
+        "markerfacecolor": "white" if framework == "jax" else colour,
+        "markeredgewidth": 1.6,
+    }
+
+
+def _scale_axes(axes: Axes, chart: Chart) -> None:
+    if chart.log_y:
+        axes.set_yscale("log")
+    if chart.from_zero or chart.shown == POINTS:
+        axes.set_ylim(*chart.view)
+    if chart.log_y:
+        low, high = axes.get_ylim()
+        wide = high / low >= 10  # of 1, 2 and 5 a decade holds three at least
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1.0, 2.0, 5.0)) if wide else MaxNLocator(5)
+        )
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    values = sorted({row.x for row in chart.rows})
+    if chart.shown == DISTRIBUTION and values[-1] > 5 * values[0]:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    if chart.shown == POINTS:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(values[:: -(-len(values) // 11)])
+        axes.set_xlim(values[0] / 1.25, values[-1] * 1.25)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        axes.legend()
+
+
+def plain(value: float) -> str:
+    """A number as people write it: 0.25, 16, 4,000, 2.6M.
+
+    >>> [plain(x) for x in (0.25, 16.0, 4000.0, 2.6e6, 3e12)]
+    ['0.25', '16', '4,000', '2.6M', '3T']
+    """
+    for least, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if abs(value) >= least:
+            return f"{value / least:.3g}{letter}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
+    """Loss curves of every run, and below them how far each pair is apart.
+
+    Args:
+      path: of the PNG to write.
+      runs: by label, controls included.
+    """
+    matplotlib.use("agg")
+    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+
+    drawn: dict[str, int] = {}
+    for label, run in runs.items():
+        if run.config.train.nudge:
+            continue
+        framework = run.summary["framework"]
+        style = STYLES[drawn.setdefault(framework, 0) % len(STYLES)]
+        drawn[framework] += 1
+        curve = losses(run)
+        steps = np.arange(1, len(curve) + 1)
+        colour = COLOURS.get(framework, COLOURS[""])
+        # The first is wide, so that curves lying on it can be seen to do so.
+        width = 3.5 if framework == "torch" and drawn[framework] == 1 else 1.3
+        upper.plot(steps, curve, style, color=colour, linewidth=width, label=label)
+    upper.set_ylabel("training loss")
+    upper.set_title(
+        visible(f"{verdict.experiment}, {verdict.precision}: {verdict.verdict}"),
+        loc="left",
+        parse_math=False,
+    )
+    labels = upper.legend(fontsize="small", ncols=2, loc="upper right").get_texts()
+
+    # Equal losses have no place on a logarithmic axis: they lie on its lower edge.
+    least = np.finfo(np.float64 if verdict.precision == "fp64" else np.float32).eps / 8
+    for number, c in enumerate(verdict.comparisons):
+        steps = np.arange(1, len(c.differences) + 1)
+        lower.plot(
+            steps,
+            np.maximum(c.differences, least),
+            STYLES[number // 4 % len(STYLES)],
+            color=f"C{number % 10}",
+            linewidth=1,
+            label=f"{c.a} against {c.b}",
+        )
+    allowed = np.min([c.allowed for c in verdict.comparisons], axis=0)
+    steps = np.arange(1, len(allowed) + 1)
+    lower.plot(steps, allowed, color="black", linewidth=2, label="allowed")
+    if verdict.control is not None:
+        lower.fill_between(
+            steps,
+            least,
+            np.maximum(verdict.control.losses, least),
+            color="0.85",
+            label="controls",
+        )
+    lower.set_yscale("log")
+    lower.set_ylim(bottom=least)
+    lower.set_xlabel("optimizer step")
+    lower.set_ylabel("relative difference of the loss")
+    below = figure.legend(
+        *lower.get_legend_handles_labels(),
+        fontsize="x-small",
+        ncols=3,
+        loc="outside lower center",  # beside the curves, which fill their axes
+    )
+    for label in (*labels, *below.get_texts()):
+        label.set_parse_math(False)  # a name is shown as it is
+    figure.savefig(path)

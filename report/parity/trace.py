@@ -1,0 +1,423 @@
+"""Two traces of one step -> the first layer at which they part, and what to suspect.
+
+What is compared, in the order in which a step computes it: the weights before it, the
+batch, each layer's output, the loss, then backwards each layer's gradients, and the
+weights after it. Whatever comes before the first to part agrees, so the cause lies
+between it and the one before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from recipe.weights import Weights
+from record.trace import Trace
+from report.parity.compare import BOUNDS, DIFFERENT, ENVELOPE, IDENTICAL
+from report.parity.rounding import WANDERS, gradient_rounding, shift, size
+
+# A gradient that is zero but for rounding (of a bias before a normalisation, of an
+# attention key's) has no size of its own: none counts for less than this share of the
+# largest in the model.
+LEAST_GRADIENT = 1e-3
+
+# What to look at, by the class of the layer that parts or by the stage of the step;
+# docs/identity.md has each with its convention. The first that matches is told.
+SUSPECTS = {
+    "weights": "an earlier step: trace the one before. Where step 1 agrees up to its "
+    "update, the optimizer differs, or which parameters decay",
+    "input": "order of the examples (shuffling, sharding), augmentation draws (crop, "
+    "flip, cutout), normalisation (mean and std, order of the two, pixels in [0, 1])",
+    "labels": "order of the examples, or another source of the dataset",
+    "loss": "sum or mean (and mean of the ranks' means), label smoothing, logits not "
+    "upcast before the loss",
+    "evaluation": "running statistics (not moved alike, or the batch's taken in "
+    "evaluation), eps, dropout that evaluation does not turn off",
+    "update": "learning rate (a warm-up's first step), decay before or after momentum "
+    "or not on the same parameters, dampening, Nesterov, clipping's 1e-6, AdamW's eps "
+    "and decay",
+    "statistics": "momentum (torch's m is 1 - flax's), biased or unbiased variance, "
+    "statistics of the global batch or of one device's",
+    "conv": "padding (SAME pads (0, 1) at stride 2, torch (1, 1)), stride, dilation, "
+    "kernel layout (HWIO, OIHW), bias",
+    "norm": "eps (1e-5 in torch; flax: 1e-5 for BatchNorm, 1e-6 for the others), "
+    "variance in one pass (flax's use_fast_variance), statistics of the batch or the "
+    "running ones, of the global batch or one device's, axes, number of groups",
+    "attention": "scale 1/sqrt(d), order of query, key and value, of heads and "
+    "features, softmax not in fp32, mask",
+    "linear": "transposed kernel (in, out), order of flattening (torch NCHW, flax "
+    "NHWC), bias",
+    "embed": "order of patches or tokens, kernel layout, position, dtype (nnx.Embed's "
+    "is fp32 unless given)",
+    "gru": "biases (nn.GRU has two for each gate, nnx.GRUCell one), order of gates (r, "
+    "z, n), r before or after the product, which state is the output",
+    "lstm": "biases (nn.LSTM has two for each gate, nnx.OptimizedLSTMCell one), order "
+    "of gates (i, f, g, o), which state is the output",
+    "rnn": "order of gates, direction, the first state, which state is the output",
+    "pool": "padding with -inf or 0, window, stride, count of padded pixels",
+    "gelu": "tanh or erf (jax.nn.gelu is tanh by default, torch's erf)",
+    "dropout": "masks drawn differently, or scaled",
+}
+BETWEEN = (
+    "or a function called between the two: activation (GELU's tanh or erf), pooling "
+    "(padding with -inf), flattening, residual"
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one array of a step is apart.
+
+    Args:
+      stage: "weights", "input", "labels", "forward", "loss", "backward" or "update".
+      layer: the module, or the parameter where it is of no traced module.
+      what: in words.
+      value: largest difference over the largest value.
+      allowed: what it may be.
+    """
+
+    stage: str
+    layer: str
+    what: str
+    value: float
+    allowed: float = np.inf
+
+    @property
+    def parts(self) -> bool:
+        return self.value > self.allowed
+
+
+@dataclass(frozen=True)
+class TraceVerdict:
+    """What a trace came to; `trace.json` holds it.
+
+    Args:
+      differences: everything compared, in the order of the step.
+      kinds: module -> its class in either twin.
+      alone: modules, parameters and statistics that one twin alone has; of modules with
+        their class.
+      decided_by: the bounds, in words.
+      wandering: parameters that no gradient beyond rounding moves; they are not held
+        against each other.
+    """
+
+    experiment: str
+    precision: str
+    step: int
+    differences: list[Difference]
+    kinds: dict[str, tuple[str, str]]
+    alone: list[str]
+    decided_by: str
+    wandering: list[str]
+
+    @property
+    def first(self) -> Difference | None:
+        """The first to part."""
+        return next((d for d in self.differences if d.parts), None)
+
+    @property
+    def verdict(self) -> str:
+        return IDENTICAL if self.first is None else DIFFERENT
+
+    @property
+    def said(self) -> str:
+        """The finding in words."""
+        first = self.first
+        if first is None:
+            return f"both twins compute step {self.step} alike, down to its update"
+        before = self.differences[: self.differences.index(first)]
+        known = f"; up to {before[-1].what} all agrees" if before else ""
+        return (
+            f"they part at {first.what}: {first.value:.1e} relative, "
+            f"{first.allowed:.1e} allowed{known}"
+        )
+
+    @property
+    def suspects(self) -> str:
+        """What usually makes this kind of layer part; empty where nothing does."""
+        if self.first is None:
+            return ""
+        dropout = [name for name in self.alone if "dropout" in name.lower()]
+        told = f"dropout in one twin alone: {', '.join(dropout)}" if dropout else ""
+        return "; ".join(filter(None, (told, suspects(self.first, self.kinds))))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; infinities, which JSON lacks, as None."""
+
+        def plain(difference: Difference) -> dict[str, Any]:
+            values = asdict(difference)
+            for name in "value", "allowed":
+                if not np.isfinite(values[name]):
+                    values[name] = None
+            return values
+
+        return {
+            "schema_version": 1,
+            "verdict": self.verdict,
+            "decided_by": self.decided_by,
+            "experiment": self.experiment,
+            "precision": self.precision,
+            "step": self.step,
+            "first": None if self.first is None else plain(self.first),
+            "suspects": self.suspects,
+            "differences": [plain(d) for d in self.differences],
+            "kinds": self.kinds,
+            "alone": self.alone,
+            "wandering": self.wandering,
+        }
+
+
+def suspects(first: Difference, kinds: dict[str, tuple[str, str]]) -> str:
+    """What usually makes this kind of layer part, from the contract.
+
+    >>> part = Difference("forward", "stem", "the output of stem", 1.0)
+    >>> suspects(part, {"stem": ("Conv2d", "Conv")}).split(",")[0]
+    'padding (SAME pads (0'
+    """
+    if first.stage == "update" and first.layer.endswith((".mean", ".var")):
+        return SUSPECTS["statistics"]
+    if first.stage in SUSPECTS:
+        return SUSPECTS[first.stage]
+    kind = " ".join(kinds.get(first.layer, ())).lower()
+    told = next((text for name, text in SUSPECTS.items() if name in kind), "")
+    return "; ".join(filter(None, (told, BETWEEN)))
+
+
+Traced = tuple[Trace, Weights]  # a step, and the weights after it
+
+
+def compare_traces(
+    a: Traced,
+    b: Traced,
+    controls: Sequence[tuple[Traced, Traced]],
+    *,
+    experiment: str,
+    precision: str,
+    reach: float = 0.0,
+) -> TraceVerdict:
+    """Hold one step of either twin against the other's.
+
+    Args:
+      controls: nudged runs' with those of the runs they were nudged from. Where there
+        are some, a difference may be 10 x the largest of theirs so far, and never less
+        than the bound of a first step; else fixed bounds hold.
+      reach: how far rounding alone may have taken a weight; see `rounding.py`.
+    """
+    found = differences(a, b)
+    bounds = BOUNDS[precision]
+    apart = [_by_what(differences(*pair)) for pair in controls]
+    own = [max((c.get(d.what, 0.0) for c in apart), default=0.0) for d in found]
+    biases = _wandering(a, b, found, own if controls else None, precision, reach)
+    shifted = [_shifted(d, a, b, biases) for d in found]
+    if controls:
+        # What rounding alone moves is a measure of nothing that comes after it.
+        counted = [0.0 if by else value for by, value in zip(shifted, own, strict=True)]
+        allowed = np.maximum(ENVELOPE * np.maximum.accumulate(counted), bounds.first)
+        decided_by = f"{ENVELOPE:g} x the envelope of the controls"
+    else:
+        bound = bounds.first if a[0].step == 1 else bounds.hundred
+        allowed = np.array([max(bound, _carried(d, a, b, biases)) for d in found])
+        decided_by = f"the fixed bound {bound:.0e}"
+    kinds_a, kinds_b = a[0].kinds, b[0].kinds
+    return TraceVerdict(
+        experiment,
+        precision,
+        a[0].step,
+        [
+            Difference(d.stage, d.layer, d.what, d.value, max(float(limit), by))
+            for d, limit, by in zip(found, allowed, shifted, strict=True)
+        ],
+        {n: (kinds_a[n], kinds_b[n]) for n in _both(kinds_a, kinds_b)},
+        sorted(
+            {
+                *(
+                    f"{name} ({kind})"
+                    for name, kind in kinds_a.items() ^ kinds_b.items()
+                    if name not in kinds_a or name not in kinds_b
+                ),
+                *(a[0].weights.keys() ^ b[0].weights.keys()),
+            }
+        ),
+        decided_by,
+        sorted(biases),
+    )
+
+
+def _by_what(found: list[Difference]) -> dict[str, float]:
+    return {d.what: d.value for d in found}
+
+
+def _wandering(
+    a: Traced,
+    b: Traced,
+    found: list[Difference],
+    own: list[float] | None,
+    precision: str,
+    reach: float,
+) -> frozenset[str]:
+    """Parameters whose gradient is rounding alone, and that are where it took them.
+
+    Args:
+      own: how far controls are apart in each of `found`, where there are some.
+    """
+    terms = a[0].outputs["input"].size
+    rounding = gradient_rounding(precision, terms)
+
+    def without_gradient(name: str) -> bool:
+        return all(
+            size(t.gradients[name]) <= rounding * _norm(t.gradients)
+            for t in (a[0], b[0])
+        )
+
+    def near(name: str) -> bool:
+        if own is None:
+            weights = a[0].weights, a[1], b[0].weights, b[1]
+            return all(size(w[name]) <= reach for w in weights if name in w)
+        return any(
+            value > WANDERS
+            for d, value in zip(found, own, strict=True)
+            if d.stage in ("weights", "update") and d.layer == name
+        )
+
+    both = _both(a[0].gradients, b[0].gradients)
+    return frozenset(name for name in both if without_gradient(name) and near(name))
+
+
+def _norm(gradients: Weights) -> float:
+    """The 2-norm of them all; what has overflowed is left out."""
+    finite = (g[np.isfinite(g)].astype(np.float64) for g in gradients.values())
+    return float(np.sqrt(sum(np.square(g).sum() for g in finite)))
+
+
+def _carried(d: Difference, a: Traced, b: Traced, biases: frozenset[str]) -> float:
+    """How far wandering parameters may shift an output before that is taken out again.
+
+    By ten times as much as the furthest of them is apart, relative to the output.
+    """
+    if d.stage != "forward":
+        return 0.0
+    apart = (size(a[0].weights[n] - b[0].weights[n]) for n in biases)
+    outputs = max(size(t[0].outputs[d.layer]) for t in (a, b))
+    return ENVELOPE * max(apart, default=0.0) / outputs if outputs else 0.0
+
+
+def _shifted(
+    difference: Difference, a: Traced, b: Traced, biases: frozenset[str]
+) -> float:
+    """How far wandering parameters may have taken a weight, relative; else 0."""
+    name = difference.layer
+    if difference.what in {gradient_of(bias) for bias in biases}:
+        return np.inf
+    if difference.stage not in ("weights", "update"):
+        return 0.0
+    if name in biases:
+        return np.inf
+    before = difference.stage == "weights"
+    one, other = (t[0].weights if before else t[1] for t in (a, b))
+    if name not in one or name not in other or one[name].shape != other[name].shape:
+        return 0.0
+    largest = max(size(one[name]), size(other[name]))
+    return shift(name, one, other, biases) / largest if largest else 0.0
+
+
+def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Difference]:
+    """Everything that both traces have, in the order in which a step computes it."""
+    (trace_a, after_a), (trace_b, after_b) = a, b
+    found: list[Difference] = []
+
+    def compared(stage: str, layer: str, what: str, value: float) -> None:
+        found.append(Difference(stage, layer, what, value))
+
+    both = _both(trace_a.weights, trace_b.weights)
+    for name in trace_a.weights | trace_b.weights:
+        if name not in both:  # as far apart as can be
+            compared("weights", name, f"{name}, which one twin alone has", np.inf)
+    for name in both:
+        value = largest(trace_a.weights[name], trace_b.weights[name])
+        compared("weights", name, f"{name} before the step", value)
+    for name in _both(trace_a.outputs, trace_b.outputs):
+        pair = trace_a.outputs[name], trace_b.outputs[name]
+        own_stage = name not in trace_a.kinds
+        what = f"the {name}" if own_stage else f"the output of {name}"
+        compared(name if own_stage else "forward", name, what, largest(*pair))
+
+    sums = [
+        {name: pixel_sums(g) for name, g in trace.output_gradients.items()}
+        for trace in (trace_a, trace_b)
+    ]
+    scales = [_largest_finite(*t.gradients.values()) for t in (trace_a, trace_b)]
+    leaves = _both(trace_a.gradients, trace_b.gradients)
+
+    def leaf(name: str) -> None:
+        pair = trace_a.gradients[name], trace_b.gradients[name]
+        value = largest(*pair, LEAST_GRADIENT * max(scales))
+        layer = name.rpartition(".")[0]
+        compared("backward", layer or name, gradient_of(name), value)
+
+    for name in reversed(_both(*sums)):
+        scale = _largest_finite(
+            *(pixel_sums(np.abs(t.output_gradients[name])) for t in (trace_a, trace_b))
+        )
+        value = largest(sums[0][name], sums[1][name], scale)
+        compared("backward", name, f"the gradient of {name}'s output", value)
+        if "#" not in name:
+            own = [n for n in leaves if n.rpartition(".")[0] == name]
+            for n in own:
+                leaf(n)
+            leaves = [n for n in leaves if n not in own]
+    for name in leaves:
+        leaf(name)
+
+    for name in _both(after_a, after_b):
+        pair = after_a[name], after_b[name]
+        compared("update", name, f"{name} after the step", largest(*pair))
+    return found
+
+
+def gradient_of(name: str) -> str:
+    """A parameter's gradient, in words."""
+    return f"the gradient of {name}"
+
+
+def _both(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Names in both, in the order of the first."""
+    return [name for name in a if name in b]
+
+
+def _largest_finite(*arrays: Float[np.ndarray, "..."]) -> float:
+    """In fp16 a gradient may overflow; the others are still to be told apart."""
+    every = (float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in arrays)
+    return max(every, default=0.0)
+
+
+def largest(
+    a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], scale: float = 0.0
+) -> float:
+    """Largest absolute difference over the largest absolute value, or over the scale.
+
+    Arrays of different shapes are infinitely far apart, and so is a number from one
+    that is not finite; infinities of one sign, and NaNs, are the same.
+
+    >>> largest(np.array([1.0, 4.0]), np.array([2.0, 4.0]))
+    0.25
+    """
+    if a.shape != b.shape:
+        return np.inf
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if not np.isfinite(a[~same]).all() or not np.isfinite(b[~same]).all():
+        return np.inf
+    difference = float(np.abs(a[~same] - b[~same]).max(initial=0.0))
+    return difference / max(scale, _largest_finite(a, b)) if difference else 0.0
+
+
+def pixel_sums(gradient: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Of NHWC gradients, the sums over each example's and channel's pixels.
+
+    Of equal pixels, a background's say, max-pooling picks one, and rounding decides in
+    either framework which are equal: the same gradient falls on another pixel. Measured
+    on digits_cnn in fp64: .5 apart by pixels, 1e-15 in these sums and in the weights.
+    """
+    return gradient.sum(axis=(1, 2)) if gradient.ndim == 4 else gradient

@@ -1,0 +1,178 @@
+"""Two finished runs held together, on records made by hand."""
+
+import numpy as np
+import pytest
+
+from recipe.errors import RecordError
+from record.run import Run
+from report.parity.compare import DIFFERENT, IDENTICAL, UNDECIDED
+from report.parity.two_runs import compare_two
+
+
+@pytest.fixture
+def make_run(make_config, tmp_path):
+    def make(
+        *overrides,
+        losses=(2.0, 1.5, 1.0),
+        weight=1.0,
+        bias=0.0,
+        fingerprint="data",
+        anyway=(),
+        scales=None,
+    ):
+        config = make_config(*overrides)
+        return Run(
+            path=tmp_path,
+            config=config,
+            environment={},
+            summary={
+                "framework": "torch",
+                "world_size": config.devices or 1,
+                "precision": config.precision.name,
+                "config_hash": "recipe",
+                "data_fingerprint": fingerprint,
+                "resumed_anyway": list(anyway),
+                "test": {"loss": 1.0, "accuracy": 0.9, "confusion": [[10]]},
+            },
+            rows=[
+                {
+                    **{"kind": "step", "loss": loss, "loss_scale": scale},
+                    **{"grad_norm": 1.0, "learning_rate": 1e-3},
+                }
+                for loss, scale in zip(
+                    losses, scales or [1.0] * len(losses), strict=True
+                )
+            ],
+            weights={
+                "dense.0.kernel": np.full((2, 3), weight),
+                "dense.0.bias": np.array([bias, -bias / 2, 0.0]),
+            },
+        )
+
+    return make
+
+
+def held(a, b):
+    return compare_two(("a", a), ("b", b))
+
+
+def test_place_layout_and_looks_are_no_part_of_a_recipe(make_run):
+    other = make_run("devices=2", "run.dir=x", "tracking=wandb", "parallel=pmap")
+    verdict = held(make_run(), other)
+    assert verdict.verdict == IDENTICAL
+    assert not [note for note in verdict.notes if "recipes" in note]
+
+
+@pytest.mark.parametrize(
+    ("precisions", "by", "verdict"),
+    [
+        (("fp64", "fp64"), 1e-9, DIFFERENT),
+        (("fp64", "fp32"), 1e-9, IDENTICAL),
+        (("fp32", "fp64"), 2e-3, DIFFERENT),
+    ],
+)
+def test_the_looser_precisions_bound_applies(make_run, precisions, by, verdict):
+    a, b = (make_run(f"precision={name}") for name in precisions)
+    b = make_run(f"precision={precisions[1]}", losses=(2.0, 1.5, 1.0 + by))
+    found = held(a, b)
+    assert found.verdict == verdict
+    assert found.precision == max(precisions, key=["fp64", "fp32"].index)
+
+
+def test_fp32_says_that_no_controls_decided(make_run):
+    (note,) = held(make_run("precision=fp32"), make_run("precision=fp32")).notes
+    assert "without controls" in note
+    assert not held(make_run("precision=fp64"), make_run("precision=fp64")).notes
+
+
+def test_keys_that_differ_are_named_with_both_values(make_run):
+    a = make_run("precision=fp64", "optim.momentum=0.9", "train.seed=1")
+    b = make_run("precision=fp64", "optim.momentum=0.8", fingerprint="another")
+    notes = held(a, b).notes
+    assert "the recipes differ: optim.momentum is 0.9 in a and 0.8 in b" in notes
+    assert "the recipes differ: train.seed is 1 in a and 0 in b" in notes
+    assert any("fingerprints" in note for note in notes)
+    assert len(notes) == 3
+
+
+def test_a_run_of_two_recipes_is_told(make_run):
+    mixed = make_run("precision=fp64", anyway=["train.seed is 1, was 0"])
+    (note,) = held(make_run("precision=fp64"), mixed).notes
+    assert note == "b was gone on with by run.resume_anyway: train.seed is 1, was 0"
+
+
+def test_runs_of_another_length_are_refused_with_both(make_run):
+    with pytest.raises(RecordError, match="a has 3 steps, b has 2"):
+        held(make_run(), make_run(losses=(2.0, 1.5)))
+
+
+def test_the_step_and_the_leaf_that_part_are_named(make_run):
+    other = make_run("precision=fp64", losses=(2.0, 1.6, 1.0), weight=1.1)
+    (comparison,) = held(make_run("precision=fp64"), other).comparisons
+    assert "the loss parts at step 2" in comparison.broken[0]
+    assert "dense.0.kernel" in comparison.broken[1]
+
+
+LONG = np.linspace(2.0, 1.0, 440)
+
+
+@pytest.mark.parametrize(
+    ("step", "precision", "verdict"),
+    [
+        (100, "fp32", DIFFERENT),
+        (101, "fp32", UNDECIDED),
+        (213, "fp32", UNDECIDED),
+        (1, "bf16", DIFFERENT),
+        (2, "bf16", UNDECIDED),
+        (213, "fp64", DIFFERENT),
+    ],
+)
+def test_beyond_the_steps_of_its_bound_a_comparison_without_controls_decides_nothing(
+    make_run, step, precision, verdict
+):
+    apart = np.where(np.arange(1, 441) < step, LONG, 1.1 * LONG)
+    a = make_run(f"precision={precision}", losses=LONG)
+    b = make_run(f"precision={precision}", losses=apart, weight=1.1)
+    found = held(a, b)
+    assert found.verdict == verdict
+    if verdict == UNDECIDED:
+        (unseen,) = found.comparisons[0].unseen
+        assert f"the losses agree up to step {step - 1} of 440" in unseen
+        assert "precision=fp64, or in others with controls" in unseen
+
+
+def test_two_runs_that_keep_to_the_bound_to_the_end_are_identical(make_run):
+    apart = np.where(np.arange(440) < 1, LONG, 1.0005 * LONG)
+    runs = (make_run("precision=fp32", losses=curve) for curve in (LONG, apart))
+    assert held(*runs).verdict == IDENTICAL
+
+
+def test_weights_that_part_at_the_last_step_of_a_bound_are_different(make_run):
+    a, b = (make_run("precision=fp32", losses=LONG[:100], weight=n) for n in (1.0, 1.1))
+    assert held(a, b).verdict == DIFFERENT
+
+
+def test_a_loss_scale_that_parts_while_losses_agree_is_a_difference(make_run):
+    given = ("precision=fp16",)
+    late = make_run(*given, losses=LONG, scales=[8.0] * 6 + [4.0] * 434)
+    right = make_run(*given, losses=LONG, scales=[8.0] * 440)
+    assert held(right, late).comparisons[0].broken == [
+        "the loss scale parts at step 7: 8 and 4"
+    ]
+
+
+def test_in_fp32_a_bias_that_rounding_may_have_moved_is_a_doubt_and_no_verdict(
+    make_run,
+):
+    def pair(*given, bias, other):
+        return [make_run("precision=fp32", *given, bias=n) for n in (bias, other)]
+
+    found = held(*pair(bias=1e-7, other=0.0))
+    assert found.verdict == UNDECIDED
+    assert "dense.0.bias part by as much" in found.comparisons[0].unseen[0]
+    # Not where it has moved further than SGD moves rounding, nor where it has half of
+    # the other's value, as by half the learning rate.
+    assert held(*pair(bias=0.1, other=0.0)).verdict == DIFFERENT
+    adamw = ("optim=adamw", "optim.nesterov=false")
+    assert held(*pair(*adamw, bias=0.1, other=0.05)).verdict == DIFFERENT
+    assert held(*pair(*adamw, bias=0.1, other=0.0)).verdict == UNDECIDED
