@@ -25,7 +25,7 @@ from recipe.config import Config
 from recipe.processes import Processes
 from recipe.world import check_world
 from record.trace import read_trace
-from report.parity.compare import IDENTICAL
+from report.parity.bounds import IDENTICAL
 from report.parity.trace import Traced, TraceVerdict, compare_traces
 
 USAGE = "usage: python launch/own.py check FOLDER [experiment=digits_cnn key=value ...]"

@@ -38,16 +38,16 @@ from recipe.parity import ParityConfig
 from record.run import Run, read_run
 from record.weights import check_weights
 from report.page.parity import write_parity_page
-from report.parity.compare import (
+from report.parity.bounds import (
     BOUNDS,
     DIFFERENT,
     PASSES,
     UNDECIDED,
-    Verdict,
-    compare,
-    envelope,
 )
+from report.parity.compare import compare
+from report.parity.differences import envelope
 from report.parity.two_runs import compare_two, label_of
+from report.parity.verdict import Verdict
 
 EXIT_UNDECIDED = 3  # 1 is a difference, 2 a check that could not begin
 

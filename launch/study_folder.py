@@ -23,7 +23,7 @@ from recipe.errors import ConfigError, RecordError
 from recipe.study import Cell, StudyPlan, cells, points
 from record.disk import to_json, write_whole
 from record.run import read_summary
-from report.parity.compare import PASSES
+from report.parity.bounds import PASSES
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from recipe.weights import Weights
 from recipe.world import check_world
 from record.run import Run
 from record.trace import Trace, read_trace
-from report.parity.compare import BOUNDS, IDENTICAL
+from report.parity.bounds import BOUNDS, IDENTICAL
 from report.parity.rounding import no_gradient, reach
 from report.parity.trace import Difference, TraceVerdict, compare_traces
 

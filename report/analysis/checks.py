@@ -17,7 +17,12 @@ from report.analysis.cells import Cell
 from report.analysis.hardware import commit_name
 from report.analysis.recipes import Recipe, read_recipe
 from report.analysis.runs import DAMAGE, LeftOut, config_values, read_sane_summary
-from report.parity.compare import DIFFERENT, PASSES, UNDECIDED, worst
+from report.parity.bounds import (
+    DIFFERENT,
+    PASSES,
+    UNDECIDED,
+    worst,
+)
 
 MISSING = "not checked"
 

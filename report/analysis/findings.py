@@ -44,7 +44,7 @@ from report.analysis.scaling import (
 from report.analysis.studies import Study, read_study
 from report.analysis.sweeps import told_apart
 from report.analysis.timings import NOTHING, Rows, read_between_steps
-from report.parity.compare import PASSES
+from report.parity.bounds import PASSES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,8 @@ from report.page.charts import (
     Row,
 )
 from report.page.escape import visible
-from report.parity.compare import Verdict, losses
+from report.parity.differences import losses
+from report.parity.verdict import Verdict
 
 # Okabe and Ito's palette: told apart by the colour-blind. In grey the two are near each
 # other, so markers tell them apart as well: PyTorch's are filled, JAX's are hollow.

@@ -9,7 +9,12 @@ from record.run import Run
 from report.page.escape import to_html
 from report.page.figures import parity_figure
 from report.page.html import document, listed, table
-from report.parity.compare import ALIKE, IDENTICAL, UNDECIDED, Verdict
+from report.parity.bounds import (
+    ALIKE,
+    IDENTICAL,
+    UNDECIDED,
+)
+from report.parity.verdict import Verdict
 
 
 def write_parity_page(

@@ -46,7 +46,7 @@ from report.page.sentences import (
     scaling_sentences,
 )
 from report.page.table import points_table
-from report.parity.compare import IDENTICAL
+from report.parity.bounds import IDENTICAL
 
 MOST_ROWS = 16  # of the ranks of one curve
 SHORT = 4  # groups whose sentences the summary repeats

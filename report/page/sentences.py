@@ -13,7 +13,14 @@ from report.analysis.projection import by_law, describes
 from report.analysis.runs import ARMS, EXCHANGE
 from report.analysis.scaling import WEAK, Curve
 from report.analysis.sweeps import words
-from report.parity.compare import ALIKE, DIFFERENT, IDENTICAL, PASSES, UNDECIDED, worst
+from report.parity.bounds import (
+    ALIKE,
+    DIFFERENT,
+    IDENTICAL,
+    PASSES,
+    UNDECIDED,
+    worst,
+)
 
 # What the page says of parity as a whole: a check's verdict, or that there is none.
 UNKNOWN = "not checked"

@@ -6,238 +6,37 @@ itself after its initial weights were moved by one unit in the last place: the c
 In fp64 there is room enough to do without: a difference there is a bug, not rounding.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-import scipy.stats
-from jaxtyping import Bool, Float
 
 from recipe.errors import RecordError
-from recipe.weights import Weights
 from record.run import Run
-from record.schema import strict_json
-from report.parity.rounding import no_gradient, shift, size, wandering
+from report.parity.bounds import (
+    BOUNDS,
+    ENVELOPE,
+    fixed_bound_holds,
+    looser,
+)
+from report.parity.differences import (
+    Envelope,
+    leaf_differences,
+    losses,
+    relative_difference,
+    score,
+)
+from report.parity.rounding import shift, size, wandering
+from report.parity.verdict import Comparison
 
-IDENTICAL, DIFFERENT = "identical", "different"
-# Rounding has parted the trajectories, and test scores are all that could be compared.
-ALIKE = "not told apart by test score"
-PASSES = (IDENTICAL, ALIKE)
-UNDECIDED = "undecided"  # nothing parts, but only since nothing could be seen to
-
-# originals: a control's first difference is one ulp of the weights, a framework's is
-# A run may be this many times further from another than the controls are from their
-# originals: a control's first difference is one ulp of the weights, a framework's is
-# the order in which every sum of the forward pass is taken.
-ENVELOPE = 10.0
-HUNDRED = 100  # the steps over which the fixed bounds hold
-# would allow a tenth, and says little. Final accuracy is compared instead.
-# Controls this far from their originals have lost the trajectory: ten times as much
-# would allow a tenth, and says little. Final accuracy is compared instead.
-LOST = 1e-2
-CONFIDENCE = 0.99  # of the interval that an accuracy must then lie in
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Largest relative differences allowed in one precision.
-
-    Args:
-      first: of the first step's loss.
-      hundred: of any of the first 100 steps' losses, and of the final weights.
-      controls: whether the controls' envelope also bounds every step. The bound for a
-        hundred steps then ends where the controls themselves are beyond it: a network
-        whose ReLUs and poolings decide a million times a step meets one near-tie in
-        1e-7 every few steps, and falls to another side than its own nudged double.
-    """
-
-    first: float
-    hundred: float
-    controls: bool
-
-
-# Where 8 or 11 bits are multiplied, no bound for a hundred steps is both safe and
-# 1e-10 is a million fp64 roundings, 2e-6 seventeen fp32 ones, 2e-2 some five of bf16.
-# Where 8 or 11 bits are multiplied, no bound for a hundred steps is both safe and
-# sharp: there the controls, moved by one unit of those bits, judge alone.
-BOUNDS = {
-    "fp64": Bounds(first=1e-12, hundred=1e-10, controls=False),
-    "fp32": Bounds(first=2e-6, hundred=1e-3, controls=True),
-    "tf32": Bounds(first=2e-2, hundred=np.inf, controls=True),
-    "bf16": Bounds(first=2e-2, hundred=np.inf, controls=True),
-    "fp16": Bounds(first=2e-2, hundred=np.inf, controls=True),
-}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One run held against another.
-
-    Args:
-      a, b: labels of the runs.
-      kind: "frameworks" or "world sizes".
-      differences: |loss_a - loss_b| / max of both, per step, shape (steps,).
-      allowed: what each difference may be, shape (steps,).
-      leaves: parameter name -> largest difference over largest value, at the end.
-      leaves_allowed: what each of those may be.
-      test_difference: relative difference of the test losses.
-      scores: test accuracies of both, without classes the negated test losses.
-      broken: what is not allowed, in words.
-      unseen: what could not be judged, in words. The runs are identical if both are
-        empty.
-      by_score: whether losses and weights were compared up to a step alone, and test
-        scores instead from there on.
-      wandering: what is not held against the other, for no gradient beyond rounding
-        moved it, and running means that follow it: name -> as in `leaves`.
-    """
-
-    a: str
-    b: str
-    kind: str
-    differences: list[float]
-    allowed: list[float]
-    leaves: dict[str, float]
-    leaves_allowed: dict[str, float]
-    test_difference: float
-    scores: tuple[float, float]
-    broken: list[str] = field(default_factory=list)
-    unseen: list[str] = field(default_factory=list)
-    wandering: dict[str, float] = field(default_factory=dict)
-    by_score: bool = False
-
-    @property
-    def verdict(self) -> str:
-        if self.broken:
-            return DIFFERENT
-        if self.unseen:
-            return UNDECIDED
-        return ALIKE if self.by_score else IDENTICAL
-
-    @property
-    def worst_step(self) -> int:
-        """The step, from 1, whose loss differs most."""
-        return int(np.argmax(self.differences)) + 1
-
-    def within(self, bound: float) -> bool:
-        """Whether no loss, weight or test loss is further apart than that."""
-        return max(self.test_difference, *self.differences, *self.leaves.values()) <= (
-            bound
-        )
-
-    @property
-    def worst_leaf(self) -> str:
-        return max(self.leaves, key=lambda name: self.leaves[name])
-
-
-@dataclass(frozen=True)
-class Envelope:
-    """How far controls, which differ by rounding alone, are from their originals.
-
-    Args:
-      losses: largest relative difference of any control up to each step.
-      leaves: parameter name -> largest relative difference at the end.
-      scores: framework -> test accuracies of its controls and their original, without
-        classes negated test losses, shape (runs,). Not of both frameworks together:
-        two that are apart would widen the interval that is to tell them apart.
-      examples: in the test set.
-      chance: the score of a guess; without classes minus infinity.
-    """
-
-    losses: Float[np.ndarray, " steps"]
-    leaves: dict[str, float]
-    scores: dict[str, Float[np.ndarray, " runs"]]
-    examples: int
-    chance: float
-
-    @property
-    def lost(self) -> int | None:
-        """The first step, from 1, at which a control has lost the trajectory."""
-        above = self.losses > LOST
-        return int(np.argmax(above)) + 1 if above.any() else None
-
-    def score_interval(self, framework: str) -> tuple[float, float]:
-        """Where the score of one more run of the framework lies with 99 % confidence.
-
-        Student's prediction interval over its controls, and never narrower than one
-        test example on either side, which is accuracy's own resolution.
-        """
-        scores = self.scores[framework]
-        n, mean = len(scores), float(scores.mean())
-        spread = float(scores.std(ddof=1)) if n > 1 else 0.0
-        quantile = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, max(n - 1, 1)))
-        half = max(quantile * spread * np.sqrt(1 + 1 / n), 1 / self.examples)
-        return mean - half, mean + half
-
-
-def relative_difference(
-    a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]
-) -> Float[np.ndarray, "..."]:
-    """|a - b| / max(|a|, |b|), elementwise; 0 where both are the same, NaN included.
-
-    >>> relative_difference(np.array([1.0, 0.0]), np.array([1.5, 0.0])).round(3)
-    array([0.333, 0.   ])
-    """
-    scale = np.maximum(np.abs(a), np.abs(b))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        difference = np.abs(a - b) / scale
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    # A number against NaN or infinity is as different as can be.
-    return np.where(same, 0.0, np.nan_to_num(difference, nan=np.inf))
-
-
-def leaf_differences(a: Weights, b: Weights) -> dict[str, float]:
-    """Each parameter's largest absolute difference over its largest absolute value.
-
-    Raises:
-      RecordError: if the runs do not have the same parameters, naming the first.
-    """
-    for name in sorted(a.keys() | b.keys()):
-        shapes = [w[name].shape if name in w else "absent" for w in (a, b)]
-        if shapes[0] != shapes[1]:
-            raise RecordError(
-                f"parameter {name} is {shapes[0]} in the one and {shapes[1]} in the "
-                "other: runs of different models are not compared"
-            )
-    return {name: _leaf_difference(a[name], b[name]) for name in a}
-
-
-def _leaf_difference(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> float:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    difference = np.abs(a - b).max(initial=0.0)
-    if difference == 0:
-        return 0.0
-    relative = difference / max(np.abs(a).max(), np.abs(b).max())
-    return float(np.nan_to_num(relative, nan=np.inf))
-
-
-def losses(run: Run) -> Float[np.ndarray, " steps"]:
-    """The training loss of every step."""
-    return np.array([row["loss"] for row in run.of_kind("step")], np.float64)
-
-
-def envelope(pairs: Sequence[tuple[Run, Run]]) -> Envelope:
-    """The envelope of controls, each paired with the run it was nudged from."""
-    curves = [relative_difference(losses(a), losses(b)) for a, b in pairs]
-    leaves = [leaf_differences(a.weights, b.weights) for a, b in pairs]
-    every = {id(run): run for pair in pairs for run in pair}.values()
-    scores: dict[str, list[float]] = {}
-    for run in every:
-        scores.setdefault(run.summary["framework"], []).append(score(run))
-    confusion = pairs[0][0].summary["test"]["confusion"]
-    return Envelope(
-        np.maximum.accumulate(np.max(curves, axis=0)),
-        {name: max(leaf[name] for leaf in leaves) for name in leaves[0]},
-        {name: np.array(values) for name, values in scores.items()},
-        int(np.sum(confusion)) if confusion else 1_000_000,
-        1 / len(confusion) if confusion else -np.inf,
-    )
-
-
-def score(run: Run) -> float:
-    """Test accuracy, or the negated test loss where there are no classes."""
-    test = run.summary["test"]
-    return -test["loss"] if test["accuracy"] is None else test["accuracy"]
+DECIDE = (
+    "To decide, train both anew by launch/parity.py: in precision=fp64, or in others "
+    "with controls, for 100 steps"
+)
+# A device's share of a gradient is rounded to 16 bits before the sum, which is of fp32.
+SCALE_BY_SIZE = (
+    " (what overflows on one device need not overflow in the shares of several; "
+    "a lower precision.loss_scale.initial keeps clear of it)"
+)
 
 
 def compare(
@@ -251,18 +50,13 @@ def compare(
     Raises:
       RecordError: if the runs are not of one recipe, or not equally long.
     """
-    (label_a, run_a), (label_b, run_b) = a, b
+    (_, run_a), (_, run_b) = a, b
     _same_recipe(a, b)
     bounds = BOUNDS[run_a.config.precision.name]
-    curve_a, curve_b = losses(run_a), losses(run_b)
-    if len(curve_a) != len(curve_b):
-        raise RecordError(
-            f"{label_a} has {len(curve_a)} steps, {label_b} has {len(curve_b)}"
-        )
-    differences = relative_difference(curve_a, curve_b)
-    leaves = leaf_differences(run_a.weights, run_b.weights)
+    comparison = unjudged(a, b, kind)
+    leaves, steps = comparison.leaves, len(comparison.differences)
     if not bounds.controls:
-        allowed = np.full(len(differences), bounds.hundred)
+        allowed = np.full(steps, bounds.hundred)
         leaves_allowed = dict.fromkeys(leaves, bounds.hundred)
     elif control is None:
         raise ValueError("this precision is judged by controls, none were given")
@@ -288,18 +82,8 @@ def compare(
     if lost is not None:
         allowed[max(lost - 1, 1) :] = np.inf  # the first step's bound always holds
         leaves_allowed = dict.fromkeys(leaves, np.inf)
-    test_a, test_b = (run.summary["test"]["loss"] for run in (run_a, run_b))
-    comparison = Comparison(
-        label_a,
-        label_b,
-        kind,
-        differences.tolist(),
-        allowed.tolist(),
-        leaves,
-        leaves_allowed,
-        float(relative_difference(np.array(test_a), np.array(test_b))),
-        (score(run_a), score(run_b)),
-    )
+    comparison.allowed[:] = allowed.tolist()
+    comparison.leaves_allowed.update(leaves_allowed)
     judge_bounds(comparison, run_a, run_b, control)
     comparison.broken.extend(scales_part(run_a, run_b, lost))
     settled = np.isfinite(bounds.hundred) and comparison.within(bounds.hundred)
@@ -310,22 +94,32 @@ def compare(
     return replace(comparison, by_score=not comparison.within(bounds.first))
 
 
-def fixed_bound_holds(
-    control: Float[np.ndarray, " steps"], bounds: Bounds
-) -> Bool[np.ndarray, " steps"]:
-    """Where the bound for a hundred steps applies beside the controls' envelope.
+def unjudged(a: tuple[str, Run], b: tuple[str, Run], kind: str) -> Comparison:
+    """How far two labelled runs are apart, with everything allowed.
 
-    >>> fixed_bound_holds(np.array([0, 9e-4, 2e-3, 2e-3]), BOUNDS["fp32"])
-    array([ True,  True, False, False])
+    Raises:
+      RecordError: if they have not the same parameters, or are not equally long.
     """
-    return (control <= bounds.hundred) & (np.arange(len(control)) < HUNDRED)
-
-
-# A device's share of a gradient is rounded to 16 bits before the sum, which is of fp32.
-SCALE_BY_SIZE = (
-    " (what overflows on one device need not overflow in the shares of several; "
-    "a lower precision.loss_scale.initial keeps clear of it)"
-)
+    (label_a, run_a), (label_b, run_b) = a, b
+    curves = [losses(run) for run in (run_a, run_b)]
+    if len(curves[0]) != len(curves[1]):
+        raise RecordError(
+            f"{label_a} has {len(curves[0])} steps, {label_b} has {len(curves[1])}: "
+            "their final weights are not of one step; train both for as many"
+        )
+    leaves = leaf_differences(run_a.weights, run_b.weights)
+    tests = [np.array(run.summary["test"]["loss"]) for run in (run_a, run_b)]
+    return Comparison(
+        label_a,
+        label_b,
+        kind,
+        differences=relative_difference(*curves).tolist(),
+        allowed=[np.inf] * len(curves[0]),
+        leaves=leaves,
+        leaves_allowed=dict.fromkeys(leaves, np.inf),
+        test_difference=float(relative_difference(*tests)),
+        scores=(score(run_a), score(run_b)),
+    )
 
 
 def _same_recipe(a: tuple[str, Run], b: tuple[str, Run]) -> None:
@@ -372,12 +166,6 @@ def judge_bounds(
         comparison.broken.extend(broken)
 
 
-DECIDE = (
-    "To decide, train both anew by launch/parity.py: in precision=fp64, or in others "
-    "with controls, for 100 steps"
-)
-
-
 def agreed_steps(comparison: Comparison) -> int:
     """The last step up to which all losses are within what is allowed."""
     above = np.greater(comparison.differences, comparison.allowed)
@@ -422,15 +210,6 @@ def _moved_by(
     return comparison.leaves[name] * largest <= shift(
         name, a.weights, b.weights, biases
     )
-
-
-def looser(*precisions: str) -> str:
-    """The precision whose bounds allow most.
-
-    >>> looser("fp32", "fp64")
-    'fp32'
-    """
-    return max(precisions, key=lambda name: (BOUNDS[name].first, BOUNDS[name].hundred))
 
 
 def broken_bounds(comparison: Comparison) -> list[str]:
@@ -501,99 +280,3 @@ def _judge_score(
             f"the test score of {label} cannot be told from chance by {interval}: take "
             "more controls, or a recipe that learns"
         )
-
-
-def worst(verdicts: Iterable[str]) -> str:
-    """What several comparisons come to together.
-
-    >>> worst(["identical", "undecided", "identical"])
-    'undecided'
-    """
-    severity = {IDENTICAL: 0, ALIKE: 1, UNDECIDED: 2}  # nothing is as bad as another
-    return max(verdicts, key=lambda v: severity.get(v, 3), default=IDENTICAL)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a parity check came to; `parity.json` holds it.
-
-    Args:
-      comparisons: every pair that was held against each other.
-      control: the envelope that judged them, where there is one.
-      notes: what a reader has to know beside it.
-    """
-
-    experiment: str
-    precision: str
-    config_hash: str
-    data_fingerprint: str
-    comparisons: list[Comparison]
-    control: Envelope | None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def verdict(self) -> str:
-        return worst(c.verdict for c in self.comparisons)
-
-    @property
-    def set_apart(self) -> list[str]:
-        """What was not held against the other, in words: one line, or none."""
-        names = dict.fromkeys(name for c in self.comparisons for name in c.wandering)
-        return [no_gradient(names)] if names else []
-
-    @property
-    def decided_by(self) -> str:
-        bounds, control = BOUNDS[self.precision], self.control
-        if control is None:
-            finite = np.isfinite(bounds.hundred)
-            return f"fixed bounds ({bounds.hundred if finite else bounds.first:.0e})"
-        envelope = f"{ENVELOPE:g} x the envelope of the controls"
-        lost = ""
-        if control.lost is not None:
-            intervals = ", ".join(
-                "{1:.4f} to {2:.4f} of {0}".format(name, *control.score_interval(name))
-                for name in control.scores
-            )
-            lost = (
-                f"; from step {control.lost} on, where they are beyond {LOST:g} and "
-                "have lost the trajectory, by the test scores lying in the "
-                f"{CONFIDENCE:.0%} interval of the other's controls, {intervals}"
-            )
-        if np.isinf(bounds.hundred):
-            return f"a first step within {bounds.first:.0e} and {envelope}{lost}"
-        held = fixed_bound_holds(control.losses, bounds)
-        if held.all():
-            return f"fixed bounds ({bounds.hundred:.0e}) and {envelope}"
-        last = int(np.argmin(held))
-        if all(c.within(bounds.hundred) for c in self.comparisons):
-            return (
-                f"fixed bounds ({bounds.hundred:.0e}) to the end and {envelope} up to "
-                f"step {last}"
-            )
-        why = "the controls themselves are beyond it"
-        if last == HUNDRED:
-            why = "it holds for a hundred steps"
-        return (
-            f"fixed bounds ({bounds.hundred:.0e}) and {envelope} up to step {last}, "
-            f"by the envelope alone from there, since {why}{lost}"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; what is not finite as text, as in the run folder."""
-        return {
-            "schema_version": 1,
-            "verdict": self.verdict,
-            "decided_by": self.decided_by,
-            "notes": self.notes,
-            "experiment": self.experiment,
-            "precision": self.precision,
-            "config_hash": self.config_hash,
-            "data_fingerprint": self.data_fingerprint,
-            "control_losses": None
-            if self.control is None
-            else self.control.losses.tolist(),
-            "comparisons": [
-                strict_json({**asdict(c), "verdict": c.verdict})
-                for c in self.comparisons
-            ],
-        }

@@ -10,7 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from recipe.errors import RecordError
-from report.parity.compare import ALIKE, CONFIDENCE, PASSES
+from report.parity.bounds import (
+    ALIKE,
+    CONFIDENCE,
+    PASSES,
+)
 
 BEGIN = "<!-- measured: `make identity` writes what is between these marks -->"
 END = "<!-- measured: end -->"

@@ -7,22 +7,10 @@ from typing import Any
 import numpy as np
 
 from recipe.config import leaves
-from recipe.errors import RecordError
 from record.run import Run
-from report.parity.compare import (
-    BOUNDS,
-    HUNDRED,
-    Comparison,
-    Verdict,
-    agreed_steps,
-    judge_bounds,
-    leaf_differences,
-    looser,
-    losses,
-    relative_difference,
-    scales_part,
-    score,
-)
+from report.parity.bounds import BOUNDS, HUNDRED, looser
+from report.parity.compare import agreed_steps, judge_bounds, scales_part, unjudged
+from report.parity.verdict import Comparison, Verdict
 
 # Where a run happens, what it is called and how it is looked at: no part of its recipe.
 PLACE = (
@@ -67,31 +55,13 @@ def compare_fixed(a: tuple[str, Run], b: tuple[str, Run], precision: str) -> Com
     Raises:
       RecordError: if the runs have not the same parameters, or are not equally long.
     """
-    (label_a, run_a), (label_b, run_b) = a, b
-    curves = [losses(run) for run in (run_a, run_b)]
-    if len(curves[0]) != len(curves[1]):
-        raise RecordError(
-            f"{label_a} has {len(curves[0])} steps, {label_b} has {len(curves[1])}: "
-            "their final weights are not of one step; train both for as many"
-        )
-    bounds = BOUNDS[precision]
-    parted = leaf_differences(run_a.weights, run_b.weights)
+    (_, run_a), (_, run_b) = a, b
+    comparison, bounds = unjudged(a, b, "runs"), BOUNDS[precision]
     # Where controls alone bound a hundred steps, the first step's bound has to do.
     hundred = bounds.hundred if np.isfinite(bounds.hundred) else bounds.first
-    allowed = np.full(len(curves[0]), hundred)
-    allowed[0] = bounds.first
-    tests = [np.array(run.summary["test"]["loss"]) for run in (run_a, run_b)]
-    comparison = Comparison(
-        label_a,
-        label_b,
-        "runs",
-        relative_difference(*curves).tolist(),
-        allowed.tolist(),
-        parted,
-        dict.fromkeys(parted, hundred),
-        float(relative_difference(*tests)),
-        (score(run_a), score(run_b)),
-    )
+    allowed = [hundred] * len(comparison.differences)
+    comparison.allowed[:] = [bounds.first, *allowed[1:]]
+    comparison.leaves_allowed.update(dict.fromkeys(comparison.leaves, hundred))
     # fp64 has room for more; in fewer bits nothing says how far rounding has grown.
     covered = None
     if bounds.controls:

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from record.run import read_run
-from report.parity.compare import leaf_differences, losses, relative_difference
+from report.parity.differences import (
+    leaf_differences,
+    losses,
+    relative_difference,
+)
 from tests.conftest import NO_GPU, ROOT, clean_environment
 from tests.faults.forks import SCRIPTS
 from tests.faults.ranks import Forks

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 from record.run import read_run, read_summary
-from report.parity.compare import leaf_differences, losses, relative_difference
+from report.parity.differences import (
+    leaf_differences,
+    losses,
+    relative_difference,
+)
 from tests.conftest import NO_GPU, clean_environment
 from tests.launch.conftest import NORMED, SCRIPTS, torchrun
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from record.run import read_run
-from report.parity.compare import losses
+from report.parity.differences import losses
 from tests.conftest import NO_GPU, ROOT, clean_environment
 
 

@@ -9,7 +9,11 @@ from safetensors.numpy import load_file
 
 from record.run import read_run
 from record.schema import SUMMARY, check_fields
-from report.parity.compare import leaf_differences, losses, relative_difference
+from report.parity.differences import (
+    leaf_differences,
+    losses,
+    relative_difference,
+)
 from tests.launch.conftest import NORMED, SCRIPTS
 from tests.record.wandb_history import read_history, wandb_file
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from recipe.config import from_yaml, recipe_hash
-from report.parity.compare import Comparison, Verdict
+from report.parity.verdict import Comparison, Verdict
 
 STEPS = 4  # of the run folder that all others are copied from
 

@@ -20,7 +20,8 @@ from jax_impl.parallel import replicate as jax_place
 from jax_impl.precision import Dtypes as JaxDtypes
 from recipe.dropout import ROUNDS, UNIT, least_kept
 from recipe.pixels import pixel_affine
-from report.parity.compare import DIFFERENT, IDENTICAL, compare
+from report.parity.bounds import DIFFERENT, IDENTICAL
+from report.parity.compare import compare
 from report.parity.trace import compare_traces
 from tests.twins import steps
 from tests.twins.conftest import TORCH

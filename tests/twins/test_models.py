@@ -19,7 +19,7 @@ from recipe.architecture import RESNETS
 from recipe.errors import ConfigError
 from recipe.flops import forward_flops, training_flops
 from recipe.layouts import from_layout, to_layout
-from report.parity.compare import leaf_differences, relative_difference
+from report.parity.differences import leaf_differences, relative_difference
 from tests.twins.conftest import TORCH
 from tests.twins.steps import random_weights
 from torch_impl import model as torch_model

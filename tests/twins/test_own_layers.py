@@ -12,7 +12,7 @@ from launch.own import hold
 from launch.own_twin import in_jax, in_torch
 from recipe.errors import ConfigError
 from recipe.weights import random_weights, weight_shapes
-from report.parity.compare import DIFFERENT, IDENTICAL
+from report.parity.bounds import DIFFERENT, IDENTICAL
 from tests.conftest import ROOT
 from tests.launch.pages import files_of, write_files
 from tests.twins.conftest import TORCH

@@ -23,7 +23,8 @@ from recipe.batch_plan import BatchPlan
 from recipe.own_model import own_module
 from recipe.pixels import pixel_affine
 from record.metrics import evaluation_metrics
-from report.parity.compare import DIFFERENT, IDENTICAL, compare
+from report.parity.bounds import DIFFERENT, IDENTICAL
+from report.parity.compare import compare
 from report.parity.rounding import reach
 from report.parity.trace import compare_traces
 from tests.twins.conftest import TORCH

@@ -14,9 +14,9 @@ from jax_impl import step as jax_step
 from recipe.errors import ConfigError
 from recipe.experiment import LossScaleConfig
 from recipe.loss_scale import FP32_MAX, LossScale, next_loss_scale
-from report.parity.compare import (
-    DIFFERENT,
-    compare,
+from report.parity.bounds import DIFFERENT
+from report.parity.compare import compare
+from report.parity.differences import (
     envelope,
     leaf_differences,
     relative_difference,

@@ -14,7 +14,7 @@ from jax_impl import step as jax_step
 from jax_impl import weights as jax_weights
 from jax_impl.parallel import replicate as jax_place
 from recipe.pixels import pixel_affine
-from report.parity.compare import leaf_differences
+from report.parity.differences import leaf_differences
 from tests.launch.conftest import NORMED
 from tests.twins.conftest import TORCH
 from tests.twins.steps import EXAMPLES, random_weights

@@ -12,7 +12,7 @@ from jax_impl import model as jax_model
 from jax_impl import weights as jax_weights
 from recipe.errors import ConfigError
 from record.weights import check_weights, starting_weights
-from report.parity.compare import relative_difference
+from report.parity.differences import relative_difference
 from tests.twins.conftest import TORCH
 from torch_impl import model as torch_model
 from torch_impl import weights as torch_weights

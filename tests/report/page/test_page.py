@@ -20,7 +20,7 @@ from report.page.parity import write_parity_page
 from report.page.scaling import page
 from report.page.sentences import UNKNOWN, parity
 from report.page.table import to_csv, to_json, to_markdown
-from report.parity.compare import DIFFERENT, UNDECIDED
+from report.parity.bounds import DIFFERENT, UNDECIDED
 from report.parity.two_runs import compare_two
 from report.write import report_on, write_report
 from tests.report.folders import change, write_run_folder, write_study

@@ -10,20 +10,22 @@ from recipe.errors import RecordError
 from recipe.experiment import LossScaleConfig
 from recipe.loss_scale import LossScale, next_loss_scale
 from record.run import Run
-from report.parity.compare import (
+from report.parity.bounds import (
     ALIKE,
     BOUNDS,
     DIFFERENT,
     ENVELOPE,
     IDENTICAL,
     UNDECIDED,
+)
+from report.parity.compare import compare
+from report.parity.differences import (
     Envelope,
-    Verdict,
-    compare,
     envelope,
     leaf_differences,
     relative_difference,
 )
+from report.parity.verdict import Verdict
 
 STEPS = 120
 CONFUSION = np.eye(10, dtype=int).tolist()  # ten examples of ten classes

@@ -5,7 +5,7 @@ import pytest
 
 from launch.identity import read_matrix
 from recipe.errors import RecordError
-from report.parity.compare import ALIKE
+from report.parity.bounds import ALIKE
 from report.parity.identity import (
     BEGIN,
     END,

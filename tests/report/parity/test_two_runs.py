@@ -5,7 +5,11 @@ import pytest
 
 from recipe.errors import RecordError
 from record.run import Run
-from report.parity.compare import DIFFERENT, IDENTICAL, UNDECIDED
+from report.parity.bounds import (
+    DIFFERENT,
+    IDENTICAL,
+    UNDECIDED,
+)
 from report.parity.two_runs import compare_two
 
 
