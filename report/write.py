@@ -5,11 +5,12 @@ from pathlib import Path
 from recipe.errors import RecordError
 from record.disk import recording, write_whole
 from report.analysis.findings import Options, Report, gather
-from report.page.charts import charts, to_csv
+from report.page.chart import to_csv
+from report.page.charts import charts
+from report.page.export import to_csv as table_csv
+from report.page.export import to_json
 from report.page.figures import draw
-from report.page.scaling import page
-from report.page.table import to_csv as table_csv
-from report.page.table import to_json, to_markdown
+from report.page.scaling import page, to_markdown
 
 PAGE, JSON = "index.html", "report.json"
 FETCHED = "wandb-runs"  # run folders beside a report, that it was made of

@@ -23,11 +23,11 @@ from report.analysis.intervals import (
     locate,
     median_estimate,
     ratio_estimate,
+    through,
     too_few,
 )
 from report.analysis.recipes import Recipe
 from report.analysis.runs import ARMS, LeftOut, TimedRun
-from report.analysis.scaling import through
 from report.analysis.timings import HOST_PARTS, Rows
 
 REST = "computation and the rest"

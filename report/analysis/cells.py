@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from report.analysis.runs import LeftOut, TimedRun
 from report.analysis.sweeps import Varied, words
@@ -114,21 +114,8 @@ def cells_of(runs: Iterable[TimedRun]) -> tuple[list[Cell], list[LeftOut]]:
 
 
 def _setting(run: TimedRun, layout: str) -> Setting:
-    return Setting(
-        run.experiment,
-        run.data,
-        run.model,
-        run.precision,
-        run.parallel,
-        run.device,
-        run.machine,
-        run.deterministic,
-        run.framework,
-        run.compiled,
-        layout,
-        run.software,
-        run.varied,
-    )
+    names = (field.name for field in fields(Setting) if field.name != "layout")
+    return Setting(layout=layout, **{name: getattr(run, name) for name in names})
 
 
 def _layout(run: TimedRun) -> str:

@@ -6,7 +6,7 @@ data, precision and strategy held both together and found them identical; nowher
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from recipe.errors import RecordError
 from record.disk import parse_json, read_text
 from record.run import read_all_rows, read_environment, read_summary
 from report.analysis.cells import Cell
+from report.analysis.groups import framework_name
 from report.analysis.hardware import commit_name
 from report.analysis.recipes import Recipe, read_recipe
-from report.analysis.runs import DAMAGE, LeftOut, config_values, read_sane_summary
+from report.analysis.runs import DAMAGE, config_values, read_sane_summary
 from report.parity.bounds import (
     DIFFERENT,
     PASSES,
@@ -42,6 +43,16 @@ class Comparison:
     unseen: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class LossCurve:
+    """A run's training loss of every step, from 1; none with a reason."""
+
+    label: str
+    framework: str
+    losses: tuple[float, ...]
+    reason: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """A parity check's verdict, and what it was of.
@@ -49,7 +60,7 @@ class Check:
     Args:
       path: its folder, with the runs that it compared.
       stated: its verdict as it stands above its comparisons.
-      runs: their folders, controls left out.
+      runs: their folders, controls left out; curves: their losses.
       recipe: of them.
       commits: that they were run at.
       compiled: whether PyTorch's were, as JAX's always are.
@@ -68,8 +79,9 @@ class Check:
     notes: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     runs: tuple[Path, ...]
-    recipe: Recipe
+    recipe: Recipe = field(repr=False)
     global_batch: int
+    curves: tuple[LossCurve, ...] = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -124,17 +136,6 @@ class Check:
         return [part for part, same in alike.items() if not same]
 
 
-def read_checks(folders: Iterable[Path]) -> tuple[list[Check], list[LeftOut]]:
-    """The checks that can be read, and the others by name."""
-    checks, left_out = [], []
-    for folder in folders:
-        try:
-            checks.append(read_check(folder))
-        except RecordError as error:
-            left_out.append(LeftOut(str(folder), str(error)))
-    return checks, left_out
-
-
 def read_check(folder: Path) -> Check:
     """One check's verdict and what it was of.
 
@@ -163,8 +164,6 @@ def read_check(folder: Path) -> Check:
             f"{file} compared {', '.join(sorted(compared))}, and {len(of_it)} such "
             "runs lie beside it"
         )
-    for run in of_it:
-        loss_curve(run)
     return Check(
         path=folder,
         parallel=summaries[of_it[0]]["parallel"],
@@ -180,6 +179,7 @@ def read_check(folder: Path) -> Check:
         runs=tuple(of_it),
         recipe=read_recipe(of_it[0]),
         global_batch=summaries[of_it[0]]["global_batch"],
+        curves=tuple(_checked_curve(run, summaries[run]) for run in of_it),
         **facts,
     )
 
@@ -231,11 +231,26 @@ def check_of(
     return next((check for check in found if check.verdict == verdict), None)
 
 
-def loss_curve(run: Path) -> list[float]:
+def _checked_curve(run: Path, summary: dict[str, Any]) -> LossCurve:
+    framework, ranks = summary["framework"], summary["processes"]
+    label = f"{framework_name(framework)} ×{summary['world_size']}"
+    label += f", {ranks} processes" * (ranks > 1)
+    return LossCurve(label, framework, _losses(run))
+
+
+def read_loss_curve(run: Path, label: str, framework: str) -> LossCurve:
+    """A run's losses, or why they cannot be drawn."""
+    try:
+        return LossCurve(label, framework, _losses(run))
+    except RecordError as error:
+        return LossCurve(label, framework, (), str(error))
+
+
+def _losses(run: Path) -> tuple[float, ...]:
     """The training loss of every step, from 1.
 
     Raises:
       RecordError: if one is missing.
     """
     rows = read_all_rows(run, read_summary(run)["steps"])
-    return [float(row["loss"]) for row in rows if row["kind"] == "step"]
+    return tuple(float(row["loss"]) for row in rows if row["kind"] == "step")

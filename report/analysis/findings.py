@@ -1,8 +1,9 @@
 """Everything that a report shows, from run folders alone, before any of it is drawn."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from recipe.errors import RecordError
 from report.analysis.accuracy import Accuracy, TimeTo, accuracy, common_target, time_to
@@ -17,34 +18,36 @@ from report.analysis.breakdown import (
     real_over_synthetic,
 )
 from report.analysis.cells import Cell
-from report.analysis.checks import Check, check_of, read_checks
+from report.analysis.checks import Check, LossCurve, read_check, read_loss_curve
+from report.analysis.claims import Claim, Compiled, claim_of, compiled_of
 from report.analysis.groups import Group, grouped
-from report.analysis.hardware import SEVERAL, flops_per_device, peak_flops
-from report.analysis.intervals import Estimate
-from report.analysis.projection import (
-    Interconnect,
-    Projected,
-    assumed_interconnect,
-    exchange_of,
-    gradient_bytes,
-    project,
-)
+from report.analysis.hardware import Utilisation, utilisation
+from report.analysis.interconnects import Interconnect
+from report.analysis.projection import Projection, project_curve
 from report.analysis.recipes import Recipe, read_recipe
-from report.analysis.runs import EXCHANGE, LeftOut, TimedRun, find, read_timed_runs
-from report.analysis.scaling import (
-    SINGLE,
-    WEAK,
-    Curve,
-    Point,
-    Scaling,
-    Versus,
-    scaling,
-    through,
+from report.analysis.runs import (
+    ARMS,
+    EXCHANGE,
+    LeftOut,
+    TimedRun,
+    find,
+    read_each,
+    read_timed_runs,
 )
+from report.analysis.scaling import Curve, Point, Scaling, scaling
 from report.analysis.studies import Study, read_study
 from report.analysis.sweeps import told_apart
 from report.analysis.timings import NOTHING, Rows, read_between_steps
-from report.parity.bounds import PASSES
+
+MOST_GROUPS = 12  # that are drawn: a hundred figures are none
+
+
+class _OfCell(Protocol):
+    @property
+    def cell(self) -> Cell: ...
+
+
+OfCell = TypeVar("OfCell", bound=_OfCell)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,82 +69,6 @@ class Options:
     peak_flops: float | None = None
 
 
-@dataclass(frozen=True)
-class Claim:
-    """JAX against PyTorch in one cell, and the parity check that it stands on.
-
-    Args:
-      withheld: why nothing is claimed; empty where a check found both identical.
-      seconds: that the shortest of its runs was timed for; 0 where that is not known.
-    """
-
-    versus: Versus
-    check: Check | None
-    withheld: str
-    seconds: float = 0.0
-
-    @property
-    def commits(self) -> tuple[str, ...]:
-        """Of the runs and of the check's, as far as is known."""
-        checks = [self.check] if self.check else []
-        return _commits(self.versus.jax, self.versus.torch, *checks)
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """PyTorch's images/s compiled over eager in one cell.
-
-    Args:
-      checks: of the compiled cell and of the eager one.
-      withheld: why nothing is said; empty where checks found both of them identical
-        with JAX.
-    """
-
-    ratio: Ratio
-    checks: tuple[Check, ...]
-    withheld: str
-
-    @property
-    def commits(self) -> tuple[str, ...]:
-        """Of the runs and of the checks', as far as is known."""
-        return _commits(self.ratio.cell, self.ratio.under, *self.checks)
-
-
-def _commits(*places: Cell | Check) -> tuple[str, ...]:
-    return tuple(sorted({commit for place in places for commit in place.commits}))
-
-
-@dataclass(frozen=True)
-class Utilisation:
-    """What a point's training takes of a device.
-
-    Args:
-      flops: FLOP/s of one device.
-      share: of the device's peak, None where that is not known.
-      reason: why there is no share.
-    """
-
-    flops: Estimate
-    share: Estimate | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class Projection:
-    """A curve beyond the devices that there were, by the model.
-
-    Args:
-      points: by world size, empty with a reason.
-      errors: devices -> predicted over measured minus 1, where both are known.
-    """
-
-    curve: Curve
-    interconnect: Interconnect | None
-    points: tuple[Projected, ...] = ()
-    errors: dict[int, float] = field(default_factory=dict)
-    reason: str = ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """All that many runs show together.
@@ -157,6 +84,7 @@ class Report:
       data_costs: of cells on real data over those on synthetic images.
       compiled: PyTorch's cells over those of eager PyTorch.
       ranks: of each cell that has several.
+      losses: of each drawn group without a parity check, by title.
       roots: the folders that it was made of.
     """
 
@@ -174,8 +102,19 @@ class Report:
     compiled: tuple[Compiled, ...]
     ranks: tuple[Ranks, ...]
     projections: tuple[Projection, ...]
+    losses: Mapping[str, tuple[LossCurve, ...]]
     roots: tuple[Path, ...]
     options: Options
+
+    @property
+    def scaled(self) -> list[Group]:
+        """The groups of curves over devices: all but sweeps."""
+        return [group for group in self.groups if not group.is_sweep]
+
+    @property
+    def drawn(self) -> list[Group]:
+        """The groups that figures show."""
+        return self.scaled[:MOST_GROUPS]
 
     @property
     def runs(self) -> list[TimedRun]:
@@ -187,31 +126,52 @@ class Report:
         return self.recipes.get(cell.runs[0].config_hash)
 
     def breakdown_of(self, cell: Cell) -> Breakdown | None:
-        return next((found for found in self.breakdowns if found.cell is cell), None)
+        return _of_cell(self.breakdowns, cell)
 
     def accuracy_of(self, cell: Cell) -> Accuracy | None:
-        return next((found for found in self.accuracies if found.cell is cell), None)
+        return _of_cell(self.accuracies, cell)
 
     def ranks_of(self, cell: Cell) -> Ranks | None:
-        return next((found for found in self.ranks if found.cell is cell), None)
+        return _of_cell(self.ranks, cell)
+
+    def time_of(self, group: Group, cell: Cell) -> TimeTo | None:
+        return _of_cell(self.times[group.title], cell)
+
+    def projection_of(self, curve: Curve) -> Projection:
+        return next(found for found in self.projections if found.curve is curve)
+
+    def claims_in(self, group: Group) -> list[Claim]:
+        """Those of the group's cells that are not withheld."""
+        inside = {id(versus) for versus in group.versus}
+        return [c for c in self.claims if id(c.versus) in inside and not c.withheld]
+
+    def breakdowns_of(self, group: Group) -> list[tuple[str, Breakdown]]:
+        """With the curve's label; none where no ablation of the group was measured."""
+        of = [(label, self.breakdown_of(point.cell)) for label, point in group.points]
+        found = [(label, parts) for label, parts in of if parts is not None]
+        measured = any(
+            part in parts.shares for _, parts in found for part in ARMS.values()
+        )
+        return found if measured else []
 
     def utilisation(self, point: Point) -> Utilisation | None:
         """None where the model's FLOPs are not known."""
         recipe, cell = self.recipe(point.cell), point.cell
         if recipe is None or recipe.training_flops is None:
             return None
-        count, size = recipe.training_flops, cell.world_size
-        flops = through(
-            point.images_per_second, lambda x: flops_per_device(x, count, size)
-        )
         setting = cell.setting
-        peak = self.options.peak_flops
-        if peak is None and SEVERAL not in setting.device:
-            peak = peak_flops(setting.device, setting.precision)
-        if peak is None:
-            reason = f"no peak is known of {setting.device} in {setting.precision}"
-            return Utilisation(flops, None, f"{reason}; give --peak-flops")
-        return Utilisation(flops, through(flops, lambda x: x / peak), "")
+        return utilisation(
+            point.images_per_second,
+            recipe.training_flops,
+            cell.world_size,
+            setting.device,
+            setting.precision,
+            self.options.peak_flops,
+        )
+
+
+def _of_cell(found: Iterable[OfCell], cell: Cell) -> OfCell | None:
+    return next((one for one in found if one.cell is cell), None)
 
 
 def gather(
@@ -227,18 +187,12 @@ def gather(
     """
     found = find(roots)
     runs, no_runs = read_timed_runs(found.runs)
-    left_out = [*left_out, *no_runs]
-    checks, no_checks = read_checks(found.checks)
-    studies = []
-    for folder in found.studies:
-        try:
-            study, missing = read_study(folder)
-            studies.append(study)
-            left_out += missing
-        except RecordError as error:
-            left_out.append(LeftOut(str(folder), str(error)))
+    checks, no_checks = read_each(read_check, found.checks)
+    studies, no_studies = read_each(read_study, found.studies)
+    missing = [out for _, cells in studies for out in cells]
+    left_out = [*left_out, *no_runs, *missing, *no_studies, *no_checks, *found.left_out]
     return make_report(
-        runs, [*left_out, *no_checks, *found.left_out], checks, studies, roots, options
+        runs, left_out, checks, [study for study, _ in studies], roots, options
     )
 
 
@@ -275,8 +229,7 @@ def make_report(
         checks=tuple(checks),
         studies=tuple(studies),
         claims=tuple(
-            Claim(v, *_proven(v.torch, recipes, checks), _timed(v, rows))
-            for v in found.versus
+            claim_of(versus, rows, recipes, checks) for versus in found.versus
         ),
         recipes=recipes,
         times={
@@ -286,10 +239,13 @@ def make_report(
         breakdowns=tuple(filter(None, parts)),
         data_costs=tuple(real_over_synthetic(cells)),
         compiled=tuple(
-            _compiled(ratio, recipes, checks) for ratio in compiled_over_eager(cells)
+            compiled_of(ratio, recipes, checks) for ratio in compiled_over_eager(cells)
         ),
         ranks=tuple(filter(None, ranks)),
-        projections=tuple(_project(curve, options) for curve in found.curves),
+        projections=tuple(
+            project_curve(curve, options.interconnect) for curve in found.curves
+        ),
+        losses={} if checks else _losses(groups),
         roots=tuple(roots),
         options=options,
     )
@@ -309,56 +265,6 @@ def _recipes(runs: Iterable[TimedRun]) -> tuple[dict[str, Recipe], list[LeftOut]
                 why = f"no FLOPs, and no parity check is found for it: {error}"
                 left_out.append(LeftOut(f"recipe {run.config_hash[:12]}", why))
     return recipes, left_out
-
-
-def _proven(
-    cell: Cell, recipes: Mapping[str, Recipe], checks: Sequence[Check]
-) -> tuple[Check | None, str]:
-    """The check that comparisons of PyTorch's cell stand on; why they are withheld."""
-    recipe = recipes.get(cell.runs[0].config_hash)
-    check = check_of(cell, recipe, checks)
-    failed = [check for check in checks if check.verdict not in PASSES]
-    reason = ""
-    if check is None:
-        reason = _unchecked(cell, recipe, checks)
-    elif check.verdict not in PASSES:
-        reason = f"its parity check is {check.verdict}"
-    elif failed:  # one bug of a framework is rarely of one recipe alone
-        reason = f"the parity check of {failed[0].name} is {failed[0].verdict}"
-    return check, reason
-
-
-def _timed(versus: Versus, rows: Mapping[Path, Rows]) -> float:
-    """The seconds that the shortest run of a comparison was timed for."""
-    return min(
-        sum(window.seconds for window in rows[run.path].windows)
-        for cell in (versus.jax, versus.torch)
-        for run in cell.runs
-    )
-
-
-def _compiled(
-    ratio: Ratio, recipes: Mapping[str, Recipe], checks: Sequence[Check]
-) -> Compiled:
-    compiled, eager = (_proven(c, recipes, checks) for c in (ratio.cell, ratio.under))
-    both = tuple(check for check, _ in (compiled, eager) if check is not None)
-    return Compiled(ratio, both, compiled[1] or eager[1])
-
-
-def _unchecked(cell: Cell, recipe: Recipe | None, checks: Sequence[Check]) -> str:
-    """Why no parity check answers for a cell."""
-    setting = cell.setting
-    of = (
-        f"{setting.experiment} in {setting.precision} with parallel={setting.parallel}"
-        f"{' and compile=true' * setting.beside_eager}"
-    )
-    near = next((check for check in checks if check.is_called_like(cell)), None)
-    if near is None:
-        return f"no parity check of {of} is among the folders"
-    if recipe is None:
-        return f"whether the parity check of {of} is of its recipe cannot be read"
-    parts = " and ".join(near.differences(cell, recipe))
-    return f"the parity check of {of} is of other {parts}: {near.path}"
 
 
 def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[LeftOut]]:
@@ -398,44 +304,14 @@ def _times(
     return [time_to(cell, found[id(cell)], target) for cell in cells]
 
 
-def _project(curve: Curve, options: Options) -> Projection:
-    """The model on a curve that begins with one device."""
-    setting = curve.setting
-    gpus = curve.points[0].cell.runs[0].environment.get("gpus") or {}
-    net = options.interconnect
-    if net is None and SEVERAL not in setting.device:
-        net = assumed_interconnect(setting.device, gpus.get("links", ()))
-    reason = ""
-    if curve.base is None:
-        reason = curve.reason
-    elif curve.base != 1 or curve.regime == SINGLE:
-        reason = "the model begins with the step of one device"
-    elif net is None:
-        reason = (
-            f"how {setting.device} is joined to others is not known; measure it "
-            "(benchmarks/all_reduce.py) or name a machine, and give --interconnect"
+def _losses(groups: Sequence[Group]) -> dict[str, tuple[LossCurve, ...]]:
+    """Of each curve's first repeat, by the title of those groups that are drawn."""
+    drawn = [group for group in groups if not group.is_sweep][:MOST_GROUPS]
+    return {
+        group.title: tuple(
+            read_loss_curve(run.path, group.label(curve), run.framework)
+            for curve in group.curves
+            for run in curve.points[0].cell.runs[:1]
         )
-    if reason or net is None:
-        return Projection(curve, net, reason=reason)
-    one = curve.points[0]
-    run = one.cell.runs[0]
-    measured = {p.cell.world_size: p.images_per_second.value for p in curve.points}
-    strong = curve.regime != WEAK
-    # Of a global batch that stays, a device has one example at least.
-    most = min(1024, run.global_batch) if strong else 1024
-    sizes = {2**power for power in range(11) if 2**power <= most}
-    points = project(
-        compute_seconds=run.global_batch / one.images_per_second.value,
-        device_batch=run.global_batch,
-        gradient_bytes=gradient_bytes(run.parameters, setting.precision),
-        exchange=exchange_of(setting.framework, setting.parallel),
-        net=net,
-        devices=sorted(sizes | measured.keys()),
-        strong=strong,
-    )
-    errors = {
-        p.devices: p.images_per_second / measured[p.devices] - 1
-        for p in points
-        if p.devices in measured and p.devices > 1
+        for group in drawn
     }
-    return Projection(curve, net, tuple(points), errors)

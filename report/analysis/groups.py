@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from report.analysis.cells import PER_DEVICE, Setting
-from report.analysis.scaling import SINGLE, Curve, Versus
+from report.analysis.scaling import SINGLE, Curve, Point, Versus
 from report.analysis.sweeps import in_order, words
 
 FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX"}
@@ -39,6 +39,11 @@ class Group:
         """Whether it compares recipes, at one world size, and no numbers of devices."""
         return bool(self.varied) and all(c.regime == SINGLE for c in self.curves)
 
+    @property
+    def points(self) -> list[tuple[str, Point]]:
+        """Of all its curves, each with its curve's label."""
+        return [(self.label(c), point) for c in self.curves for point in c.points]
+
     def name_of(self, curve: Curve) -> str:
         """The curve's where columns tell what a sweep varies."""
         alike = [c.setting for c in self.curves]
@@ -60,9 +65,14 @@ def file_name(text: str) -> str:
     return "-".join(kept.lower().split())[:80]
 
 
+def framework_name(framework: str) -> str:
+    """As its authors write it."""
+    return FRAMEWORKS.get(framework, framework)
+
+
 def program(setting: Setting) -> str:
     """The framework, and whether that was compiled where it need not be."""
-    name = FRAMEWORKS.get(setting.framework, setting.framework)
+    name = framework_name(setting.framework)
     return f"{name} compiled" if setting.beside_eager else name
 
 

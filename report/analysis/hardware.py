@@ -6,10 +6,17 @@ the nodes of one cluster are alike.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from jaxtyping import Float
+
+from record.disk import read_text
+from report.analysis.intervals import Estimate, through
 
 SEVERAL = " and "  # between kinds of device
 COMPUTES = {"torch": ("torch",), "jax": ("jax", "jaxlib")}
@@ -57,36 +64,10 @@ def commit_name(environment: Mapping[str, Any], digits: int = 40) -> str:
     return f"{commit[:digits]}{changed}"
 
 
-# FLOP/s of dense matrix products, by the device's name, from NVIDIA's data sheets: V100
-# (2020), A100 (2021, Tensor Core figures), H100 (2023) and H200 (2024), NVL and SXM, of
-# these half of what they say with sparsity. fp32 is that of CUDA cores, since fp32 here
-# is never rounded to TF32.
-_HOPPER = {"fp64": 67e12, "fp32": 67e12, "tf32": 494.7e12}
-_HOPPER_NVL = {"fp64": 60e12, "fp32": 60e12, "tf32": 417.5e12}
-PEAKS = {
-    r"\bV100-SXM2": {"fp64": 7.8e12, "fp32": 15.7e12, "fp16": 125e12},
-    r"\bV100-PCIE": {"fp64": 7e12, "fp32": 14e12, "fp16": 112e12},
-    r"\bA100\b": {
-        "fp64": 19.5e12,
-        "fp32": 19.5e12,
-        "tf32": 156e12,
-        "bf16": 312e12,
-        "fp16": 312e12,
-    },
-    r"\bH100 PCIe": {
-        "fp64": 51e12,
-        "fp32": 51e12,
-        "tf32": 378e12,
-        "bf16": 756e12,
-        "fp16": 756e12,
-    },
-    r"\b(H100|H200) NVL\b": {**_HOPPER_NVL, "bf16": 835.5e12, "fp16": 835.5e12},
-    r"\b(H100\b.*(HBM3|SXM)|H200\b|GH200\b)": {
-        **_HOPPER,
-        "bf16": 989.4e12,
-        "fp16": 989.4e12,
-    },
-}
+@cache
+def peaks() -> list[dict[str, Any]]:
+    """The rows of `peaks.yaml`, each with its source."""
+    return yaml.safe_load(read_text(Path(__file__).with_name("peaks.yaml")))
 
 
 def peak_flops(device: str, precision: str) -> float | None:
@@ -97,9 +78,9 @@ def peak_flops(device: str, precision: str) -> float | None:
     """
     if "MIG" in device.split():  # a slice of a GPU, of which no data sheet tells
         return None
-    for name, peaks in PEAKS.items():
-        if re.search(name, device, re.IGNORECASE):
-            return peaks.get(precision)
+    for row in peaks():
+        if re.search(row["device"], device, re.IGNORECASE):
+            return row["flops"].get(precision)
     return None
 
 
@@ -112,3 +93,44 @@ def flops_per_device(
     the hardware did. Its share of the peak is the model FLOPs utilisation, MFU.
     """
     return images_per_second * training_flops / world_size
+
+
+@dataclass(frozen=True)
+class Utilisation:
+    """What a point's training takes of a device.
+
+    Args:
+      flops: FLOP/s of one device.
+      share: of the device's peak, None where that is not known.
+      reason: why there is no share.
+    """
+
+    flops: Estimate
+    share: Estimate | None
+    reason: str
+
+
+def utilisation(
+    images_per_second: Estimate,
+    training_flops: int,
+    world_size: int,
+    device: str,
+    precision: str,
+    peak: float | None = None,
+) -> Utilisation:
+    """What a training takes of each device.
+
+    Args:
+      images_per_second: over all devices.
+      training_flops: of one example.
+      peak: FLOP/s of one device; by default its data sheet's.
+    """
+    flops = through(
+        images_per_second, lambda x: flops_per_device(x, training_flops, world_size)
+    )
+    if peak is None and SEVERAL not in device:
+        peak = peak_flops(device, precision)
+    if peak is None:
+        reason = f"no peak is known of {device} in {precision}; give --peak-flops"
+        return Utilisation(flops, None, reason)
+    return Utilisation(flops, through(flops, lambda x: x / peak), "")

@@ -14,7 +14,7 @@ median jumps from one to the other, it is too small, which is why nothing is cal
 faster by its interval alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -203,6 +203,17 @@ def ratio_estimate(
         return Estimate(float(np.median(a) / np.median(b)), reason=reason)
     _, low, high = ratio_interval(a, b, confidence)
     return Estimate(float(np.median(a) / np.median(b)), float(low), float(high))
+
+
+def through(
+    estimate: Estimate, function: Callable[[np.ndarray], np.ndarray]
+) -> Estimate:
+    """What a monotone function makes of a figure and of its interval."""
+    value = float(function(np.array(estimate.value)))
+    if estimate.low is None or estimate.high is None:
+        return Estimate(value, reason=estimate.reason)
+    ends = function(np.array([estimate.low, estimate.high]))
+    return Estimate(value, float(ends.min()), float(ends.max()))
 
 
 def too_few(values: Float[np.ndarray, " repeats"]) -> str:

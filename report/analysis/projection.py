@@ -11,19 +11,15 @@ how far it is from published tables.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.optimize
-from jaxtyping import Float
 
-from recipe.errors import ConfigError, RecordError
-from record.disk import parse_json, read_text
-from record.gpus import NVLINK
-from report.analysis.intervals import Estimate
+from recipe.errors import ConfigError
+from report.analysis.hardware import SEVERAL
+from report.analysis.interconnects import Interconnect, assumed_interconnect
+from report.analysis.intervals import Estimate, through
 from report.analysis.laws import (
     AMDAHL,
     GUSTAFSON,
@@ -31,7 +27,7 @@ from report.analysis.laws import (
     amdahl_speedup,
     gustafson_speedup,
 )
-from report.analysis.scaling import through
+from report.analysis.scaling import SINGLE, WEAK, Curve
 
 # Of a step's computation: two of its three products are backward's, and the exchange
 # of a layer's gradient begins when backward is past it.
@@ -42,76 +38,6 @@ TRUSTED = 0.5
 # DDP hands gradients to the exchange in buckets of 25 MiB (torch.nn.parallel.
 # DistributedDataParallel, bucket_cap_mb); the last one has nothing left to hide behind.
 BUCKET_BYTES = 25 * 2**20
-
-
-@dataclass(frozen=True)
-class Link:
-    """Seconds per message, and bytes/s of one direction."""
-
-    latency: float
-    bandwidth: float
-
-
-@dataclass(frozen=True)
-class Interconnect:
-    """How devices are joined.
-
-    Args:
-      devices_per_node: g.
-      inside: between neighbours in a node.
-      between: between nodes; the bandwidth of all of a node's network cards together,
-        as a ring through g devices uses each.
-      source: of the numbers.
-    """
-
-    name: str
-    devices_per_node: int
-    inside: Link
-    between: Link
-    source: str
-
-
-# Latencies are NCCL's own model of a step of a ring (src/graph/tuning.cc, hwLat, Ring
-# and Simple): 3.4 us over NVLink, 9.6 us over a network.
-_NVLINK, _NETWORK = 3.4e-6, 9.6e-6
-_NCCL = "latencies from NCCL's src/graph/tuning.cc"
-INTERCONNECTS = {
-    "dgx-1-v100": Interconnect(
-        "DGX-1, 8 V100, 4 x EDR InfiniBand",
-        8,
-        Link(_NVLINK, 150e9),
-        Link(_NETWORK, 50e9),
-        "NVIDIA DGX-1 data sheet (6 NVLinks of 25 GB/s, 4 x 100 Gb/s, nominal); "
-        + _NCCL,
-    ),
-    "dgx-a100": Interconnect(
-        "DGX A100, 8 A100, 8 x HDR InfiniBand",
-        8,
-        Link(_NVLINK, 235e9),
-        Link(_NETWORK, 200e9),
-        "235 GB/s is the cap that NCCL's tuning.cc sets for compute capability 8.0; "
-        "NVIDIA DGX A100 data sheet (8 x 200 Gb/s, nominal); " + _NCCL,
-    ),
-    **{
-        f"dgx-{chip.lower()}": Interconnect(
-            f"DGX {chip}, 8 {chip}, 8 x NDR InfiniBand",
-            8,
-            Link(_NVLINK, 450e9),
-            Link(_NETWORK, 400e9),
-            f"NVIDIA DGX {chip} data sheet (18 NVLinks of 25 GB/s, 8 x 400 Gb/s, "
-            f"nominal); {_NCCL}",
-        )
-        for chip in ("H100", "H200")
-    },
-}
-# What a device's name tells of the machine around it. PCIe cards (A100-PCIE, H100 PCIe,
-# H100 NVL) are in machines of every kind, and have no NVLink to more than one other.
-SOCKETED = {
-    r"\bV100-SXM2": "dgx-1-v100",
-    r"\bA100-SXM": "dgx-a100",
-    r"\bH100\b(?! NVL).*(HBM3|SXM)": "dgx-h100",
-    r"\bH200\b(?! NVL)": "dgx-h200",
-}
 
 
 @dataclass(frozen=True)
@@ -167,6 +93,27 @@ class Projected:
         return self.compute_seconds + self.exposed_seconds
 
 
+@dataclass(frozen=True)
+class Projection:
+    """A curve beyond the devices that there were, by the model.
+
+    Args:
+      points: by world size, empty with a reason.
+      errors: devices -> predicted over measured minus 1, where both are known.
+    """
+
+    curve: Curve
+    interconnect: Interconnect | None
+    points: tuple[Projected, ...] = ()
+    errors: dict[int, float] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def describes(self) -> bool:
+        """Whether the model is near enough to the curve to be quoted."""
+        return describes(self.errors)
+
+
 def gradient_bytes(parameters: int, precision: str) -> int:
     """What a step sums over the devices: every gradient once, in fp32 or in fp64.
 
@@ -192,6 +139,7 @@ def ring_seconds(
     workstations, JPDC 69 (2009); Thakur, Rabenseifner and Gropp, Optimization of
     collective communication operations in MPICH, IJHPCA 19 (2005).
 
+    >>> from report.analysis.interconnects import INTERCONNECTS
     >>> round(ring_seconds(100e6, 8, INTERCONNECTS["dgx-a100"]) * 1e3, 3)  # ms
     0.792
     """
@@ -212,6 +160,7 @@ def tree_seconds(nbytes: float, devices: int, net: Interconnect) -> float:
     reduction and scan, Parallel Computing 35 (2009); NCCL's src/graph/tuning.cc counts
     the same steps.
 
+    >>> from report.analysis.interconnects import INTERCONNECTS
     >>> round(tree_seconds(0, 1024, INTERCONNECTS["dgx-a100"]) * 1e6)  # us, start alone
     182
     """
@@ -301,104 +250,51 @@ def by_law(fit: Fit, devices: int) -> Estimate:
     return through(serial, lambda s: base * speedup(size, s.clip(0, 1)))
 
 
-def measured_interconnect(
-    nbytes: Float[np.ndarray, " sizes"],
-    seconds: Float[np.ndarray, " sizes"],
-    devices: int,
-    name: str = "measured",
-) -> Interconnect:
-    """Latency and bandwidth from timed all-reduces of several sizes, by a ring's model.
+def project_curve(curve: Curve, net: Interconnect | None = None) -> Projection:
+    """The model on a curve that begins with one device.
 
     Args:
-      nbytes: of each all-reduce.
-      seconds: it took, on the slowest rank.
-      devices: that took part.
-
-    Raises:
-      ConfigError: if there are too few sizes to tell latency from bandwidth, or one
-        is no number of bytes or seconds.
+      net: to project over; by default that of the machine that the device's name tells
+        of.
     """
-    sizes, times = np.asarray(nbytes, np.float64), np.asarray(seconds, np.float64)
-    numbers = np.concatenate([sizes, times])
-    if not np.all(np.isfinite(numbers) & (numbers > 0)):
-        raise ConfigError("sizes and seconds of all-reduces must be finite and > 0")
-    if len(np.unique(sizes)) < 2 or devices < 2:
-        raise ConfigError(
-            "an interconnect is measured by all-reduces of two sizes or more on two "
-            f"devices or more; got {len(np.unique(sizes))} sizes on {devices} devices"
+    setting = curve.setting
+    gpus = curve.points[0].cell.runs[0].environment.get("gpus") or {}
+    if net is None and SEVERAL not in setting.device:
+        net = assumed_interconnect(setting.device, gpus.get("links", ()))
+    reason = ""
+    if curve.base is None:
+        reason = curve.reason
+    elif curve.base != 1 or curve.regime == SINGLE:
+        reason = "the model begins with the step of one device"
+    elif net is None:
+        reason = (
+            f"how {setting.device} is joined to others is not known; measure it "
+            "(benchmarks/all_reduce.py) or name a machine, and give --interconnect"
         )
-    steps = 2 * (devices - 1)
-    terms = np.stack([np.full_like(sizes, steps), steps / devices * sizes], axis=1)
-    # Relative errors, or the largest size alone would be fitted; neither is negative.
-    (latency, inverse), _ = scipy.optimize.nnls(
-        terms / times[:, None], np.ones_like(times)
+    if reason or net is None:
+        return Projection(curve, net, reason=reason)
+    one = curve.points[0]
+    run = one.cell.runs[0]
+    measured = {p.cell.world_size: p.images_per_second.value for p in curve.points}
+    strong = curve.regime != WEAK
+    # Of a global batch that stays, a device has one example at least.
+    most = min(1024, run.global_batch) if strong else 1024
+    sizes = {2**power for power in range(11) if 2**power <= most}
+    points = project(
+        compute_seconds=run.global_batch / one.images_per_second.value,
+        device_batch=run.global_batch,
+        gradient_bytes=gradient_bytes(run.parameters, setting.precision),
+        exchange=exchange_of(setting.framework, setting.parallel),
+        net=net,
+        devices=sorted(sizes | measured.keys()),
+        strong=strong,
     )
-    link = Link(float(latency), float(1 / inverse) if inverse > 0 else math.inf)
-    source = f"{len(sizes)} all-reduces timed on {devices} devices"
-    return Interconnect(name, devices, link, link, source)
-
-
-def assumed_interconnect(
-    device: str, links: Sequence[Sequence[str | None]] = ()
-) -> Interconnect | None:
-    """The machine that such a device is sold in; None where its name does not tell.
-
-    Args:
-      links: how the machine's GPUs are joined, as `environment.json` has them; without
-        NVLink it is not that machine.
-
-    >>> assumed_interconnect("NVIDIA A100-SXM4-80GB").name
-    "DGX A100, 8 A100, 8 x HDR InfiniBand (assumed from the device's name)"
-    """
-    joined = {link for row in links for link in row if link is not None}
-    if "MIG" in device.split() or (joined and NVLINK not in joined):
-        return None
-    for pattern, name in SOCKETED.items():
-        if re.search(pattern, device):
-            net = INTERCONNECTS[name]
-            return replace(net, name=f"{net.name} (assumed from the device's name)")
-    return None
-
-
-def read_interconnect(given: str) -> Interconnect:
-    """A machine of `INTERCONNECTS` by name, or what a file of timed all-reduces says.
-
-    The file is JSON: `devices`, `nbytes` and `seconds` (a list each, of one length),
-    `name` and `source` in words; `benchmarks/all_reduce.py` writes it.
-
-    Raises:
-      ConfigError, RecordError: saying what is allowed.
-    """
-    if given in INTERCONNECTS:
-        return INTERCONNECTS[given]
-    file = Path(given)
-    if not file.is_file():
-        raise ConfigError(
-            f"--interconnect {given} is no machine and no file; one of: "
-            f"{', '.join(INTERCONNECTS)}, or a file of benchmarks/all_reduce.py"
-        )
-    held = parse_json(read_text(file), file)
-    try:
-        sizes, seconds = (np.array(held[k], float) for k in ("nbytes", "seconds"))
-        if sizes.shape != seconds.shape or sizes.ndim != 1:
-            raise ValueError("nbytes and seconds are not of one length")
-        devices, name = int(held["devices"]), str(held["name"])
-        source = str(held["source"])
-    except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise RecordError(f"{file} holds no timed all-reduces: {error!r}") from error
-    found = measured_interconnect(sizes, seconds, devices, name)
-    return replace(found, source=f"{found.source}, {source}")
-
-
-def bus_bandwidth(nbytes: float, seconds: float, devices: int) -> float:
-    """Bytes/s that each device's link carried in an all-reduce, whatever the algorithm.
-
-    Source: nccl-tests, doc/PERFORMANCE.md: B = S/t x 2 (n - 1) / n.
-
-    >>> bus_bandwidth(8e9, 0.1, 8) / 1e9
-    140.0
-    """
-    return nbytes / seconds * 2 * (devices - 1) / devices
+    errors = {
+        p.devices: p.images_per_second / measured[p.devices] - 1
+        for p in points
+        if p.devices in measured and p.devices > 1
+    }
+    return Projection(curve, net, tuple(points), errors)
 
 
 def _seconds(

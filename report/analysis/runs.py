@@ -8,11 +8,11 @@ all there. What cannot be used is left out by name.
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -116,6 +116,22 @@ class LeftOut:
 
     name: str
     reason: str
+
+
+Read = TypeVar("Read")
+
+
+def read_each(
+    read: Callable[[Path], Read], folders: Iterable[Path]
+) -> tuple[list[Read], list[LeftOut]]:
+    """What can be read of each folder, and the others by name with the reason."""
+    found, left_out = [], []
+    for folder in folders:
+        try:
+            found.append(read(folder))
+        except RecordError as error:
+            left_out.append(LeftOut(str(folder), str(error)))
+    return found, left_out
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ strong regimes, of the work in the same time in the weak one.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from report.analysis.intervals import (
     compare,
     median_estimate,
     ratio_estimate,
+    through,
 )
 from report.analysis.laws import (
     AMDAHL,
@@ -238,17 +239,6 @@ def _point(cell: Cell, base: Cell | None, regime: str) -> Point:
         efficiency=through(speedup, lambda s: s / devices),
         serial_fraction=through(speedup, lambda s: serial(s, np.array(devices))),
     )
-
-
-def through(
-    estimate: Estimate, function: Callable[[np.ndarray], np.ndarray]
-) -> Estimate:
-    """What a monotone function makes of a figure and of its interval."""
-    value = float(function(np.array(estimate.value)))
-    if estimate.low is None or estimate.high is None:
-        return Estimate(value, reason=estimate.reason)
-    ends = function(np.array([estimate.low, estimate.high]))
-    return Estimate(value, float(ends.min()), float(ends.max()))
 
 
 def jax_against_torch(cells: Sequence[Cell]) -> list[Versus]:

@@ -22,8 +22,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from record.run import Run
-from report.page.charts import (
+from report.page.chart import (
     BARS,
     BOUND,
     DISTRIBUTION,
@@ -35,14 +34,11 @@ from report.page.charts import (
     Row,
 )
 from report.page.escape import visible
-from report.parity.differences import losses
-from report.parity.verdict import Verdict
 
 # Okabe and Ito's palette: told apart by the colour-blind. In grey the two are near each
 # other, so markers tell them apart as well: PyTorch's are filled, JAX's are hollow.
 COLOURS = {"torch": "#D55E00", "jax": "#0072B2", "": "#222222"}
 MARKERS = {"torch": "oDv", "jax": "s^p", "": "DX"}
-STYLES = ("-", "--", ":", "-.")
 # Of the parts of a stack: the first is filled, and each of the others hatched.
 HATCHES = ("", "////", "....", "xxxx", "----", "++++")
 
@@ -269,73 +265,3 @@ def plain(value: float) -> str:
         if abs(value) >= least:
             return f"{value / least:.3g}{letter}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
-    """Loss curves of every run, and below them how far each pair is apart.
-
-    Args:
-      path: of the PNG to write.
-      runs: by label, controls included.
-    """
-    matplotlib.use("agg")
-    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-
-    drawn: dict[str, int] = {}
-    for label, run in runs.items():
-        if run.config.train.nudge:
-            continue
-        framework = run.summary["framework"]
-        style = STYLES[drawn.setdefault(framework, 0) % len(STYLES)]
-        drawn[framework] += 1
-        curve = losses(run)
-        steps = np.arange(1, len(curve) + 1)
-        colour = COLOURS.get(framework, COLOURS[""])
-        # The first is wide, so that curves lying on it can be seen to do so.
-        width = 3.5 if framework == "torch" and drawn[framework] == 1 else 1.3
-        upper.plot(steps, curve, style, color=colour, linewidth=width, label=label)
-    upper.set_ylabel("training loss")
-    upper.set_title(
-        visible(f"{verdict.experiment}, {verdict.precision}: {verdict.verdict}"),
-        loc="left",
-        parse_math=False,
-    )
-    labels = upper.legend(fontsize="small", ncols=2, loc="upper right").get_texts()
-
-    # Equal losses have no place on a logarithmic axis: they lie on its lower edge.
-    least = np.finfo(np.float64 if verdict.precision == "fp64" else np.float32).eps / 8
-    for number, c in enumerate(verdict.comparisons):
-        steps = np.arange(1, len(c.differences) + 1)
-        lower.plot(
-            steps,
-            np.maximum(c.differences, least),
-            STYLES[number // 4 % len(STYLES)],
-            color=f"C{number % 10}",
-            linewidth=1,
-            label=f"{c.a} against {c.b}",
-        )
-    allowed = np.min([c.allowed for c in verdict.comparisons], axis=0)
-    steps = np.arange(1, len(allowed) + 1)
-    lower.plot(steps, allowed, color="black", linewidth=2, label="allowed")
-    if verdict.control is not None:
-        lower.fill_between(
-            steps,
-            least,
-            np.maximum(verdict.control.losses, least),
-            color="0.85",
-            label="controls",
-        )
-    lower.set_yscale("log")
-    lower.set_ylim(bottom=least)
-    lower.set_xlabel("optimizer step")
-    lower.set_ylabel("relative difference of the loss")
-    below = figure.legend(
-        *lower.get_legend_handles_labels(),
-        fontsize="x-small",
-        ncols=3,
-        loc="outside lower center",  # beside the curves, which fill their axes
-    )
-    for label in (*labels, *below.get_texts()):
-        label.set_parse_math(False)  # a name is shown as it is
-    figure.savefig(path)

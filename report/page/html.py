@@ -1,12 +1,24 @@
-"""Parts of a page: one self-contained HTML file, which asks nothing of any network."""
+"""Sections as one self-contained HTML file, which asks nothing of any network."""
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from report.analysis.intervals import Estimate
+from report.page.blocks import (
+    Answer,
+    Block,
+    Commands,
+    Figures,
+    Heading,
+    Items,
+    Pairs,
+    Section,
+    Shown,
+    Table,
+    Text,
+)
+from report.page.chart import Chart, to_csv
 from report.page.escape import to_html
 
 HERE = Path(__file__).parent
@@ -49,69 +61,108 @@ def data_link(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def listed(lines: Iterable[str], of: str = "ul") -> str:
-    """A list of sentences; nothing without any."""
-    items = "".join(f"<li>{to_html(line)}</li>" for line in lines)
-    return f"<{of}>{items}</{of}>" if items else ""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A table's cell: what is read, what it is sorted by, and what stands below it."""
-
-    text: str
-    value: float | str | None = None
-    below: str = ""
-    wrap: bool = False
-
-
-def estimate_cell(estimate: Estimate | None, form: str) -> Shown:
-    if estimate is None:
-        return Shown("–", "")
-    interval = ""
-    if estimate.low is not None and estimate.high is not None:
-        interval = f"{estimate.low:{form}} to {estimate.high:{form}}"
-    return Shown(format(estimate.value, form), estimate.value, interval)
-
-
-def number_cell(value: float | None, form: str) -> Shown:
-    return Shown("–", "") if value is None else Shown(format(value, form), value)
-
-
-def table(
-    head: Sequence[str],
-    rows: Iterable[Sequence[str | Shown]],
-    numbers: Iterable[int] = (),
-    caption: str = "",
-) -> str:
-    """A table whose columns are sorted by the buttons in its head.
+def rendered(sections: Iterable[Section], images: Mapping[str, Path]) -> str:
+    """The sections one after another.
 
     Args:
-      numbers: columns whose cells are aligned to the right.
+      images: SVG files of the charts, by name; charts without are not shown.
     """
-    right = set(numbers)
+    return "\n".join(
+        f'<h2 id="{section.link}">{to_html(section.title)}</h2>\n'
+        + blocks(section.blocks, images)
+        for section in sections
+    )
+
+
+def blocks(held: Iterable[Block], images: Mapping[str, Path]) -> str:
+    """Blocks alone; `images` as in `rendered`."""
+    return "\n".join(_block(block, images) for block in held)
+
+
+def answers(found: Iterable[Answer]) -> str:
+    """Each question with what was found in short."""
+    shown = ""
+    for answer in found:
+        said = "".join(
+            (f"<p>{to_html(title)}</p>" if title else "") + _items(items)
+            for title, items in answer.said
+        )
+        question = to_html(answer.question)
+        if answer.link:
+            question = f'<a href="#{answer.link}">{question}</a>'
+        said = said or "Nothing that was measured says so."
+        shown += f"<li><b>{question}</b>{said}</li>"
+    return f'<ol class="short">{shown}</ol>'
+
+
+def _block(block: Block, images: Mapping[str, Path]) -> str:
+    match block:
+        case Text():
+            return f"<p>{_text(block)}</p>"
+        case Heading():
+            return f"<h3>{to_html(block.text)}</h3>"
+        case Items():
+            return _items(block)
+        case Table():
+            return _table(block)
+        case Pairs():
+            return _table(Table(block.head, block.rows, block.caption), wrap=True)
+        case Commands():
+            return f"<pre>{chr(10).join(map(to_html, block.lines))}</pre>"
+        case Figures():
+            drawn = [chart for chart in block.charts if chart.name in images]
+            shown = "".join(_figure(chart, images[chart.name]) for chart in drawn)
+            return f'<div class="figures">{shown}</div>' if shown else ""
+
+
+def _text(text: Text) -> str:
+    strong = f"<b>{to_html(text.strong)}</b>" if text.strong else ""
+    return f"{strong}{text.between}{to_html(text.text)}"
+
+
+def _items(block: Items) -> str:
+    lines = (Text(line) if isinstance(line, str) else line for line in block.lines)
+    return f"<ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>"
+
+
+def _table(table: Table, wrap: bool = False) -> str:
+    """A table whose columns are sorted by the buttons in its head."""
+
+    def kind(number: int) -> str:
+        if wrap:
+            return ' class="wrap"'
+        return ' class="number"' if number in table.numbers else ""
 
     def cell(number: int, given: str | Shown) -> str:
         held = given if isinstance(given, Shown) else Shown(given)
-        names = ["number"] * (number in right) + ["wrap"] * held.wrap
-        attributes = f' class="{" ".join(names)}"' if names else ""
-        if held.value is not None:
-            attributes += f' data-value="{to_html(str(held.value))}"'
+        key = "" if held.value is None else f' data-value="{to_html(str(held.value))}"'
         below = f"<small>{to_html(held.below)}</small>" if held.below else ""
-        return f"<td{attributes}>{to_html(held.text)}{below}</td>"
+        return f"<td{kind(number)}{key}>{to_html(held.text)}{below}</td>"
 
     heads = "".join(
-        f'<th scope="col"{" class=number" if number in right else ""}>'
-        f'<button type="button">{to_html(name)}</button></th>'
-        for number, name in enumerate(head)
+        f'<th scope="col"{kind(number)}><button type="button">{to_html(name)}</button>'
+        "</th>"
+        for number, name in enumerate(table.head)
     )
     body = "".join(
         f"<tr>{''.join(cell(number, held) for number, held in enumerate(row))}</tr>\n"
-        for row in rows
+        for row in table.rows
     )
-    label = to_html(caption or ", ".join(head))
-    title = f"<caption><span>{to_html(caption)}</span></caption>" if caption else ""
+    caption = to_html(table.caption)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
-        f"{title}<thead><tr>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table>'
+        f"<caption><span>{caption}</span></caption>"
+        f"<thead><tr>{heads}</tr></thead><tbody>\n{body}</tbody></table></div>"
+    )
+
+
+def _figure(chart: Chart, file: Path) -> str:
+    image = data_link(file.read_bytes(), "image/svg+xml")
+    numbers = data_link(to_csv(chart).encode(), "text/csv")
+    return (
+        f"<figure><b>{to_html(chart.title)}</b>"
+        f'<img src="{image}" alt="{to_html(f"{chart.title}. {chart.says}")}">'
+        f"<figcaption>{to_html(chart.says)} "
+        f'<a class="download" download="{chart.name}.csv" href="{numbers}">CSV</a>'
+        "</figcaption></figure>"
     )

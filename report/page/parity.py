@@ -1,20 +1,29 @@
 """A parity check's page."""
 
-import base64
 import json
 import shlex
 from pathlib import Path
 
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
 from record.run import Run
-from report.page.escape import to_html
-from report.page.figures import parity_figure
-from report.page.html import document, listed, table
-from report.parity.bounds import (
-    ALIKE,
-    IDENTICAL,
-    UNDECIDED,
-)
+from report.page import html
+from report.page.blocks import NONE, Section, Table, Text, items
+from report.page.escape import to_html, visible
+from report.page.figures import COLOURS
+from report.parity.bounds import ALIKE, IDENTICAL, UNDECIDED
+from report.parity.differences import losses
 from report.parity.verdict import Verdict
+
+STYLES = ("-", "--", ":", "-.")
+MEANS = {
+    IDENTICAL: "all of these runs, one for each line below, are the same",
+    ALIKE: "rounding parts their losses and weights, and their test scores lie in the "
+    "interval of each other's controls",
+    UNDECIDED: "what would tell them apart could not be seen",
+}
 
 
 def write_parity_page(
@@ -34,12 +43,12 @@ def write_parity_page(
     figure = folder / "parity.png"
     parity_figure(figure, verdict, runs)
     page = folder / "index.html"
-    image = base64.b64encode(figure.read_bytes()).decode()
-    page.write_text(_parity_html(verdict, runs, image, command), encoding="utf-8")
+    image = html.data_link(figure.read_bytes(), "image/png")
+    page.write_text(_page(verdict, runs, image, command), encoding="utf-8")
     return page
 
 
-def _parity_html(
+def _page(
     verdict: Verdict, runs: dict[str, Run], image: str, command: list[str]
 ) -> str:
     broken = [*verdict.set_apart, *verdict.notes] + [
@@ -47,8 +56,40 @@ def _parity_html(
         for c in verdict.comparisons
         for reason in c.broken + c.unseen
     ]
-    comparisons = [
-        [
+    said = MEANS.get(verdict.verdict, "the runs part further than rounding allows")
+    sections = [
+        Section("apart", "How far apart", (APART, _comparisons(verdict))),
+        Section("trained", "What was trained", (_trained(runs), NO_BENCHMARK)),
+        Section("where", "Where", tuple(_where(verdict, runs))),
+    ]
+    return html.document(
+        f"{verdict.experiment}: {verdict.verdict}",
+        f"""<h1>{to_html(verdict.experiment)} in {to_html(verdict.precision)}:
+<span class="{verdict.verdict.split()[0]}">{verdict.verdict}</span></h1>
+<p>Judged by {to_html(verdict.decided_by)}: {said}.</p>
+{html.blocks(items(broken), {})}
+<img alt="Loss curves of all runs, and the relative difference of each pair"
+ src="{image}">
+{html.rendered(sections, {})}
+<p>To repeat it: <code>python {to_html(shlex.join(command))}</code></p>
+""",
+    )
+
+
+APART = Text(
+    "Relative differences: |a − b| over the larger of both; of weights, the largest "
+    "difference of a parameter over its largest value."
+)
+NO_BENCHMARK = Text(
+    "Throughput here is of a check, not of a benchmark: runs are short and share the "
+    "machine."
+)
+
+
+def _comparisons(verdict: Verdict) -> Table:
+    head = ("run", "against", "loss at step 1", "worst loss", "worst weights")
+    rows = (
+        (
             c.a,
             c.b,
             f"{c.differences[0]:.1e}",
@@ -56,80 +97,115 @@ def _parity_html(
             f"{c.leaves[c.worst_leaf]:.1e} ({c.worst_leaf})",
             f"{c.test_difference:.1e}",
             c.verdict,
-        ]
+        )
         for c in verdict.comparisons
-    ]
-    trained = []
+    )
+    head = (*head, "test loss", "verdict")
+    return Table(head, tuple(rows), "Every pair of runs", numbers=(2, 3, 4, 5))
+
+
+def _trained(runs: dict[str, Run]) -> Table:
+    """All but the controls, which train two at once: their speed says nothing."""
+    rows = []
     for label, run in runs.items():
         if run.config.train.nudge:
-            continue  # trained two at once: their speed says nothing
+            continue
         test, rate = run.summary["test"], run.summary["images_per_second"]["median"]
-        accuracy = "–" if test["accuracy"] is None else f"{test['accuracy']:.4f}"
-        trained.append(
-            [
+        cached, seconds = (run.summary[f"compile_{k}"] for k in ("cached", "seconds"))
+        rows.append(
+            (
                 label,
                 f"{test['loss']:.6g}",
-                accuracy,
-                "–" if rate is None else f"{rate:,.0f}",
-                "cached"
-                if run.summary["compile_cached"]
-                else f"{run.summary['compile_seconds']:.1f}",
-            ]
+                NONE if test["accuracy"] is None else f"{test['accuracy']:.4f}",
+                NONE if rate is None else f"{rate:,.0f}",
+                "cached" if cached else f"{seconds:.1f}",
+            )
         )
+    head = ("run", "test loss", "test accuracy", "images/s", "compile s")
+    return Table(head, tuple(rows), "Every run but the controls", (1, 2, 3, 4))
+
+
+def _where(verdict: Verdict, runs: dict[str, Run]) -> list[Text]:
     environment = next(iter(runs.values())).environment
     packages = ", ".join(f"{k} {v}" for k, v in environment["packages"].items() if v)
-    said = {
-        IDENTICAL: "all of these runs, one for each line below, are the same",
-        ALIKE: "rounding parts their losses and weights, and their test scores lie in "
-        "the interval of each other's controls",
-        UNDECIDED: "what would tell them apart could not be seen",
-    }.get(verdict.verdict, "the runs part further than rounding allows")
-    title = f"{verdict.experiment}: {verdict.verdict}"
-    return document(
-        title,
-        f"""<h1>{to_html(verdict.experiment)} in {to_html(verdict.precision)}:
-<span class="{verdict.verdict.split()[0]}">{verdict.verdict}</span></h1>
-<p>Judged by {to_html(verdict.decided_by)}: {said}.</p>
-{listed(broken)}
-<img alt="Loss curves of all runs, and the relative difference of each pair"
- src="data:image/png;base64,{image}">
-<h2>How far apart</h2>
-<p>Relative differences: |a &minus; b| over the larger of both; of weights, the largest
-difference of a parameter over its largest value.</p>
-{
-            table(
-                [
-                    "run",
-                    "against",
-                    "loss at step 1",
-                    "worst loss",
-                    "worst weights",
-                    "test loss",
-                    "verdict",
-                ],
-                comparisons,
-                numbers=(2, 3, 4, 5),
-            )
-        }
-<h2>What was trained</h2>
-{
-            table(
-                ["run", "test loss", "test accuracy", "images/s", "compile s"],
-                trained,
-                numbers=(1, 2, 3, 4),
-            )
-        }
-<p>Throughput here is of a check, not of a benchmark: runs are short and share the
-machine.</p>
-<h2>Where</h2>
-<p>{to_html(environment["processor"])}, {environment["cpu_count"]} cores;
-Python {to_html(environment["python"])}; {to_html(packages)}.<br>
-Commit {to_html(str(environment["git_commit"]))}{
-            ", with local changes" if environment["git_dirty"] else ""
-        }.<br>
-Recipe {to_html(verdict.config_hash[:12])}, data {
-            to_html(verdict.data_fingerprint[:12])
-        }.</p>
-<p>To repeat it: <code>python {to_html(shlex.join(command))}</code></p>
-""",
+    changed = ", with local changes" * bool(environment["git_dirty"])
+    return [
+        Text(
+            f"{environment['processor']}, {environment['cpu_count']} cores; Python "
+            f"{environment['python']}; {packages}."
+        ),
+        Text(f"Commit {environment['git_commit']}{changed}."),
+        Text(
+            f"Recipe {verdict.config_hash[:12]}, data {verdict.data_fingerprint[:12]}."
+        ),
+    ]
+
+
+def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
+    """Loss curves of every run, and below them how far each pair is apart.
+
+    Args:
+      path: of the PNG to write.
+      runs: by label, controls included.
+    """
+    matplotlib.use("agg")
+    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+
+    drawn: dict[str, int] = {}
+    for label, run in runs.items():
+        if run.config.train.nudge:
+            continue
+        framework = run.summary["framework"]
+        style = STYLES[drawn.setdefault(framework, 0) % len(STYLES)]
+        drawn[framework] += 1
+        curve = losses(run)
+        steps = np.arange(1, len(curve) + 1)
+        colour = COLOURS.get(framework, COLOURS[""])
+        # The first is wide, so that curves lying on it can be seen to do so.
+        width = 3.5 if framework == "torch" and drawn[framework] == 1 else 1.3
+        upper.plot(steps, curve, style, color=colour, linewidth=width, label=label)
+    upper.set_ylabel("training loss")
+    upper.set_title(
+        visible(f"{verdict.experiment}, {verdict.precision}: {verdict.verdict}"),
+        loc="left",
+        parse_math=False,
     )
+    labels = upper.legend(fontsize="small", ncols=2, loc="upper right").get_texts()
+
+    # Equal losses have no place on a logarithmic axis: they lie on its lower edge.
+    least = np.finfo(np.float64 if verdict.precision == "fp64" else np.float32).eps / 8
+    for number, c in enumerate(verdict.comparisons):
+        steps = np.arange(1, len(c.differences) + 1)
+        lower.plot(
+            steps,
+            np.maximum(c.differences, least),
+            STYLES[number // 4 % len(STYLES)],
+            color=f"C{number % 10}",
+            linewidth=1,
+            label=f"{c.a} against {c.b}",
+        )
+    allowed = np.min([c.allowed for c in verdict.comparisons], axis=0)
+    steps = np.arange(1, len(allowed) + 1)
+    lower.plot(steps, allowed, color="black", linewidth=2, label="allowed")
+    if verdict.control is not None:
+        lower.fill_between(
+            steps,
+            least,
+            np.maximum(verdict.control.losses, least),
+            color="0.85",
+            label="controls",
+        )
+    lower.set_yscale("log")
+    lower.set_ylim(bottom=least)
+    lower.set_xlabel("optimizer step")
+    lower.set_ylabel("relative difference of the loss")
+    below = figure.legend(
+        *lower.get_legend_handles_labels(),
+        fontsize="x-small",
+        ncols=3,
+        loc="outside lower center",  # beside the curves, which fill their axes
+    )
+    for label in (*labels, *below.get_texts()):
+        label.set_parse_math(False)  # a name is shown as it is
+    figure.savefig(path)

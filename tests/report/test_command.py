@@ -116,4 +116,4 @@ def _check_logged(out, said):
     }
     assert logged.pop("report/table") == "table-file"
     assert logged.pop("report/page") == "html-file"
-    assert set(logged.values()) == {"image-file"} and len(logged) == 9
+    assert set(logged.values()) == {"image-file"} and len(logged) == 8

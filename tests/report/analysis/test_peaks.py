@@ -2,7 +2,8 @@
 
 import pytest
 
-from report.analysis.hardware import peak_flops
+from report.analysis.hardware import peak_flops, peaks
+from report.analysis.interconnects import INTERCONNECTS
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,9 @@ def test_a_v100_has_no_bf16():
     assert peak_flops("Tesla V100-SXM2-16GB", "fp16") == 125e12
     assert peak_flops("Tesla V100-SXM2-16GB", "bf16") is None
     assert peak_flops("Tesla V100S-PCIE-32GB", "fp16") is None
+
+
+def test_every_peak_and_every_machine_has_a_source():
+    assert all(net.source and net.device for net in INTERCONNECTS.values())
+    rows = peaks()
+    assert rows and all("data sheet" in row["source"] for row in rows)

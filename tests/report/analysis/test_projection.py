@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from recipe.errors import ConfigError
-from report.analysis.projection import (
-    BACKWARD,
+from report.analysis.interconnects import (
     INTERCONNECTS,
     Interconnect,
     Link,
     assumed_interconnect,
     bus_bandwidth,
-    exchange_of,
     measured_interconnect,
+)
+from report.analysis.projection import (
+    BACKWARD,
+    exchange_of,
     project,
     ring_seconds,
     tree_seconds,

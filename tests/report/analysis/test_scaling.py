@@ -7,7 +7,7 @@ import pytest
 
 from recipe.errors import RecordError
 from report.analysis.cells import cells_of
-from report.analysis.findings import Claim
+from report.analysis.claims import Claim
 from report.analysis.groups import grouped
 from report.analysis.laws import amdahl_speedup, gustafson_speedup
 from report.analysis.scaling import (
@@ -19,7 +19,7 @@ from report.analysis.scaling import (
     regime_of,
     scaling,
 )
-from report.page.sentences import claim_sentence
+from report.page.verdicts import claim_sentence
 
 SIZES = [1, 2, 4, 8, 16]
 SERIAL = 0.05

@@ -8,11 +8,16 @@ from scipy import stats
 
 from recipe.config import from_yaml, recipe_hash
 from report.analysis.findings import Options, Report, gather
-from report.page.accuracy_table import accuracy_table
-from report.page.html import Shown
-from report.page.scaling import page
-from report.page.sentences import accuracy_sentences, batch_sentences
-from report.page.table import report_rows, to_csv, to_json, to_markdown
+from report.page.blocks import Shown, Table
+from report.page.export import (
+    report_rows,
+    to_csv,
+    to_json,
+)
+from report.page.scaling import page, to_markdown
+from report.page.sentences import accuracy_sentences
+from report.page.tables import accuracy_table
+from report.page.verdicts import batch_sentences
 from tests.report.folders import change, write_check, write_run_folder
 
 
@@ -128,13 +133,16 @@ def test_a_sweep_is_one_table_with_the_keys_that_differ_as_columns(sweep):
     assert sweep.scaling.left_out == ()
     (group,) = sweep.groups
     assert group.is_sweep and group.varied == ("optim.peak_lr",)
-    head, rows, _ = accuracy_table(sweep, group)
-    assert head[:2] == ["framework", "optim.peak_lr"]
+    table, _ = accuracy_table(sweep, group)
+    assert isinstance(table, Table)
+    assert table.head[:2] == ("framework", "optim.peak_lr")
 
     def text(cell: str | Shown) -> str:
         return cell.text if isinstance(cell, Shown) else cell
 
-    column = {name: [text(row[n]) for row in rows] for n, name in enumerate(head)}
+    column = {
+        name: [text(row[n]) for row in table.rows] for n, name in enumerate(table.head)
+    }
     assert column["framework"] == ["PyTorch"] * 3 + ["JAX"] * 3
     assert column["optim.peak_lr"] == ["0.01", "0.1", "1.0"] * 2
     assert column["test accuracy"] == ["0.7000", "0.9500", "0.4000"] * 2

@@ -5,11 +5,12 @@ import csv
 import pytest
 
 from report.analysis.findings import make_report
-from report.page.charts import charts, to_csv
+from report.page.chart import to_csv
+from report.page.charts import charts
 from report.page.escape import to_html, to_markdown
+from report.page.export import to_csv as table_csv
 from report.page.scaling import page
-from report.page.table import to_csv as table_csv
-from report.page.table import to_markdown as report_markdown
+from report.page.scaling import to_markdown as report_markdown
 
 TURNED = "\u202ePARITY\u2066\u200f\x1b[31m\udcff"
 

@@ -13,13 +13,23 @@ import pytest
 from recipe.errors import RecordError
 from record.run import read_run
 from report.analysis.findings import Options, gather, make_report
-from report.analysis.projection import INTERCONNECTS
-from report.page.charts import BOUND, MEASURED, PEAK, Chart, Row, charts
+from report.analysis.interconnects import INTERCONNECTS
+from report.page import escape
+from report.page.blocks import Items
+from report.page.chart import (
+    BOUND,
+    MEASURED,
+    Chart,
+    Row,
+)
+from report.page.charts import PEAK, charts
+from report.page.escape import to_html
+from report.page.export import to_csv, to_json
 from report.page.figures import draw
 from report.page.parity import write_parity_page
-from report.page.scaling import page
-from report.page.sentences import UNKNOWN, parity
-from report.page.table import to_csv, to_json, to_markdown
+from report.page.scaling import page, to_markdown
+from report.page.sections import sections
+from report.page.verdicts import UNKNOWN, parity
 from report.parity.bounds import DIFFERENT, UNDECIDED
 from report.parity.two_runs import compare_two
 from report.write import report_on, write_report
@@ -291,6 +301,57 @@ def test_without_an_arm_the_page_says_what_was_not_measured(study):
     text = page(report(study), {})
     assert "what the exchange takes was not measured, by runs without it" in text
     assert "exposed communication</button>" not in text
+
+
+def test_without_any_ablation_no_parts_of_a_step_are_shown(study, kept):
+    def shown(folder):
+        found = report(folder)
+        names = {chart.name for chart in charts(found)}
+        parts = "Where the time of a step goes" in page(found, {})
+        return parts, any(name.startswith("step-parts") for name in names)
+
+    assert shown(kept) == (True, True)
+    for run in [*study.glob("*-alone-*"), *study.glob("*-frozen-*")]:
+        shutil.rmtree(run)
+    assert shown(study) == (False, False)
+    assert "is data; what the exchange takes was not measured" in page(
+        report(study), {}
+    )
+
+
+@pytest.mark.parametrize("without", ["parity-fp32", "*-alone-*", "jax-*", "*-4-*"])
+def test_no_part_of_the_page_is_empty(study, without):
+    for run in study.glob(without):
+        shutil.rmtree(run)
+    text = page(report(study), {})
+    empty = r"<(\w+)[^>]*>\s*</\1>|</h[23]>\s*(<h2|<script|$)"
+    body = text[text.index("<body>") : text.index("<script>")]
+    assert not re.search(empty, body)
+    assert re.search(empty, "<ul></ul>") and re.search(empty, "<h3>a</h3>\n<h2>")
+
+
+def test_nothing_is_read_while_figures_are_drawn(study):
+    shutil.rmtree(study / "parity-fp32")
+    found = report(study)
+    shutil.rmtree(study)
+    assert {chart.section for chart in charts(found)} >= {"losses", "fast", "scales"}
+    assert "Training loss of the first repeat of each" in charts(found)[0].says
+
+
+def test_markdown_says_what_the_page_says(kept):
+    found = report(kept, interconnect=INTERCONNECTS["dgx-a100"], peak_flops=1e9)
+    html, markdown = page(found, {}), to_markdown(found)
+    told = [
+        line
+        for section in sections(found)
+        for block in section.blocks
+        if isinstance(block, Items) and not section.page_only
+        for line in block.lines
+    ]
+    assert len(told) > 15
+    for line in told:
+        assert isinstance(line, str)
+        assert to_html(line) in html and escape.to_markdown(line) in markdown
 
 
 def test_of_many_groups_the_first_are_drawn_and_the_page_says_so(timed_run):

@@ -7,9 +7,15 @@ import pytest
 
 from record.environment import describe_environment
 from report.analysis.findings import Options, make_report
-from report.analysis.projection import INTERCONNECTS
+from report.analysis.interconnects import INTERCONNECTS
 from report.page.charts import charts
-from report.page.table import report_rows, rows, to_csv, to_json, to_markdown
+from report.page.export import (
+    report_rows,
+    rows,
+    to_csv,
+    to_json,
+)
+from report.page.scaling import to_markdown
 
 
 @pytest.fixture
@@ -75,7 +81,7 @@ def test_markdown_says_the_figures_and_why_others_are_missing(found):
 
 
 def test_markdown_has_what_is_known_of_each_point_and_nothing_else(found):
-    (head,) = (line for line in to_markdown(found).splitlines() if "framework" in line)
+    (head,) = (ln for ln in to_markdown(found).splitlines() if "| framework" in ln)
     assert "| peak memory MiB | compile s |" in head
     assert "MFU" not in head and "accuracy" not in head
 
@@ -84,8 +90,8 @@ def test_markdown_says_where_it_ran_and_how_to_repeat_it(timed_run):
     environment = describe_environment("torch", ["a device"])
     environment |= {"command": ["python", "launch/a_b.py"], "host": "@everyone"}
     text = to_markdown(make_report([timed_run(1.0, environment=environment)]))
-    assert "host: `@everyone`; system: " in text
-    assert text.endswith("- `python launch/a_b.py`\n")
+    assert "- host: `@everyone`\n- system: " in text
+    assert text.endswith("- `python launch/a_b.py`\n- `python launch/report.py DIR`\n")
 
 
 def test_a_fit_is_told_with_the_error_at_the_point_held_out(timed_run):
@@ -140,7 +146,7 @@ def test_a_model_that_does_is_quoted_beside_the_law(timed_run):
 def test_what_was_left_out_is_told(timed_run):
     runs = [timed_run(1.0), timed_run(1.1, config_hash="other")]
     found = make_report(runs)
-    assert "### Left out" in to_markdown(found)
+    assert "### What was left out" in to_markdown(found)
     *_, out = json.loads(to_json(found))["left_out"]
     assert "different recipes" in out["reason"]
     assert to_csv(found) == ""
