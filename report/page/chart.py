@@ -5,6 +5,7 @@ A figure shows its chart's rows and nothing else, so the CSV behind it is what i
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -12,17 +13,12 @@ from report.analysis.intervals import Estimate
 from report.page import escape
 
 # What is drawn how: dashed is a model and nothing else, dotted is a bound.
-MEASURED, MODEL, BOUND = "measured", "model", "bound"
-
+Kind = Literal["measured", "model", "bound"]
 # How a figure shows its rows: medians over devices with their intervals; how steps are
 # distributed; a line over steps; parts of a whole, stacked.
-POINTS, DISTRIBUTION, LINES, BARS = "points", "distribution", "lines", "bars"
+Form = Literal["points", "distribution", "lines", "bars"]
 # How far beyond the points an interval is drawn, in what lies between the points.
 BEYOND = 1.5
-
-# Sections of the page that figures belong to.
-LOSSES, FAST, SCALES = "losses", "fast", "scales"
-HOLDS_BACK, FURTHER = "holds back", "further"
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,6 @@ class Row:
     Args:
       series: as the legend has it.
       framework: "torch", "jax", or "" for what is neither's.
-      kind: MEASURED, MODEL or BOUND.
       x, y: in the chart's units; low and high the ends of y's interval.
       panel: which it is in, where a figure has several.
       emphasis: 1, or less for a series that stands behind another.
@@ -40,7 +35,7 @@ class Row:
 
     series: str
     framework: str
-    kind: str
+    kind: Kind
     x: float
     y: float
     low: float | None = None
@@ -54,7 +49,7 @@ def row_of(
 ) -> Row:
     """What was measured, with its interval."""
     y, low, high = estimate.value, estimate.low, estimate.high
-    return Row(series, framework, MEASURED, x, y, low, high, panel)
+    return Row(series, framework, "measured", x, y, low, high, panel)
 
 
 def distribution(
@@ -63,7 +58,7 @@ def distribution(
     """Each time, and the share of times that are no longer."""
     for number, time in enumerate(sorted(times), start=1):
         share = number / len(times)
-        yield Row(series, framework, MEASURED, time, share, emphasis=emphasis)
+        yield Row(series, framework, "measured", time, share, emphasis=emphasis)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +67,9 @@ class Chart:
 
     Args:
       name: of its files, without suffix.
-      section: of the page that it belongs to.
+      section: link of the page's section that it belongs to.
       title: what it shows, and of what.
       says: what a reader should look for.
-      shown: POINTS, DISTRIBUTION, LINES or BARS.
       one: a horizontal line that stands for "no difference", where there is one.
       from_zero: whether y's axis begins at 0, so that heights can be compared.
     """
@@ -87,7 +81,7 @@ class Chart:
     says: str
     rows: tuple[Row, ...]
     x_label: str = "devices"
-    shown: str = POINTS
+    shown: Form = "points"
     log_y: bool = False
     one: float | None = None
     from_zero: bool = False

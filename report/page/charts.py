@@ -13,18 +13,6 @@ from report.analysis.groups import Group, file_name, program
 from report.analysis.intervals import Estimate
 from report.analysis.scaling import WEAK, Curve, Point
 from report.page.chart import (
-    BARS,
-    BOUND,
-    DISTRIBUTION,
-    FAST,
-    FURTHER,
-    HOLDS_BACK,
-    LINES,
-    LOSSES,
-    MEASURED,
-    MODEL,
-    POINTS,
-    SCALES,
     Chart,
     Row,
     distribution,
@@ -34,7 +22,7 @@ from report.page.sentences import group_target, in_words
 
 MOST_RANKS = 3  # of a curve: more lines hide each other
 PEAK = "the device's peak"
-WINDOWS = {"y_label": "share of windows no slower", "shown": DISTRIBUTION}
+WINDOWS = {"y_label": "share of windows no slower", "shown": "distribution"}
 NEAR = 10  # a bound that many times above the points would press them together
 
 
@@ -74,7 +62,7 @@ def _chart(
     """
     name, title = f"{name}-{group.name}", f"{title}: {group.title}"
     chart = Chart(name=name, title=title, rows=tuple(rows), **given)
-    if chart.shown == POINTS and any(any(chart.cut(row)) for row in chart.rows):
+    if chart.shown == "points" and any(any(chart.cut(row)) for row in chart.rows):
         told = "A triangle at the edge: the interval goes on beyond the figure."
         return replace(chart, says=f"{chart.says} {told}")
     return chart
@@ -109,18 +97,18 @@ def _loss_chart(name: str, title: str, says: str, curves: Sequence[LossCurve]) -
         if curve.reason:
             says += f" {curve.label} is not drawn: {curve.reason}."
         rows += [
-            Row(curve.label, curve.framework, MEASURED, step, loss)
+            Row(curve.label, curve.framework, "measured", step, loss)
             for step, loss in enumerate(curve.losses, start=1)
         ]
     return Chart(
         name=name,
-        section=LOSSES,
+        section="parity",
         title=title,
         x_label="optimizer step",
         y_label="training loss",
         says=says,
         rows=tuple(rows),
-        shown=LINES,
+        shown="lines",
         from_zero=True,
     )
 
@@ -135,19 +123,19 @@ def _throughput(report: Report, group: Group) -> Chart:
         rate = first.images_per_second.value / first.cell.world_size
         framework = curve.setting.framework
         rows += [
-            Row(f"{group.label(curve)}, ideal", framework, BOUND, size, rate * size)
+            Row(f"{group.label(curve)}, ideal", framework, "bound", size, rate * size)
             for size in (first.cell.world_size, last.cell.world_size)
         ]
         if modelled := _modelled(report, group, curve, last.cell.world_size):
             rows += modelled
             model = " Dashed, a model: what the interconnect allows of that."
     if (rate := _peak_rate(report, group)) is not None:
-        points = [row for row in rows if row.kind == MEASURED]
+        points = [row for row in rows if row.kind == "measured"]
         sizes = sorted({row.x for row in points})
         times = rate / max(row.y / row.x for row in points)
         if times < NEAR:
             bounds.append("and what the peak of each allows")
-            rows += [Row(PEAK, "", BOUND, size, rate * size) for size in sizes]
+            rows += [Row(PEAK, "", "bound", size, rate * size) for size in sizes]
         else:
             beyond = f" The devices' peak is {times:,.0f} times as high, and not drawn."
     return _chart(
@@ -243,7 +231,7 @@ def _breakdown(report: Report, group: Group) -> Chart:
             "apart; filled is computation, and whatever was not. The vertical line is "
             "the interval of where the filled part ends."
         ),
-        shown=BARS,
+        shown="bars",
     )
 
 
@@ -331,7 +319,7 @@ def _utilisation(report: Report, group: Group) -> Chart:
     rows = list(_of_points(group, figure))
     if known:
         ends = min(row.x for row in rows), max(row.x for row in rows)
-        rows += [Row(PEAK, "", BOUND, x, 1.0) for x in ends]
+        rows += [Row(PEAK, "", "bound", x, 1.0) for x in ends]
     return _chart(
         *(group, "utilisation", "MFU" if known else "FLOP/s of a device", rows),
         y_label="share of the device's peak" if known else "FLOP/s per device",
@@ -368,17 +356,18 @@ def _modelled(
     """A curve's projection to so many devices at most."""
     label, framework = f"{group.label(curve)}, model", curve.setting.framework
     return [
-        Row(label, framework, MODEL, p.devices, p.images_per_second)
+        Row(label, framework, "model", p.devices, p.images_per_second)
         for p in report.projection_of(curve).points
         if p.devices <= most
     ]
 
 
 MAKERS: dict[str, tuple[Callable[[Report, Group], Chart], ...]] = {
-    FAST: (_throughput, _ratio, _accuracy),
-    SCALES: (_efficiency,),
-    HOLDS_BACK: (_breakdown, _serial_fraction, _step_times, _rank_times, _utilisation),
-    FURTHER: (_projection,),
+    "fast": (_throughput, _ratio, _accuracy),
+    "scales": (_efficiency,),
+    "holds-back": (_breakdown, _serial_fraction)
+    + (_step_times, _rank_times, _utilisation),
+    "further": (_projection,),
 }
 
 

@@ -23,13 +23,6 @@ from matplotlib.ticker import (
 )
 
 from report.page.chart import (
-    BARS,
-    BOUND,
-    DISTRIBUTION,
-    LINES,
-    MEASURED,
-    MODEL,
-    POINTS,
     Chart,
     Row,
 )
@@ -67,7 +60,7 @@ def draw(chart: Chart, folder: Path) -> tuple[Path, Path]:
     matplotlib.use("agg")
     with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        if chart.shown == BARS:
+        if chart.shown == "bars":
             _draw_bars(figure, chart)
         else:
             axes = figure.subplots()
@@ -85,7 +78,7 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
     if chart.one is not None:
         axes.axhline(chart.one, color="0.45", linewidth=1)
     seen: dict[str, int] = {}  # framework -> its measured series so far
-    measured = {row.series for row in chart.rows if row.kind == MEASURED}
+    measured = {row.series for row in chart.rows if row.kind == "measured"}
     bounds: set[str] = set()
     for number, (series, group) in enumerate(
         itertools.groupby(chart.rows, lambda row: row.series)
@@ -94,15 +87,15 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
         first = rows[0]
         colour = COLOURS.get(first.framework, COLOURS[""])
         x, y = [row.x for row in rows], [row.y for row in rows]
-        if first.kind == BOUND:
+        if first.kind == "bound":
             _draw_bound(axes, x, y, name, bounds)
             continue
-        if first.kind == MODEL:
+        if first.kind == "model":
             axes.plot(x, y, "--", color=colour, linewidth=1.4, label=name)
             continue
         nth = seen.setdefault(first.framework, 0)
         seen[first.framework] += 1
-        if chart.shown == DISTRIBUTION:
+        if chart.shown == "distribution":
             axes.ecdf(
                 x,
                 alpha=0.3 + 0.7 * first.emphasis,
@@ -112,7 +105,7 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
                 **_mark(first.framework, nth),
             )
             axes.set_ylim(0, 1.04)
-        elif chart.shown == LINES:
+        elif chart.shown == "lines":
             # Each narrower than the one it lies on, so that all can be seen.
             width = max(5.0 - 1.3 * number, 0.8)
             axes.plot(x, y, color=colour, linewidth=width, label=name)
@@ -228,7 +221,7 @@ def _mark(framework: str, nth: int) -> dict[str, Any]:
 def _scale_axes(axes: Axes, chart: Chart) -> None:
     if chart.log_y:
         axes.set_yscale("log")
-    if chart.from_zero or chart.shown == POINTS:
+    if chart.from_zero or chart.shown == "points":
         axes.set_ylim(*chart.view)
     if chart.log_y:
         low, high = axes.get_ylim()
@@ -241,10 +234,10 @@ def _scale_axes(axes: Axes, chart: Chart) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     values = sorted({row.x for row in chart.rows})
-    if chart.shown == DISTRIBUTION and values[-1] > 5 * values[0]:
+    if chart.shown == "distribution" and values[-1] > 5 * values[0]:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    if chart.shown == POINTS:
+    if chart.shown == "points":
         axes.set_xscale("log", base=2)
         axes.set_xticks(values[:: -(-len(values) // 11)])
         axes.set_xlim(values[0] / 1.25, values[-1] * 1.25)

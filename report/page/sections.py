@@ -18,7 +18,7 @@ from report.page.blocks import (
     Text,
     items,
 )
-from report.page.chart import FAST, FURTHER, HOLDS_BACK, LOSSES, SCALES, Chart
+from report.page.chart import Chart
 from report.page.environment import commands, environment_rows
 from report.page.sentences import (
     accuracy_sentences,
@@ -61,31 +61,31 @@ def sections(report: Report, charts: Sequence[Chart] = ()) -> list[Section]:
             "Did both train the same thing?",
             (
                 *items(reason for check in report.checks for reason in check.reasons),
-                *figures(LOSSES),
+                *figures("parity"),
                 *checks_table(report),
                 *items(map(check_sentence, report.checks)),
                 *items(batch_sentences(report)),
             ),
         ),
         Section("accurate", "How accurate?", tuple(_accurate(report))),
-        Section("fast", "How fast?", tuple(_fast(report, figures(FAST)))),
+        Section("fast", "How fast?", tuple(_fast(report, figures("fast")))),
         Section(
             "scales",
             "How well does it scale?",
             (
-                *figures(SCALES),
+                *figures("scales"),
                 *(b for g in report.scaled for b in points_table(report, g)),
             ),
         ),
         Section(
             "holds-back",
             "What holds it back?",
-            tuple(_holds_back(report, figures(HOLDS_BACK))),
+            tuple(_holds_back(report, figures("holds-back"))),
         ),
         Section(
             "further",
             "What to expect further out",
-            tuple(_further(report, figures(FURTHER))),
+            tuple(_further(report, figures("further"))),
         ),
         Section("left-out", "What was left out", _left_out(report)),
         Section("where", "Where, and how to repeat it", tuple(_where(report))),
