@@ -21,8 +21,10 @@ from record.run import Run
 
 # A sum of n terms is rounded to some sqrt(n) units in the last place of its size, and
 # to more where what it is taken over is far from zero, as before a norm. Measured on
-# biases before a BatchNorm: 0.05, and at a mean of 300 deviations between 1 and 10.
-MARGIN = 10.0
+# biases before a BatchNorm: 0.05, and at a mean of 300 deviations between 1 and 10.3,
+# the most where one thread of PyTorch adds one term after the other. In fp64 there is
+# room for more: a gradient that moves anything is no 1e-12 of the model's.
+MARGIN, FP64_MARGIN = 10.0, 100.0
 # Where rounding decides so much of a leaf, no gradient did.
 WANDERS = 0.1
 
@@ -79,8 +81,8 @@ def wandering(
 def reach(runs: Sequence[Run], steps: int | None = None) -> float:
     """How far from zero rounding alone may have taken a weight, at the most.
 
-    A gradient's rounding is taken to be 10 sqrt(n) units in the last place of the norm
-    of all gradients, n the numbers of a batch. SGD moves a weight by the learning rate
+    A gradient's rounding is taken to be 10 sqrt(n) units in the last place (in fp64
+    100) of the norm of all gradients, n the numbers of a batch. SGD moves a weight by the learning rate
     times that over 1 - momentum, AdamW by the learning rate times that over its eps.
 
     Args:
@@ -112,7 +114,8 @@ def _reach(run: Run, steps: int | None) -> float:
 
 def gradient_rounding(precision: str, terms: int) -> float:
     """What rounding may make of a gradient of zero, over the norm of all gradients."""
-    return float(MARGIN * np.sqrt(terms) * 2.0 ** (1 - SIGNIFICAND_BITS[precision]))
+    margin = FP64_MARGIN if precision == "fp64" else MARGIN
+    return float(margin * np.sqrt(terms) * 2.0 ** (1 - SIGNIFICAND_BITS[precision]))
 
 
 def _finite(reach: float) -> float:
