@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from data.batches import Batches
 from jax_impl.augment import crop_and_flip, cut_out
+from jax_impl.ema import Average, move_average
 from jax_impl.optim import apply_update, clip_gradients
 from jax_impl.parallel import World, share_gradients
 from jax_impl.precision import parameter_dtype
@@ -38,6 +39,7 @@ class TrainState(NamedTuple):
     statistics: nnx.State
     optimizer: optax.OptState
     loss_scale: LossScale | None
+    average: Average | None = None
 
 
 class StepMetrics(NamedTuple):
@@ -142,8 +144,8 @@ def train_step(
 ) -> tuple[TrainState, StepMetrics]:
     """The updated state, and what there is to know of the step.
 
-    A skipped step leaves parameters and optimizer as they were; the running statistics
-    have moved with the forward pass.
+    A skipped step leaves parameters, optimizer and average as they were; the running
+    statistics have moved with the forward pass.
 
     Args:
       draws: the examples' augmentation, a row for each micro-batch, or None.
@@ -187,23 +189,24 @@ def train_step(
     if state.loss_scale is not None:
         gradients = jax.tree.map(lambda g: g * (1 / scale), gradients)
     grad_norm = optax.tree.norm(gradients)
-    params, slots = state.params, state.optimizer
+    params, slots, average = state.params, state.optimizer, state.average
     if config.optim.update:
         clipped = clip_gradients(config, gradients, grad_norm)
         updates, slots = optimizer.update(clipped, slots, params)
         params = apply_update(params, updates, learning_rate)
+        average = move_average(config, average, params, statistics)
     loss_scale, skipped = state.loss_scale, jnp.bool(False)
     if loss_scale is not None and config.precision.loss_scale is not None:
         finite = jnp.isfinite(grad_norm)
         loss_scale = next_loss_scale(config.precision.loss_scale, loss_scale, finite)
-        params, slots = jax.tree.map(
+        params, slots, average = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
-            (params, slots),
-            (state.params, state.optimizer),
+            (params, slots, average),
+            (state.params, state.optimizer, state.average),
         )
         skipped = ~finite
     metrics = StepMetrics(loss, grad_norm, scale, skipped)
-    return TrainState(params, statistics, slots, loss_scale), metrics
+    return TrainState(params, statistics, slots, loss_scale, average), metrics
 
 
 def window_step(

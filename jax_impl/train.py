@@ -14,6 +14,7 @@ from data.batches import window_batches
 from data.dataset import acquire, load
 from data.dropout import batch_keys
 from jax_impl.cache import all_found, lookups, open_cache
+from jax_impl.ema import Average, build_average, save_average
 from jax_impl.measure import measure
 from jax_impl.model import build_model
 from jax_impl.optim import build_optimizer, load_slots, save_slots
@@ -143,6 +144,7 @@ def train(
         statistics=replicate(statistics, world),
         optimizer=place_state(slots, world),
         loss_scale=replicate(initial_loss_scale(config, kept), world),
+        average=build_average(config, model, weights, resumed, world),
     )
 
     # Both steps compiled whole, before the clock of the first window starts
@@ -264,7 +266,7 @@ def train(
                 metrics = evaluate(
                     config,
                     compiled_eval,
-                    state,
+                    state if state.average is None else state.average,
                     test_data,
                     len(dataset.test_labels),
                     world,
@@ -280,14 +282,15 @@ def train(
             leaves = stops > 0 and window.steps.stop < plan.last
             if window.saves or due > 0 or leaves:
                 slots, counts = save_slots(state.optimizer, world)
+                averaged, updates = save_average(state.average, world)
                 weights = save_weights(state.params, state.statistics, world)
                 scale = jax.tree.map(
                     lambda number: to_host([number], world)[0], state.loss_scale
                 )
                 record.save(
                     window,
-                    {"weights": weights, **slots},
-                    {**counts, **loss_scale_state(scale)},
+                    {"weights": weights, **slots, **averaged},
+                    {**counts, **updates, **loss_scale_state(scale)},
                 )
             if leaves:
                 stopped = record.stopped(window.steps.stop, asked or "another rank")
@@ -295,7 +298,9 @@ def train(
                 raise stopped
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
-        record.trained(save_weights(state.params, state.statistics, world), int(peak))
+        averaged, _ = save_average(state.average, world)
+        weights = save_weights(state.params, state.statistics, world)
+        record.trained({"weights": weights, **averaged}, int(peak))
         measure(
             Pace.of(config, plan.last),
             issue,
@@ -313,7 +318,7 @@ def train(
 def evaluate(
     config: Config,
     compiled_eval: Callable[..., Any],
-    state: TrainState,
+    state: TrainState | Average,
     data: DeviceData,
     examples: int,
     world: World,

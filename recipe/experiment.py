@@ -248,6 +248,9 @@ class OptimConfig:
     weight_decay: float = 0.0
     decay: str = "kernels"  # which parameters decay: kernels, or all of them
     clip_norm: float | None = None  # 2-norm that the global gradient is scaled down to
+    # of the weights' exponential moving average, which is then what is evaluated; null
+    # keeps none
+    ema_decay: float | None = None
     # false: gradients are computed and not applied, to time the same step without the
     # optimizer; no training of anything.
     update: bool = True
@@ -274,6 +277,11 @@ class OptimConfig:
             raise ConfigError(
                 f"optim.clip_norm must be finite and > 0, got {self.clip_norm}; "
                 "null does not clip"
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(
+                f"optim.ema_decay must lie in (0, 1), got {self.ema_decay}; null keeps "
+                "no average of the weights"
             )
         for of, keys in OPTIMIZER_KEYS.items():
             for key in keys:

@@ -2,8 +2,9 @@
 
 RUN/checkpoints/step-00000020/ holds
 
-    weights.safetensors  parameters and running statistics, as final.safetensors
+    weights.safetensors  parameters and running statistics
     SLOT.safetensors     an optimizer's slot, such as momentum or adam.m; same names
+    average.safetensors  of the weights, where optim.ema_decay keeps one; same names
     manifest.json        what else there is to know, and the SHA-256 of each file
     COMMITTED            the SHA-256 of the manifest; written last
 
@@ -63,7 +64,8 @@ class Checkpoint:
       recipe: the recipe itself, by key, to show what differs; see `record/resume.py`.
       data_fingerprint: of the dataset.
       arrays: slot -> canonical name -> array in canonical layout. "weights" are the
-        parameters and running statistics; the others an optimizer's.
+        parameters and running statistics, "average" their average, the others an
+        optimizer's.
       state: the numbers beside them, such as the loss scale; exact in JSON.
       test: the last evaluation's metrics, and `step`, when that was.
     """

@@ -4,7 +4,8 @@
     environment.json   versions, devices, host, git commit, command
     metrics.jsonl      one row per step, timed window and evaluation
     summary.json       what the run came to; written last
-    final.safetensors  the weights, canonical names and layouts
+    final.safetensors  the weights, or their average; canonical names and layouts
+    last.safetensors   the weights, where final.safetensors is their average
     trace-N.safetensors  what went on in step N, where train.trace asks for it
     logs/rank*.log     each rank its own
     checkpoints/       what the run can go on from, see `record/checkpoint.py`

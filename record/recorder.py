@@ -22,7 +22,7 @@ from record.checkpoint import Checkpoint, CheckpointWriter, checkpoint_folder
 from record.disk import recording, to_json, write_whole
 from record.environment import describe_environment, own_cores
 from record.metrics import median_throughput
-from record.run import read_rows
+from record.run import FINAL, LAST, read_rows
 from record.saver import Saver
 from record.schema import SCHEMA_VERSION, strict_json
 from record.screen import open_screen
@@ -367,20 +367,27 @@ class Recorder:
                     mark_requeue(self.path, step, reason)
         return stopped_error(self.path, step, reason)
 
-    def trained(self, weights: Weights, peak_memory_bytes: int) -> None:
+    def trained(self, arrays: dict[str, Weights], peak_memory_bytes: int) -> None:
         """Record what the training came to, whatever steps are timed after it.
 
         Whatever is saved behind the steps is waited for.
+
+        Args:
+          arrays: "weights" and, where there is one, their "average"; as in `save`.
 
         Raises:
           DivergedError: on every rank, if a weight is not finite.
         """
         self._summary["peak_memory_bytes"] = peak_memory_bytes
         if self._writes:
-            content = safetensors.numpy.save(weights)
-            with self._deferred():
-                write_whole(self.path / "final.safetensors", content)
-        for name, array in weights.items():
+            files = {LAST: arrays["weights"], FINAL: arrays.get("average")}
+            if files[FINAL] is None:
+                files = {FINAL: arrays["weights"]}
+            for name, weights in files.items():
+                content = safetensors.numpy.save(weights)
+                with self._deferred():
+                    write_whole(self.path / name, content)
+        for name, array in (leaf for held in arrays.values() for leaf in held.items()):
             if not np.isfinite(array).all():
                 raise DivergedError(
                     f"{name} is not finite after the last step, {self.plan.last}; the "

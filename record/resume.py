@@ -27,7 +27,7 @@ from record.checkpoint import (
 from record.disk import parse_json, read_text, recording, write_whole
 from record.folder import check_folder, create_folder
 from record.length import LENGTH, goes_on, how_to_go_on
-from record.run import read_summary
+from record.run import FINAL, LAST, read_summary
 from record.schema import ROWS
 from record.stopping import REQUEUE, mark_requeue
 
@@ -200,7 +200,7 @@ def _check_resumable(given: str, path: Path, source: Path) -> None:
             f"run.resume={given} was cut short before its first checkpoint; "
             f"run.dir={given} with run.resume=auto begins it again"
         )
-    status, weights = read_summary(source)["status"], source / "final.safetensors"
+    status, weights = read_summary(source)["status"], source / FINAL
     hint = "lower checkpoint.every_steps"
     if weights.exists():
         hint = f"model.weights={weights} starts a new run from its weights"
@@ -266,7 +266,7 @@ def _differences(
 
 def _weights(found: Resume) -> str:
     """The file of the weights that a run has come to."""
-    final = found.source / "final.safetensors"
+    final = found.source / FINAL
     if final.exists() or found.checkpoint is None:
         return str(final)
     return str(checkpoint_folder(found.source, found.step) / "weights.safetensors")
@@ -375,6 +375,8 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
     shapes = weight_shapes(config)
     trained = {name: shape for name, shape in shapes.items() if is_trained(name)}
     wanted = {"weights": shapes, **dict.fromkeys(optimizer_slots(config), trained)}
+    if config.optim.ema_decay is not None:
+        wanted["average"] = shapes
     for slot, expected in wanted.items():
         held = {n: a.shape for n, a in checkpoint.arrays.get(slot, {}).items()}
         if held != expected:
@@ -458,7 +460,7 @@ def rewind(
     }
     writer.discard_after(step)
     with recording(folder):
-        for name in ("summary.json", "final.safetensors", REQUEUE):
+        for name in ("summary.json", FINAL, LAST, REQUEUE):
             (folder / name).unlink(missing_ok=True)
         content = rows + json.dumps(told).encode() + b"\n"
         write_whole(folder / "metrics.jsonl", content)

@@ -23,10 +23,20 @@ from record.schema import (
     check_fields,
 )
 
+# The weights that were evaluated; where those are an average, also those after the last
+# step.
+FINAL, LAST = "final.safetensors", "last.safetensors"
+AVERAGE = "average of "  # before the name of what is one
+
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run's record, as `read_run` returns it."""
+    """A finished run's record, as `read_run` returns it.
+
+    Args:
+      weights: after the last step; where it kept their average, that too, each leaf as
+        "average of" its name.
+    """
 
     path: Path
     config: Config
@@ -38,6 +48,11 @@ class Run:
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl` of one kind: step, window or evaluation."""
         return [row for row in self.rows if row["kind"] == kind]
+
+
+def averaged(name: str) -> bool:
+    """Whether a name in `Run.weights` is an average's."""
+    return name.startswith(AVERAGE)
 
 
 def read_run(path: Path) -> Run:
@@ -61,12 +76,19 @@ def read_run(path: Path) -> Run:
             "for: their hashes differ"
         )
     environment = read_environment(path)
-    try:
-        weights = safetensors.numpy.load_file(path / "final.safetensors")
-    except (SafetensorError, OSError) as error:
-        raise RecordError(f"{path / 'final.safetensors'}: {error}") from error
+    weights = _read_weights(path / FINAL)
+    if config.optim.ema_decay is not None:
+        averages = {f"{AVERAGE}{name}": array for name, array in weights.items()}
+        weights = _read_weights(path / LAST) | averages
     rows = read_all_rows(path, summary["steps"])
     return Run(path, config, environment, summary, rows, weights)
+
+
+def _read_weights(file: Path) -> Weights:
+    try:
+        return safetensors.numpy.load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise RecordError(f"{file}: {error}") from error
 
 
 def read_all_rows(path: Path, steps: int) -> list[dict[str, Any]]:

@@ -232,9 +232,13 @@ def share_statistics(model: nn.Module, world: World) -> None:
 
 
 def parallelize(model: nn.Module, world: World) -> nn.Module:
-    """The model whose backward pass averages gradients over ranks, if it is to."""
+    """The model whose backward pass averages gradients over ranks, if it is to.
+
+    One that is only evaluated has none; its parameters are sharded alike.
+    """
     if world.processes == 1 or not world.exchange:
         return model
+    trained = any(parameter.requires_grad for parameter in model.parameters())
     if world.fsdp:
         from torch.distributed.fsdp import fully_shard
 
@@ -244,8 +248,12 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
             if isinstance(module, nn.ModuleList):
                 for block in module:
                     fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        # The root stays whole after a forward pass, for the backward pass to come.
+        stays = None if trained else True
+        fully_shard(model, mesh=mesh, reshard_after_forward=stays)
         return model  # the same, which holds shards from here on
+    if not trained:
+        return model
     device_ids = None if world.device.type == "cpu" else [world.device]
     return DistributedDataParallel(
         model,

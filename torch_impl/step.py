@@ -17,6 +17,7 @@ from data.batches import Batches
 from recipe.config import Config
 from recipe.loss_scale import LossScale, next_loss_scale
 from torch_impl.augment import crop_and_flip, cut_out
+from torch_impl.ema import Average, move_average
 from torch_impl.optim import apply_update, clip_gradients
 from torch_impl.parallel import World, only_the_last, unshard
 from torch_impl.precision import parameter_dtype
@@ -120,11 +121,12 @@ def train_step(
     learning_rate: float,
     loss_scale: LossScale | None,
     world: World,
+    average: Average | None = None,
 ) -> tuple[LossScale | None, StepMetrics]:
-    """Update the parameters, and the running statistics, in place.
+    """Update the parameters, the running statistics and the average, in place.
 
-    A skipped step leaves parameters and optimizer as they were; the running statistics
-    have moved with the forward pass.
+    A skipped step leaves parameters, optimizer and average as they were; the running
+    statistics have moved with the forward pass.
 
     Args:
       draws: the examples' augmentation, a row for each micro-batch, or None.
@@ -165,6 +167,7 @@ def train_step(
     if config.optim.update:
         clip_gradients(config, model, grad_norm)
         apply_update(optimizer, learning_rate)
+        move_average(config, average)
     return loss_scale, metrics
 
 
@@ -179,6 +182,7 @@ def compile_steps(
     keys_ABL: Int[Tensor, "A B L"] | None,
     loss_scale: LossScale | None,
     world: World,
+    average: Average | None = None,
 ) -> float:
     """Compile the model, inside of what it is wrapped in, and return the seconds taken.
 
@@ -194,6 +198,9 @@ def compile_steps(
     train_step(frozen, parallel, optimizer, *batch, 0.0, loss_scale, world)
     for statistic, before in zip(model.buffers(), statistics, strict=True):
         statistic.copy_(before)
+    if average is not None:
+        model = average.model
+        model.compile(dynamic=False)
     indices_B = indices_AB.flatten()
     eval_step(config, model, data, indices_B, indices_B >= 0)
     return time.perf_counter() - begin

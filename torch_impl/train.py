@@ -29,6 +29,7 @@ from record.stopping import Stopping, stopped_error
 from record.trace import Trace
 from record.weights import starting_weights
 from torch_impl.cache import all_found, lookups, open_cache
+from torch_impl.ema import build_average, save_average
 from torch_impl.measure import measure
 from torch_impl.model import build_model
 from torch_impl.optim import build_optimizer, load_slots, save_slots
@@ -137,6 +138,8 @@ def train(
     optimizer = build_optimizer(config, model)
     if resumed is not None:
         load_slots(config, model, optimizer, resumed, world)
+    average = build_average(config, model, weights, resumed, world)
+    evaluated = model if average is None else average.model
     loss_scale = initial_loss_scale(config, kept)
 
     # Compiled, where that is asked for, before the clock of the first window starts
@@ -153,6 +156,7 @@ def train(
             *one_step(batches, 0),
             loss_scale,
             world,
+            average,
         )
 
     facts = Facts(
@@ -212,6 +216,7 @@ def train(
                     rates[position],
                     loss_scale,
                     world,
+                    average,
                 )
                 metrics.append(seen)
             issued = time.perf_counter()
@@ -251,9 +256,9 @@ def train(
                 dispatch_seconds=ranks[:, 2].max(),
             )
             if window.evaluates:
-                share_statistics(model, world)
+                share_statistics(evaluated, world)
                 metrics = evaluate(
-                    config, model, test_data, len(dataset.test_labels), world
+                    config, evaluated, test_data, len(dataset.test_labels), world
                 )
                 record.evaluation(window, metrics)
 
@@ -266,11 +271,12 @@ def train(
             leaves = stops > 0 and window.steps.stop < plan.last
             if window.saves or due > 0 or leaves:
                 slots, counts = save_slots(config, model, optimizer, world)
+                averaged, updates = save_average(average, world)
                 weights = save_weights(model, world)
                 record.save(
                     window,
-                    {"weights": weights, **slots},
-                    {**counts, **loss_scale_state(loss_scale)},
+                    {"weights": weights, **slots, **averaged},
+                    {**counts, **updates, **loss_scale_state(loss_scale)},
                 )
             if leaves:
                 stopped = record.stopped(window.steps.stop, asked or "another rank")
@@ -278,7 +284,9 @@ def train(
                 raise stopped
 
         peak = gather_ranks([peak_memory_bytes(world)], world).max()
-        record.trained(save_weights(model, world), int(peak))
+        averaged, _ = save_average(average, world)
+        weights = save_weights(model, world)
+        record.trained({"weights": weights, **averaged}, int(peak))
         measure(
             Pace.of(config, plan.last),
             issue,

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from recipe.errors import RecordError
 from recipe.weights import Weights
-from record.run import Run
+from record.run import Run, averaged
 from report.parity.bounds import CONFIDENCE, LOST
 
 
@@ -36,17 +36,20 @@ def relative_difference(
 def leaf_differences(a: Weights, b: Weights) -> dict[str, float]:
     """Each parameter's largest absolute difference over its largest absolute value.
 
+    An average that one run alone keeps is left out: its recipe tells of it.
+
     Raises:
       RecordError: if the runs do not have the same parameters, naming the first.
     """
-    for name in sorted(a.keys() | b.keys()):
+    names = [name for name in a | b if name in a and name in b or not averaged(name)]
+    for name in sorted(names):
         shapes = [w[name].shape if name in w else "absent" for w in (a, b)]
         if shapes[0] != shapes[1]:
             raise RecordError(
                 f"parameter {name} is {shapes[0]} in the one and {shapes[1]} in the "
                 "other: runs of different models are not compared"
             )
-    return {name: _leaf_difference(a[name], b[name]) for name in a}
+    return {name: _leaf_difference(a[name], b[name]) for name in names}
 
 
 def _leaf_difference(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> float:

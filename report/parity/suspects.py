@@ -15,6 +15,9 @@ SUSPECTS = {
     "update": "learning rate (a warm-up's first step), decay before or after momentum "
     "or not on the same parameters, dampening, Nesterov, clipping's 1e-6, AdamW's eps "
     "and decay",
+    "average": "decay, bias correction (optax.ema has it, torch's AveragedModel and "
+    "timm's begin with a copy), averaged before the update or in skipped steps, "
+    "running statistics copied and not averaged",
     "statistics": "momentum (torch's m is 1 - flax's), biased or unbiased variance, "
     "statistics of the global batch or of one device's",
     "conv": "padding (SAME pads (0, 1) at stride 2, torch (1, 1)), stride, dilation, "

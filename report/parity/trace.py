@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from recipe.weights import Weights
+from record.run import AVERAGE, averaged
 from record.trace import Trace
 from report.parity.bounds import (
     BOUNDS,
@@ -35,7 +36,8 @@ class Difference:
     """How far one array of a step is apart.
 
     Args:
-      stage: "weights", "input", "labels", "forward", "loss", "backward" or "update".
+      stage: "weights", "input", "labels", "forward", "loss", "backward", "update" or
+        "average", which is the last.
       layer: the module, or the parameter where it is of no traced module.
       what: in words.
       value: largest difference over the largest value.
@@ -137,7 +139,7 @@ class TraceVerdict:
         }
 
 
-Traced = tuple[Trace, Weights]  # a step, and the weights after it
+Traced = tuple[Trace, Weights]  # a step, and `Run.weights` after it
 
 
 def compare_traces(
@@ -262,9 +264,9 @@ def _shifted(
     name = difference.layer
     if difference.what in {gradient_of(bias) for bias in biases}:
         return np.inf
-    if difference.stage not in ("weights", "update"):
+    if difference.stage not in ("weights", "update", "average"):
         return 0.0
-    if name in biases:
+    if name.removeprefix(AVERAGE) in biases:
         return np.inf
     before = difference.stage == "weights"
     one, other = (t[0].weights if before else t[1] for t in (a, b))
@@ -324,7 +326,8 @@ def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Diff
 
     for name in _both(after_a, after_b):
         pair = after_a[name], after_b[name]
-        compared("update", name, f"{name} after the step", largest(*pair))
+        stage = "average" if averaged(name) else "update"
+        compared(stage, name, f"{name} after the step", largest(*pair))
     return found
 
 

@@ -543,7 +543,7 @@ def leg(given: Config, stop_after: int | None = None, save=lambda record: None) 
                 recorder.stopped(window.steps.stop, "SIGTERM")
                 recorder.stop_if(recorder.failure is not None)
                 raise StoppedError(f"stopped by SIGTERM after step {stop_after}")
-        recorder.trained(WEIGHTS, peak_memory_bytes=2**30)
+        recorder.trained({"weights": WEIGHTS}, peak_memory_bytes=2**30)
         recorder.finish()
         recorder.stop_if(recorder.failure is not None)
 

@@ -109,7 +109,7 @@ def write_run(
                 dispatch_seconds=0.0625,
             )
             recorder.evaluation(window, scores)
-        recorder.trained(weights, peak_memory_bytes=2**30)
+        recorder.trained({"weights": weights}, peak_memory_bytes=2**30)
         for start in measured:
             steps = range(start, start + 2)
             recorder.measured(
@@ -455,7 +455,7 @@ def test_a_run_whose_weights_do_not_fit_never_says_it_finished(folder):
     plan = BatchPlan.of(recipe(folder), examples=16)
     with Recorder(folder, recipe(folder), plan, FACTS) as recorder:
         with files_no_larger_than(8192):
-            recorder.trained(WEIGHTS, peak_memory_bytes=0)
+            recorder.trained({"weights": WEIGHTS}, peak_memory_bytes=0)
         recorder.finish()
         assert "File too large" in str(recorder.failure)
         assert "summary.json" not in files(folder)
@@ -498,7 +498,7 @@ def test_a_run_that_did_not_finish_is_refused_with_its_status(folder, error, sta
     plan = BatchPlan.of(recipe(folder), examples=16)
     recorder = Recorder(folder, recipe(folder), plan, FACTS)
     with pytest.raises(type(error)), recorder:
-        recorder.trained(WEIGHTS, peak_memory_bytes=0)
+        recorder.trained({"weights": WEIGHTS}, peak_memory_bytes=0)
         recorder.finish()
         raise error
     with pytest.raises(RecordError, match=f"/run holds a run that {status}"):

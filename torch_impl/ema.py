@@ -1,0 +1,90 @@
+"""The exponential moving average of the weights, `optim.ema_decay`."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recipe.config import Config
+from recipe.ema import averaging_rate
+from recipe.weights import Weights
+from record.checkpoint import Checkpoint
+from torch_impl.model import build_model
+from torch_impl.parallel import World, parallelize
+from torch_impl.weights import load_weights, save_weights
+
+
+@dataclass
+class Average:
+    """A second model, of the averaged parameters and running statistics.
+
+    Args:
+      pairs: what is moved, and towards what, in place; parameters, then statistics.
+      updates: that it is the average of.
+    """
+
+    model: nn.Module
+    pairs: list[tuple[list[Tensor], list[Tensor]]]
+    updates: int
+
+
+def build_average(
+    config: Config,
+    model: nn.Module,
+    weights: Weights,
+    resumed: Checkpoint | None,
+    world: World,
+) -> Average | None:
+    """The average before the next update; None where `optim.ema_decay` is.
+
+    Before the first update it is the initial weights.
+
+    Args:
+      model: whose weights are averaged; already parallelized.
+    """
+    if config.optim.ema_decay is None:
+        return None
+    average = build_model(config)
+    held = weights if resumed is None else resumed.arrays["average"]
+    load_weights(average, held, world)
+    parallelize(average.requires_grad_(False), world)
+    pairs = [
+        (list(average.parameters()), [p.detach() for p in model.parameters()]),
+        (_statistics(average), _statistics(model)),
+    ]
+    updates = 0 if resumed is None else int(resumed.state["average_updates"])
+    return Average(average, pairs, updates)
+
+
+def _statistics(model: nn.Module) -> list[Tensor]:
+    """The running statistics; torch's own norms count batches beside them."""
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+@torch.no_grad()
+def move_average(config: Config, average: Average | None) -> None:
+    """Take the model's weights, just updated, into the average.
+
+    Running statistics are averaged as parameters are: those of the newest weights would
+    not be of the averaged ones.
+    """
+    if config.optim.ema_decay is None or average is None:
+        return
+    average.updates += 1
+    rate = averaging_rate(config.optim.ema_decay, average.updates)
+    for moved, newest in average.pairs:
+        if moved:
+            # As torch.optim.swa_utils does.
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                moved, newest, rate
+            )
+
+
+def save_average(
+    average: Average | None, world: World
+) -> tuple[dict[str, Weights], dict[str, int]]:
+    """What a checkpoint keeps of it, as of `save_slots`; a call of all ranks."""
+    if average is None:
+        return {}, {}
+    arrays = save_weights(average.model, world)
+    return {"average": arrays}, {"average_updates": average.updates}
