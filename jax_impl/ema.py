@@ -38,16 +38,18 @@ def build_average(
 ) -> Average | None:
     """The average before the next update; None where `optim.ema_decay` is.
 
-    Before the first update it is the initial weights.
+    Before the first update it is the weights.
 
     Args:
+      weights: that the model holds.
+      resumed: what the run goes on from; without an average there it begins anew.
       model: whose weights are averaged.
     """
     if config.optim.ema_decay is None:
         return None
-    held = weights if resumed is None else resumed.arrays["average"]
+    held = weights if resumed is None else resumed.arrays.get("average", weights)
     _, params, statistics = load_weights(model, held)
-    updates = 0 if resumed is None else resumed.state["average_updates"]
+    updates = 0 if resumed is None else resumed.state.get("average_updates", 0)
     return Average(
         place_state(params, world),
         replicate(statistics, world),

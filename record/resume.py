@@ -375,7 +375,7 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
     shapes = weight_shapes(config)
     trained = {name: shape for name, shape in shapes.items() if is_trained(name)}
     wanted = {"weights": shapes, **dict.fromkeys(optimizer_slots(config), trained)}
-    if config.optim.ema_decay is not None:
+    if config.optim.ema_decay is not None and "average" in checkpoint.arrays:
         wanted["average"] = shapes
     for slot, expected in wanted.items():
         held = {n: a.shape for n, a in checkpoint.arrays.get(slot, {}).items()}

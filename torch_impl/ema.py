@@ -37,22 +37,24 @@ def build_average(
 ) -> Average | None:
     """The average before the next update; None where `optim.ema_decay` is.
 
-    Before the first update it is the initial weights.
+    Before the first update it is the weights.
 
     Args:
+      weights: that the model holds.
+      resumed: what the run goes on from; without an average there it begins anew.
       model: whose weights are averaged; already parallelized.
     """
     if config.optim.ema_decay is None:
         return None
     average = build_model(config)
-    held = weights if resumed is None else resumed.arrays["average"]
+    held = weights if resumed is None else resumed.arrays.get("average", weights)
     load_weights(average, held, world)
     parallelize(average.requires_grad_(False), world)
     pairs = [
         (list(average.parameters()), [p.detach() for p in model.parameters()]),
         (_statistics(average), _statistics(model)),
     ]
-    updates = 0 if resumed is None else int(resumed.state["average_updates"])
+    updates = 0 if resumed is None else int(resumed.state.get("average_updates", 0))
     return Average(average, pairs, updates)
 
 

@@ -21,7 +21,8 @@ from tests.launch.conftest import NORMED, SCRIPTS, torchrun
 
 SHORT = ["train.steps=12", "train.window_steps=3", "checkpoint.every_minutes=null"]
 SAVING = [*SHORT, "checkpoint.every_steps=5"]
-ADAM = ["optim=adamw", "parallel=fsdp"]
+ADAM = ["optim=adamw", "parallel=fsdp", "optim.ema_decay=0.9"]
+AVERAGED = [*NORMED, "optim.ema_decay=0.9"]
 HALF = ["optim=adamw", "precision=fp16", "model.dropout=0.5"]
 
 
@@ -41,7 +42,8 @@ def killed(folder, copy, step):
     """What SIGKILL leaves some steps after a checkpoint; the later ones are lost."""
     shutil.copytree(folder, copy)
     (copy / "summary.json").unlink()
-    (copy / "final.safetensors").unlink()
+    for name in "final.safetensors", "last.safetensors":
+        (copy / name).unlink(missing_ok=True)
     for path in (copy / "checkpoints").glob("step-*"):
         if int(path.name.removeprefix("step-")) > step:
             shutil.rmtree(path)
@@ -59,8 +61,11 @@ def assert_the_same(one, other):
 
 @pytest.mark.parametrize(
     ("overrides", "processes"),
-    [([], 1), (HALF, 1), (NORMED, 1), ([], 2), (ADAM, 2)],
-    ids=["sgd", "dropout in fp16", "batch norm", "two processes", "sharded adamw"],
+    [([], 1), (HALF, 1), (AVERAGED, 1), ([], 2), (ADAM, 2)],
+    ids=[
+        *("sgd", "dropout in fp16", "batch norm averaged", "two processes"),
+        "sharded adamw averaged",
+    ],
 )
 def test_a_killed_run_gone_on_with_is_the_uninterrupted_one(
     train, go_on, framework, overrides, processes, tmp_path
@@ -89,7 +94,7 @@ def test_a_finished_run_trained_on_is_the_one_that_was_longer_from_the_start(
 
 def test_a_run_swapped_between_frameworks_is_the_unswapped_one(train, go_on, tmp_path):
     overrides = [*SHORT, "checkpoint.every_steps=4", "checkpoint.keep=9"]
-    overrides += ["precision=fp64", "optim=adamw"]
+    overrides += ["precision=fp64", "optim=adamw", "optim.ema_decay=0.8"]
     whole = train("torch", *overrides)
     in_jax = killed(whole, tmp_path / "jax", step=4)
     go_on("jax", in_jax, *overrides)

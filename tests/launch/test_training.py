@@ -60,6 +60,27 @@ def test_wandb_history_read_back_from_its_file_equals_the_record(tracked):
     assert read_history(tracked) == read_run(tracked).rows
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_average_is_what_is_evaluated_and_what_lies_there_at_the_end(
+    train, framework, processes
+):
+    short = [*NORMED, "precision=fp64", "train.steps=9", "parallel=fsdp"]
+    folder = train(framework, *short, "optim.ema_decay=0.9", processes=processes)
+    final, last = (load_file(folder / f"{n}.safetensors") for n in ("final", "last"))
+    assert max(leaf_differences(final, last).values()) > 1e-3
+    # A step that updates nothing, so that both files are evaluated as they are. It does
+    # move running statistics, by a momentum that is next to nothing.
+    still = [*short, "optim.update=false", "train.steps=1", "model.norm.momentum=1e-15"]
+    tests = [
+        read_run(train(framework, *still, f"model.weights={folder / file}")).summary
+        for file in ("final.safetensors", "last.safetensors")
+    ]
+    losses_of = [run["test"]["loss"] for run in tests]
+    evaluated = read_run(folder).summary["test"]["loss"]
+    assert losses_of[0] == pytest.approx(evaluated, rel=1e-12)
+    assert abs(losses_of[1] - evaluated) > 1e-6
+
+
 def test_final_weights_load_without_a_framework(tracked):
     weights = load_file(tracked / "final.safetensors")
     assert weights["dense.0.kernel"].shape == (784, 64)

@@ -90,6 +90,9 @@ BAD = [
     ("optim.momentum=-0.1", "optim.momentum", "got -0.1", "[0, 1)"),
     ("optim.momentum=0", "optim.nesterov=true", "got 0", "momentum > 0"),
     ("optim.weight_decay=-1", "optim.weight_decay", "-1", "at least 0"),
+    ("optim.ema_decay=1.0", "optim.ema_decay", "got 1.0", "(0, 1)", "null"),
+    ("optim.ema_decay=0.0", "optim.ema_decay", "got 0.0", "(0, 1)", "null"),
+    ("optim.ema_decay=.nan", "optim.ema_decay", "got nan", "(0, 1)", "null"),
     ("optim.decay=biases", "optim.decay=biases", "all, kernels"),
     ("schedule.name=linear", "schedule.name=linear", "constant, cosine"),
     ("schedule.warmup_steps=-1", "schedule.warmup_steps", "-1", "at least 0"),
@@ -320,6 +323,7 @@ def test_where_a_run_happens_is_no_part_of_the_recipe(config, override):
         "model.hidden=[65]",
         "optim.peak_lr=0.051",
         "optim.nesterov=false",
+        "optim.ema_decay=0.9",
         "schedule=constant",
         "schedule.warmup_steps=1",
         "precision=fp64",
@@ -380,3 +384,4 @@ def test_a_key_that_came_later_leaves_the_hashes_of_older_records_as_they_were(c
     assert imagenet["model"]["stem"] == "imagenet"
     assert "dropout" not in recipe_parts(config())["model"]
     assert recipe_parts(config("model.dropout=0.1"))["model"]["dropout"] == 0.1
+    assert "ema_decay" not in recipe_parts(config())["optim"]

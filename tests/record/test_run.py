@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from recipe.batch_plan import BatchPlan
-from recipe.config import Config, recipe_hash
+from recipe.config import Config, recipe_hash, to_yaml
 from recipe.errors import DivergedError, RecordError
 from recipe.execution import RunConfig
 from recipe.experiment import TrainConfig
@@ -83,14 +83,21 @@ def write_run(
     losses: list[float] = LOSSES,
     scores: dict = SCORES,
     weights: Weights = WEIGHTS,
+    average: Weights | None = None,
     measured: tuple[int, ...] = (),
 ) -> Recorder:
     """What the twins' training loop does with a recorder, and nothing else.
 
     Args:
+      average: of the weights, as optim.ema_decay has one.
       measured: first steps of windows of two that are timed after the training.
     """
     run = recipe(folder)
+    arrays = {"weights": weights}
+    if average is not None:
+        run = replace(run, optim=replace(run.optim, ema_decay=0.9))
+        (folder / "config.yaml").write_text(to_yaml(run))
+        arrays["average"] = average
     plan = BatchPlan.of(run, examples=16)
     facts = replace(FACTS, rank=rank)
     with Recorder(folder, run, plan, facts) as recorder:
@@ -109,7 +116,7 @@ def write_run(
                 dispatch_seconds=0.0625,
             )
             recorder.evaluation(window, scores)
-        recorder.trained({"weights": weights}, peak_memory_bytes=2**30)
+        recorder.trained(arrays, peak_memory_bytes=2**30)
         for start in measured:
             steps = range(start, start + 2)
             recorder.measured(
@@ -600,6 +607,20 @@ def test_speed_is_that_of_the_steps_timed_after_the_training(written, tmp_path):
     found = read_between_steps(folder, timed.windows)
     assert [window.host_seconds for window in found.windows] == [{"data": 0.025}] * 2
     assert found.evaluated.seconds == (0.5, 1.0)  # of the training alone
+
+
+def test_an_average_and_the_weights_it_is_of_are_read_and_each_is_missed(folder):
+    average = {name: 2 * array for name, array in WEIGHTS.items()}
+    write_run(folder, average=average)
+    run = read_run(folder)
+    assert run.weights.keys() == {*WEIGHTS, *(f"average of {n}" for n in WEIGHTS)}
+    for name, array in WEIGHTS.items():
+        np.testing.assert_array_equal(run.weights[name], array)
+        np.testing.assert_array_equal(run.weights[f"average of {name}"], 2 * array)
+    for file in "last.safetensors", "final.safetensors":
+        (folder / file).unlink()
+        with pytest.raises(RecordError, match=rf"/run/{file}: No such file"):
+            read_run(folder)
 
 
 def test_weights_cut_short_are_refused(written):

@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 
 from data.augment import batch_draws
 from data.dropout import batch_keys
+from jax_impl import ema as jax_ema
 from jax_impl import model as jax_model
 from jax_impl import optim as jax_optim
 from jax_impl import parallel as jax_parallel
@@ -21,7 +22,8 @@ from recipe.config import Config, to_config
 from recipe.loss_scale import initial_loss_scale
 from recipe.pixels import pixel_affine
 from recipe.weights import Weights, weight_shapes
-from record.run import Run
+from record.run import AVERAGE, Run
+from torch_impl import ema as torch_ema
 from torch_impl import model as torch_model
 from torch_impl import optim as torch_optim
 from torch_impl import parallel as torch_parallel
@@ -32,7 +34,8 @@ EXAMPLES = 24
 PLAN = BatchPlan(seed=0, examples=EXAMPLES, global_batch=8, steps=5)
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images, labels
-Ended = tuple[np.ndarray, Weights]  # a row of StepMetrics for each step; the weights
+# A row of StepMetrics for each step; the weights, with their average as in `Run`.
+Ended = tuple[np.ndarray, Weights]
 
 
 def config_of(*overrides: str) -> Config:
@@ -67,6 +70,12 @@ def random_arrays(config: Config) -> Arrays:
     return images, generator.normal(size=EXAMPLES)
 
 
+def with_average(weights: Weights, average: dict[str, Weights]) -> Weights:
+    """As `Run.weights` has both; of `save_average`'s arrays."""
+    averages = average.get("average", {})
+    return weights | {f"{AVERAGE}{name}": array for name, array in averages.items()}
+
+
 def micro_batches(
     config: Config, batches: Iterable[np.ndarray], rank: int, processes: int
 ) -> Iterable[tuple[np.ndarray, Any]]:
@@ -94,6 +103,7 @@ def torch_steps(
     torch_parallel.scope_norms(model, world)
     parallel = torch_parallel.parallelize(model, world)
     optimizer = torch_optim.build_optimizer(config, model)
+    average = torch_ema.build_average(config, model, weights, None, world)
     scale, seen = initial_loss_scale(config), []
     placed = [
         [torch_parallel.place_batch(c, world, axis=1) for c in columns]
@@ -101,15 +111,21 @@ def torch_steps(
     ]
     if config.compile:
         made = model, parallel, optimizer, data
-        torch_step.compile_steps(config, *made, *placed[0], scale, world)
+        torch_step.compile_steps(config, *made, *placed[0], scale, world, average)
     for columns in placed:
         scale, metrics = torch_step.train_step(
-            *(config, parallel, optimizer, data), *columns, *(rate, scale, world)
+            *(config, parallel, optimizer, data),
+            *columns,
+            *(rate, scale, world, average),
         )
         (loss,) = torch_parallel.sum_over_ranks([metrics.loss], world)
         seen.append([float(number) for number in metrics._replace(loss=loss)])
     torch_parallel.share_statistics(model, world)
-    return np.array(seen), torch_weights.save_weights(model, world)
+    saved = torch_weights.save_weights(model, world)
+    if average is not None:
+        torch_parallel.share_statistics(average.model, world)
+    averaged, _ = torch_ema.save_average(average, world)
+    return np.array(seen), with_average(saved, averaged)
 
 
 def jax_steps(
@@ -129,7 +145,8 @@ def jax_steps(
         state, metrics = compiled(state, *given)
         seen.append([jax_parallel.to_host([n], world)[0] for n in metrics])
     saved = jax_weights.save_weights(state.params, state.statistics, world)
-    return np.array(seen, np.float64), saved
+    averaged, _ = jax_ema.save_average(state.average, world)
+    return np.array(seen, np.float64), with_average(saved, averaged)
 
 
 def jax_call(
@@ -151,6 +168,7 @@ def jax_call(
         statistics=jax_parallel.replicate(statistics, world),
         optimizer=jax_parallel.place_state(optimizer.init(params), world),
         loss_scale=jax_parallel.replicate(initial_loss_scale(config), world),
+        average=jax_ema.build_average(config, model, weights, None, world),
     )
     others = [
         (

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from data.augment import batch_draws
+from jax_impl import ema as jax_ema
 from jax_impl import model as jax_model
 from jax_impl import optim as jax_optim
 from jax_impl import step as jax_step
@@ -23,12 +24,14 @@ from recipe.batch_plan import BatchPlan
 from recipe.own_model import own_module
 from recipe.pixels import pixel_affine
 from record.metrics import evaluation_metrics
+from record.run import AVERAGE
 from report.parity.bounds import DIFFERENT, IDENTICAL
 from report.parity.compare import compare
 from report.parity.rounding import reach
 from report.parity.trace import compare_traces
 from tests.twins.conftest import TORCH
-from tests.twins.steps import random_arrays, random_weights, record
+from tests.twins.steps import random_arrays, random_weights, record, with_average
+from torch_impl import ema as torch_ema
 from torch_impl import model as torch_model
 from torch_impl import optim as torch_optim
 from torch_impl import step as torch_step
@@ -55,6 +58,8 @@ RECIPE = (
     *("data.image_shape=[8,8,1]", f"train.global_batch={BATCH}", "optim.nesterov=true"),
     *("optim.weight_decay=0.1", f"train.steps={STEPS}"),
 )
+
+AVERAGING, OF_STEM = ["optim.ema_decay=0.9"], "average of stem.kernel after the step"
 
 
 @pytest.fixture
@@ -91,23 +96,28 @@ def in_torch(config, data, weights, batches, draws):
     model = torch_model.build_model(config)
     torch_weights.load_weights(model, weights, TORCH)
     optimizer = torch_optim.build_optimizer(config, model)
+    average = torch_ema.build_average(config, model, weights, None, TORCH)
     for number, (rows, drawn) in enumerate(zip(batches, draws, strict=True), start=1):
         whole = torch_batch(rows, TORCH), torch_batch(drawn, TORCH)
         given = config, model, placed, *whole, None, None, number, TORCH
         trace = torch_trace.trace_step(*given)
         micro = torch_batch(rows[None], TORCH), torch_batch(a_row(drawn), TORCH)
         step = config, model, optimizer, placed, *micro, None, 0.1, None, TORCH
-        torch_step.train_step(*step)
-        after = torch_weights.save_weights(model, TORCH)
+        torch_step.train_step(*step, average)
+        averaged, _ = torch_ema.save_average(average, TORCH)
+        after = with_average(torch_weights.save_weights(model, TORCH), averaged)
         yield trace, {name: array.copy() for name, array in after.items()}
 
 
 def in_jax(config, data, weights, batches, draws, world):
     placed = jax_step.DeviceData(*jax_place(data, world))
-    graphdef, *states = jax_weights.load_weights(jax_model.build_model(config), weights)
+    model = jax_model.build_model(config)
+    graphdef, *states = jax_weights.load_weights(model, weights)
     optimizer = jax_optim.build_optimizer(config, states[0])
     params, statistics = jax_place(tuple(states), world)
-    state = jax_step.TrainState(params, statistics, optimizer.init(params), None)
+    average = jax_ema.build_average(config, model, weights, None, world)
+    slots = optimizer.init(params)
+    state = jax_step.TrainState(params, statistics, slots, None, average)
     train = partial(jax_step.train_step, config, graphdef, optimizer, world)
     for number, (rows, drawn) in enumerate(zip(batches, draws, strict=True), start=1):
         whole = jax_batch(rows, world), jax_batch(drawn, world)
@@ -115,7 +125,9 @@ def in_jax(config, data, weights, batches, draws, world):
         trace = jax_trace.trace_step(*given)
         micro = jax_batch(rows[None], world, 1), jax_batch(a_row(drawn), world, 1)
         state, _ = train(state, placed, *micro, None, 0.1)
-        yield trace, jax_weights.save_weights(state.params, state.statistics, world)
+        averaged, _ = jax_ema.save_average(state.average, world)
+        saved = jax_weights.save_weights(state.params, state.statistics, world)
+        yield trace, with_average(saved, averaged)
 
 
 def a_row(drawn):
@@ -275,6 +287,42 @@ def clipping_without_a_millionth(monkeypatch, _):
     monkeypatch.setattr(jax_step, "clip_gradients", clip_gradients)
 
 
+def another_decay(monkeypatch, _):
+    rightly = jax_ema.averaging_rate
+    monkeypatch.setattr(
+        jax_ema, "averaging_rate", lambda decay, *given: rightly(decay**2, *given)
+    )
+
+
+def no_bias_correction(monkeypatch, _):
+    monkeypatch.setattr(torch_ema, "averaging_rate", lambda decay, updates: 1 - decay)
+
+
+def averaged_before_the_update(monkeypatch, _):
+    update, move = torch_step.apply_update, torch_step.move_average
+    pending = []
+
+    def apply_update(*given):
+        pending.append(given)
+
+    def move_average(*given):
+        move(*given)
+        update(*pending.pop())
+
+    monkeypatch.setattr(torch_step, "apply_update", apply_update)
+    monkeypatch.setattr(torch_step, "move_average", move_average)
+
+
+def statistics_copied(monkeypatch, _):
+    rightly = jax_step.move_average
+
+    def move_average(config, average, params, statistics):
+        moved = rightly(config, average, params, statistics)
+        return moved and moved._replace(statistics=statistics)
+
+    monkeypatch.setattr(jax_step, "move_average", move_average)
+
+
 # What is planted, with what beside the recipe, the step and the place that it is to be
 # named at, and a word of what is to be suspected. The right place is within one layer:
 # a function between two, such as GELU, shows in what follows it.
@@ -309,6 +357,16 @@ PLANTED = {
         clipping_without_a_millionth,
         *(["optim.clip_norm=0.1"], 1, "stem.kernel after the step", "1e-6"),
     ),
+    "average's decay": (another_decay, AVERAGING, 2, OF_STEM, "decay"),
+    "average's bias": (no_bias_correction, AVERAGING, 1, OF_STEM, "bias correction"),
+    "averaged before the update": (
+        averaged_before_the_update,
+        *(AVERAGING, 1, OF_STEM, "before the update"),
+    ),
+    "statistics not averaged": (
+        statistics_copied,
+        *(AVERAGING, 2, "average of norm.mean after the step", "copied"),
+    ),
 }
 
 
@@ -319,6 +377,7 @@ PLANTED = {
         [],
         ["data.augment.flip=true", "optim.clip_norm=0.1"],
         ["optim=adamw", "optim.nesterov=false"],
+        AVERAGING,
     ],
     ids=" ".join,
 )
@@ -330,7 +389,8 @@ def test_without_a_planted_difference_nothing_parts(
     assert whole.verdict == IDENTICAL, whole.broken
     assert first_to_part(traces) is None
     assert [t.wandering for t in traces] == [WANDERING[model]] * STEPS
-    assert set(whole.wandering) - {"norm.mean"} == set(WANDERING[model])
+    wandering = {name.removeprefix(AVERAGE) for name in whole.wandering}
+    assert wandering - {"norm.mean"} == set(WANDERING[model])
 
 
 @pytest.mark.parametrize("model", FOLDERS)

@@ -85,7 +85,20 @@ def test_pmap_accumulates_as_one_device():
     assert_same(in_jax("normed", 2, "pmap"), in_torch("normed"), FP64)
 
 
-@pytest.mark.parametrize("name", ["local norms", "local norms fsdp"])
+@pytest.mark.parametrize("name", ["averaged", "averaged fsdp"])
+def test_the_average_of_the_weights_is_that_of_one_device(name, two_torch_ranks):
+    alone = in_torch(name)
+    assert "average of stem.kernel" in alone[1]
+    runs = [two_torch_ranks(name), *(in_jax(name, n) for n in (1, 2, 4))]
+    if name == "averaged":
+        runs.append(in_jax(name, 2, "pmap"))
+    for run in runs:
+        assert_same(run, alone, FP64)
+
+
+@pytest.mark.parametrize(
+    "name", ["local norms", "local norms fsdp", "averaged local norms"]
+)
 def test_statistics_of_each_device_are_those_of_each_rank(name, two_torch_ranks):
     ranks = two_torch_ranks(name)
     assert_same(in_jax(name, 2), ranks, FP64)

@@ -49,6 +49,8 @@ RECIPES = [
     ["experiment=digits_mlp", "model.dropout=0.3", "compile=true"],
     # Batch normalisation, since compiling must leave its running statistics.
     ["compile=true", *NORMED],
+    ["experiment=digits_cnn", "optim=adamw", "optim.ema_decay=0.9"],
+    ["compile=true", *NORMED, "optim.ema_decay=0.9"],
 ]
 
 
