@@ -40,6 +40,8 @@ def open_screen(
         f"{config.name} in {framework}: {steps} steps, world size {world_size}, "
         f"{config.parallel.name}, {config.precision.name}"
     )
+    if config.optim.ema_decay is not None:
+        title += ", the weights' average is evaluated"
     return Screen(
         title, steps, console or _Console(file=cast(IO[str], _Lasting(sys.stdout)))
     )

@@ -148,6 +148,21 @@ def test_what_would_be_another_run_is_refused(cut, go_on, overrides, words, tmp_
     assert words in go_on("torch", run, *SAVING, *overrides, status=2)
 
 
+def test_an_average_may_begin_where_a_run_is_gone_on_with(
+    cut, go_on, framework, tmp_path
+):
+    run = shutil.copytree(cut, tmp_path / "run")
+    given = [*SAVING, "optim.ema_decay=0.9"]
+    said = go_on("torch", run, *given, status=2)
+    assert "optim.ema_decay is 0.9, was nothing" in said
+    go_on(framework, run, *given, "run.resume_anyway=true")
+    manifest = run / "checkpoints" / "step-00000010" / "manifest.json"
+    assert json.loads(manifest.read_text())["state"] == {"average_updates": 5}
+    weights = read_run(run).weights
+    kernel, average = weights["dense.0.kernel"], weights["average of dense.0.kernel"]
+    assert 0 < np.abs(kernel - average).max() < 0.1
+
+
 @pytest.fixture(scope="module")
 def cut(train, tmp_path_factory):
     return killed(train("torch", *SAVING), tmp_path_factory.mktemp("cut") / "run", 5)

@@ -179,6 +179,16 @@ def test_an_error_inside_leaves_the_terminal_usable():
     assert file.getvalue().rindex(show) > file.getvalue().rindex(hide)
 
 
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_the_screen_says_where_an_average_is_evaluated(capsys, decay):
+    run = config("none")
+    run.optim.ema_decay = decay
+    with open_screen(run, framework="jax", world_size=1, steps=10):
+        pass
+    said = "the weights' average is evaluated" in capsys.readouterr().out
+    assert said == (decay is not None)
+
+
 def test_messages_go_to_stdout(capsys):
     with open_screen(config("none"), framework="jax", world_size=1, steps=10):
         pass

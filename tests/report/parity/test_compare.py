@@ -404,6 +404,15 @@ def test_relative_difference_is_symmetric_and_has_no_holes():
     np.testing.assert_allclose(relative_difference(b, a), expected)
 
 
+def test_an_average_that_one_run_alone_keeps_is_left_out():
+    plain, w = {"w": np.ones(2)}, np.zeros(2)
+    both = plain | {"average of w": w}
+    assert leaf_differences(plain, both) == leaf_differences(both, plain) == {"w": 0.0}
+    assert leaf_differences(both, both | {"average of w": w + 1})["average of w"] == 1
+    with pytest.raises(RecordError, match="parameter v is absent in the one"):
+        leaf_differences(plain, both | {"v": w})
+
+
 def test_leaf_differences_are_of_the_largest_value():
     a = {"w": np.array([1e-9, 4.0])}
     b = {"w": np.array([2e-9, 4.0])}
