@@ -219,6 +219,8 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         del recipe["model"]["stem"]
     if not config.model.dropout:
         del recipe["model"]["dropout"]
+    if config.model.head is None:
+        del recipe["model"]["head"]
     if not config.data.label_offset:
         del recipe["data"]["label_offset"]
     for look in ("window_steps", "timed_seconds", "nudge", "trace"):
