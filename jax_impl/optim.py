@@ -55,18 +55,18 @@ def corrected_moments(config: Config) -> optax.GradientTransformation:
     adam = optax.scale_by_adam(*betas, eps)
 
     def update(
-        gradients: optax.Updates,
+        updates: optax.Updates,
         state: optax.OptState,
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, optax.OptState]:
-        _, new = adam.update(gradients, state, params)
+        _, new = adam.update(updates, state, params)
         assert isinstance(new, optax.ScaleByAdamState)
         count = jnp.asarray(new.count, parameter_dtype(config))
         first, second = (-jnp.expm1(count * log) for log in logs)
-        updates = jax.tree.map(
+        corrected = jax.tree.map(
             lambda m, v: (m / first) / (jnp.sqrt(v / second) + eps), new.mu, new.nu
         )
-        return updates, new
+        return corrected, new
 
     return optax.GradientTransformation(adam.init, update)
 
