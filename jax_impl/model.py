@@ -38,7 +38,7 @@ from recipe.architecture import (
     vit_tokens,
 )
 from recipe.config import Config
-from recipe.own_model import check_inputs, own_module
+from recipe.own_model import check_inputs, checked_kind, own_module
 
 
 def build_dropout(config: Config) -> Callable[..., Array]:
@@ -387,7 +387,9 @@ def build_model(config: Config) -> nnx.Module:
     """The architecture without numbers: parameters are shapes and types."""
     if config.model.folder is not None:
         own = own_module(config.model.folder, "jax_model.py")
-        built = nnx.eval_shape(lambda: own.build_model(config))
+        built = nnx.eval_shape(
+            lambda: checked_kind("jax_model.py", own.build_model(config), nnx.Module)
+        )
         check_inputs("jax_model.py", built.__call__)
         return built
     model = {

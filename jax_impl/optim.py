@@ -1,5 +1,6 @@
 """The optimizer, every constant explicit; the learning rate arrives with each step."""
 
+import math
 from typing import Any, cast
 
 import jax
@@ -11,6 +12,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jax_impl.parallel import World
+from jax_impl.precision import parameter_dtype
 from jax_impl.weights import canonical_name, save_array
 from recipe.config import Config
 from recipe.weights import Weights, decays
@@ -36,10 +38,37 @@ def build_optimizer(config: Config, params: nnx.State) -> optax.GradientTransfor
     )
     decay = optax.add_decayed_weights(optim.weight_decay, mask=decayed)
     if optim.name == "adamw":
-        moments = optax.scale_by_adam(optim.beta1, optim.beta2, optim.eps)
-        return optax.chain(moments, decay)
+        return optax.chain(corrected_moments(config), decay)
     momentum = optax.trace(optim.momentum, nesterov=optim.nesterov)
     return optax.chain(decay, momentum if optim.momentum else optax.identity())
+
+
+def corrected_moments(config: Config) -> optax.GradientTransformation:
+    """optax's scale_by_adam, with 1 - beta^t = -expm1(t ln(beta)), ln(beta) of fp64.
+
+    optax takes beta^t from 1 in fp32, whose .999 makes that 1.3e-5 too small at first
+    and each update by 6e-6. torch takes it in fp64.
+    """
+    optim = config.optim
+    betas, eps = (optim.beta1, optim.beta2), optim.eps
+    logs = [math.log(beta) if beta else -math.inf for beta in betas]
+    adam = optax.scale_by_adam(*betas, eps)
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        _, new = adam.update(updates, state, params)
+        assert isinstance(new, optax.ScaleByAdamState)
+        count = jnp.asarray(new.count, parameter_dtype(config))
+        first, second = (-jnp.expm1(count * log) for log in logs)
+        corrected = jax.tree.map(
+            lambda m, v: (m / first) / (jnp.sqrt(v / second) + eps), new.mu, new.nu
+        )
+        return corrected, new
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def save_slots(

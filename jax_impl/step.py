@@ -69,6 +69,10 @@ def gather(
     else:
         pixels_BHWC = crop_and_flip(augment, data.images, indices_B, draws)
     images_BHWC = (pixels_BHWC.astype(data.mean.dtype) - data.mean) * data.scale
+    # XLA fuses the product with a subtraction of the model's into one rounding, and so
+    # makes a norm of pixels that are all alike 1e-4 and not 0. No pixel is at this
+    # bound, through which it does not see.
+    images_BHWC = jnp.maximum(images_BHWC, jnp.finfo(images_BHWC.dtype).min)
     if draws is not None:
         images_BHWC = cut_out(augment, images_BHWC, draws)
     return images_BHWC, data.labels.at[indices_B].get(mode="promise_in_bounds")

@@ -221,6 +221,8 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         del recipe["model"]["dropout"]
     if config.optim.ema_decay is None:
         del recipe["optim"]["ema_decay"]
+    if config.model.head is None:
+        del recipe["model"]["head"]
     if not config.data.label_offset:
         del recipe["data"]["label_offset"]
     for look in ("window_steps", "timed_seconds", "nudge", "trace"):

@@ -163,6 +163,7 @@ class ModelConfig:
     # block adds, that an example of a training step does without
     dropout: float = 0.0
     weights: str | None = None  # a file to start from; null draws them
+    head: str | None = None  # new: the last layer is drawn, and not the file's
 
     def __post_init__(self) -> None:
         one_of("model.name", self.name, MODELS)
@@ -172,6 +173,7 @@ class ModelConfig:
                 "folder, and no other model does"
             )
         self._check_dropout()
+        self._check_weights()
         if self.folder is not None:
             folder = Path(expanded("model.folder", self.folder))
             self.folder = str(folder.absolute())
@@ -212,8 +214,19 @@ class ModelConfig:
             )
         at_least("model.patch", self.patch, 1)
         at_least("model.blocks", self.blocks, 1)
+
+    def _check_weights(self) -> None:
         if self.weights is not None:
             self.weights = expanded("model.weights", self.weights)
+        if self.head is None:
+            return
+        one_of("model.head", self.head, ("new",))
+        if self.weights is None:
+            raise ConfigError(
+                f"model.head={self.head} without model.weights: without a file all "
+                "layers are drawn, the head too; give model.weights=FILE, or leave it "
+                "out"
+            )
 
     def _check_dropout(self) -> None:
         if not 0 <= self.dropout < 1:

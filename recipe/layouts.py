@@ -10,15 +10,14 @@ lower right than torchvision and Duet do, and weights trained for one lose some 
 in the other.
 """
 
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
-from recipe.architecture import RESNETS, STEMS, stem_kernel
+from recipe.architecture import RESNETS, STEMS
 from recipe.config import Config
 from recipe.errors import ConfigError
-from recipe.weights import Weights, weight_shapes
+from recipe.weights import Weights, head_leaves, weight_shapes
 
 LAYOUTS = ("canonical", "torchvision", "flax")
 
@@ -72,19 +71,25 @@ def to_layout(config: Config, weights: Weights, layout: str) -> Weights:
 def from_layout(config: Config, arrays: Weights) -> Weights:
     """Canonical arrays from those of whichever layout has these names.
 
-    Names beyond it are left alone (torchvision counts batches, for one).
+    Names beyond it are left alone (torchvision counts batches, for one). With
+    `model.head=new` so is the head, which is not among what is returned.
 
     Raises:
       ConfigError: naming the array that is missing, or whose shape or dtype is another.
     """
+    head = _left_head(config)
     for wrapper in WRAPPERS:
         if arrays and all(name.startswith(wrapper) for name in arrays):
             arrays = {name.removeprefix(wrapper): a for name, a in arrays.items()}
     known = LAYOUTS if config.model.name in RESNETS else ("canonical",)
     candidates = [places(config, layout) for layout in known]
     nearest = max(candidates, key=lambda c: sum(p.name in arrays for p in c.values()))
+    if head and nearest is candidates[0]:
+        _refuse_more_layers(config, arrays)
     weights = {}
     for name, shape in weight_shapes(config).items():
+        if name in head:
+            continue
         place = nearest[name]
         if place.name not in arrays:
             raise ConfigError(
@@ -94,10 +99,11 @@ def from_layout(config: Config, arrays: Weights) -> Weights:
         wanted = tuple(shape[axis] for axis in place.axes)
         given = arrays[place.name]
         if given.shape != wanted:
+            way_out = _way_out(config, name, given.shape, place.axes)
             raise ConfigError(
                 f"{place.name} has shape {given.shape}, but {config.model.name} at "
                 f"model.width={config.model.width} with {config.data.classes} classes "
-                f"needs {wanted}{_way_out(config, name, given.size, prod(wanted))}"
+                f"needs {wanted}{way_out}"
             )
         if not np.issubdtype(given.dtype, np.floating):
             raise ConfigError(
@@ -108,17 +114,56 @@ def from_layout(config: Config, arrays: Weights) -> Weights:
     return weights
 
 
-def _way_out(config: Config, name: str, size: int, needed: int) -> str:
-    """What to do about an array of `size` numbers in place of as many as `needed`."""
-    classes, rest = divmod(size * config.data.classes, needed)
-    if name.startswith("head.") and classes and not rest:
+def _left_head(config: Config) -> tuple[str, ...]:
+    """What `model.head=new` does not take from a file."""
+    if config.model.head is None:
+        return ()
+    head = head_leaves(config)
+    if not head:
+        raise ConfigError(
+            f"model.head={config.model.head}, but {config.model.folder}/shapes.py does "
+            'not say which layer is the head; add HEAD = "head" there, of '
+            f"{', '.join(weight_shapes(config))}"
+        )
+    if len(head) == len(weight_shapes(config)):
+        raise ConfigError(
+            f"model.head={config.model.head} leaves nothing to load: "
+            f"{', '.join(head)} is all of {config.model.name}; leave model.weights out"
+        )
+    return head
+
+
+def _refuse_more_layers(config: Config, arrays: Weights) -> None:
+    """A deeper MLP's file would fit, its last layers left out with its head."""
+    more = [name for name in arrays if name not in weight_shapes(config)]
+    if more:
+        raise ConfigError(
+            f"holds {', '.join(sorted(more))}, for which {config.model.name} has no "
+            "place as it is configured; model.head=new leaves out the head alone"
+        )
+
+
+def _way_out(
+    config: Config, name: str, given: tuple[int, ...], axes: tuple[int, ...]
+) -> str:
+    """What to do about an array of a shape other than the model's.
+
+    Args:
+      given: its shape.
+      axes: of the canonical array, in its order.
+    """
+    needed = weight_shapes(config)[name]
+    if len(given) != len(needed):
+        return ""
+    canonical = tuple(given[axis] for axis in np.argsort(axes))
+    if name in head_leaves(config) and canonical[:-1] == needed[:-1]:
         return (
-            f"; the file's head is of {classes} classes: train on data of as many, or "
-            f"give it a head of {config.data.classes} before its state_dict is saved"
+            f"; the file's head is of {canonical[-1]} classes: train on data of as "
+            "many, or let model.head=new begin a head by the seed and load the rest"
         )
     if name == "stem.conv.kernel" and config.model.name in RESNETS:
         for stem, kernel in STEMS.items():
-            if size * stem_kernel(config) ** 2 == needed * kernel**2:
+            if canonical == (kernel, kernel, *needed[2:]):
                 return f"; model.stem={stem} has a kernel of {kernel}x{kernel}"
     return ""
 

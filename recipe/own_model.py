@@ -16,11 +16,13 @@ from functools import cache
 from inspect import Parameter, signature
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from recipe.errors import ConfigError, DuetError
 
 FILES = ("shapes.py", "torch_model.py", "jax_model.py")
+
+Kind = TypeVar("Kind")
 
 
 def check_own_model(folder: str | None) -> None:
@@ -37,6 +39,24 @@ def check_own_model(folder: str | None) -> None:
             f"model.folder={folder} lacks {', '.join(missing)}; "
             "docs/add-a-model.md says what belongs there"
         )
+
+
+def checked_kind(file: str, built: object, kind: type[Kind]) -> Kind:
+    """What a file's build_model gave, or it is refused.
+
+    Args:
+      kind: what the framework's models are.
+
+    Raises:
+      ConfigError: naming what was given.
+    """
+    if isinstance(built, kind):
+        return built
+    given, wanted = (f"{t.__module__}.{t.__qualname__}" for t in (type(built), kind))
+    raise ConfigError(
+        f"{file}: build_model gives a {given}, and not a {wanted}; docs/own-layers.md "
+        "shows how a module of Flax Linen, or plain functions, become one"
+    )
 
 
 def check_inputs(file: str, call: Callable[..., Any]) -> None:

@@ -31,7 +31,12 @@ def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def initial_weights(config: Config) -> Weights:
-    """Everything that a model holds at step 0: kernels drawn, scales 1, biases 0.
+    """Everything that a model holds at step 0, as drawn and then nudged."""
+    return nudged(config, drawn_weights(config))
+
+
+def drawn_weights(config: Config) -> Weights:
+    """Kernels drawn, scales 1, biases 0.
 
     Each kernel is drawn in float64 from its own generator, keyed by (seed, name), so
     that adding a layer moves no other; fp32 rounds what fp64 uses.
@@ -41,7 +46,36 @@ def initial_weights(config: Config) -> Weights:
         generator = keyed_generator(config.train.seed, "weights", name)
         drawn = _DRAW[leaf.init](generator, leaf.shape)
         weights[name] = drawn.astype(weight_dtype(config))
-    return nudged(config, weights)
+    return weights
+
+
+def head_leaves(config: Config) -> tuple[str, ...]:
+    """Canonical names of what maps features to the outputs, as `model.head` means it.
+
+    The last layer of a model of Duet's. Of a user's own, the layer that shapes.py
+    names: `HEAD = "head"` is `head.kernel` and `head.bias`; none where it names none.
+
+    Raises:
+      ConfigError: if it names what is no layer of its.
+    """
+    if config.model.folder is None:
+        *_, last = layers(config)
+        return tuple(f"{last.name}.{leaf}" for leaf in last.leaves)
+    head = getattr(own_module(config.model.folder, "shapes.py"), "HEAD", None)
+    if head is None:
+        return ()
+    names = tuple(name for name in weight_shapes(config) if name.startswith(f"{head}."))
+    if not names:
+        raise ConfigError(
+            f"HEAD={head!r} of shapes.py begins no name of its weight_shapes; name a "
+            'layer, as in HEAD = "head" for head.kernel and head.bias'
+        )
+    return names
+
+
+def new_head(config: Config) -> list[str]:
+    """The leaves that `model.head=new` draws, although `model.weights` has others."""
+    return list(head_leaves(config)) if config.model.head else []
 
 
 def weight_dtype(config: Config) -> type[np.floating]:

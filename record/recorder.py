@@ -17,7 +17,7 @@ import safetensors.numpy
 from recipe.batch_plan import BatchPlan, Window
 from recipe.config import Config, ablated, identity_parts, recipe_hash
 from recipe.errors import DivergedError, DuetError, RecordError, StoppedError
-from recipe.weights import Weights
+from recipe.weights import Weights, new_head
 from record.checkpoint import Checkpoint, CheckpointWriter, checkpoint_folder
 from record.disk import recording, to_json, write_whole
 from record.environment import describe_environment, own_cores
@@ -131,6 +131,7 @@ class Recorder:
             "processes": facts.processes,
             "global_batch": self.config.train.global_batch,
             "parameters": facts.parameters,
+            "new_head": new_head(self.config),
             "steps": self._done,
             "skipped_steps": 0,
             "images_per_second": median_throughput([]),

@@ -135,6 +135,9 @@ SUMMARY = {
     "processes": Field(INT, "operating-system processes"),
     "global_batch": Field(INT, "examples per optimizer step over all devices"),
     "parameters": Field(INT, "trained numbers in the model"),
+    "new_head": Field(
+        (list,), "leaves drawn in place of model.weights' own", since=2, before=[]
+    ),
     "steps": Field(INT, "optimizer steps done"),
     "skipped_steps": Field(INT, "of these, without an update: see loss_scale"),
     "images_per_second": Field((dict,), "median, and the timed windows it is of"),

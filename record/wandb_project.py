@@ -14,7 +14,7 @@ from recipe.config import Config, from_yaml, to_yaml
 from recipe.errors import DuetError, RecordError
 from record import wandb_settings
 from record.disk import to_json, write_whole
-from record.schema import SUMMARY, strict_json
+from record.schema import READABLE, SUMMARY, strict_json
 from record.tracking import NAMESPACES, Row
 
 API_SECONDS = 60  # for one answer of W&B's API
@@ -82,7 +82,12 @@ def _fetch(run: Any, place: Path) -> None:
     if "status" not in run.summary_metrics:
         raise RecordError(f"has no summary, W&B calls it {run.state}: it was killed")
     # Beside the summary stand the last values of what was logged.
-    kept = {name: run.summary_metrics.get(name) for name in SUMMARY}
+    # What an earlier version did not log is read as such a run's.
+    kept = {
+        name: run.summary_metrics.get(name)
+        for name, field in SUMMARY.items()
+        if name in run.summary_metrics or field.since == READABLE[0]
+    }
     summary = to_json(strict_json(kept))
     file = place / "summary.json"
     if file.exists() and file.read_bytes() == summary:

@@ -17,7 +17,13 @@ from safetensors import SafetensorError
 from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.layouts import from_layout, to_layout
-from recipe.weights import Weights, initial_weights, nudged, weight_dtype
+from recipe.weights import (
+    Weights,
+    drawn_weights,
+    initial_weights,
+    nudged,
+    weight_dtype,
+)
 
 DAMAGED = (EOFError, TypeError, ValueError)
 SAVED_BY_TORCH = (".pth", ".pt")
@@ -37,6 +43,8 @@ def check_weights(config: Config) -> None:
 def starting_weights(config: Config) -> Weights:
     """The numbers of `model.weights`, or those drawn where it is null.
 
+    With `model.head=new` the head's are drawn, and the others the file's.
+
     Raises:
       ConfigError: if the file cannot be read, or does not fit the model.
     """
@@ -44,9 +52,15 @@ def starting_weights(config: Config) -> Weights:
         return initial_weights(config)
     path = Path(config.model.weights)
     try:
-        weights = from_layout(config, read_arrays(path))
+        loaded = from_layout(config, read_arrays(path))
     except ConfigError as error:
         raise ConfigError(f"model.weights={path}: {error}") from error
+    if config.model.head is None:
+        weights = loaded
+    else:  # in forward order, as without a file
+        weights = {
+            name: loaded.get(name, w) for name, w in drawn_weights(config).items()
+        }
     dtype = weight_dtype(config)
     return nudged(config, {name: w.astype(dtype) for name, w in weights.items()})
 

@@ -10,6 +10,9 @@ ALONE: dict[str, dict[str, str]] = {
         "convolve": "oneDNN chooses a gradient's form on a CPU, XLA has one for all",
         "gelu": "PyTorch's own is this one already",
     },
+    "optim.py": {
+        "corrected_moments": "PyTorch's own takes 1 - beta^t in fp64 already",
+    },
     "parallel.py": {
         "only_the_last": "DDP shares gradients within the backward pass",
         "is_sharded": "JAX's arrays are whole to whoever reads them",

@@ -26,7 +26,7 @@ from recipe.architecture import (
     vit_tokens,
 )
 from recipe.config import Config
-from recipe.own_model import check_inputs, own_module
+from recipe.own_model import check_inputs, checked_kind, own_module
 from torch_impl.layers import (
     NORMS,
     Conv,
@@ -396,7 +396,9 @@ def build_model(config: Config) -> nn.Module:
     if config.model.folder is not None:
         own = own_module(config.model.folder, "torch_model.py")
         with torch.device("meta"):
-            built = own.build_model(config).to(parameter_dtype(config))
+            given = own.build_model(config)
+            built = checked_kind("torch_model.py", given, nn.Module)
+            built = built.to(parameter_dtype(config))
         check_inputs("torch_model.py", built.forward)
         return built
     model = {

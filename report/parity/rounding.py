@@ -82,8 +82,9 @@ def reach(runs: Sequence[Run], steps: int | None = None) -> float:
     """How far from zero rounding alone may have taken a weight, at the most.
 
     A gradient's rounding is taken to be 10 sqrt(n) units in the last place (in fp64
-    100) of the norm of all gradients, n the numbers of a batch. SGD moves a weight by the learning rate
-    times that over 1 - momentum, AdamW by the learning rate times that over its eps.
+    100) of the norm of all gradients, n the numbers of a batch. SGD moves a weight by
+    the learning rate times that over 1 - momentum, AdamW by the learning rate times
+    that over its eps.
 
     Args:
       runs: the furthest counts.

@@ -37,10 +37,10 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_memory_that_was_freed_is_used_again():
-    assert page_faults("") > 1000
-    assert page_faults("keep_freed_memory()") < 100
+    assert page_faults("keep_freed_memory()") < page_faults("") / 5
 
 
 def test_what_the_environment_chose_stays():
     chosen = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-    assert page_faults("keep_freed_memory()", **chosen) > 1000
+    kept = page_faults("keep_freed_memory()")
+    assert page_faults("keep_freed_memory()", **chosen) > 5 * kept

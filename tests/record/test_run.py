@@ -217,6 +217,7 @@ def test_the_summary_is_what_the_run_came_to(written):
         "processes": 2,
         "global_batch": 8,
         "parameters": 2570,
+        "new_head": [],
         "steps": 4,
         "skipped_steps": 2,
         "images_per_second": {"median": 32.0, "windows": [32.0]},

@@ -11,8 +11,10 @@ from flax import nnx
 from jax_impl import model as jax_model
 from jax_impl import weights as jax_weights
 from recipe.errors import ConfigError
+from recipe.layouts import places
+from recipe.weights import initial_weights
 from record.weights import check_weights, starting_weights
-from report.parity.differences import relative_difference
+from report.parity.differences import leaf_differences, relative_difference
 from tests.twins.conftest import TORCH
 from torch_impl import model as torch_model
 from torch_impl import weights as torch_weights
@@ -29,10 +31,10 @@ SAVE = {
 }
 
 
-def theirs(name):
+def theirs(name, classes=10):
     """torchvision's, as if trained: no statistic is 0 or 1."""
     torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(weights=None, num_classes=10)
+    model = getattr(torchvision.models, name)(weights=None, num_classes=classes)
     model.train()(torch.randn(8, 3, 64, 64))
     return model.eval()
 
@@ -67,6 +69,41 @@ def test_both_twins_give_its_outputs_and_its_loss(model, kind, make_config, tmp_
     for found in in_torch, in_jax:
         assert relative_difference(found, outputs).max() <= 1e-10
         assert loss(found) == pytest.approx(loss(outputs), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_its_body_is_trained_on_with_a_head_of_other_classes(
+    kind, twins, make_config, tmp_path
+):
+    reference, path = theirs("resnet18", classes=1000), tmp_path / f"weights.{kind}"
+    SAVE[kind](reference, path)
+    recipe = *RECIPE, "model=resnet18", "model.stem=imagenet"
+    batch = "train.global_batch=4", "train.accumulate=1"
+    config = make_config(
+        *recipe,
+        *batch,
+        f"model.weights={path}",
+        "model.head=new",
+        "model.norm.sync=true",
+    )
+    weights = starting_weights(config)
+    fresh = initial_weights(make_config(*recipe))
+    theirs_by_name = reference.state_dict()
+    for name, place in places(config, "torchvision").items():
+        if name.startswith("head."):
+            np.testing.assert_array_equal(weights[name], fresh[name])
+        else:
+            saved = theirs_by_name[place.name].numpy().astype(np.float64)
+            np.testing.assert_array_equal(weights[name].transpose(place.axes), saved)
+
+    batches = np.arange(12, dtype=np.int32).reshape(3, 1, 4)
+    (in_torch, torch_ends), (in_jax, jax_ends) = (
+        twin(batches, rate=0.01) for twin in twins(config, weights)
+    )
+    assert relative_difference(in_torch[:, 0], in_jax[:, 0]).max() <= 1e-10
+    assert max(leaf_differences(torch_ends, jax_ends).values()) <= 1e-10
+    moved = leaf_differences(weights, torch_ends)
+    assert moved["stem.conv.kernel"] > 1e-6 and moved["head.kernel"] > 1e-6
 
 
 def test_a_whole_model_that_was_pickled_is_not_run(make_config, tmp_path):

@@ -156,6 +156,44 @@ def test_weights_that_part_at_the_last_step_of_a_bound_are_different(make_run):
     assert held(a, b).verdict == DIFFERENT
 
 
+# Apart as two right runs of digits_cnn were: by rounding for 28 steps, then growing.
+GROWING = np.concatenate([np.full(28, 5e-7), np.geomspace(1e-6, 3.2e-3, 72)])
+
+
+@pytest.mark.parametrize(
+    ("apart", "weights", "verdict"),
+    [
+        (GROWING, 1.6e-3, UNDECIDED),
+        (np.minimum(GROWING, 9e-4), 1.6e-3, UNDECIDED),  # the weights alone
+        (GROWING, 0.1, DIFFERENT),  # which no loss explains
+        (np.minimum(GROWING, 9e-5), 1.6e-3, DIFFERENT),
+        (np.where(GROWING > 1e-3, GROWING, 5e-7), 1.6e-3, DIFFERENT),  # at once
+        (3.2e-3 * np.linspace(0, 1, 100) ** 2, 1.6e-3, DIFFERENT),  # from the start
+        (np.append(2.1e-6, GROWING[1:]), 1.6e-3, DIFFERENT),
+        # In a few steps nothing grows, nor from a tenth of them on, as a rule does.
+        (GROWING[[0, 28, 40, 60, 80]], 5e-3, DIFFERENT),
+        (np.maximum(GROWING, np.arange(100) / 2e6), 1.6e-3, DIFFERENT),
+    ],
+)
+def test_without_controls_what_rounding_may_have_grown_to_is_no_difference(
+    make_run, apart, weights, verdict
+):
+    right = LONG[: len(apart)]
+    a = make_run("precision=fp32", losses=right)
+    b = make_run("precision=fp32", losses=right * (1 + apart), weight=1 + weights)
+    found = held(a, b)
+    assert found.verdict == verdict
+    if verdict == UNDECIDED:
+        (unseen,) = found.comparisons[0].unseen
+        assert "precision=fp64, or in others with controls" in unseen
+
+
+def test_in_fp64_growth_is_a_difference(make_run):
+    a = make_run("precision=fp64", losses=LONG[:100])
+    b = make_run("precision=fp64", losses=LONG[:100] * (1 + 1e-6 * GROWING))
+    assert held(a, b).verdict == DIFFERENT
+
+
 def test_a_loss_scale_that_parts_while_losses_agree_is_a_difference(make_run):
     given = ("precision=fp16",)
     late = make_run(*given, losses=LONG, scales=[8.0] * 6 + [4.0] * 434)
