@@ -145,7 +145,11 @@ def judge_bounds(
       covered: steps that the bounds are for, which judge no later one; None: all.
     """
     doubted = _set_wandering_apart(comparison, a, b, control)
+    near = {} if control is None else _within_controls(comparison, control)
+    comparison.leaves_allowed.update(dict.fromkeys(near, np.inf))
     broken = broken_bounds(comparison)
+    if near and not broken:
+        comparison.unseen.append(f"{'; '.join(near.values())}. {DECIDE}")
     if doubted and not broken:
         comparison.unseen.append(
             f"{', '.join(doubted)} part by as much as they are large, while all losses "
@@ -164,6 +168,22 @@ def judge_bounds(
         )
     else:
         comparison.broken.extend(broken)
+
+
+def _within_controls(comparison: Comparison, control: Envelope) -> dict[str, str]:
+    """Leaves beyond the bound for a hundred steps by less than their controls allow.
+
+    Controls that all but reach that bound themselves are no evidence of a difference.
+
+    Returns:
+      Name -> how far it is apart, in words.
+    """
+    return {
+        name: f"{name} parts by {value:.2e}, {comparison.leaves_allowed[name]:.2e} "
+        f"allowed, while rounding moved its controls by {control.leaves[name]:.2e}"
+        for name, value in comparison.leaves.items()
+        if comparison.leaves_allowed[name] < value <= ENVELOPE * control.leaves[name]
+    }
 
 
 def agreed_steps(comparison: Comparison) -> int:
