@@ -44,8 +44,9 @@ def main() -> None:
         losses.clear()
 
     report_in_step(step, wait, asked.batch, tells=RANK == 0)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main()
+    # Once the model is gone: a group that it still holds may end in SIGABRT.
+    dist.destroy_process_group()

@@ -44,3 +44,16 @@ def test_an_unknown_cell_is_named_with_those_there_are(capsys):
 def test_a_program_that_fails_is_named_with_what_it_said():
     with pytest.raises(bench.Failed, match="left with 1.*SystemExit|no such thing"):
         bench.run(["-c", "raise SystemExit('no such thing')"])
+
+
+def test_a_cell_that_fails_costs_none_of_the_others(monkeypatch, capsys):
+    def program(cell, framework, kind):
+        if cell == "cnn":
+            raise bench.Failed("no such thing")
+        return {"images_per_second": 1000.0}
+
+    monkeypatch.setattr(bench, "program", program)
+    assert bench.main(["cnn", "vit_tiny"]) == 1
+    said = capsys.readouterr().out
+    assert "cnn: no such thing" in said
+    assert "| jax twin / bare loop | vit_tiny |" in said
