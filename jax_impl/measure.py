@@ -6,9 +6,9 @@ from typing import Any
 
 from jax_impl.parallel import World, gather_ranks
 from recipe.timing import Pace
-from record.heartbeat import Heartbeat
 from record.recorder import Recorder
-from record.stopping import Stopping
+from runtime.heartbeat import Heartbeat
+from runtime.signals import Stopping
 
 
 def measure(

@@ -24,14 +24,14 @@ from jaxtyping import Float
 
 from jax_impl.layers import BatchNorm
 from jax_impl.precision import choose_kernels
-from recipe.agreement import answer_of_rank_zero, results_of_all
-from recipe.allocator import keep_freed_memory
 from recipe.config import Config
 from recipe.errors import ConfigError
-from recipe.processes import Processes, check_accelerators
-from recipe.sharding import check_shards, sharded_axis
-from recipe.world import world_size
 from record.environment import peak_resident_bytes
+from runtime.agreement import answer_of_rank_zero, results_of_all
+from runtime.allocator import keep_freed_memory
+from runtime.processes import Processes, check_accelerators
+from runtime.sharding import check_shards, sharded_axis
+from runtime.world import world_size
 
 T = TypeVar("T")
 

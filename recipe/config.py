@@ -4,7 +4,7 @@ Hydra composes `conf/` into these dataclasses, so a key that is not here, or a v
 another type, is refused by name before anything starts. Each group checks its own
 fields, in `recipe/experiment.py` and `recipe/execution.py`; what spans several of them
 is in `Config.__post_init__`, and what also needs the number of devices in
-`recipe/world.py`.
+`runtime/world.py`.
 """
 
 import hashlib

@@ -14,8 +14,8 @@ from typing import Any
 from recipe.batch_plan import BatchPlan
 from recipe.config import Config, from_yaml, identity_parts, leaves, to_yaml
 from recipe.errors import ConfigError, RecordError
+from recipe.norms import has_local_norm
 from recipe.weights import Weights, is_trained, weight_dtype, weight_shapes
-from recipe.world import has_local_norm
 from record.checkpoint import (
     Checkpoint,
     CheckpointWriter,

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from recipe.timing import Pace
-from record.heartbeat import Heartbeat
 from record.recorder import Recorder
-from record.stopping import Stopping
+from runtime.heartbeat import Heartbeat
+from runtime.signals import Stopping
 from torch_impl.parallel import World, gather_ranks
 
 

@@ -25,14 +25,14 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from recipe.agreement import answer_of_rank_zero, results_of_all
-from recipe.allocator import keep_freed_memory
 from recipe.config import Config
 from recipe.errors import ConfigError
-from recipe.processes import Processes, check_accelerators
-from recipe.sharding import check_shards
-from recipe.world import world_size
 from record.environment import peak_resident_bytes
+from runtime.agreement import answer_of_rank_zero, results_of_all
+from runtime.allocator import keep_freed_memory
+from runtime.processes import Processes, check_accelerators
+from runtime.sharding import check_shards
+from runtime.world import world_size
 from torch_impl.layers import BatchNorm
 from torch_impl.precision import choose_kernels
 

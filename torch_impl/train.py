@@ -16,18 +16,19 @@ from recipe.config import Config
 from recipe.errors import DuetError, LostError
 from recipe.loss_scale import initial_loss_scale, loss_scale_state
 from recipe.pixels import pixel_affine
-from recipe.processes import Processes
 from recipe.schedule import learning_rate
 from recipe.timing import Pace
 from recipe.weights import parameter_count
 from record.environment import process_age_seconds
-from record.heartbeat import Heartbeat
 from record.metrics import evaluation_metrics
 from record.recorder import Facts, Recorder
 from record.resume import Beginning
-from record.stopping import Stopping, stopped_error
+from record.stopping import STOP, stopped_error
 from record.trace import Trace
 from record.weights import starting_weights
+from runtime.heartbeat import Heartbeat
+from runtime.processes import Processes
+from runtime.signals import Stopping
 from torch_impl.cache import all_found, lookups, open_cache
 from torch_impl.ema import build_average, save_average
 from torch_impl.measure import measure
@@ -173,7 +174,7 @@ def train(
         startup_seconds=ready,
     )
     folder = Path(from_rank_zero(lambda: beginning.take("torch", world.size), world))
-    stopping.watch(folder)
+    stopping.watch(folder / STOP)
     heartbeat.watch(folder)
 
     def take_apart(step: int) -> Trace:

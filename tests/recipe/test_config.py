@@ -19,8 +19,8 @@ from recipe.errors import ConfigError
 from recipe.execution import PARALLEL, TRACKERS, RunConfig
 from recipe.experiment import DATASETS, MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from recipe.parity import ParityConfig
-from recipe.processes import Processes
-from recipe.world import check_world
+from runtime.processes import Processes
+from runtime.world import check_world
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from jax_impl import parallel as jax_parallel
 from jax_impl import step as jax_step
 from jax_impl.parallel import AXIS, World
-from recipe.processes import Processes
 from report.parity.differences import leaf_differences, relative_difference
+from runtime.processes import Processes
 from tests.twins import two_ranks
 from tests.twins.conftest import TORCH
 from tests.twins.steps import (

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
 
 from recipe.config import Config  # noqa: E402
-from recipe.processes import from_environment  # noqa: E402
 from recipe.weights import Weights  # noqa: E402
+from runtime.processes import from_environment  # noqa: E402
 from tests.twins.steps import (  # noqa: E402
     EXAMPLES,
     Arrays,

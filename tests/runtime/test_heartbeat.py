@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from record.heartbeat import Heartbeat
+from runtime.heartbeat import Heartbeat
 from tests.conftest import ROOT, clean_environment
 
 RANK = """
@@ -18,9 +18,9 @@ import sys, time
 from pathlib import Path
 from recipe.execution import ParallelConfig
 from recipe.errors import ConfigError, LostError
-from recipe.processes import Processes
-from record import heartbeat as module
-from record.heartbeat import Heartbeat
+from runtime.processes import Processes
+from runtime import heartbeat as module
+from runtime.heartbeat import Heartbeat
 
 module.BEAT, module.NEWS, module.GRACE = 0.1, 1.0, 0.5
 rank, count, port, folder, text = sys.argv[1:]
@@ -224,7 +224,7 @@ def listening(process: int) -> list[tuple[str, int]]:
 
 def test_one_process_has_no_watch_and_no_port():
     from recipe.execution import ParallelConfig
-    from recipe.processes import Processes
+    from runtime.processes import Processes
 
     with Heartbeat(Processes(), ParallelConfig(name="dp")) as heartbeat:
         heartbeat.progress()

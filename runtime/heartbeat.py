@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from recipe.errors import DuetError, LostError
 from recipe.execution import ParallelConfig
-from recipe.processes import Processes, port
+from runtime.processes import Processes, port
 
 LOGGER = logging.getLogger("duet")
 

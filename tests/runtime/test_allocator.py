@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource
 import numpy as np
-from recipe.allocator import keep_freed_memory
+from runtime.allocator import keep_freed_memory
 {before}
 np.ones(2**22)  # 32 MB
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
