@@ -83,7 +83,7 @@ def run(
     """
     world = start(config, processes)
     stopping.install()  # again: JAX's start takes SIGTERM for itself
-    heartbeat.meet()
+    heartbeat.connect()
     try:
         folder = train(config, world, stopping, heartbeat)
     except LostError:
@@ -92,10 +92,10 @@ def run(
         # Every rank meets it alike, so all can leave in order; without the
         # traceback, whose frames would keep the model and the group alive.
         stop(world)
-        heartbeat.part()
+        heartbeat.close()
         raise error.with_traceback(None) from None
     stop(world)
-    heartbeat.part()
+    heartbeat.close()
     return folder
 
 
@@ -186,7 +186,7 @@ def train(
 
     with (
         Recorder(folder, config, plan, facts, beginning.writer, resumed) as record,
-        heartbeat.over(record.cut_short),
+        heartbeat.guard(record.cut_short),
     ):
 
         def stop_if_failed() -> None:
