@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,11 @@ from jax_impl.precision import choose_kernels
 from recipe.config import Config
 from recipe.errors import ConfigError
 from record.environment import peak_resident_bytes
-from runtime.agreement import answer_of_rank_zero, results_of_all
+from runtime.agreement import Ranks
 from runtime.allocator import keep_freed_memory
 from runtime.processes import Processes, check_accelerators
 from runtime.sharding import check_shards, sharded_axis
 from runtime.world import world_size
-
-T = TypeVar("T")
 
 AXIS = "data"  # the batch's axis of the mesh
 
@@ -59,6 +57,23 @@ class World:
     pmap: bool
     fsdp: bool = False
     exchange: bool = True
+
+    @property
+    def ranks(self) -> Ranks:
+        """How the processes agree, by collectives on their devices."""
+
+        def gather(values: list[float]) -> Float[np.ndarray, "ranks n"]:
+            own = np.array(values, np.float64)
+            if self.processes == 1:
+                return own[None]
+            # As bytes: JAX would make fp32 of them.
+            gathered = multihost_utils.process_allgather(own.view(np.uint8))
+            return np.ascontiguousarray(gathered).view(np.float64)
+
+        def broadcast(message: np.ndarray) -> np.ndarray:
+            return np.asarray(multihost_utils.broadcast_one_to_all(message))
+
+        return Ranks(self.rank, self.processes, gather, broadcast)
 
     @property
     def axis(self) -> str | None:
@@ -344,41 +359,7 @@ def sum_over_ranks(arrays: list[jax.Array], world: World) -> np.ndarray:
         return to_host(arrays, world)
     parts = [[np.asarray(s.data) for s in a.addressable_shards] for a in arrays]
     own = np.stack([np.sum(part, axis=0) for part in parts])
-    return gather_ranks(own.ravel().tolist(), world).sum(axis=0).reshape(own.shape)
-
-
-def gather_ranks(values: list[float], world: World) -> Float[np.ndarray, "ranks n"]:
-    """Every rank's values on every rank."""
-    own = np.array(values, np.float64)
-    if world.processes == 1:
-        return own[None]
-    # As bytes: JAX would make fp32 of them.
-    gathered = multihost_utils.process_allgather(own.view(np.uint8))
-    return np.ascontiguousarray(gathered).view(np.float64)
-
-
-def from_rank_zero(answer: Callable[[], str], world: World) -> str:
-    """Rank 0's answer on every rank; or, on every rank, the error it met.
-
-    Raises:
-      DuetError: what rank 0 raised, there with its own class.
-    """
-    if world.processes == 1:
-        return answer()
-
-    def broadcast(message: np.ndarray) -> np.ndarray:
-        return np.asarray(multihost_utils.broadcast_one_to_all(message))
-
-    return answer_of_rank_zero(answer, world.rank, broadcast)
-
-
-def on_every_rank(make: Callable[[], T], world: World) -> T:
-    """Each rank's own result; or, if any rank meets an error, an error on all.
-
-    Raises:
-      DuetError: a rank's own, or which ranks have one.
-    """
-    return results_of_all(make, lambda numbers: gather_ranks(numbers, world))
+    return world.ranks.gather(own.ravel().tolist()).sum(axis=0).reshape(own.shape)
 
 
 def synchronize(tree: Any) -> None:

@@ -9,11 +9,11 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from recipe.config import Config
 from recipe.errors import ConfigError
 from record.environment import peak_resident_bytes
-from runtime.agreement import answer_of_rank_zero, results_of_all
+from runtime.agreement import Ranks
 from runtime.allocator import keep_freed_memory
 from runtime.processes import Processes, check_accelerators
 from runtime.sharding import check_shards
@@ -39,8 +39,6 @@ from torch_impl.precision import choose_kernels
 if TYPE_CHECKING:  # else only where fsdp is, since they take a second to import
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
-
-T = TypeVar("T")
 
 # Of every collective: rank 0 may be downloading a dataset while the others wait.
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
@@ -65,6 +63,25 @@ class World:
     device: torch.device
     fsdp: bool = False
     exchange: bool = True
+
+    @property
+    def ranks(self) -> Ranks:
+        """How the processes agree, by collectives on their devices."""
+
+        def gather(values: list[float]) -> Float[np.ndarray, "ranks n"]:
+            own = torch.tensor(values, dtype=torch.float64, device=self.device)
+            if self.processes == 1:
+                return own.cpu().numpy()[None]
+            rows = [torch.empty_like(own) for _ in range(self.processes)]
+            dist.all_gather(rows, own)
+            return torch.stack(rows).cpu().numpy()
+
+        def broadcast(message: np.ndarray) -> np.ndarray:
+            shared = torch.from_numpy(message).to(self.device)
+            dist.broadcast(shared, src=0)
+            return shared.cpu().numpy()
+
+        return Ranks(self.rank, self.processes, gather, broadcast)
 
 
 def check(config: Config, processes: Processes) -> None:
@@ -295,42 +312,6 @@ def sum_over_ranks(tensors: list[Tensor], world: World) -> np.ndarray:
     if world.processes > 1:
         dist.all_reduce(stacked)
     return to_host([stacked], world)[0]
-
-
-def gather_ranks(values: list[float], world: World) -> Float[np.ndarray, "ranks n"]:
-    """Every rank's values on every rank."""
-    own = torch.tensor(values, dtype=torch.float64, device=world.device)
-    if world.processes == 1:
-        return own.cpu().numpy()[None]
-    rows = [torch.empty_like(own) for _ in range(world.processes)]
-    dist.all_gather(rows, own)
-    return torch.stack(rows).cpu().numpy()
-
-
-def from_rank_zero(answer: Callable[[], str], world: World) -> str:
-    """Rank 0's answer on every rank; or, on every rank, the error it met.
-
-    Raises:
-      DuetError: what rank 0 raised, there with its own class.
-    """
-    if world.processes == 1:
-        return answer()
-
-    def broadcast(message: np.ndarray) -> np.ndarray:
-        shared = torch.from_numpy(message).to(world.device)
-        dist.broadcast(shared, src=0)
-        return shared.cpu().numpy()
-
-    return answer_of_rank_zero(answer, world.rank, broadcast)
-
-
-def on_every_rank(make: Callable[[], T], world: World) -> T:
-    """Each rank's own result; or, if any rank meets an error, an error on all.
-
-    Raises:
-      DuetError: a rank's own, or which ranks have one.
-    """
-    return results_of_all(make, lambda numbers: gather_ranks(numbers, world))
 
 
 def synchronize(world: World) -> None:
