@@ -2,9 +2,9 @@
 
 Hydra composes `conf/` into these dataclasses, so a key that is not here, or a value of
 another type, is refused by name before anything starts. Each group checks its own
-fields, in `recipe/experiment.py` and `recipe/execution.py`; what spans several of them
-is in `Config.__post_init__`, and what also needs the number of devices in
-`runtime/world.py`.
+fields, in `recipe/experiment.py`, `recipe/optimizers.py` and `recipe/execution.py`;
+what spans several of them is in `Config.__post_init__`, and what also needs the number
+of devices in `runtime/world.py`.
 """
 
 import hashlib
@@ -30,7 +30,6 @@ from recipe.execution import (
 from recipe.experiment import (
     DataConfig,
     ModelConfig,
-    OptimConfig,
     PrecisionConfig,
     ScheduleConfig,
     TaskConfig,
@@ -38,6 +37,7 @@ from recipe.experiment import (
     TunedConfig,
 )
 from recipe.fields import at_least, one_of
+from recipe.optimizers import OptimConfig
 
 
 @dataclass(kw_only=True)

@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recipe.config import Config
 from recipe.errors import ConfigError
+from recipe.execution import Strategy
 from record.environment import peak_resident_bytes
 from runtime.agreement import Ranks
 from runtime.allocator import keep_freed_memory
@@ -53,16 +54,22 @@ class World:
       processes: of the run.
       size: devices of the run.
       device: this process's own.
-      fsdp: whether parameters and optimizer state are sharded over the ranks.
-      exchange: whether ranks share their gradients.
+      strategy: how devices share the work.
+      exchange: whether they share their gradients; not in a run that only times its
+        steps without that, whose strategy and program are otherwise the same.
     """
 
     rank: int
     processes: int
     size: int
     device: torch.device
-    fsdp: bool = False
+    strategy: Strategy = Strategy.DP
     exchange: bool = True
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a rank keeps only its shard of parameters and optimizer state."""
+        return self.strategy is Strategy.FSDP and self.processes > 1
 
     @property
     def ranks(self) -> Ranks:
@@ -86,7 +93,7 @@ class World:
 
 def check(config: Config, processes: Processes) -> None:
     """Refuse what PyTorch cannot do, before anything starts."""
-    if config.parallel.name == "pmap":
+    if config.parallel.name == Strategy.PMAP:
         raise ConfigError(
             "parallel=pmap is JAX's alone; PyTorch takes parallel=dp or parallel=fsdp"
         )
@@ -138,9 +145,9 @@ def start(config: Config, processes: Processes) -> World:
             world_size=processes.count,
             timeout=COLLECTIVE_TIMEOUT,
         )
-    fsdp = config.parallel.name == "fsdp" and processes.count > 1
-    size, exchange = processes.count, config.parallel.exchange
-    return World(processes.rank, size, size, device, fsdp, exchange)
+    strategy, exchange = Strategy(config.parallel.name), config.parallel.exchange
+    size = processes.count
+    return World(processes.rank, size, size, device, strategy, exchange)
 
 
 def _one_node(processes: Processes) -> bool:
@@ -256,7 +263,7 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
     if world.processes == 1 or not world.exchange:
         return model
     trained = any(parameter.requires_grad for parameter in model.parameters())
-    if world.fsdp:
+    if world.sharded:
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(world.device.type, (world.size,))
