@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from recipe.architecture import RESNETS, layers
+from recipe.architecture import layers
 from recipe.errors import ConfigError
 from recipe.execution import (
     CheckpointConfig,
@@ -28,6 +28,7 @@ from recipe.execution import (
     TrackingConfig,
 )
 from recipe.experiment import (
+    RESNET_STEMS,
     DataConfig,
     ModelConfig,
     PrecisionConfig,
@@ -83,7 +84,7 @@ class Config:
                 f"data.augment.cutout={self.data.augment.cutout} leaves nothing of "
                 f"images of {height}x{width}; take less than {min(height, width)}"
             )
-        layers(self)  # refuses what the architecture cannot take
+        layers(self.model, self.data)  # refuses what the architecture cannot take
 
 
 def to_config(composed: DictConfig, schema: type[Config] = Config) -> Any:
@@ -214,8 +215,7 @@ def recipe_parts(config: Config) -> dict[str, Any]:
     if config.model.folder is not None:
         recipe["model"]["folder"] = Path(config.model.folder).name
     # A key that came later leaves the hashes of what was recorded before as they are.
-    form = RESNETS.get(config.model.name)
-    if config.model.stem == (form and form.stem):
+    if config.model.stem == RESNET_STEMS.get(config.model.name):
         del recipe["model"]["stem"]
     if not config.model.dropout:
         del recipe["model"]["dropout"]

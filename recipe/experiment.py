@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recipe.architecture import RESNETS, STEMS
 from recipe.errors import ConfigError
 from recipe.fields import at_least, expanded, fraction, one_of, positive
 
@@ -30,6 +29,8 @@ MODELS = (
 SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
 DROPPING = ("cnn", "mlp", "vit_tiny")  # where model.dropout says so
 NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
+STEMS = ("cifar", "imagenet")
+RESNET_STEMS = {"resnet18": "cifar", "resnet50": "imagenet"}  # each one's own
 NORMS = ("batch", "group", "layer")
 SCHEDULES = ("constant", "cosine", "one_cycle", "step")
 PRECISIONS = ("bf16", "fp16", "fp32", "fp64", "tf32")
@@ -188,18 +189,18 @@ class ModelConfig:
                 f"{'positive widths' if dense else 'empty'}, "
                 f"got {self.hidden}"
             )
-        if self.zero_init_residual and self.name not in RESNETS:
+        if self.zero_init_residual and self.name not in RESNET_STEMS:
             raise ConfigError(
                 "model.zero_init_residual=true is of the blocks of "
-                f"{' and '.join(RESNETS)}; {self.name} has none, leave it out"
+                f"{' and '.join(RESNET_STEMS)}; {self.name} has none, leave it out"
             )
-        if self.name in RESNETS:
-            self.stem = self.stem or RESNETS[self.name].stem
-            one_of("model.stem", self.stem, tuple(STEMS))
+        if self.name in RESNET_STEMS:
+            self.stem = self.stem or RESNET_STEMS[self.name]
+            one_of("model.stem", self.stem, STEMS)
         elif self.stem is not None:
             raise ConfigError(
-                f"model.stem={self.stem} is of {' and '.join(RESNETS)}; {self.name} "
-                "has none, leave it out"
+                f"model.stem={self.stem} is of {' and '.join(RESNET_STEMS)}; "
+                f"{self.name} has none, leave it out"
             )
         if not 0 < self.width < math.inf:
             raise ConfigError(f"model.width must be finite and > 0, got {self.width}")
