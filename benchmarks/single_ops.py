@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from recipe.allocator import keep_freed_memory  # noqa: E402
+from runtime.allocator import keep_freed_memory  # noqa: E402
 
 # Batch, height and width, channels in and out, kernel, padding, stride.
 CONVOLUTIONS = {

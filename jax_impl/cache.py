@@ -16,7 +16,7 @@ import jax
 import jaxlib.version
 from jax.experimental.compilation_cache import compilation_cache
 
-from jax_impl.parallel import World, from_rank_zero, gather_ranks
+from jax_impl.parallel import World
 from recipe.config import Config
 
 MOST_BYTES = 2**31  # that a folder may hold; then the least recently used go
@@ -97,11 +97,11 @@ def _shared_folder(world: World) -> Path | None:
             )
             return ""
 
-    mark = from_rank_zero(make, world)
+    mark = world.ranks.from_rank_zero(make)
     if world.processes == 1:
         return _folder() if mark else None
     sees = bool(mark) and (_folder() / mark).exists()
-    all_see = gather_ranks([sees], world).min() > 0
+    all_see = not world.ranks.any(not sees)
     if mark and world.rank == 0:
         (_folder() / mark).unlink(missing_ok=True)
     return _folder() if all_see else None

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from jax_impl.precision import Dtypes
 from recipe.dropout import ROUNDS, UNIT, least_kept
 from recipe.experiment import NormConfig
-from recipe.world import check_statistics
+from recipe.norms import check_statistics
 
 # On a CPU a kernel's gradient is summed over parts of the batch of about so many output
 # pixels, so many parts at the most: the library's copies of the images then stay in the

@@ -71,7 +71,7 @@ class MLP(nnx.Module):
     def __init__(self, config: Config):
         self.dense = nnx.List(
             Dense(before, after, dtypes(config))
-            for before, after in pairwise(dense_widths(config))
+            for before, after in pairwise(dense_widths(config.model, config.data))
         )
         self.dropout = build_dropout(config)
 
@@ -98,7 +98,7 @@ class CNN(nnx.Module):
         )
         self.dense = nnx.List(
             Dense(before, after, dtypes(config))
-            for before, after in pairwise(dense_widths(config))
+            for before, after in pairwise(dense_widths(config.model, config.data))
         )
         self.dropout = build_dropout(config)
 
@@ -166,13 +166,13 @@ class ResNet9(nnx.Module):
     """
 
     def __init__(self, config: Config):
-        widths = resnet9_widths(config)
+        widths = resnet9_widths(config.model)
         self.prep = ConvNorm(config, config.data.image_shape[2], widths[0], 3)
         self.stage = nnx.List(
             PooledStage(config, before, after, residual=i != 1)
             for i, (before, after) in enumerate(pairwise(widths))
         )
-        self.head = Dense(widths[-1], outputs(config), dtypes(config), bias=False)
+        self.head = Dense(widths[-1], outputs(config.data), dtypes(config), bias=False)
 
     def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
         x = nnx.relu(self.prep(x_BHWC))
@@ -254,9 +254,9 @@ class ResNet(nnx.Module):
     """
 
     def __init__(self, config: Config):
-        form, widths = RESNETS[config.model.name], resnet_widths(config)
+        form, widths = RESNETS[config.model.name], resnet_widths(config.model)
         self.dtypes = dtypes(config)
-        kernel = stem_kernel(config)
+        kernel = stem_kernel(config.model)
         self.large = kernel == 7  # images: the stem strides, and is pooled
         self.stem = ConvNorm(
             *(config, config.data.image_shape[2], widths[0], kernel),
@@ -269,7 +269,7 @@ class ResNet(nnx.Module):
                 zip(channels, widths, form.blocks, strict=False)
             )
         )
-        self.head = Dense(channels[-1], outputs(config), self.dtypes)
+        self.head = Dense(channels[-1], outputs(config.data), self.dtypes)
 
     def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
         x = nnx.relu(self.stem(x_BHWC))
@@ -358,18 +358,20 @@ class ViT(nnx.Module):
 
     def __init__(self, config: Config):
         self.dtypes = dtypes(config)
-        patch, features = config.model.patch, VIT_HEADS * scaled(config, 64)
+        patch, features = config.model.patch, VIT_HEADS * scaled(config.model, 64)
         self.patches = Conv(
             *(config.data.image_shape[2], features, patch, self.dtypes),
             stride=patch,
             bias=True,
         )
-        self.position = Position(config, vit_tokens(config), features)
+        self.position = Position(
+            config, vit_tokens(config.model, config.data), features
+        )
         self.block = nnx.List(
             Block(config, features, i) for i in range(config.model.blocks)
         )
         self.norm = build_norm(config, features)
-        self.head = Dense(features, outputs(config), self.dtypes)
+        self.head = Dense(features, outputs(config.data), self.dtypes)
 
     def __call__(
         self,

@@ -15,6 +15,7 @@ from jax_impl.parallel import World
 from jax_impl.precision import parameter_dtype
 from jax_impl.weights import canonical_name, save_array
 from recipe.config import Config
+from recipe.optimizers import UPDATES
 from recipe.weights import Weights, decays
 from record.checkpoint import Checkpoint
 
@@ -71,6 +72,10 @@ def corrected_moments(config: Config) -> optax.GradientTransformation:
     return optax.GradientTransformation(adam.init, update)
 
 
+# optax's names of what it keeps beside a parameter, by the checkpoint's.
+_NAMES = {"adam.m": "mu", "adam.v": "nu", "momentum": "trace"}
+
+
 def save_slots(
     state: optax.OptState, world: World
 ) -> tuple[dict[str, Weights], dict[str, int]]:
@@ -87,9 +92,8 @@ def save_slots(
                 for path, variable in nnx.to_flat_state(getattr(part, its_name))
             }
         if isinstance(part, optax.ScaleByAdamState):
-            # Skipped steps do not count: it may be less than the run's.
             count = cast(jax.Array, part.count)
-            counts["optimizer_steps"] = int(save_array(count, world))
+            counts[UPDATES] = int(save_array(count, world))
     return slots, counts
 
 
@@ -107,17 +111,15 @@ def load_slots(state: optax.OptState, checkpoint: Checkpoint) -> optax.OptState:
             )
             part = part._replace(**{its_name: leaves})
         if isinstance(part, optax.ScaleByAdamState):
-            count = np.int32(checkpoint.state["optimizer_steps"])
+            count = np.int32(checkpoint.state[UPDATES])
             part = part._replace(count=count)
         filled.append(part)
     return tuple(filled)
 
 
 def _slots(part: Any) -> dict[str, str]:
-    """optax's names of what a part of it keeps, by the checkpoint's."""
-    if isinstance(part, optax.ScaleByAdamState):
-        return {"adam.m": "mu", "adam.v": "nu"}
-    return {"momentum": "trace"} if isinstance(part, optax.TraceState) else {}
+    """Those that a part of optax's state keeps: their names there, by ours."""
+    return {slot: name for slot, name in _NAMES.items() if name in part._fields}
 
 
 def clip_gradients(

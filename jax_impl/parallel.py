@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +24,15 @@ from jaxtyping import Float
 
 from jax_impl.layers import BatchNorm
 from jax_impl.precision import choose_kernels
-from recipe.agreement import answer_of_rank_zero, results_of_all
-from recipe.allocator import keep_freed_memory
 from recipe.config import Config
 from recipe.errors import ConfigError
-from recipe.processes import Processes, check_accelerators
-from recipe.sharding import check_shards, sharded_axis
-from recipe.world import world_size
+from recipe.execution import Strategy
 from record.environment import peak_resident_bytes
-
-T = TypeVar("T")
+from runtime.agreement import Ranks
+from runtime.allocator import keep_freed_memory
+from runtime.processes import Processes, check_accelerators
+from runtime.sharding import check_shards, sharded_axis
+from runtime.world import world_size
 
 AXIS = "data"  # the batch's axis of the mesh
 
@@ -47,23 +46,49 @@ class World:
       processes: of the run.
       size: devices of the run.
       mesh: all devices in order of process, along one axis.
-      pmap: whether steps are compiled by pmap instead of jit over the mesh.
-      fsdp: whether parameters and optimizer state are sharded over the mesh.
-      exchange: whether devices share their gradients.
+      strategy: how devices share the work.
+      exchange: whether they share their gradients; not in a run that only times its
+        steps without that, whose strategy and program are otherwise the same.
     """
 
     rank: int
     processes: int
     size: int
     mesh: Mesh
-    pmap: bool
-    fsdp: bool = False
+    strategy: Strategy = Strategy.DP
     exchange: bool = True
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a device keeps only its shard of parameters and optimizer state."""
+        return self.strategy is Strategy.FSDP
+
+    @property
+    def mapped(self) -> bool:
+        """Whether steps are compiled by pmap, instead of jit over the mesh."""
+        return self.strategy is Strategy.PMAP
+
+    @property
+    def ranks(self) -> Ranks:
+        """How the processes agree, by collectives on their devices."""
+
+        def gather(values: list[float]) -> Float[np.ndarray, "ranks n"]:
+            own = np.array(values, np.float64)
+            if self.processes == 1:
+                return own[None]
+            # As bytes: JAX would make fp32 of them.
+            gathered = multihost_utils.process_allgather(own.view(np.uint8))
+            return np.ascontiguousarray(gathered).view(np.float64)
+
+        def broadcast(message: np.ndarray) -> np.ndarray:
+            return np.asarray(multihost_utils.broadcast_one_to_all(message))
+
+        return Ranks(self.rank, self.processes, gather, broadcast)
 
     @property
     def axis(self) -> str | None:
         """The axis that a step is mapped over whole: it sums by hand, or not at all."""
-        return AXIS if self.pmap or not self.exchange else None
+        return AXIS if self.mapped or not self.exchange else None
 
     @property
     def replicated(self) -> NamedSharding:
@@ -71,7 +96,7 @@ class World:
 
     def split(self, axis: int) -> NamedSharding:
         """Over one axis; pmap's first speaks of this process's devices alone."""
-        mesh = self.mesh.local_mesh if self.pmap else self.mesh
+        mesh = self.mesh.local_mesh if self.mapped else self.mesh
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
@@ -132,9 +157,9 @@ def start(config: Config, processes: Processes) -> World:
         # Its gloo context is made by the first collective, and waits 30 s for everyone:
         # now they are all here, later rank 0 may be downloading.
         multihost_utils.process_allgather(np.zeros(1))
-    pmap, fsdp = (config.parallel.name == name for name in ("pmap", "fsdp"))
-    size, exchange = len(devices), config.parallel.exchange
-    return World(processes.rank, processes.count, size, mesh, pmap, fsdp, exchange)
+    strategy, exchange = Strategy(config.parallel.name), config.parallel.exchange
+    size = len(devices)
+    return World(processes.rank, processes.count, size, mesh, strategy, exchange)
 
 
 def device_names(world: World) -> list[str]:
@@ -144,7 +169,7 @@ def device_names(world: World) -> list[str]:
 
 def replicate(tree: Any, world: World) -> Any:
     """The whole tree of arrays on every device; under pmap along a new first axis."""
-    if world.pmap:
+    if world.mapped:
         local = len(world.mesh.local_devices)
         tree = jax.tree.map(lambda x: np.broadcast_to(x, (local, *np.shape(x))), tree)
         return jax.device_put(tree, world.split(0))
@@ -158,7 +183,7 @@ def place_state(tree: Any, world: World) -> Any:
     An array is split over its longest axis that the devices divide; one that has none,
     such as a small bias, stays whole.
     """
-    if not world.fsdp:
+    if not world.sharded:
         return replicate(tree, world)
 
     def place(leaf: Any) -> jax.Array:
@@ -176,7 +201,7 @@ def shards(shape: tuple[int, ...], world: World) -> PartitionSpec:
 
     PyTorch's `fully_shard` decides that by itself.
     """
-    axis = sharded_axis(shape, world.size) if world.fsdp else None
+    axis = sharded_axis(shape, world.size) if world.sharded else None
     return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
 
 
@@ -189,7 +214,7 @@ def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
     """
 
     def place(rows: np.ndarray) -> jax.Array:
-        if not world.pmap:
+        if not world.mapped:
             sharding = world.split(axis)
             return jax.make_array_from_process_local_data(sharding, rows)
         parts = np.split(rows, len(world.mesh.local_devices), axis)
@@ -241,7 +266,7 @@ def share_gradients(
         loss, gradients, statistics = local(params, whole, rows)
         leads = jax.lax.axis_index(AXIS) == 0
         first = jax.tree.map(lambda leaf: jnp.where(leads, leaf, 0), statistics)
-        if not world.fsdp:
+        if not world.sharded:
             return _sum((loss, gradients, first))
         loss, first = _sum((loss, first))
         return loss, jax.tree.map(add, gradients, specs), first
@@ -257,7 +282,7 @@ def share_gradients(
         axis = spec.index(AXIS)
         return jax.lax.psum_scatter(gradient, AXIS, scatter_dimension=axis, tiled=True)
 
-    if not world.pmap:
+    if not world.mapped:
         on_a_device = jax.shard_map(
             on_a_device,
             mesh=world.mesh,
@@ -297,7 +322,7 @@ def parallelize(
     """
     begin = time.perf_counter()
     donated = (0,) if donate else ()
-    if world.pmap:
+    if world.mapped:
         devices = world.mesh.devices.flat
         mapped = jax.pmap(
             step, axis_name=AXIS, devices=tuple(devices), donate_argnums=donated
@@ -324,7 +349,7 @@ def parallelize(
 
 def unshard(array: jax.Array, world: World) -> jax.Array:
     """An array whole on every device; a call of all processes."""
-    if not world.fsdp:
+    if not world.sharded:
         return array
     return jax.jit(lambda whole: whole, out_shardings=world.replicated)(array)
 
@@ -332,7 +357,7 @@ def unshard(array: jax.Array, world: World) -> jax.Array:
 def to_host(arrays: list[jax.Array], world: World) -> np.ndarray:
     """Replicated arrays of one shape, stacked on the host."""
     local = [np.asarray(array.addressable_data(0)) for array in arrays]
-    return np.stack([array[0] if world.pmap else array for array in local])
+    return np.stack([array[0] if world.mapped else array for array in local])
 
 
 def sum_over_ranks(arrays: list[jax.Array], world: World) -> np.ndarray:
@@ -344,41 +369,7 @@ def sum_over_ranks(arrays: list[jax.Array], world: World) -> np.ndarray:
         return to_host(arrays, world)
     parts = [[np.asarray(s.data) for s in a.addressable_shards] for a in arrays]
     own = np.stack([np.sum(part, axis=0) for part in parts])
-    return gather_ranks(own.ravel().tolist(), world).sum(axis=0).reshape(own.shape)
-
-
-def gather_ranks(values: list[float], world: World) -> Float[np.ndarray, "ranks n"]:
-    """Every rank's values on every rank."""
-    own = np.array(values, np.float64)
-    if world.processes == 1:
-        return own[None]
-    # As bytes: JAX would make fp32 of them.
-    gathered = multihost_utils.process_allgather(own.view(np.uint8))
-    return np.ascontiguousarray(gathered).view(np.float64)
-
-
-def from_rank_zero(answer: Callable[[], str], world: World) -> str:
-    """Rank 0's answer on every rank; or, on every rank, the error it met.
-
-    Raises:
-      DuetError: what rank 0 raised, there with its own class.
-    """
-    if world.processes == 1:
-        return answer()
-
-    def broadcast(message: np.ndarray) -> np.ndarray:
-        return np.asarray(multihost_utils.broadcast_one_to_all(message))
-
-    return answer_of_rank_zero(answer, world.rank, broadcast)
-
-
-def on_every_rank(make: Callable[[], T], world: World) -> T:
-    """Each rank's own result; or, if any rank meets an error, an error on all.
-
-    Raises:
-      DuetError: a rank's own, or which ranks have one.
-    """
-    return results_of_all(make, lambda numbers: gather_ranks(numbers, world))
+    return world.ranks.gather(own.ravel().tolist()).sum(axis=0).reshape(own.shape)
 
 
 def synchronize(tree: Any) -> None:

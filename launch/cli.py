@@ -24,8 +24,8 @@ from rich.table import Table
 from launch.overrides import ROOT, checked, meaning, refusal, typed_config
 from recipe.config import Config
 from recipe.errors import ConfigError, DuetError, RecordError, StoppedError
-from recipe.processes import Processes, from_environment
 from record.tracking import check_tracking
+from runtime.processes import Processes, from_environment
 
 # By these W&B would take all that a script starts for one and the same run.
 ONE_RUNS = ("WANDB_RUN_ID", "WANDB_NAME")

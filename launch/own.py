@@ -22,11 +22,11 @@ from launch.leaves import FRAMEWORKS, ask_twins
 from launch.trace import show_layers
 from launch.trainings import quoted
 from recipe.config import Config
-from recipe.processes import Processes
-from recipe.world import check_world
 from record.trace import read_trace
 from report.parity.bounds import IDENTICAL
 from report.parity.trace import Traced, TraceVerdict, compare_traces
+from runtime.processes import Processes
+from runtime.world import check_world
 
 USAGE = "usage: python launch/own.py check FOLDER [experiment=digits_cnn key=value ...]"
 BATCH = 8  # examples: enough for any statistics, few enough for seconds

@@ -19,9 +19,9 @@ import safetensors.numpy
 from recipe.config import Config, from_yaml
 from recipe.own_model import said_in_a_line
 from recipe.pixels import pixel_affine
-from recipe.processes import Processes
 from recipe.weights import Weights, random_weights, weight_shapes
 from record.trace import Trace, to_bytes, trace_file
+from runtime.processes import Processes
 
 LEAVES = "leaves.json"
 AFTER = "after.safetensors"  # the weights after the step

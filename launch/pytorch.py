@@ -6,7 +6,7 @@ torchrun --standalone --nproc-per-node=2 launch/pytorch.py experiment=digits_mlp
 
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
-from record.stopping import Stopping
+from runtime.signals import Stopping
 
 STOPPING = Stopping()
 

@@ -23,8 +23,6 @@ from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.experiment import TrainConfig
 from recipe.parity import ParityConfig
-from recipe.processes import Processes
-from recipe.sharding import check_shards
 from recipe.study import (
     AXES,
     Cell,
@@ -37,8 +35,10 @@ from recipe.study import (
     points,
     timing,
 )
-from recipe.world import check_world
 from record.weights import check_weights
+from runtime.processes import Processes
+from runtime.sharding import check_shards
+from runtime.world import check_world
 
 KINDS = ("gpu_type", "constraint")  # of its cluster, where they are asked for
 # Keys of a run that are not the recipe's in a study, and what to do instead.

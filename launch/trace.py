@@ -12,14 +12,14 @@ from launch.leaves import check_own_leaves
 from launch.trainings import Training, make_folder, train_at_once, trainer, typed_keys
 from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
-from recipe.processes import Processes
 from recipe.weights import Weights
-from recipe.world import check_world
 from record.run import Run
 from record.trace import Trace, read_trace
 from report.parity.bounds import BOUNDS, IDENTICAL
 from report.parity.rounding import no_gradient, reach
 from report.parity.trace import Difference, TraceVerdict, compare_traces
+from runtime.processes import Processes
+from runtime.world import check_world
 
 
 def trace_twins(config: ParityConfig) -> None:

@@ -2,17 +2,19 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from launch.cli import hydra_main, this_process
 from recipe.config import Config
 from recipe.errors import StoppedError
-from recipe.processes import Processes, cores_of
-from recipe.world import check_world, world_size
 from record.folder import folder_of_launch
-from record.heartbeat import Heartbeat
 from record.resume import resume_point
-from record.stopping import Stopping
+from record.stopping import STOP
 from record.weights import check_weights
+from runtime.heartbeat import Heartbeat
+from runtime.processes import Processes, cores_of
+from runtime.signals import Stopping
+from runtime.world import check_world, world_size
 
 Check = Callable[[Config, Processes], None]
 Run = Callable[[Config, Processes, Stopping, Heartbeat], object]
@@ -36,7 +38,8 @@ def main(
         named = config.run.dir or config.run.resume not in ("auto", "never")
         if processes.restarts and processes.rank == 0 and not named:
             config.run.dir = str(folder_of_launch(config, framework, processes))
-        stopping.watch(config.run.dir)
+        if config.run.dir is not None:
+            stopping.watch(Path(config.run.dir) / STOP)
         resume_point(config, None, world_size(config, processes), whole=False)
         check_weights(config)
         keep_to_cores(config, processes)

@@ -18,11 +18,11 @@ from launch.cli import say
 from recipe.config import Config
 from recipe.errors import ConfigError, DuetError
 from recipe.parity import ParityConfig
-from recipe.processes import Processes
-from recipe.sharding import check_shards
-from recipe.world import check_world
 from record.folder import check_folder
 from record.run import Run, read_run
+from runtime.processes import Processes
+from runtime.sharding import check_shards
+from runtime.world import check_world
 
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 ERRORS = "error: ", "slurmstepd: error: ", "srun: error: "

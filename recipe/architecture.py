@@ -7,17 +7,12 @@ Canonical names are module paths joined by dots (`stage.0.block.1.conv.0`); cano
 layouts are HWIO for convolution kernels and (in, out) for dense ones.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING
 
 from recipe.errors import ConfigError
-
-if TYPE_CHECKING:  # a config is checked by describing its model
-    from recipe.config import Config
+from recipe.experiment import RESNET_STEMS, DataConfig, ModelConfig
 
 CNN_KERNEL = 5  # height and width of the CNN's convolutions, without padding
 
@@ -33,21 +28,19 @@ class ResNet:
       blocks: in each of the four stages.
       expansion: 1: blocks of two 3x3 convolutions; 4: bottlenecks, 1x1, 3x3 and 1x1
         with four times the channels, the stride on the 3x3 (as torchvision's).
-      stem: one of `STEMS`, where `model.stem` names none.
     """
 
     blocks: tuple[int, int, int, int]
     expansion: int
-    stem: str
 
 
 # Kernel of a residual network's first convolution; 7 strides by 2, and is followed by
 # max-pool.
-STEMS = {"cifar": 3, "imagenet": 7}
+STEM_KERNELS = {"cifar": 3, "imagenet": 7}
 
 RESNETS = {
-    "resnet18": ResNet((2, 2, 2, 2), expansion=1, stem="cifar"),
-    "resnet50": ResNet((3, 4, 6, 3), expansion=4, stem="imagenet"),
+    "resnet18": ResNet((2, 2, 2, 2), expansion=1),
+    "resnet50": ResNet((3, 4, 6, 3), expansion=4),
 }
 
 
@@ -81,9 +74,9 @@ class Layer:
 class _Network:
     """Layers as they are added, and the image (height, width, channels) after them."""
 
-    def __init__(self, config: Config):
-        self.norm_config = config.model.norm
-        self.image = tuple(config.data.image_shape)
+    def __init__(self, model: ModelConfig, data: DataConfig):
+        self.norm_config = model.norm
+        self.image = tuple(data.image_shape)
         self.layers: list[Layer] = []
 
     def conv(
@@ -180,49 +173,49 @@ def _pixels_met(size: int, kernel: int, stride: int, padding: int) -> int:
     return sum(min(start + kernel, size) - max(start, 0) for start in starts)
 
 
-def outputs(config: Config) -> int:
+def outputs(data: DataConfig) -> int:
     """Width of the last layer: one logit per class, or the predicted value."""
-    return config.data.classes or 1
+    return data.classes or 1
 
 
-def scaled(config: Config, channels: int) -> int:
+def scaled(model: ModelConfig, channels: int) -> int:
     """Channels, or features of an attention head, times `model.width`."""
-    return max(1, round(config.model.width * channels))
+    return max(1, round(model.width * channels))
 
 
-def dense_widths(config: Config) -> list[int]:
+def dense_widths(model: ModelConfig, data: DataConfig) -> list[int]:
     """Widths of the MLP's or CNN's dense layers, from the first input to the output."""
-    image = config.data.image_shape
-    if config.model.name == "cnn":
-        network = _Network(config)
-        _add_convolutions(network, config)
+    image = data.image_shape
+    if model.name == "cnn":
+        network = _Network(model, data)
+        _add_convolutions(network, model, data)
         image = network.image
-    return [prod(image), *config.model.hidden, outputs(config)]
+    return [prod(image), *model.hidden, outputs(data)]
 
 
-def resnet9_widths(config: Config) -> list[int]:
+def resnet9_widths(model: ModelConfig) -> list[int]:
     """Channels after the first convolution and after each of the three stages."""
-    return [scaled(config, channels) for channels in (64, 128, 256, 512)]
+    return [scaled(model, channels) for channels in (64, 128, 256, 512)]
 
 
-def resnet_widths(config: Config) -> list[int]:
+def resnet_widths(model: ModelConfig) -> list[int]:
     """Channels within the blocks of each of the four stages; the stem has the first."""
-    return [scaled(config, channels) for channels in (64, 128, 256, 512)]
+    return [scaled(model, channels) for channels in (64, 128, 256, 512)]
 
 
-def stem_kernel(config: Config) -> int:
-    """Of a residual network's first convolution, one of `STEMS`."""
-    return STEMS[config.model.stem or RESNETS[config.model.name].stem]
+def stem_kernel(model: ModelConfig) -> int:
+    """Of a residual network's first convolution, one of `STEM_KERNELS`."""
+    return STEM_KERNELS[model.stem or RESNET_STEMS[model.name]]
 
 
-def vit_tokens(config: Config) -> int:
+def vit_tokens(model: ModelConfig, data: DataConfig) -> int:
     """Patches of an image."""
-    height, width, _ = config.data.image_shape
-    return (height // config.model.patch) * (width // config.model.patch)
+    height, width, _ = data.image_shape
+    return (height // model.patch) * (width // model.patch)
 
 
-def layers(config: Config) -> list[Layer]:
-    """Every layer of `config.model`, in forward order.
+def layers(model: ModelConfig, data: DataConfig) -> list[Layer]:
+    """Every layer of a model, in forward order.
 
     Raises:
       ConfigError: if the images or the norm do not suit the architecture.
@@ -236,57 +229,57 @@ def layers(config: Config) -> list[Layer]:
         "resnet18": _add_resnet,
         "resnet50": _add_resnet,
         "vit_tiny": _add_vit,
-    }[config.model.name]
-    network = _Network(config)
-    add(network, config)
+    }[model.name]
+    network = _Network(model, data)
+    add(network, model, data)
     return network.layers
 
 
-def _add_nothing(network: _Network, config: Config) -> None:
+def _add_nothing(network: _Network, model: ModelConfig, data: DataConfig) -> None:
     """A user's own files describe it, and are read where it is built."""
 
 
-def _add_mlp(network: _Network, config: Config) -> None:
-    for i, (before, after) in enumerate(pairwise(dense_widths(config))):
+def _add_mlp(network: _Network, model: ModelConfig, data: DataConfig) -> None:
+    for i, (before, after) in enumerate(pairwise(dense_widths(model, data))):
         network.dense(f"dense.{i}", before, after)
 
 
-def _add_cnn(network: _Network, config: Config) -> None:
-    _refuse_small(config, 16)
-    _add_convolutions(network, config)
-    _add_mlp(network, config)
+def _add_cnn(network: _Network, model: ModelConfig, data: DataConfig) -> None:
+    _refuse_small(model, data, 16)
+    _add_convolutions(network, model, data)
+    _add_mlp(network, model, data)
 
 
-def _add_convolutions(network: _Network, config: Config) -> None:
-    for i, channels in enumerate(config.model.channels):
+def _add_convolutions(network: _Network, model: ModelConfig, data: DataConfig) -> None:
+    for i, channels in enumerate(model.channels):
         network.conv(f"conv.{i}", channels, CNN_KERNEL, bias=True)
         network.pool()
 
 
-def _add_resnet9(network: _Network, config: Config) -> None:
-    _refuse_small(config, 8)
-    prep, *stages = resnet9_widths(config)
+def _add_resnet9(network: _Network, model: ModelConfig, data: DataConfig) -> None:
+    _refuse_small(model, data, 8)
+    prep, *stages = resnet9_widths(model)
     network.conv_norm("prep.", prep, 3)
     for i, channels in enumerate(stages):
         network.conv_norm(f"stage.{i}.", channels, 3)
         network.pool()
         for j in range(0 if i == 1 else 2):
             network.conv_norm(f"stage.{i}.residual.{j}.", channels, 3)
-    network.dense("head", stages[-1], outputs(config), bias=False)
+    network.dense("head", stages[-1], outputs(data), bias=False)
 
 
-def _add_resnet(network: _Network, config: Config) -> None:
-    form, widths = RESNETS[config.model.name], resnet_widths(config)
-    stem = stem_kernel(config)
+def _add_resnet(network: _Network, model: ModelConfig, data: DataConfig) -> None:
+    form, widths = RESNETS[model.name], resnet_widths(model)
+    stem = stem_kernel(model)
     network.conv_norm("stem.", widths[0], stem, 2 if stem == 7 else 1)
     if stem == 7:
         network.pool(3, padding=1)
     for i, (width, blocks) in enumerate(zip(widths, form.blocks, strict=True)):
         for j in range(blocks):
             name, stride = f"stage.{i}.block.{j}.", 2 if i > 0 and j == 0 else 1
-            last_scale = "zeros" if config.model.zero_init_residual else "ones"
+            last_scale = "zeros" if model.zero_init_residual else "ones"
             _add_residual(network, name, width, form.expansion, stride, last_scale)
-    network.dense("head", widths[-1] * form.expansion, outputs(config))
+    network.dense("head", widths[-1] * form.expansion, outputs(data))
 
 
 def _add_residual(
@@ -313,20 +306,20 @@ def _add_residual(
         network.conv_norm(f"{name}shortcut.", after, 1, stride)
 
 
-def _add_vit(network: _Network, config: Config) -> None:
-    patch, (height, width, _) = config.model.patch, config.data.image_shape
+def _add_vit(network: _Network, model: ModelConfig, data: DataConfig) -> None:
+    patch, (height, width, _) = model.patch, data.image_shape
     if height % patch or width % patch:
         raise ConfigError(
             f"model.patch={patch} does not divide images of {height}x{width}; "
             "choose a divisor of both"
         )
-    if config.model.norm.name != "layer":
+    if model.norm.name != "layer":
         raise ConfigError(
-            f"model={config.model.name} normalises each token: "
-            f"model.norm.name=layer, got {config.model.norm.name}"
+            f"model={model.name} normalises each token: "
+            f"model.norm.name=layer, got {model.norm.name}"
         )
-    head = scaled(config, 64)
-    features, tokens = VIT_HEADS * head, vit_tokens(config)
+    head = scaled(model, 64)
+    features, tokens = VIT_HEADS * head, vit_tokens(model, data)
     network.conv("patches", features, patch, stride=patch, bias=True, init="lecun")
     position = {"embedding": Leaf((tokens, features), "embedding")}
     network.layers.append(Layer(name="position", kind="position", leaves=position))
@@ -334,7 +327,7 @@ def _add_vit(network: _Network, config: Config) -> None:
     def dense(name: str, before: int, after: int, bias: bool = True) -> None:
         network.dense(name, before, after, rows=tokens, bias=bias, init="glorot")
 
-    for i in range(config.model.blocks):
+    for i in range(model.blocks):
         network.norm(f"block.{i}.norm.0")
         for name in "query", "key", "value":
             dense(f"block.{i}.attention.{name}", features, features, name != "key")
@@ -345,13 +338,13 @@ def _add_vit(network: _Network, config: Config) -> None:
         dense(f"block.{i}.mlp.0", features, VIT_MLP * features)
         dense(f"block.{i}.mlp.1", VIT_MLP * features, features)
     network.norm("norm")
-    network.dense("head", features, outputs(config), init="glorot")
+    network.dense("head", features, outputs(data), init="glorot")
 
 
-def _refuse_small(config: Config, least: int) -> None:
-    height, width, _ = config.data.image_shape
+def _refuse_small(model: ModelConfig, data: DataConfig, least: int) -> None:
+    height, width, _ = data.image_shape
     if min(height, width) < least:
         raise ConfigError(
-            f"model={config.model.name} needs images of at least {least}x{least}, got "
+            f"model={model.name} needs images of at least {least}x{least}, got "
             f"{height}x{width} from data.image_shape; use model=mlp or model=linear"
         )

@@ -2,9 +2,9 @@
 
 Hydra composes `conf/` into these dataclasses, so a key that is not here, or a value of
 another type, is refused by name before anything starts. Each group checks its own
-fields, in `recipe/experiment.py` and `recipe/execution.py`; what spans several of them
-is in `Config.__post_init__`, and what also needs the number of devices in
-`recipe/world.py`.
+fields, in `recipe/experiment.py`, `recipe/optimizers.py` and `recipe/execution.py`;
+what spans several of them is in `Config.__post_init__`, and what also needs the number
+of devices in `runtime/world.py`.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from recipe.architecture import RESNETS, layers
+from recipe.architecture import layers
 from recipe.errors import ConfigError
 from recipe.execution import (
     CheckpointConfig,
@@ -28,9 +28,9 @@ from recipe.execution import (
     TrackingConfig,
 )
 from recipe.experiment import (
+    RESNET_STEMS,
     DataConfig,
     ModelConfig,
-    OptimConfig,
     PrecisionConfig,
     ScheduleConfig,
     TaskConfig,
@@ -38,6 +38,7 @@ from recipe.experiment import (
     TunedConfig,
 )
 from recipe.fields import at_least, one_of
+from recipe.optimizers import OptimConfig
 
 
 @dataclass(kw_only=True)
@@ -83,7 +84,7 @@ class Config:
                 f"data.augment.cutout={self.data.augment.cutout} leaves nothing of "
                 f"images of {height}x{width}; take less than {min(height, width)}"
             )
-        layers(self)  # refuses what the architecture cannot take
+        layers(self.model, self.data)  # refuses what the architecture cannot take
 
 
 def to_config(composed: DictConfig, schema: type[Config] = Config) -> Any:
@@ -214,8 +215,7 @@ def recipe_parts(config: Config) -> dict[str, Any]:
     if config.model.folder is not None:
         recipe["model"]["folder"] = Path(config.model.folder).name
     # A key that came later leaves the hashes of what was recorded before as they are.
-    form = RESNETS.get(config.model.name)
-    if config.model.stem == (form and form.stem):
+    if config.model.stem == RESNET_STEMS.get(config.model.name):
         del recipe["model"]["stem"]
     if not config.model.dropout:
         del recipe["model"]["dropout"]

@@ -2,23 +2,34 @@
 
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from recipe.errors import ConfigError
 from recipe.fields import at_least, expanded, one_of
 
-PARALLEL = ("dp", "fsdp", "pmap")
 TRACKERS = ("none", "tensorboard", "wandb")
+
+
+class Strategy(StrEnum):
+    """How devices share the work.
+
+    Args:
+      DP: torch DDP, JAX jit over a mesh.
+      FSDP: so that each device keeps a share of the parameters and of the optimizer's
+        state.
+      PMAP: JAX's older way to DP.
+    """
+
+    DP = "dp"
+    FSDP = "fsdp"
+    PMAP = "pmap"
 
 
 @dataclass(kw_only=True)
 class ParallelConfig:
-    """How devices share the work.
+    """How devices share the work, and how they are watched over meanwhile."""
 
-    dp: torch DDP, JAX jit over a mesh.  pmap: JAX's older way to the same.  fsdp: so
-    that each device keeps a share of the parameters and of the optimizer's state.
-    """
-
-    name: str
+    name: str  # of a `Strategy`
     # false: each device trains on its share as if it were alone, to time the same step
     # without the exchange of gradients; no training of anything.
     exchange: bool = True
@@ -32,7 +43,7 @@ class ParallelConfig:
     cores_per_device: int | None = None
 
     def __post_init__(self) -> None:
-        one_of("parallel", self.name, PARALLEL)
+        one_of("parallel", self.name, tuple(Strategy))
         if not self.exchange and self.name != "dp":
             raise ConfigError(
                 f"parallel.exchange=false leaves out what parallel=dp does, got "

@@ -1,14 +1,14 @@
 """The groups that make an experiment: what is trained, on what, and how.
 
-How and where a run of it is carried out is in `recipe/execution.py`; `recipe_parts` in
-`recipe/config.py` says, key by key, what two runs of the same experiment share.
+Its optimizer is in `recipe/optimizers.py`, how and where a run of it is carried out in
+`recipe/execution.py`; `recipe_parts` in `recipe/config.py` says, key by key, what two
+runs of the same experiment share.
 """
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recipe.architecture import RESNETS, STEMS
 from recipe.errors import ConfigError
 from recipe.fields import at_least, expanded, fraction, one_of, positive
 
@@ -29,12 +29,9 @@ MODELS = (
 SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
 DROPPING = ("cnn", "mlp", "vit_tiny")  # where model.dropout says so
 NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
+STEMS = ("cifar", "imagenet")
+RESNET_STEMS = {"resnet18": "cifar", "resnet50": "imagenet"}  # each one's own
 NORMS = ("batch", "group", "layer")
-OPTIMIZERS = ("adamw", "sgd")
-OPTIMIZER_KEYS = {
-    "adamw": ("beta1", "beta2", "eps"),
-    "sgd": ("momentum", "nesterov"),
-}
 SCHEDULES = ("constant", "cosine", "one_cycle", "step")
 PRECISIONS = ("bf16", "fp16", "fp32", "fp64", "tf32")
 
@@ -192,18 +189,18 @@ class ModelConfig:
                 f"{'positive widths' if dense else 'empty'}, "
                 f"got {self.hidden}"
             )
-        if self.zero_init_residual and self.name not in RESNETS:
+        if self.zero_init_residual and self.name not in RESNET_STEMS:
             raise ConfigError(
                 "model.zero_init_residual=true is of the blocks of "
-                f"{' and '.join(RESNETS)}; {self.name} has none, leave it out"
+                f"{' and '.join(RESNET_STEMS)}; {self.name} has none, leave it out"
             )
-        if self.name in RESNETS:
-            self.stem = self.stem or RESNETS[self.name].stem
-            one_of("model.stem", self.stem, tuple(STEMS))
+        if self.name in RESNET_STEMS:
+            self.stem = self.stem or RESNET_STEMS[self.name]
+            one_of("model.stem", self.stem, STEMS)
         elif self.stem is not None:
             raise ConfigError(
-                f"model.stem={self.stem} is of {' and '.join(RESNETS)}; {self.name} "
-                "has none, leave it out"
+                f"model.stem={self.stem} is of {' and '.join(RESNET_STEMS)}; "
+                f"{self.name} has none, leave it out"
             )
         if not 0 < self.width < math.inf:
             raise ConfigError(f"model.width must be finite and > 0, got {self.width}")
@@ -241,71 +238,6 @@ class ModelConfig:
                 f"model.dropout={self.dropout} drops units of hidden layers, and "
                 f"{self.name} has none here; give model.hidden, or leave it at 0"
             )
-
-
-@dataclass(kw_only=True)
-class OptimConfig:
-    """SGD or AdamW, both as torch writes them; `optim.py` of either twin has them.
-
-    SGD's decay enters the gradient before momentum (coupled), AdamW's is multiplied by
-    the learning rate alone (decoupled).
-    """
-
-    name: str
-    peak_lr: float  # at the global batch; never rescaled silently
-    momentum: float = 0.0  # sgd
-    nesterov: bool = False  # sgd
-    beta1: float = 0.9  # adamw
-    beta2: float = 0.999  # adamw
-    eps: float = 1e-8  # adamw; added to the root of the corrected second moment
-    weight_decay: float = 0.0
-    decay: str = "kernels"  # which parameters decay: kernels, or all of them
-    clip_norm: float | None = None  # 2-norm that the global gradient is scaled down to
-    # of the weights' exponential moving average, which is then what is evaluated; null
-    # keeps none
-    ema_decay: float | None = None
-    # false: gradients are computed and not applied, to time the same step without the
-    # optimizer; no training of anything.
-    update: bool = True
-
-    def __post_init__(self) -> None:
-        one_of("optim.name", self.name, OPTIMIZERS)
-        if not 0 < self.peak_lr < math.inf:
-            raise ConfigError(
-                f"optim.peak_lr must be finite and > 0, got {self.peak_lr}"
-            )
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"optim.momentum must lie in [0, 1), got {self.momentum}")
-        if self.nesterov and self.momentum == 0:
-            raise ConfigError(
-                "optim.nesterov=true needs optim.momentum > 0, got 0; "
-                "set optim.momentum=0.9 or optim.nesterov=false"
-            )
-        for key, beta in ("beta1", self.beta1), ("beta2", self.beta2):
-            if not 0 <= beta < 1:
-                raise ConfigError(f"optim.{key} must lie in [0, 1), got {beta}")
-        if not 0 < self.eps < math.inf:
-            raise ConfigError(f"optim.eps must be finite and > 0, got {self.eps}")
-        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise ConfigError(
-                f"optim.clip_norm must be finite and > 0, got {self.clip_norm}; "
-                "null does not clip"
-            )
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ConfigError(
-                f"optim.ema_decay must lie in (0, 1), got {self.ema_decay}; null keeps "
-                "no average of the weights"
-            )
-        for of, keys in OPTIMIZER_KEYS.items():
-            for key in keys:
-                given, default = getattr(self, key), getattr(OptimConfig, key)
-                if of != self.name and given != default:
-                    raise ConfigError(
-                        f"optim.{key}={given} has no meaning with optim={self.name}; "
-                        f"leave it out, or use optim={of}"
-                    )
-        at_least("optim.weight_decay", self.weight_decay, 0)
-        one_of("optim.decay", self.decay, ("all", "kernels"))
 
 
 @dataclass(kw_only=True)

@@ -39,6 +39,6 @@ def training_flops(config: Config, padding: bool = True) -> int:
 def _multiply_adds(config: Config, padding: bool) -> list[int]:
     counts = [
         layer.multiply_adds if padding else layer.multiply_adds_unpadded
-        for layer in layers(config)
+        for layer in layers(config.model, config.data)
     ]
     return [count for count in counts if count]

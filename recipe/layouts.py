@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recipe.architecture import RESNETS, STEMS
+from recipe.architecture import RESNETS, STEM_KERNELS
 from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.weights import Weights, head_leaves, weight_shapes
@@ -162,7 +162,7 @@ def _way_out(
             "many, or let model.head=new begin a head by the seed and load the rest"
         )
     if name == "stem.conv.kernel" and config.model.name in RESNETS:
-        for stem, kernel in STEMS.items():
+        for stem, kernel in STEM_KERNELS.items():
             if canonical == (kernel, kernel, *needed[2:]):
                 return f"; model.stem={stem} has a kernel of {kernel}x{kernel}"
     return ""

@@ -59,7 +59,7 @@ def head_leaves(config: Config) -> tuple[str, ...]:
       ConfigError: if it names what is no layer of its.
     """
     if config.model.folder is None:
-        *_, last = layers(config)
+        *_, last = layers(config.model, config.data)
         return tuple(f"{last.name}.{leaf}" for leaf in last.leaves)
     head = getattr(own_module(config.model.folder, "shapes.py"), "HEAD", None)
     if head is None:
@@ -118,7 +118,7 @@ def _leaves(config: Config) -> dict[str, Leaf]:
         return {n: Leaf(tuple(shape), own_init(n)) for n, shape in shapes.items()}
     return {
         f"{layer.name}.{name}": leaf
-        for layer in layers(config)
+        for layer in layers(config.model, config.data)
         for name, leaf in layer.leaves.items()
     }
 

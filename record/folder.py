@@ -22,10 +22,10 @@ from pathlib import Path
 
 from recipe.config import Config, to_yaml
 from recipe.errors import RecordError
-from recipe.processes import Processes
 from record.disk import recording
 from record.run import read_summary
 from record.stopping import STOP
+from runtime.processes import Processes
 
 
 def check_folder(config: Config) -> None:

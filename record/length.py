@@ -3,7 +3,7 @@
 from typing import Any
 
 from recipe.config import Config
-from recipe.world import has_local_norm
+from recipe.norms import has_local_norm
 
 LENGTH = ("train.epochs", "train.steps")
 

@@ -14,8 +14,9 @@ from typing import Any
 from recipe.batch_plan import BatchPlan
 from recipe.config import Config, from_yaml, identity_parts, leaves, to_yaml
 from recipe.errors import ConfigError, RecordError
+from recipe.norms import has_local_norm
+from recipe.optimizers import optimizer_state
 from recipe.weights import Weights, is_trained, weight_dtype, weight_shapes
-from recipe.world import has_local_norm
 from record.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -374,7 +375,8 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
     """
     shapes = weight_shapes(config)
     trained = {name: shape for name, shape in shapes.items() if is_trained(name)}
-    wanted = {"weights": shapes, **dict.fromkeys(optimizer_slots(config), trained)}
+    kept = dict.fromkeys(optimizer_state(config.optim), trained)
+    wanted = {"weights": shapes, **kept}
     if config.optim.ema_decay is not None and "average" in checkpoint.arrays:
         wanted["average"] = shapes
     for slot, expected in wanted.items():
@@ -393,13 +395,6 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
 
     arrays = {slot: own(checkpoint.arrays[slot]) for slot in wanted}
     return replace(checkpoint, arrays=arrays)
-
-
-def optimizer_slots(config: Config) -> tuple[str, ...]:
-    """What the optimizer keeps beside each trained parameter."""
-    if config.optim.name == "adamw":
-        return "adam.m", "adam.v"
-    return ("momentum",) if config.optim.momentum else ()
 
 
 def take_folder(

@@ -1,5 +1,6 @@
 """What the tests share: where the repository is, and how a script is run."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -7,11 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hydra
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
 from recipe.config import Config, to_config
+from recipe.parity import ParityConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -149,11 +152,43 @@ def run_python(
     return run
 
 
+@pytest.fixture(scope="session")
+def compose(root: Path) -> Callable[..., DictConfig]:
+    """`compose("experiment=digits_cnn", "train.seed=1")`: what Hydra makes of it."""
+
+    @functools.cache  # Hydra takes a twentieth of a second
+    def compose(*overrides: str, schema: type[Config] = Config) -> DictConfig:
+        ConfigStore.instance().store("schema", node=schema)
+        name = "parity" if schema is ParityConfig else "config"
+        with hydra.initialize_config_dir(str(root / "conf"), version_base="1.3"):
+            return hydra.compose(name, list(overrides))
+
+    return compose
+
+
+@pytest.fixture(scope="session")
+def config(root: Path, compose) -> Callable[..., Config]:
+    """`config("experiment=digits_cnn", "train.seed=1")`, checked.
+
+    Hydra chooses from the groups; single values are merged into its choice, which gives
+    the same and is quicker.
+    """
+    groups = {folder.name for folder in (root / "conf").iterdir() if folder.is_dir()}
+
+    def config(*overrides: str, schema: type[Config] = Config) -> Config:
+        chosen = [o for o in overrides if o.lstrip("~").partition("=")[0] in groups]
+        values = OmegaConf.from_dotlist([o for o in overrides if o not in chosen])
+        merged = OmegaConf.merge(compose(*chosen, schema=schema), values)
+        return to_config(merged, schema)
+
+    return config
+
+
 @pytest.fixture
 def make_config() -> Callable[..., Config]:
     def make(*overrides: str) -> Config:
         ConfigStore.instance().store("schema", node=Config)
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return to_config(compose("config", list(overrides)))
+        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return to_config(hydra.compose("config", list(overrides)))
 
     return make

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from recipe.dropout import ROUNDS, UNIT, WORD, least_kept
 from recipe.experiment import NormConfig
-from recipe.world import check_statistics
+from recipe.norms import check_statistics
 from torch_impl.precision import Dtypes
 
 

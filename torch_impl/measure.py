@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from recipe.timing import Pace
-from record.heartbeat import Heartbeat
 from record.recorder import Recorder
-from record.stopping import Stopping
-from torch_impl.parallel import World, gather_ranks
+from runtime.heartbeat import Heartbeat
+from runtime.signals import Stopping
+from torch_impl.parallel import World
 
 
 def measure(
@@ -38,7 +38,7 @@ def measure(
 
         flags = record.failure is not None, stopping.asked() is not None
         own = [seconds, data_seconds, dispatch_seconds, *flags]
-        ranks = gather_ranks(own, world)
+        ranks = world.ranks.gather(own)
         counts = pace.took(ranks[:, 0].max())
         asked = ranks[:, 4].max() > 0
         heartbeat.progress(slow=pace.enough or asked)

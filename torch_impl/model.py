@@ -70,7 +70,7 @@ class MLP(nn.Module):
         super().__init__()
         self.dense = nn.ModuleList(
             Dense(before, after, dtypes(config))
-            for before, after in pairwise(dense_widths(config))
+            for before, after in pairwise(dense_widths(config.model, config.data))
         )
         self.dropout = build_dropout(config)
 
@@ -98,7 +98,7 @@ class CNN(nn.Module):
         )
         self.dense = nn.ModuleList(
             Dense(before, after, dtypes(config))
-            for before, after in pairwise(dense_widths(config))
+            for before, after in pairwise(dense_widths(config.model, config.data))
         )
         self.dropout = build_dropout(config)
 
@@ -168,13 +168,13 @@ class ResNet9(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        widths = resnet9_widths(config)
+        widths = resnet9_widths(config.model)
         self.prep = ConvNorm(config, config.data.image_shape[2], widths[0], 3)
         self.stage = nn.ModuleList(
             PooledStage(config, before, after, residual=i != 1)
             for i, (before, after) in enumerate(pairwise(widths))
         )
-        self.head = Dense(widths[-1], outputs(config), dtypes(config), bias=False)
+        self.head = Dense(widths[-1], outputs(config.data), dtypes(config), bias=False)
 
     def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         x = F.relu(self.prep(x_BCHW))
@@ -259,9 +259,9 @@ class ResNet(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        form, widths = RESNETS[config.model.name], resnet_widths(config)
+        form, widths = RESNETS[config.model.name], resnet_widths(config.model)
         self.dtypes = dtypes(config)
-        kernel = stem_kernel(config)
+        kernel = stem_kernel(config.model)
         self.large = kernel == 7  # images: the stem strides, and is pooled
         self.stem = ConvNorm(
             *(config, config.data.image_shape[2], widths[0], kernel),
@@ -274,7 +274,7 @@ class ResNet(nn.Module):
                 zip(channels, widths, form.blocks, strict=False)
             )
         )
-        self.head = Dense(channels[-1], outputs(config), self.dtypes)
+        self.head = Dense(channels[-1], outputs(config.data), self.dtypes)
 
     def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         x = F.relu(self.stem(x_BCHW))
@@ -367,18 +367,20 @@ class ViT(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.dtypes = dtypes(config)
-        patch, features = config.model.patch, VIT_HEADS * scaled(config, 64)
+        patch, features = config.model.patch, VIT_HEADS * scaled(config.model, 64)
         self.patches = Conv(
             *(config.data.image_shape[2], features, patch, self.dtypes),
             stride=patch,
             bias=True,
         )
-        self.position = Position(config, vit_tokens(config), features)
+        self.position = Position(
+            config, vit_tokens(config.model, config.data), features
+        )
         self.block = nn.ModuleList(
             Block(config, features, i) for i in range(config.model.blocks)
         )
         self.norm = build_norm(config, features)
-        self.head = Dense(features, outputs(config), self.dtypes)
+        self.head = Dense(features, outputs(config.data), self.dtypes)
 
     def forward(
         self,

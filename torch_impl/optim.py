@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recipe.config import Config
+from recipe.optimizers import OPTIMIZERS, UPDATES, optimizer_state
 from recipe.weights import Weights, decays
 from record.checkpoint import Checkpoint
 from torch_impl.parallel import World, is_sharded, place_state
@@ -76,8 +77,11 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
 
 
 # torch's names of what it keeps beside a parameter, by the checkpoint's.
-_SGD_SLOTS = {"momentum": "momentum_buffer"}
-_ADAM_SLOTS = {"adam.m": "exp_avg", "adam.v": "exp_avg_sq"}
+_NAMES = {
+    "adam.m": "exp_avg",
+    "adam.v": "exp_avg_sq",
+    "momentum": "momentum_buffer",
+}
 
 
 def save_slots(
@@ -87,18 +91,18 @@ def save_slots(
 
     A call of all ranks. Before its first step torch keeps nothing, which is zeros.
     """
-    slots: dict[str, Weights] = {slot: {} for slot in _slots(config)}
+    slots: dict[str, Weights] = {slot: {} for slot in optimizer_state(config.optim)}
     count, names = 0, canonical_names(model)
     for name, parameter in model.named_parameters():
         kept = optimizer.state.get(parameter, {})
-        for slot, its_name in _slots(config).items():
-            tensor = kept.get(its_name)
+        for slot in slots:
+            tensor = kept.get(_NAMES[slot])
             tensor = torch.zeros_like(parameter) if tensor is None else tensor
             array = save_array(names[name], tensor.detach(), world)
             slots[slot][names[name]] = array
         count = int(kept.get("step", 0))
-    # Skipped steps do not count: it may be less than the run's.
-    return slots, {"optimizer_steps": count} if config.optim.name == "adamw" else {}
+    counts = OPTIMIZERS[config.optim.name].counts_updates
+    return slots, {UPDATES: count} if counts else {}
 
 
 def load_slots(
@@ -111,20 +115,14 @@ def load_slots(
     """Give the optimizer what a checkpoint has kept for it; a call of all ranks."""
     names = canonical_names(model)
     for name, parameter in model.named_parameters():
-        for slot, its_name in _slots(config).items():
+        for slot in optimizer_state(config.optim):
             array = checkpoint.arrays[slot][names[name]]
             tensor = load_array(names[name], array, world)
-            optimizer.state[parameter][its_name] = place_state(tensor, parameter)
-        if config.optim.name == "adamw":
-            steps = float(checkpoint.state["optimizer_steps"])
+            optimizer.state[parameter][_NAMES[slot]] = place_state(tensor, parameter)
+        if OPTIMIZERS[config.optim.name].counts_updates:
+            steps = float(checkpoint.state[UPDATES])
             count = torch.tensor(steps, device=parameter.device)
             optimizer.state[parameter]["step"] = count
-
-
-def _slots(config: Config) -> dict[str, str]:
-    if config.optim.name == "adamw":
-        return _ADAM_SLOTS
-    return _SGD_SLOTS if config.optim.momentum else {}
 
 
 def clip_gradients(config: Config, model: nn.Module, norm: Float[Tensor, ""]) -> None:

@@ -9,11 +9,11 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
@@ -25,22 +25,21 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from recipe.agreement import answer_of_rank_zero, results_of_all
-from recipe.allocator import keep_freed_memory
 from recipe.config import Config
 from recipe.errors import ConfigError
-from recipe.processes import Processes, check_accelerators
-from recipe.sharding import check_shards
-from recipe.world import world_size
+from recipe.execution import Strategy
 from record.environment import peak_resident_bytes
+from runtime.agreement import Ranks
+from runtime.allocator import keep_freed_memory
+from runtime.processes import Processes, check_accelerators
+from runtime.sharding import check_shards
+from runtime.world import world_size
 from torch_impl.layers import BatchNorm
 from torch_impl.precision import choose_kernels
 
 if TYPE_CHECKING:  # else only where fsdp is, since they take a second to import
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
-
-T = TypeVar("T")
 
 # Of every collective: rank 0 may be downloading a dataset while the others wait.
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
@@ -55,21 +54,46 @@ class World:
       processes: of the run.
       size: devices of the run.
       device: this process's own.
-      fsdp: whether parameters and optimizer state are sharded over the ranks.
-      exchange: whether ranks share their gradients.
+      strategy: how devices share the work.
+      exchange: whether they share their gradients; not in a run that only times its
+        steps without that, whose strategy and program are otherwise the same.
     """
 
     rank: int
     processes: int
     size: int
     device: torch.device
-    fsdp: bool = False
+    strategy: Strategy = Strategy.DP
     exchange: bool = True
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a rank keeps only its shard of parameters and optimizer state."""
+        return self.strategy is Strategy.FSDP and self.processes > 1
+
+    @property
+    def ranks(self) -> Ranks:
+        """How the processes agree, by collectives on their devices."""
+
+        def gather(values: list[float]) -> Float[np.ndarray, "ranks n"]:
+            own = torch.tensor(values, dtype=torch.float64, device=self.device)
+            if self.processes == 1:
+                return own.cpu().numpy()[None]
+            rows = [torch.empty_like(own) for _ in range(self.processes)]
+            dist.all_gather(rows, own)
+            return torch.stack(rows).cpu().numpy()
+
+        def broadcast(message: np.ndarray) -> np.ndarray:
+            shared = torch.from_numpy(message).to(self.device)
+            dist.broadcast(shared, src=0)
+            return shared.cpu().numpy()
+
+        return Ranks(self.rank, self.processes, gather, broadcast)
 
 
 def check(config: Config, processes: Processes) -> None:
     """Refuse what PyTorch cannot do, before anything starts."""
-    if config.parallel.name == "pmap":
+    if config.parallel.name == Strategy.PMAP:
         raise ConfigError(
             "parallel=pmap is JAX's alone; PyTorch takes parallel=dp or parallel=fsdp"
         )
@@ -121,9 +145,9 @@ def start(config: Config, processes: Processes) -> World:
             world_size=processes.count,
             timeout=COLLECTIVE_TIMEOUT,
         )
-    fsdp = config.parallel.name == "fsdp" and processes.count > 1
-    size, exchange = processes.count, config.parallel.exchange
-    return World(processes.rank, size, size, device, fsdp, exchange)
+    strategy, exchange = Strategy(config.parallel.name), config.parallel.exchange
+    size = processes.count
+    return World(processes.rank, size, size, device, strategy, exchange)
 
 
 def _one_node(processes: Processes) -> bool:
@@ -239,7 +263,7 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
     if world.processes == 1 or not world.exchange:
         return model
     trained = any(parameter.requires_grad for parameter in model.parameters())
-    if world.fsdp:
+    if world.sharded:
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(world.device.type, (world.size,))
@@ -295,42 +319,6 @@ def sum_over_ranks(tensors: list[Tensor], world: World) -> np.ndarray:
     if world.processes > 1:
         dist.all_reduce(stacked)
     return to_host([stacked], world)[0]
-
-
-def gather_ranks(values: list[float], world: World) -> Float[np.ndarray, "ranks n"]:
-    """Every rank's values on every rank."""
-    own = torch.tensor(values, dtype=torch.float64, device=world.device)
-    if world.processes == 1:
-        return own.cpu().numpy()[None]
-    rows = [torch.empty_like(own) for _ in range(world.processes)]
-    dist.all_gather(rows, own)
-    return torch.stack(rows).cpu().numpy()
-
-
-def from_rank_zero(answer: Callable[[], str], world: World) -> str:
-    """Rank 0's answer on every rank; or, on every rank, the error it met.
-
-    Raises:
-      DuetError: what rank 0 raised, there with its own class.
-    """
-    if world.processes == 1:
-        return answer()
-
-    def broadcast(message: np.ndarray) -> np.ndarray:
-        shared = torch.from_numpy(message).to(world.device)
-        dist.broadcast(shared, src=0)
-        return shared.cpu().numpy()
-
-    return answer_of_rank_zero(answer, world.rank, broadcast)
-
-
-def on_every_rank(make: Callable[[], T], world: World) -> T:
-    """Each rank's own result; or, if any rank meets an error, an error on all.
-
-    Raises:
-      DuetError: a rank's own, or which ranks have one.
-    """
-    return results_of_all(make, lambda numbers: gather_ranks(numbers, world))
 
 
 def synchronize(world: World) -> None:

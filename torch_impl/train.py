@@ -16,18 +16,19 @@ from recipe.config import Config
 from recipe.errors import DuetError, LostError
 from recipe.loss_scale import initial_loss_scale, loss_scale_state
 from recipe.pixels import pixel_affine
-from recipe.processes import Processes
 from recipe.schedule import learning_rate
 from recipe.timing import Pace
 from recipe.weights import parameter_count
 from record.environment import process_age_seconds
-from record.heartbeat import Heartbeat
 from record.metrics import evaluation_metrics
 from record.recorder import Facts, Recorder
 from record.resume import Beginning
-from record.stopping import Stopping, stopped_error
+from record.stopping import STOP, stopped_error
 from record.trace import Trace
 from record.weights import starting_weights
+from runtime.heartbeat import Heartbeat
+from runtime.processes import Processes
+from runtime.signals import Stopping
 from torch_impl.cache import all_found, lookups, open_cache
 from torch_impl.ema import build_average, save_average
 from torch_impl.measure import measure
@@ -36,9 +37,6 @@ from torch_impl.optim import build_optimizer, load_slots, save_slots
 from torch_impl.parallel import (
     World,
     device_names,
-    from_rank_zero,
-    gather_ranks,
-    on_every_rank,
     parallelize,
     peak_memory_bytes,
     place_batch,
@@ -82,7 +80,7 @@ def run(
     """
     world = start(config, processes)
     stopping.install()  # again: JAX's start takes SIGTERM for itself
-    heartbeat.meet()
+    heartbeat.connect()
     try:
         folder = train(config, world, stopping, heartbeat)
     except LostError:
@@ -91,10 +89,10 @@ def run(
         # Every rank meets it alike, so all can leave in order; without the
         # traceback, whose frames would keep the model and the group alive.
         stop(world)
-        heartbeat.part()
+        heartbeat.close()
         raise error.with_traceback(None) from None
     stop(world)
-    heartbeat.part()
+    heartbeat.close()
     return folder
 
 
@@ -106,23 +104,25 @@ def train(
     open_cache(config, world)
 
     # The numbers, the same for both frameworks
-    from_rank_zero(lambda: acquire(config.data), world)
-    dataset = on_every_rank(lambda: load(config.data), world)
+    world.ranks.from_rank_zero(lambda: acquire(config.data))
+    dataset = world.ranks.on_every_rank(lambda: load(config.data))
     plan = BatchPlan.of(config, len(dataset.train_labels))
-    weights = on_every_rank(lambda: starting_weights(config), world)
+    weights = world.ranks.on_every_rank(lambda: starting_weights(config))
     beginning = Beginning(config)
     data = dataset.fingerprint
-    path = from_rank_zero(lambda: beginning.find(plan, data, world.size), world)
-    resumed = on_every_rank(lambda: beginning.read(path), world)
+    path = world.ranks.from_rank_zero(lambda: beginning.find(plan, data, world.size))
+    resumed = world.ranks.on_every_rank(lambda: beginning.read(path))
     if resumed is not None:
         weights = resumed.arrays["weights"]
     done = 0 if resumed is None else resumed.step
     kept = {} if resumed is None else resumed.state
     pixels = pixel_affine(config)
     asked = stopping.asked()
-    if gather_ranks([asked is not None], world).max() > 0:
+    if world.ranks.any(asked is not None):
         why = asked or "another rank"
-        left = from_rank_zero(lambda: beginning.leave("torch", world.size, why), world)
+        left = world.ranks.from_rank_zero(
+            lambda: beginning.leave("torch", world.size, why)
+        )
         raise stopped_error(Path(left) if left else None, done, why)
 
     # The framework's own: data, model and optimizer on the device
@@ -172,8 +172,10 @@ def train(
         compile_cached=all_found(before) if config.compile else None,
         startup_seconds=ready,
     )
-    folder = Path(from_rank_zero(lambda: beginning.take("torch", world.size), world))
-    stopping.watch(folder)
+    folder = Path(
+        world.ranks.from_rank_zero(lambda: beginning.take("torch", world.size))
+    )
+    stopping.watch(folder / STOP)
     heartbeat.watch(folder)
 
     def take_apart(step: int) -> Trace:
@@ -185,13 +187,13 @@ def train(
 
     with (
         Recorder(folder, config, plan, facts, beginning.writer, resumed) as record,
-        heartbeat.over(record.cut_short),
+        heartbeat.guard(record.cut_short),
     ):
 
         def stop_if_failed() -> None:
             """Rank 0 alone records, and cannot leave alone: the others would wait."""
             failed = record.failure is not None
-            record.stop_if(gather_ranks([failed], world).max() > 0)
+            record.stop_if(world.ranks.any(failed))
 
         def issue(steps: range) -> tuple[list[float], list[StepMetrics], float, float]:
             """Issue steps: rates, metrics, seconds to place batches and to dispatch."""
@@ -223,7 +225,7 @@ def train(
             return rates, metrics, issuing - placing, issued - issuing
 
         asked = stopping.asked()  # while compiling
-        if gather_ranks([asked is not None], world).max() > 0:
+        if world.ranks.any(asked is not None):
             stopped = record.stopped(done, asked or "another rank")
             stop_if_failed()
             raise stopped
@@ -242,7 +244,7 @@ def train(
             if trace is not None:
                 trace()
 
-            ranks = gather_ranks([seconds, data_seconds, dispatch_seconds], world)
+            ranks = world.ranks.gather([seconds, data_seconds, dispatch_seconds])
             heartbeat.progress(slow=window.evaluates or window.steps.stop == plan.last)
             record.window(
                 window,
@@ -266,7 +268,7 @@ def train(
             # rank was asked for, and so is a save due that its clock asks for.
             asked = stopping.asked()
             flags = record.failure is not None, asked is not None, record.time_is_up()
-            any_failed, stops, due = gather_ranks(list(flags), world).max(axis=0)
+            any_failed, stops, due = world.ranks.gather(list(flags)).max(axis=0)
             record.stop_if(any_failed > 0)
             leaves = stops > 0 and window.steps.stop < plan.last
             if window.saves or due > 0 or leaves:
@@ -283,7 +285,7 @@ def train(
                 stop_if_failed()
                 raise stopped
 
-        peak = gather_ranks([peak_memory_bytes(world)], world).max()
+        peak = world.ranks.gather([peak_memory_bytes(world)]).max()
         averaged, _ = save_average(average, world)
         weights = save_weights(model, world)
         record.trained({"weights": weights, **averaged}, int(peak))

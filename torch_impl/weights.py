@@ -147,7 +147,7 @@ def load_array(canonical: str, array: np.ndarray, world: World) -> Tensor:
     # OHWI in memory, as channels-last images make gradients, whose strides DDP wants of
     # parameters too; FSDP shards contiguous ones alone.
     kernel = tensor.permute(0, 3, 1, 2)
-    return kernel.contiguous() if world.fsdp else kernel
+    return kernel.contiguous() if world.sharded else kernel
 
 
 def save_weights(model: nn.Module, world: World) -> Weights:

@@ -111,7 +111,7 @@ def _free_ports(count: int) -> list[int]:
     """Ports that nothing listens on, below those of outgoing calls."""
     ports: list[int] = []
     while len(ports) < count:
-        port = random.randrange(10000, 20000)  # recipe/processes.py takes 20000 on
+        port = random.randrange(10000, 20000)  # runtime/processes.py takes 20000 on
         with socket.socket() as probe:
             if port not in ports and probe.connect_ex(("127.0.0.1", port)):
                 ports.append(port)

@@ -7,7 +7,7 @@ import pytest
 
 from launch.train import keep_to_cores
 from recipe.errors import ConfigError
-from recipe.processes import Processes
+from runtime.processes import Processes
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2,

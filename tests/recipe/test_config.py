@@ -16,21 +16,22 @@ from recipe.config import (
     to_yaml,
 )
 from recipe.errors import ConfigError
-from recipe.execution import PARALLEL, TRACKERS, RunConfig
-from recipe.experiment import DATASETS, MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES
+from recipe.execution import TRACKERS, RunConfig, Strategy
+from recipe.experiment import DATASETS, MODELS, PRECISIONS, SCHEDULES
+from recipe.optimizers import OPTIMIZERS
 from recipe.parity import ParityConfig
-from recipe.processes import Processes
-from recipe.world import check_world
+from runtime.processes import Processes
+from runtime.world import check_world
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 GROUPS = {
     "data": DATASETS,
     "model": MODELS,
-    "optim": OPTIMIZERS,
+    "optim": tuple(OPTIMIZERS),
     "schedule": SCHEDULES,
     "precision": PRECISIONS,
-    "parallel": PARALLEL,
+    "parallel": tuple(Strategy),
     "tracking": TRACKERS,
 }
 

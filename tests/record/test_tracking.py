@@ -24,12 +24,12 @@ from recipe.execution import CheckpointConfig, ParallelConfig, RunConfig, Tracki
 from recipe.experiment import (
     DataConfig,
     ModelConfig,
-    OptimConfig,
     PrecisionConfig,
     ScheduleConfig,
     TrainConfig,
     TunedConfig,
 )
+from recipe.optimizers import OptimConfig
 from record import tracking, wandb_settings
 from record.tracking import check_tracking
 from tests.record.wandb_history import (

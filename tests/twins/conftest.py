@@ -28,7 +28,7 @@ def proof_mode() -> Iterator[None]:
 @pytest.fixture
 def worlds() -> tuple[TorchWorld, JaxWorld]:
     mesh = Mesh(np.array(jax.local_devices()[:1]), ("data",))
-    return TORCH, JaxWorld(0, 1, 1, mesh, pmap=False)
+    return TORCH, JaxWorld(0, 1, 1, mesh)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import jax_impl.precision
 import torch_impl.parallel
 import torch_impl.precision
 from recipe.errors import ConfigError
-from recipe.processes import Processes
+from runtime.processes import Processes
 
 
 def test_three_processes_on_two_gpus_are_refused_by_torch(make_config, monkeypatch):

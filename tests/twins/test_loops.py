@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jax_impl import parallel as jax_parallel
 from recipe.architecture import RESNETS
 from recipe.config import Config
+from recipe.execution import Strategy
 from tests.twins.steps import jax_call, random_arrays, random_weights
 
 SMALL = ["data=synthetic", "task.image_shape=[8,8,3]", "train.global_batch=8"]
@@ -57,13 +58,12 @@ def shallow(monkeypatch):
 def compiled_step(config: Config, devices: int) -> str:
     """The text of the module that XLA makes of a training step."""
     mesh = Mesh(np.array(jax.local_devices()[:devices]), (jax_parallel.AXIS,))
-    pmap, fsdp = (config.parallel.name == name for name in ("pmap", "fsdp"))
-    exchange = config.parallel.exchange
-    world = jax_parallel.World(0, 1, devices, mesh, pmap, fsdp, exchange)
+    strategy, exchange = Strategy(config.parallel.name), config.parallel.exchange
+    world = jax_parallel.World(0, 1, devices, mesh, strategy, exchange)
     batch = np.zeros((1, config.train.global_batch), np.int32)
     given = random_weights(config), random_arrays(config), batch, 0.1, world
     step, state, (others,) = jax_call(config, *given)
-    if pmap:
+    if world.mapped:
         mapped = jax.pmap(step, jax_parallel.AXIS, devices=tuple(mesh.devices.flat))
         return str(mapped.lower(state, *others).compile().as_text())
     given = step, (state, *others), world

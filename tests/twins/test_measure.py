@@ -1,6 +1,7 @@
 """Steps that are timed after the training, in either twin."""
 
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,15 +34,15 @@ class Told:
 
 
 @pytest.fixture(params=["torch", "jax"])
-def measured(request, monkeypatch):
+def measured(request):
     """`measured(told)`: the steps that were issued, with another rank twice as slow."""
     twin = import_module(f"{request.param}_impl.measure")
 
-    def gather(values, world):
+    def gather(values):
         slower = [2 * values[0], 3 * values[1], *values[2:]]
         return np.array([values, slower], np.float64)
 
-    monkeypatch.setattr(twin, "gather_ranks", gather)
+    world = SimpleNamespace(ranks=SimpleNamespace(gather=gather))
 
     def measured(told, seconds=0.05):
         issued = []
@@ -50,9 +51,7 @@ def measured(request, monkeypatch):
             issued.extend(steps)
             return [], [], 0.25, 0.5
 
-        twin.measure(
-            Pace(seconds, 5, 40), issue, lambda: None, told, told, told, world=None
-        )
+        twin.measure(Pace(seconds, 5, 40), issue, lambda: None, told, told, told, world)
         return issued
 
     return measured

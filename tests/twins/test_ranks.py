@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 from jax_impl import parallel as jax_parallel
 from jax_impl import step as jax_step
 from jax_impl.parallel import AXIS, World
-from recipe.processes import Processes
+from recipe.execution import Strategy
 from report.parity.differences import leaf_differences, relative_difference
+from runtime.processes import Processes
 from tests.twins import two_ranks
 from tests.twins.conftest import TORCH
 from tests.twins.steps import (
@@ -50,8 +51,7 @@ def two_torch_ranks(run_python, tmp_path_factory):
 
 def jax_world(devices, parallel):
     mesh = Mesh(np.array(jax.local_devices()[:devices]), (AXIS,))
-    pmap, fsdp = parallel == "pmap", parallel == "fsdp"
-    return World(0, 1, devices, mesh, pmap, fsdp)
+    return World(0, 1, devices, mesh, Strategy(parallel))
 
 
 def in_torch(name):
@@ -145,7 +145,7 @@ def summed(precision, parallel, devices=2):
     config, *given = case("normed", f"precision={precision}", f"parallel={parallel}")
     world = jax_world(devices, parallel)
     step, state, others = jax_call(config, *given, world)
-    if world.pmap:
+    if world.mapped:
         jitted = jax.pmap(step, AXIS, devices=list(world.mesh.devices.flat))
     else:
         jitted = jax.jit(step)

@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[0] = str(ROOT)
 
 from recipe.config import Config  # noqa: E402
-from recipe.processes import from_environment  # noqa: E402
+from recipe.execution import Strategy  # noqa: E402
 from recipe.weights import Weights  # noqa: E402
+from runtime.processes import from_environment  # noqa: E402
 from tests.twins.steps import (  # noqa: E402
     EXAMPLES,
     Arrays,
@@ -90,7 +91,7 @@ def main(folder: Path) -> None:
     for name in CASES:
         config, *given = case(name)
         configure(config, world.device)
-        own = replace(world, fsdp=config.parallel.name == "fsdp")
+        own = replace(world, strategy=Strategy(config.parallel.name))
         seen, weights = torch_steps(config, *given, own)
         if world.rank == 0:
             np.savez(folder / f"{name}.npz", seen=seen, **weights)

@@ -31,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from jax_impl import parallel as jax_parallel  # noqa: E402
 from recipe.config import Config  # noqa: E402
+from recipe.execution import Strategy  # noqa: E402
 from recipe.weights import parameter_count  # noqa: E402
 from tests.twins.steps import (  # noqa: E402
     config_of,
@@ -50,8 +51,8 @@ Collectives = list[tuple[str, int]]
 def in_jax(config: Config, devices: int) -> Collectives:
     """Of the compiled step: what each collective gives back, in bytes of one device."""
     mesh = Mesh(np.array(jax.local_devices()[:devices]), (jax_parallel.AXIS,))
-    fsdp = config.parallel.name == "fsdp"
-    world = jax_parallel.World(0, 1, devices, mesh, pmap=False, fsdp=fsdp)
+    strategy = Strategy(config.parallel.name)
+    world = jax_parallel.World(0, 1, devices, mesh, strategy)
     weights = {k: v.astype(np.float32) for k, v in random_weights(config).items()}
     arrays = random_arrays(config)
     batch = np.zeros((1, config.train.global_batch), np.int32)
@@ -124,7 +125,8 @@ class Noting(TorchDispatchMode):
 def in_fsdp(config: Config, ranks: int) -> Collectives:
     """What FSDP gathers and scatters in a step."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
-    world = torch_parallel.World(0, ranks, ranks, torch.device("cpu"), fsdp=True)
+    device = torch.device("cpu")
+    world = torch_parallel.World(0, ranks, ranks, device, Strategy.FSDP)
     model = torch_parallel.parallelize(built(config), world)
     seen: Collectives = []
     with Noting(seen):

@@ -5,7 +5,7 @@ import pytest
 import jax_impl.parallel
 import torch_impl.parallel
 from recipe.errors import ConfigError
-from recipe.processes import Processes
+from runtime.processes import Processes
 
 SMALL = ["model=mlp", "model.hidden=[10]", "data.image_shape=[4,4,1]"]
 TWINS = pytest.mark.parametrize("twin", [torch_impl.parallel, jax_impl.parallel])

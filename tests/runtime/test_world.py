@@ -6,8 +6,8 @@ import pytest
 
 from recipe.config import to_config
 from recipe.errors import ConfigError
-from recipe.processes import Processes
-from recipe.world import check_world, world_size
+from runtime.processes import Processes
+from runtime.world import check_world, world_size
 
 PYTHON = Processes()
 

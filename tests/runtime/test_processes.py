@@ -5,7 +5,7 @@ import re
 import pytest
 
 from recipe.errors import ConfigError
-from recipe.processes import OTHERS, Processes, first_host, from_environment
+from runtime.processes import OTHERS, Processes, first_host, from_environment
 
 TORCHRUN = {
     "RANK": "5",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from record.heartbeat import Heartbeat
+from runtime.heartbeat import Heartbeat
 from tests.conftest import ROOT, clean_environment
 
 RANK = """
@@ -18,11 +18,11 @@ import sys, time
 from pathlib import Path
 from recipe.execution import ParallelConfig
 from recipe.errors import ConfigError, LostError
-from recipe.processes import Processes
-from record import heartbeat as module
-from record.heartbeat import Heartbeat
+from runtime.processes import Processes
+from runtime import heartbeat as module
+from runtime.heartbeat import Heartbeat
 
-module.BEAT, module.NEWS, module.GRACE = 0.1, 1.0, 0.5
+module.BEAT_SECONDS, module.NEWS_SECONDS, module.RETURN_SECONDS = 0.1, 1.0, 0.5
 rank, count, port, folder, text = sys.argv[1:]
 processes = Processes(
     "torchrun", int(rank), int(count), int(rank), f"127.0.0.1:{port}", "launch"
@@ -33,7 +33,7 @@ with Heartbeat(processes, config) as heartbeat:
         time.sleep(0.01)
     heartbeat.watch(Path(folder))
     time.sleep(0.5)
-    print("met", flush=True)
+    print("connected", flush=True)
     exec(text)
 """
 WAITS = "time.sleep(60)"  # as in a collective that another rank does not come to
@@ -64,10 +64,10 @@ class Ranks:
             for rank, text in enumerate(texts)
         ]
 
-    def meet(self) -> None:
+    def connect(self) -> None:
         for process in self.processes:
             assert process.stdout is not None
-            assert process.stdout.readline() == "met\n"
+            assert process.stdout.readline() == "connected\n"
 
     def left(self, *ranks: int) -> tuple[list[int], str]:
         """How some of them left, and what these said of errors."""
@@ -91,12 +91,12 @@ def ranks(tmp_path):
             process.communicate()
 
 
-PARTS = "heartbeat.part()"
+CLOSES = "heartbeat.close()"
 
 
-def test_ranks_that_part_in_order_leave_in_order(ranks):
-    three = ranks(PARTS, PARTS, PARTS)
-    three.meet()
+def test_ranks_that_close_in_order_leave_in_order(ranks):
+    three = ranks(CLOSES, CLOSES, CLOSES)
+    three.connect()
     assert three.left(0, 1, 2) == ([0, 0, 0], "")
 
 
@@ -105,7 +105,7 @@ def test_the_others_of_a_dead_rank_name_it_and_its_log_once_and_leave(
     ranks, dead, tmp_path
 ):
     three = ranks(WAITS, WAITS, WAITS)
-    three.meet()
+    three.connect()
     three.processes[dead].kill()
     statuses, said = three.left(*({0, 1, 2} - {dead}))
     assert statuses == [1, 1]
@@ -115,7 +115,7 @@ def test_the_others_of_a_dead_rank_name_it_and_its_log_once_and_leave(
 
 
 FAILS_LATE = """
-with heartbeat.over(print):
+with heartbeat.guard(print):
     time.sleep(5)
     raise RuntimeError('connection closed by peer')
 """
@@ -124,7 +124,7 @@ with heartbeat.over(print):
 @pytest.mark.parametrize("text", [WAITS, FAILS_LATE], ids=["waits", "fails"])
 def test_a_frozen_rank_is_missed_and_leaves_once_it_is_thawed(ranks, text):
     two = ranks(WAITS, text, silence=2)
-    two.meet()
+    two.connect()
     two.processes[1].send_signal(signal.SIGSTOP)
     statuses, said = two.left(0)
     assert statuses == [1]
@@ -134,8 +134,8 @@ def test_a_frozen_rank_is_missed_and_leaves_once_it_is_thawed(ranks, text):
 
 
 def test_ranks_that_are_suspended_together_blame_nobody(ranks):
-    two = ranks(*["time.sleep(6); heartbeat.part()"] * 2, silence=2)
-    two.meet()
+    two = ranks(*["time.sleep(6); heartbeat.close()"] * 2, silence=2)
+    two.connect()
     for process in two.processes:
         process.send_signal(signal.SIGSTOP)
     time.sleep(4)
@@ -147,7 +147,7 @@ def test_ranks_that_are_suspended_together_blame_nobody(ranks):
 def test_where_all_live_and_none_goes_on_all_are_ended(ranks):
     steps = "[(heartbeat.progress(), time.sleep(0.1)) for _ in range(20)];"
     two = ranks(*[steps + WAITS] * 2, silence=2)
-    two.meet()
+    two.connect()
     statuses, said = two.left(0, 1)
     assert statuses == [1, 1]
     assert said.startswith("error: the ranks wait for each other: nothing was done for")
@@ -155,8 +155,8 @@ def test_where_all_live_and_none_goes_on_all_are_ended(ranks):
 
 def test_what_a_window_may_take_grows_with_those_before(ranks):
     steps = "[(heartbeat.progress(), time.sleep(0.5)) for _ in range(3)];"
-    two = ranks(*[f"{steps} time.sleep(4); heartbeat.part()"] * 2, silence=2)
-    two.meet()
+    two = ranks(*[f"{steps} time.sleep(4); heartbeat.close()"] * 2, silence=2)
+    two.connect()
     assert two.left(0, 1) == ([0, 0], "")
 
 
@@ -170,7 +170,7 @@ def test_a_rank_that_never_comes_is_named(ranks):
 
 def test_a_rank_that_fails_says_how_and_the_others_repeat_it(ranks):
     two = ranks(WAITS, "raise RuntimeError('a bug')")
-    two.meet()
+    two.connect()
     statuses, said = two.left(0, 1)
     assert statuses == [1, 1]
     assert "has failed: RuntimeError: a bug; see" in said
@@ -181,7 +181,7 @@ def test_what_a_collective_says_of_a_lost_rank_becomes_its_name(ranks):
     fails = "\n".join(
         [
             "try:",
-            "    with heartbeat.over(print):",
+            "    with heartbeat.guard(print):",
             "        time.sleep(1)",
             "        raise RuntimeError('connection closed by peer')",
             "except LostError as error:",
@@ -190,7 +190,7 @@ def test_what_a_collective_says_of_a_lost_rank_becomes_its_name(ranks):
         ]
     )
     two = ranks(fails, "import os; os._exit(9)")
-    two.meet()
+    two.connect()
     statuses, said = two.left(0)
     assert statuses == [1] and "rank 1 (process" in said
     assert "Traceback" not in said
@@ -200,13 +200,15 @@ STRANGERS = b'{"rank": 1, "token": "guessed"}', b"[]", b"GET / HTTP/1.1", b"[" *
 
 
 def test_a_stranger_at_the_port_is_no_rank(ranks):
-    two = ranks(f"{WAITS[:-3]}3); heartbeat.part()", "time.sleep(3); heartbeat.part()")
+    two = ranks(
+        f"{WAITS[:-3]}3); heartbeat.close()", "time.sleep(3); heartbeat.close()"
+    )
     (place,) = listening(two.processes[0].pid)
     for said in STRANGERS:
         with socket.create_connection(place) as stranger:
             stranger.sendall(said + b"\n")
             assert stranger.recv(100) == b""
-    two.meet()
+    two.connect()
     assert two.left(0, 1) == ([0, 0], "")
 
 
@@ -224,7 +226,7 @@ def listening(process: int) -> list[tuple[str, int]]:
 
 def test_one_process_has_no_watch_and_no_port():
     from recipe.execution import ParallelConfig
-    from recipe.processes import Processes
+    from runtime.processes import Processes
 
     with Heartbeat(Processes(), ParallelConfig(name="dp")) as heartbeat:
         heartbeat.progress()

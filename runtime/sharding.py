@@ -2,9 +2,9 @@
 
 from recipe.config import Config
 from recipe.errors import ConfigError
-from recipe.processes import Processes
 from recipe.weights import is_trained, weight_shapes
-from recipe.world import world_size
+from runtime.processes import Processes
+from runtime.world import world_size
 
 
 def sharded_axis(shape: tuple[int, ...], devices: int) -> int | None:

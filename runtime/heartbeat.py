@@ -9,8 +9,6 @@ does not come back by itself in a few seconds is left from here.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import selectors
@@ -26,19 +24,36 @@ from typing import Any, Self
 
 from recipe.errors import DuetError, LostError
 from recipe.execution import ParallelConfig
-from recipe.processes import Processes, port
+from runtime.connection import Connection, accept, connect, listen
+from runtime.processes import Processes
+from runtime.progress import Progress
 
 LOGGER = logging.getLogger("duet")
 
-BEAT = 0.5  # seconds between two signs of life
-# A collective's own error may come before the news of whom it has lost, in seconds.
-NEWS = 3.0
-# What a process may take to leave by itself, once its collective has given up.
-GRACE, FAREWELL = 5.0, 150.0
-# Until a rank that has not come is waited for aloud, in seconds.
-PATIENCE = 20.0
-# Ports to try, as another run may listen on the first.
-PORTS = 8
+BEAT_SECONDS = 0.5  # between two signs of life
+# A collective's own error may come before the news of whom it has lost.
+NEWS_SECONDS = 3.0
+# What a process may take to come back from a collective once a rank is lost, and from
+# there to leave by itself.
+RETURN_SECONDS, EXIT_SECONDS = 5.0, 150.0
+# Until a rank that has not come is waited for aloud.
+NOTICE_SECONDS = 20.0
+
+
+class _Peer:
+    """Another rank, as this one hears of it.
+
+    Args:
+      hello: what it said of itself.
+    """
+
+    def __init__(self, connection: Connection, hello: dict[str, Any]):
+        self.connection = connection
+        self.rank: int = hello["rank"]
+        self.place = f" (process {hello['process']} on {hello['host']})"
+        self.silent = 0  # beats
+        self.greeted = False  # whether it has spoken since the first message
+        self.closed = False  # by its own word
 
 
 class Heartbeat:
@@ -64,11 +79,11 @@ class Heartbeat:
         self._folder: Path | None = None
         self._record: Callable[[str], object] | None = None
         self._beats = 0
-        self._met = threading.Event()
-        self._allowed, self._still, self._longest = config.start_timeout_seconds, 0, 0
+        self._connected = threading.Event()
+        self._progress = Progress(config, BEAT_SECONDS)
         self._text, self._speaks, self._waited = "", False, False
         self._lost, self._returned = threading.Event(), threading.Event()
-        self._parted = threading.Event()
+        self._closed = threading.Event()
 
     def __enter__(self) -> Self:
         if self._processes.count > 1:
@@ -79,10 +94,10 @@ class Heartbeat:
         """Logs are in the run folder from now on."""
         self._folder = folder
 
-    def meet(self) -> None:
+    def connect(self) -> None:
         """Wait until all ranks watch over each other; whoever is lost then is named."""
         if self._processes.count > 1:
-            self._met.wait()
+            self._connected.wait()
 
     def progress(self, slow: bool = False) -> None:
         """Note that the ranks have come to a point together.
@@ -90,17 +105,10 @@ class Heartbeat:
         Args:
           slow: whether what follows may take as long as a start.
         """
-        self._longest = max(self._longest, 0 if self._allowed_long() else self._still)
-        self._still = 0
-        seconds = self._config.timeout_seconds, 10 * BEAT * self._longest
-        start = self._config.start_timeout_seconds
-        self._allowed = start if slow else min(start, max(seconds))
-
-    def _allowed_long(self) -> bool:
-        return self._allowed == self._config.start_timeout_seconds
+        self._progress.reached(slow)
 
     @contextlib.contextmanager
-    def over(self, record: Callable[[str], object]) -> Iterator[None]:
+    def guard(self, record: Callable[[str], object]) -> Iterator[None]:
         """Name the lost rank where a collective only knows that it failed.
 
         Args:
@@ -122,9 +130,9 @@ class Heartbeat:
         finally:
             self._record = None
 
-    def part(self) -> None:
+    def close(self) -> None:
         """Leave in good order, as all ranks do; nobody is missed from here on."""
-        self._parted.set()
+        self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -134,8 +142,8 @@ class Heartbeat:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._processes.count == 1 or self._parted.is_set() or error is None:
-            self.part()
+        if self._processes.count == 1 or self._closed.is_set() or error is None:
+            self.close()
             return
         self._returned.set()
         if isinstance(error, DuetError) and not isinstance(error, LostError):
@@ -153,92 +161,75 @@ class Heartbeat:
         if self._waited or self._processes.count == 1:
             return self._lost.is_set()
         self._waited = True
-        return self._lost.wait(NEWS)
+        return self._lost.wait(NEWS_SECONDS)
 
     # The rest is the thread's
 
     def _watch(self) -> None:
         try:
-            self._meet()
+            self._connect()
             following = time.monotonic()
-            while not self._parted.is_set() and not self._lost.is_set():
-                for key, _ in self._selector.select(timeout=BEAT / 5):
+            while not self._closed.is_set() and not self._lost.is_set():
+                for key, _ in self._selector.select(timeout=BEAT_SECONDS / 5):
                     key.data()
                 if time.monotonic() >= following:
-                    following = time.monotonic() + BEAT
+                    following = time.monotonic() + BEAT_SECONDS
                     self._beat()
             if not self._lost.is_set():
                 for peer in self._peers.values():
-                    peer.send(part=True)
+                    peer.connection.send(closed=True)
         except Exception as error:  # what watches must not be what ends a run
             LOGGER.warning("the ranks are no longer watched: %s", error)
         finally:
-            self._met.set()  # unwatched, too, a run goes on
+            self._connected.set()  # unwatched, too, a run goes on
             for key in list(self._selector.get_map().values()):
                 key.fileobj.close()  # pyright: ignore[reportAttributeAccessIssue]
         if self._lost.is_set():
-            self._returned.wait(GRACE)
+            self._returned.wait(RETURN_SECONDS)
             if self._returned.is_set():
-                time.sleep(FAREWELL)
+                time.sleep(EXIT_SECONDS)
             elif self._record is not None:
                 self._record(self._text)
             self._leave()
 
-    def _meet(self) -> None:
+    def _connect(self) -> None:
         """Rank 0 listens; every other rank looks for it until it is found."""
-        host = self._processes.coordinator.rpartition(":")[0]
         if self._rank == 0:
-            listener = _listener(host, self._ports())
+            listener = listen(self._processes)
             self._selector.register(
                 listener, selectors.EVENT_READ, lambda: self._accept(listener)
             )
             return
-        while not self._parted.is_set():
-            for number in self._ports():
-                with contextlib.suppress(OSError, ValueError):
-                    peer = _Peer(socket.create_connection((host, number), 5))
-                    peer.socket.settimeout(60)  # rank 0 may be importing
-                    peer.send(**self._hello())
-                    answers = peer.receive()
-                    if answers and answers[0].get("token") == self._token():
-                        self._keep(peer, answers[0])
-                        peer.send()  # from here on it would be missed
-                        return
-                    peer.socket.close()
-            time.sleep(BEAT)
+        while not self._closed.is_set():
+            if found := connect(self._processes):
+                self._add(*found)
+                found[0].send()  # from here on it would be missed
+                return
+            time.sleep(BEAT_SECONDS)
             self._beats += 1
             self._wait_for(0)
-            if self._beats * BEAT > self._config.start_timeout_seconds:
+            if self._beats * BEAT_SECONDS > self._config.start_timeout_seconds:
                 self._lose(0, "has not come")
                 return
 
     def _accept(self, listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        connection.settimeout(5)  # a stranger may say nothing
-        peer = _Peer(connection)
-        with contextlib.suppress(OSError, ValueError):
-            hello = peer.receive()
-            if hello and hello[0].get("token") == self._token():
-                peer.send(**self._hello())
-                self._keep(peer, hello[0])
-                return
-        connection.close()  # another run's, or a stranger's
+        if found := accept(listener, self._processes):
+            self._add(*found)
 
-    def _keep(self, peer: "_Peer", hello: dict[str, Any]) -> None:
-        peer.rank = hello["rank"]
-        peer.place = f" (process {hello['process']} on {hello['host']})"
+    def _add(self, connection: Connection, hello: dict[str, Any]) -> None:
+        peer = _Peer(connection, hello)
         self._peers[peer.rank] = peer
         if self._rank != 0 or len(self._peers) == self._processes.count - 1:
-            self._met.set()
+            self._connected.set()
         self._selector.register(
-            peer.socket, selectors.EVENT_READ, lambda: self._hear(peer)
+            connection, selectors.EVENT_READ, lambda: self._receive(peer)
         )
 
-    def _hear(self, peer: "_Peer") -> None:
+    def _receive(self, peer: _Peer) -> None:
         peer.silent = 0
         greeted, peer.greeted = peer.greeted, True
         try:
-            messages = peer.receive()
+            messages = peer.connection.receive()
         except (OSError, ValueError):
             messages = None
         for message in messages or ():
@@ -246,48 +237,48 @@ class Heartbeat:
                 self._end(message["lost"])
             if "failed" in message:
                 self._lose(peer.rank, f"has failed: {message['failed']}", peer.place)
-            peer.parted |= "part" in message
-        if messages is None or peer.parted:
-            self._selector.unregister(peer.socket)
-            peer.socket.close()
+            peer.closed |= "closed" in message
+        if messages is None or peer.closed:
+            self._selector.unregister(peer.connection)
+            peer.connection.close()
             if self._peers.get(peer.rank) is peer:
                 del self._peers[peer.rank]
-            if self._rank == 0 and not greeted and not peer.parted:
+            if self._rank == 0 and not greeted and not peer.closed:
                 pass  # it has given up waiting for an answer, and asks again
-            elif not peer.parted:
+            elif not peer.closed:
                 self._lose(peer.rank, "has ended", peer.place)
                 if peer.rank == 0 and self._record is None:
-                    self._leave()  # in start-up JAX would abort before GRACE is over
+                    self._leave()  # at once: in start-up JAX would soon abort
             elif self._rank != 0 and not self._lost.is_set():
-                self._parted.set()  # rank 0 leaves when all do
+                self._closed.set()  # rank 0 leaves when all do
 
     def _beat(self) -> None:
         self._beats += 1
-        self._still += 1
         for peer in list(self._peers.values()):
-            peer.send()
+            peer.connection.send()
             peer.silent += 1
             seconds = self._config.timeout_seconds
-            if peer.silent * BEAT > seconds:
+            if peer.silent * BEAT_SECONDS > seconds:
                 said = f"has given no sign of life for {seconds:g} s"
                 self._lose(peer.rank, said, peer.place)
         if self._rank != 0:
             return
         start = self._config.start_timeout_seconds
-        if not self._met.is_set():
+        if not self._connected.is_set():
             missing = min(set(range(1, self._processes.count)) - self._peers.keys())
             self._wait_for(missing)
-            if self._beats * BEAT > start:
+            if self._beats * BEAT_SECONDS > start:
                 self._lose(missing, f"has not come within {start:g} s")
-        if self._still * BEAT > self._allowed:
+        if self._progress.beat():
             self._end(
                 f"the ranks wait for each other: nothing was done for "
-                f"{self._allowed:g} s{self._see('*')}"
+                f"{self._progress.allowed_seconds:g} s{self._see('*')}"
             )
 
     def _wait_for(self, rank: int) -> None:
         """Say so once, on one rank: one that died before they met is not missed."""
-        if self._rank == (1 if rank == 0 else 0) and self._beats * BEAT == PATIENCE:
+        due = self._beats * BEAT_SECONDS == NOTICE_SECONDS
+        if due and self._rank == (1 if rank == 0 else 0):
             start = self._config.start_timeout_seconds
             print(
                 f"waiting for rank {rank} to come, for up to {start:g} s "
@@ -320,7 +311,7 @@ class Heartbeat:
 
     def _tell(self, **message: str) -> None:
         for peer in list(self._peers.values()):
-            peer.send(**message)
+            peer.connection.send(**message)
 
     def _say(self) -> None:
         if self._speaks:
@@ -332,58 +323,3 @@ class Heartbeat:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(LostError.exit_status)
-
-    def _hello(self) -> dict[str, Any]:
-        place = {"process": os.getpid(), "host": socket.gethostname()}
-        return {"token": self._token(), "rank": self._rank, **place}
-
-    def _token(self) -> str:
-        """What the processes of one run know of each other."""
-        run = self._processes.launch, self._processes.restart
-        text = repr([self._processes.coordinator, *run])
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def _ports(self) -> list[int]:
-        taken = int(self._processes.coordinator.rpartition(":")[2])  # JAX's own
-        first = int(self._token()[:8], 16)
-        return [p for k in range(PORTS) if (p := port(first + k)) != taken]
-
-
-class _Peer:
-    """The connection to another rank; each message is a line of JSON."""
-
-    def __init__(self, connection: socket.socket):
-        self.socket = connection
-        self.rank, self.place = -1, ""
-        self.silent = 0  # beats
-        self.parted = False
-        self.greeted = False  # whether it has spoken since the first message
-        self._rest = b""
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def send(self, **message: Any) -> None:
-        """Never waits: to one that is frozen, messages are lost."""
-        content = json.dumps(message).encode() + b"\n"
-        with contextlib.suppress(OSError):
-            self.socket.send(content, socket.MSG_DONTWAIT)
-
-    def receive(self) -> list[dict[str, Any]] | None:
-        """The messages that have come whole; None at the connection's end."""
-        content = self.socket.recv(1 << 16)
-        if not content:
-            return None
-        *lines, self._rest = (self._rest + content).split(b"\n")
-        try:
-            messages = [json.loads(line) for line in lines]
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
-        if not all(isinstance(message, dict) for message in messages):
-            raise ValueError("no message of a rank's")  # a stranger may say anything
-        return messages
-
-
-def _listener(host: str, ports: list[int]) -> socket.socket:
-    for number in ports:
-        with contextlib.suppress(OSError):
-            return socket.create_server((host, number), backlog=1024)
-    raise OSError(f"no port of {ports[0]} to {ports[-1]} is free on {host}")

@@ -4,7 +4,7 @@ from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.experiment import NORMALISED
 from recipe.own_model import check_own_model
-from recipe.processes import Processes
+from runtime.processes import Processes
 
 
 def world_size(config: Config, processes: Processes) -> int:
@@ -56,31 +56,4 @@ def check_world(config: Config, processes: Processes) -> None:
             "train.global_batch, "
             + ("" if norm.sync else "model.norm.sync=true, ")
             + "or model.norm.name=group"
-        )
-
-
-def has_local_norm(config: Config) -> bool:
-    """Whether each device normalises over its own examples, so that their number tells.
-
-    A resumed run must then have as many as the one it continues.
-    """
-    norm = config.model.norm
-    of_batch = config.model.name in NORMALISED and norm.name == "batch"
-    return of_batch and not norm.sync
-
-
-def check_statistics(values: int) -> None:
-    """Refuse a batch normalisation over a single value, whose variance is none.
-
-    Args:
-      values: of each channel, examples x pixels that the statistics are taken over.
-
-    Raises:
-      ConfigError: where a channel has one alone.
-    """
-    if values == 1:
-        raise ConfigError(
-            "batch normalisation over one value per channel has no variance: use a "
-            "larger train.global_batch, fewer micro-batches or devices, "
-            "model.norm.sync=true, or model.norm.name=group"
         )

@@ -1,0 +1,32 @@
+"""What batch normalisation asks of a run: whose examples, and how many values."""
+
+from recipe.config import Config
+from recipe.errors import ConfigError
+from recipe.experiment import NORMALISED
+
+
+def has_local_norm(config: Config) -> bool:
+    """Whether each device normalises over its own examples, so that their number tells.
+
+    A resumed run must then have as many as the one it continues.
+    """
+    norm = config.model.norm
+    of_batch = config.model.name in NORMALISED and norm.name == "batch"
+    return of_batch and not norm.sync
+
+
+def check_statistics(values: int) -> None:
+    """Refuse a batch normalisation over a single value, whose variance is none.
+
+    Args:
+      values: of each channel, examples x pixels that the statistics are taken over.
+
+    Raises:
+      ConfigError: where a channel has one alone.
+    """
+    if values == 1:
+        raise ConfigError(
+            "batch normalisation over one value per channel has no variance: use a "
+            "larger train.global_batch, fewer micro-batches or devices, "
+            "model.norm.sync=true, or model.norm.name=group"
+        )

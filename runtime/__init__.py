@@ -1,0 +1,1 @@
+"""Who runs it: processes, signals, and how ranks agree and watch over each other."""
