@@ -3,6 +3,7 @@
 torchrun --nproc-per-node=2 benchmarks/peers/torch_ddp.py cnn
 """
 
+import gc
 import os
 
 from timed import arguments, keep_to_cores, pixels, report_in_step
@@ -48,5 +49,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    # Once the model is gone: a group that it still holds may end in SIGABRT.
+    gc.collect()  # the model, whose cycle holds gloo's threads (pytorch#190489)
+    dist.barrier()
     dist.destroy_process_group()
