@@ -58,9 +58,11 @@ def _check(argument: str) -> None:
     if name in ("-m", "--multirun"):
         raise ConfigError(
             "-m (--multirun) would run every job in this one process, which holds "
-            "one framework, one set of devices and one process group; start a process "
-            "per job instead: "
-            "for seed in 0 1 2; do python launch/jax.py train.seed=$seed; done"
+            "one framework, one set of devices and one process group; to sweep, start "
+            "a process per job: "
+            "for seed in 0 1 2; do python launch/jax.py train.seed=$seed; done; "
+            "or a study: "
+            "python launch/study.py study=demo 'study.precision=[fp32,bf16]'"
         )
     # Hydra takes a flag's beginning for the flag, so a key for one of its own.
     dashes = len(name) - len(name.lstrip("-"))

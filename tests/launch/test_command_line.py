@@ -93,7 +93,7 @@ BAD_OVERRIDES = {
     "parallel=ddp": ("ddp", "pmap"),
     "model.channels=[3]": ("model.channels of mlp",),
     "train.global_batch=99999": ("99999", "1438"),
-    "--multirun": ("start a process per job", "train.seed=$seed"),
+    "--multirun": ("start a process per job", "train.seed=$seed", "study.precision="),
     "platform=gpu": ("platform=cpu",),
 }
 
