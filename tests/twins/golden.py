@@ -41,8 +41,8 @@ MODELS = {
     ],
     "vit_tiny": ["experiment=cifar10_vit_tiny", *SMALL, "model.blocks=2"],
 }
-# Two right twins of resnet50 are 1e-11 apart at step 2 and 1.2e-7 at step 5, as a network
-# so deep and narrow magnifies rounding; of the others no two are 1e-12 apart.
+# Two right twins of resnet50 are 1e-11 apart at step 2 and 1.2e-7 at step 5: a network
+# so deep and narrow magnifies rounding. Of the others no two are 1e-12 apart.
 TOLERANCE = {"resnet50": 1e-6}
 # Pairs that docs/own-layers.md shows.
 OWN = ("attention", "batchnorm", "embedding", "gru", "lstm")
