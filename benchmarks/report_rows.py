@@ -48,6 +48,7 @@ def write_folders(root: Path, count: int) -> None:
             "compiled": bool(curve % 2),
             "ablated": [],
             "resumed_anyway": [],
+            "new_head": [],
             "world_size": size,
             "processes": size,
             "global_batch": 512,

@@ -47,7 +47,7 @@ CALLED = {
     "seed=1": "did you mean train.seed?",
     "gpus=2": "did you mean devices, or torchrun --nproc-per-node",
     "run.name=mine": "did you mean name (the experiment's, that folders and trackers",
-    "optim.weight_deca=1": "did you mean optim.weight_decay?",
+    "optim.weight_deca=1": "did you mean optim.weight_decay or optim.ema_decay?",
     "bogus=1": "bogus is no key; --cfg job lists",
 }
 
