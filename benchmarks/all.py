@@ -191,7 +191,7 @@ def exchange_cell() -> Figures:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "study"
         plan = ["study=demo", "study.regime=weak", "study.exchange=[true,false]"]
-        plan.append("study.parity=[world_sizes=[1],steps=20]")
+        plan.append("study.parity=['world_sizes=[1]','train.steps=20']")
         size = [f"study.repeats={FEWER}", "study.timed_seconds=2"]
         typed = [*recipe("cnn"), "train.steps=40", "train.evaluate_every_epochs=0"]
         run(["launch/study.py", *plan, *size, *typed, f"run.dir={folder}"])
