@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.twins.golden import FILE, MODELS, OWN, RATE, TOLERANCE, batches, recipe
-from tests.twins.steps import random_weights
+from tests.twins.golden import FILE, MODELS, OWN, RATE, batches, recipe, weights
 
 GOLDEN = json.loads(FILE.read_text())
 
@@ -20,12 +19,12 @@ def test_every_model_has_golden_losses(root):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_both_twins_have_the_losses_that_are_kept(name, twins, tmp_path):
     config = recipe(name, tmp_path)
-    for twin in twins(config, random_weights(config)):
+    for twin in twins(config, weights(name, config)):
         losses = twin(batches(), rate=RATE)[0][:, 0]
-        np.testing.assert_allclose(losses, GOLDEN[name], TOLERANCE.get(name, 1e-12))
+        np.testing.assert_allclose(losses, GOLDEN[name], rtol=1e-12)
 
 
 def test_another_rate_has_other_losses(twins, tmp_path):
     config = recipe("mlp", tmp_path)
-    losses = twins(config, random_weights(config))[0](batches(), rate=2 * RATE)[0]
+    losses = twins(config, weights("mlp", config))[0](batches(), rate=2 * RATE)[0]
     assert not np.allclose(losses[:, 0], GOLDEN["mlp"], rtol=1e-12)
