@@ -4,6 +4,7 @@ python benchmarks/peers/jax_bare.py resnet9 --batch 64 --width 0.25
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,10 +14,9 @@ from jax_models import build
 from timed import arguments, pixels, report
 
 
-def main() -> None:
-    asked = arguments(__doc__)
-    images, labels = jax.device_put(pixels(asked.cell))
-    graph, params, rest = nnx.split(build(asked.cell, asked.width), nnx.Param, ...)
+def program(cell: str, width: float) -> tuple[Any, Any]:
+    """The step, (state, images, labels, rows) -> (state, loss), and its first state."""
+    graph, params, rest = nnx.split(build(cell, width), nnx.Param, ...)
     decay = optax.add_decayed_weights(5e-4)
     optimizer = optax.chain(decay, optax.sgd(1e-3, 0.9, nesterov=True))
 
@@ -37,7 +37,13 @@ def main() -> None:
         updates, slots = optimizer.update(gradients, slots, params)
         return (optax.apply_updates(params, updates), rest, slots), loss
 
-    state, losses = (params, rest, optimizer.init(params)), []
+    return train, (params, rest, optimizer.init(params))
+
+
+def main() -> None:
+    asked = arguments(__doc__)
+    images, labels = jax.device_put(pixels(asked.cell))
+    (train, state), losses = program(asked.cell, asked.width), []
     order = np.random.default_rng(0).permutation(len(images)).astype(np.int32)
 
     def step(i: int) -> None:

@@ -12,6 +12,7 @@ BEGIN = time.perf_counter()
 
 import numpy as np  # noqa: E402
 
+IMAGES = 8192
 WARM_SECONDS, WINDOWS = 0.5, 5
 WARM_WINDOWS, IN_STEP_WINDOWS = 3, 15
 
@@ -30,8 +31,8 @@ def pixels(cell: str) -> tuple[np.ndarray, np.ndarray]:
     """8,192 images, uint8 NHWC, of the size that the cell's model takes, and labels."""
     shape = (28, 28, 1) if cell in ("mlp", "cnn") else (32, 32, 3)
     generator = np.random.default_rng(0)
-    images = generator.integers(256, size=(8192, *shape), dtype=np.uint8)
-    return images, generator.integers(10, size=8192)
+    images = generator.integers(256, size=(IMAGES, *shape), dtype=np.uint8)
+    return images, generator.integers(10, size=IMAGES)
 
 
 def keep_to_cores(first: int, count: int) -> None:
