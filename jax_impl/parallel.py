@@ -5,6 +5,7 @@ compiling it for a mesh of all devices, where the parameters may be sharded, or 
 within it `share_gradients` sums what the devices' rows came to.
 """
 
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from runtime.sharding import check_shards, sharded_axis
 from runtime.world import world_size
 
 AXIS = "data"  # the batch's axis of the mesh
+STEPS_IN_FLIGHT = 16  # at most, on several CPU devices of one process
 
 
 @dataclass(frozen=True)
@@ -329,7 +331,7 @@ def parallelize(
         )
         # Its ahead-of-time compilation cannot be called, so a copy goes through once.
         jax.block_until_ready(mapped(*jax.tree.map(jnp.copy, example)))
-        return mapped, time.perf_counter() - begin
+        return limit_in_flight(mapped, world), time.perf_counter() - begin
     if not world.exchange:
         # Mapped whole: what jit over a mesh calls replicated is then each device's own.
         specs = jax.tree.map(lambda leaf: leaf.sharding.spec, example)
@@ -344,7 +346,30 @@ def parallelize(
     if donate:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, example[0]), shardings
     jitted = jax.jit(step, donate_argnums=donated, out_shardings=shardings)
-    return jitted.lower(*example).compile(), time.perf_counter() - begin
+    compiled = jitted.lower(*example).compile()
+    return limit_in_flight(compiled, world), time.perf_counter() - begin
+
+
+def limit_in_flight(step: Callable[..., Any], world: World) -> Callable[..., Any]:
+    """The step, awaited now and then where several CPU devices share a process.
+
+    XLA lets 32 computations be in flight on a CPU device. What launches the 33rd waits
+    on a thread of the pool that runs them all: on two cores no thread is left for the
+    device whose part of an all-reduce the others wait for, and XLA aborts (128 steps at
+    once on two devices of two cores: always; 31: never).
+    """
+    devices = world.mesh.local_devices
+    if len(devices) == 1 or devices[0].platform != "cpu":
+        return step
+    issued = itertools.count(1)
+
+    def limited(*arguments: Any) -> Any:
+        result = step(*arguments)
+        if next(issued) % STEPS_IN_FLIGHT == 0:
+            synchronize(result)
+        return result
+
+    return limited
 
 
 def unshard(array: jax.Array, world: World) -> jax.Array:

@@ -112,6 +112,12 @@ def test_every_layout_of_jax_trains_the_same_run(train, layout):
     assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
 
 
+def test_a_window_of_many_steps_ends_on_several_devices_of_one_process(train):
+    recipe = ["experiment=digits_cnn", "train.global_batch=8", "train.steps=128"]
+    recipe += ["train.window_steps=128", "devices=2"]
+    assert read_run(train("jax", *recipe, NPROC="2")).summary["steps"] == 128
+
+
 SHARDED = ["experiment=digits_mlp", "precision=fp64", "train.steps=10"]
 SHARDED += ["optim.clip_norm=1", "train.accumulate=2"]
 
