@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -169,25 +170,31 @@ def recording_cell() -> Figures:
     return {"recording / step": {f: median_estimate(s) for f, s in shares.items()}}
 
 
-def bare_rate(framework: str, devices: int) -> float:
-    """Images/s of each device, a core each, of the CNN's bare loop over so many."""
-    peer = ["benchmarks/peers/jax_sharded.py", "--devices", str(devices)]
-    if framework == "torch":
-        ranks = [f"--nproc-per-node={devices}", "--rdzv-backend=c10d"]
-        place = "--rdzv-endpoint=127.0.0.1:0"
-        script = "benchmarks/peers/torch_ddp.py"
-        peer = ["-m", "torch.distributed.run", *ranks, place, script]
-    return last_json(run([*peer, "cnn"]))["images_per_second"]
+def bare_rate(peer: str, processes: int, devices: int = 1) -> float:
+    """Images/s of a device, a core each, of the CNN's bare loop over several."""
+    command = [f"benchmarks/peers/{peer}.py", "cnn", "--devices", str(devices)]
+    if peer == "torch_ddp" or processes > 1:
+        ranks = [f"--nproc-per-node={processes}", "--rdzv-backend=c10d"]
+        torchrun = ["-m", "torch.distributed.run", "--rdzv-endpoint=127.0.0.1:0"]
+        command = [*torchrun, *ranks, *command]
+    return last_json(run(command))["images_per_second"]
 
 
-def exchange_cell() -> Figures:
-    """Weak scaling of the CNN from one core to two, as a study measures it."""
-    bare = {
-        framework: [
-            bare_rate(framework, 2) / bare_rate(framework, 1) for _ in range(FEWER)
-        ]
-        for framework in FRAMEWORKS
-    }
+def twin_rate(devices: int) -> float:
+    """Images/s of a device, a core each, of the CNN in JAX in one process."""
+    batch = f"train.global_batch={devices * MODELS['cnn']['batch']}"
+    place = [f"devices={devices}", "parallel.cores_per_device=1", batch]
+    timed = ["train.steps=20", "train.timed_seconds=2"]
+    summary = train("jax", [*recipe("cnn"), *place, *timed])
+    return summary["images_per_second"]["median"] / devices
+
+
+def study_rates() -> dict[str, dict[tuple[int, bool], list[float]]]:
+    """Images/s of a device by framework, world size and whether nothing was exchanged.
+
+    As a study measures them: a process and a core for each device.
+    """
+    rates = defaultdict(lambda: defaultdict(list))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "study"
         plan = ["study=demo", "study.regime=weak", "study.exchange=[true,false]"]
@@ -195,23 +202,44 @@ def exchange_cell() -> Figures:
         size = [f"study.repeats={FEWER}", "study.timed_seconds=2"]
         typed = [*recipe("cnn"), "train.steps=40", "train.evaluate_every_epochs=0"]
         run(["launch/study.py", *plan, *size, *typed, f"run.dir={folder}"])
-        rates = defaultdict(lambda: defaultdict(list))
         for file in folder.glob("*/summary.json"):
             summary = json.loads(file.read_text())
-            arm = summary["world_size"], bool(summary["ablated"])
+            ablation = summary["world_size"], bool(summary["ablated"])
             rate = summary["images_per_second"]["median"]
-            rates[summary["framework"]][arm].append(rate / summary["world_size"])
+            rates[summary["framework"]][ablation].append(rate / summary["world_size"])
+    return rates
+
+
+def exchange_cell() -> Figures:
+    """Weak scaling of the CNN from one core to two, beside plain programs."""
     figures: Figures = defaultdict(dict)
-    for framework, arms in rates.items():
-        for alone, name in (False, ""), (True, ", without the exchange"):
-            pairs = zip(arms[2, alone], arms[1, False], strict=True)
-            estimate = median_estimate([two / one for two, one in pairs])
-            figures[f"efficiency of two devices{name}"][framework] = estimate
-        pairs = zip(arms[2, False], arms[1, False], bare[framework], strict=True)
-        over = median_estimate([two / one / of for two, one, of in pairs])
-        figures["efficiency of two devices / bare loop's"][framework] = over
-        estimate = median_estimate(bare[framework])
-        figures["efficiency of two devices, bare loop"][framework] = estimate
+
+    def tell(title: str, framework: str, ratios: Iterable[float]) -> None:
+        figures[title][framework] = median_estimate(list(ratios))
+
+    plain = {"torch": [], "jax": []}
+    inside = {"twin": [], "bare": []}
+    for _ in range(FEWER):
+        one = bare_rate("jax_sharded", 1)
+        plain["jax"].append(bare_rate("jax_sharded", 2) / one)
+        inside["bare"].append(bare_rate("jax_sharded", 1, devices=2) / one)
+        inside["twin"].append(twin_rate(2) / twin_rate(1))
+        two = bare_rate("torch_ddp", 2)
+        plain["torch"].append(two / bare_rate("torch_ddp", 1))
+    for framework, of in study_rates().items():
+        pairs = list(zip(of[2, False], of[1, False], strict=True))
+        alone = zip(of[2, True], of[1, False], strict=True)
+        over = zip(pairs, plain[framework], strict=True)
+        name = "efficiency of two processes"
+        tell(name, framework, [two / one for two, one in pairs])
+        tell(f"{name}, without the exchange", framework, [a / b for a, b in alone])
+        tell(f"{name}, bare loop", framework, plain[framework])
+        tell(f"{name} / bare loop's", framework, [a / b / c for (a, b), c in over])
+    name = "efficiency of two devices in one process"
+    tell(name, "jax", inside["twin"])
+    tell(f"{name}, bare loop", "jax", inside["bare"])
+    over = zip(inside["twin"], inside["bare"], strict=True)
+    tell(f"{name} / bare loop's", "jax", [twin / bare for twin, bare in over])
     return figures
 
 
@@ -226,7 +254,7 @@ def main(typed: list[str]) -> int:
     """Measure what is asked for; the exit status."""
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("cells", nargs="*")
-    parser.add_argument("--repeats", type=int, default=REPEATS, help="of each program")
+    parser.add_argument("--repeats", type=int, help="of each program of a model")
     asked = parser.parse_args(typed)
     names, repeats = asked.cells, asked.repeats
     known = [*MODELS, *OTHERS]
@@ -247,7 +275,8 @@ def main(typed: list[str]) -> int:
         for cell in cells:
             try:
                 if cell in MODELS:
-                    new, runs[cell] = model_cell(cell, known.index(cell), repeats)
+                    count = repeats or MODELS[cell].get("repeats", REPEATS)
+                    new, runs[cell] = model_cell(cell, known.index(cell), count)
                 else:
                     new = OTHERS[cell]()
             except Failed as error:
@@ -277,7 +306,11 @@ MFU is of {peak / 1e9:.0f} GFLOP/s, the best fp32 matrix product of this machine
 
 {operations(ops)}"""
         minutes = (time.perf_counter() - begin) / 60
-        how = f"{repeats} repeats in {minutes:.0f} minutes"
+        counts = sorted({len(of) for cell in runs.values() for of in cell.values()})
+        many = " to ".join(
+            str(count) for count in dict.fromkeys((counts[0], counts[-1]))
+        )
+        how = f"{many} repeats in {minutes:.0f} minutes"
         page(ROOT / "docs" / "performance.md", judged, measured, how)
     missed = [verdict for verdict in judged if verdict.missed]
     for verdict in missed:

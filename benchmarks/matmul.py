@@ -1,16 +1,20 @@
-"""Measure the FLOP/s of matrix products on one device: what `--peak-flops` may be.
+"""Measure the best FLOP/s of one device: what `--peak-flops` may be.
 
     OMP_NUM_THREADS=1 python benchmarks/matmul.py
     python launch/report.py runs/study-demo --peak-flops 4.5e10
 
 For a device whose data sheet the report does not know, such as a CPU: give it the cores
-that a device of the study has. The best of several sizes, by torch, in each precision.
+that a device of the study has. In each precision the best of matrix products of several
+sizes and of a large convolution, by torch: on AMD's processors MKL's products are
+slower than oneDNN's convolutions.
 """
 
 import time
+from collections.abc import Callable
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 
 SIZES = [2**power for power in range(9, 14)]  # of square matrices
 SECONDS = 0.2  # that one product may take: on a slow device the larger are left out
@@ -23,13 +27,12 @@ DTYPES = {
 }
 
 
-def seconds_of(size: int, dtype: torch.dtype, device: torch.device) -> float:
-    """The quickest of a few products of two square matrices."""
-    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in "ab")
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """The quickest of a few calls."""
     times = []
     for _ in range(1 + REPEATS):  # the first chooses kernels
         begin = time.perf_counter()
-        torch.matmul(a, b)
+        call()
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
@@ -44,9 +47,18 @@ def main() -> None:
     slow = set()
     for size, (name, dtype) in product(SIZES, DTYPES.items()):
         if name not in slow:
-            seconds = seconds_of(size, dtype, device)
+            a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in "ab")
+            seconds = seconds_of(lambda a=a, b=b: torch.matmul(a, b), device)
             best[name] = max(best[name], 2 * size**3 / seconds)
             slow |= {name} if 8 * seconds > SECONDS else set()
+    batch, channels, side = 16, 256, 16
+    for name, dtype in DTYPES.items():
+        x = torch.ones(batch, channels, side, side, dtype=dtype, device=device)
+        kernel = torch.ones(channels, channels, 3, 3, dtype=dtype, device=device)
+        seconds = seconds_of(lambda x=x, k=kernel: F.conv2d(x, k, padding=1), device)
+        # Of what is padded, nothing is counted.
+        products = 9 * channels**2 * batch * (side - 2 / 3) ** 2
+        best[name] = max(best[name], 2 * products / seconds)
     for name, flops in best.items():
         print(f"{name}: --peak-flops {flops:.3g} on {where}")
 
