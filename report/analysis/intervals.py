@@ -42,6 +42,21 @@ class Estimate:
     high: float | None = None
     reason: str = ""
 
+    def interval(self, form: str) -> str:
+        """Its ends in words; empty without."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.low:{form}} to {self.high:{form}}"
+
+    def __format__(self, form: str) -> str:
+        """The figure with its interval, where it has one.
+
+        >>> f"{Estimate(1.5, 1.25, 1.75):.2f}"
+        '1.50 (1.25 to 1.75)'
+        """
+        interval = self.interval(form)
+        return format(self.value, form) + f" ({interval})" * bool(interval)
+
 
 @dataclass(frozen=True)
 class Location:

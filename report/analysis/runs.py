@@ -32,9 +32,9 @@ TAIL_BYTES = 4096
 # What reading a value raises that is missing, or of another kind or size than it was.
 DAMAGE = (LookupError, TypeError, ValueError, OverflowError)
 # What `ablated` may name, and which part of the step that leaves out. Such a run is no
-# training, but an arm of a study: what a whole step takes longer is the part.
+# training, but an ablation: what a whole step takes longer is the part.
 EXCHANGE = "parallel.exchange"
-ARMS = {"optim.update": "optimizer", EXCHANGE: "exposed communication"}
+ABLATIONS = {"optim.update": "optimizer", EXCHANGE: "exposed communication"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,19 +118,27 @@ class LeftOut:
     reason: str
 
 
+Key = TypeVar("Key")
 Read = TypeVar("Read")
 
 
 def read_each(
-    read: Callable[[Path], Read], folders: Iterable[Path]
-) -> tuple[list[Read], list[LeftOut]]:
-    """What can be read of each folder, and the others by name with the reason."""
-    found, left_out = [], []
-    for folder in folders:
+    read: Callable[[Key], Read],
+    keys: Iterable[Key],
+    name: Callable[[Key], str] = str,
+    without: str = "",
+) -> tuple[dict[Key, Read], list[LeftOut]]:
+    """What can be read of each, and the others by name with the reason.
+
+    Args:
+      without: what is then missing, before the reason.
+    """
+    found, left_out = {}, []
+    for key in keys:
         try:
-            found.append(read(folder))
+            found[key] = read(key)
         except RecordError as error:
-            left_out.append(LeftOut(str(folder), str(error)))
+            left_out.append(LeftOut(name(key), f"{without}{error}"))
     return found, left_out
 
 
@@ -221,21 +229,17 @@ def read_timed_runs(paths: Iterable[Path]) -> tuple[list[TimedRun], list[LeftOut
     left out too: it would count as a repeat, and narrow intervals that it says nothing
     about.
     """
-    runs: list[TimedRun] = []
-    left_out: list[LeftOut] = []
     seen: dict[tuple[Any, ...], Path] = {}
-    for path in paths:
-        try:
-            run = read_timed_run(path)
-        except RecordError as error:
-            left_out.append(LeftOut(str(path), str(error)))
-            continue
+
+    def read(path: Path) -> TimedRun:
+        run = read_timed_run(path)
         first = seen.setdefault((run.framework, run.world_size, run.windows), path)
         if first != path:
-            left_out.append(LeftOut(str(path), f"is a copy of {first}"))
-        else:
-            runs.append(run)
-    return runs, left_out
+            raise RecordError(f"is a copy of {first}")
+        return run
+
+    runs, left_out = read_each(read, paths)
+    return list(runs.values()), left_out
 
 
 def read_timed_run(path: Path) -> TimedRun:
