@@ -19,10 +19,10 @@ import numpy as np
 
 from report.analysis.cells import Cell
 from report.analysis.intervals import (
-    LEAST_REPEATS,
     Estimate,
     half_width,
     median_estimate,
+    too_few,
 )
 from report.analysis.timings import Evaluated
 
@@ -134,9 +134,8 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     '2 seeds, an interval needs 3'
     """
     mean, count = float(np.mean(values)), len(values)
-    if count < LEAST_REPEATS:
-        seeds = "1 seed" if count == 1 else f"{count} seeds"
-        return Estimate(mean, reason=f"{seeds}, an interval needs {LEAST_REPEATS}")
+    if reason := too_few(values, "seed"):
+        return Estimate(mean, reason=reason)
     if min(values) == max(values):
         return Estimate(mean, reason=f"all {count} seeds came to the same figure")
     variance = np.array([np.var(values, ddof=1) / count])

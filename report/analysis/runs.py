@@ -104,11 +104,6 @@ class TimedRun:
         """What is the same in all repeats, whichever their seeds."""
         return self.family or self.config_hash
 
-    @property
-    def device_batch(self) -> float:
-        """Examples that a device computes at once."""
-        return self.global_batch / (self.world_size * self.accumulate)
-
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -268,8 +263,8 @@ def read_timed_run(path: Path) -> TimedRun:
             "more steps, or set a smaller train.window_steps"
         )
     if type(windows) is not list or not all(map(_is_rate, windows)):
-        told = str(windows)[:60]
-        raise RecordError(f"{path}: images_per_second holds no rates: {told}")
+        held = str(windows)[:60]
+        raise RecordError(f"{path}: images_per_second holds no rates: {held}")
     config = config_values(path, nudge=0, accumulate=1, seed=0)
     if not 1 <= config["accumulate"] <= MOST:
         raise RecordError(
@@ -362,13 +357,12 @@ def _check_metrics_end(path: Path, steps: int) -> None:
             tail = metrics.read()
     except OSError as error:
         raise RecordError(f"cannot read {file}: {error.strerror}") from error
+    lines = tail.splitlines() if tail.endswith(b"\n") else []
     try:
-        last = json.loads(tail.splitlines()[-1]) if tail.endswith(b"\n") else {}
-        whole = isinstance(last, dict) and (
-            # What is measured comes after all that is trained.
-            last.get("step") == steps or last.get("measured") is True
-        )
-    except (ValueError, IndexError):
+        last = json.loads(lines[-1])
+        # What is measured comes after all that is trained.
+        whole = last.get("step") == steps or last.get("measured") is True
+    except (ValueError, IndexError, AttributeError):
         whole = False
     if not whole:
         raise RecordError(

@@ -122,10 +122,10 @@ def _draw_bound(
     """
     ideal = name.endswith(", ideal")
     label = "ideal" if ideal else name
-    shown = None if label in named else label
+    look: dict[str, Any] = {"label": None if label in named else label, "zorder": 1}
     named.add(label)
-    look: dict[str, Any] = {"linestyle": ":", "label": shown, "zorder": 1}
     look |= {"color": "0.35" if ideal else "black", "linewidth": 1.2 if ideal else 2}
+    look["linestyle"] = ":"
     if len(set(y)) == 1:
         axes.axhline(y[0], **look)  # seen over a single size, too
     else:
@@ -191,12 +191,7 @@ def _draw_bars(figure: Figure, chart: Chart) -> None:
     every[0].set_ylabel(chart.y_label)
     figure.supxlabel(chart.x_label, fontsize="medium")
     patches = [
-        Patch(
-            facecolor="white" if hatch else "0.5",
-            edgecolor="0.3",
-            hatch=hatch,
-            label=part,
-        )
+        Patch(ec="0.3", fc="white" if hatch else "0.5", hatch=hatch, label=part)
         for part, hatch in hatches.items()
     ]
     figure.legend(handles=patches, loc="outside upper left", ncols=2)

@@ -143,15 +143,14 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
     for label, run in runs.items():
         if run.config.train.nudge:
             continue
-        framework = run.summary["framework"]
-        style = STYLES[drawn.setdefault(framework, 0) % len(STYLES)]
+        framework, curve = run.summary["framework"], losses(run)
+        nth = drawn.setdefault(framework, 0)
         drawn[framework] += 1
-        curve = losses(run)
-        steps = np.arange(1, len(curve) + 1)
-        colour = COLOURS.get(framework, COLOURS[""])
         # The first is wide, so that curves lying on it can be seen to do so.
-        width = 3.5 if framework == "torch" and drawn[framework] == 1 else 1.3
-        upper.plot(steps, curve, style, color=colour, linewidth=width, label=label)
+        look = {"linewidth": 3.5 if framework == "torch" and not nth else 1.3}
+        look |= {"color": COLOURS.get(framework, COLOURS[""]), "label": label}
+        steps = np.arange(1, len(curve) + 1)
+        upper.plot(steps, curve, STYLES[nth % len(STYLES)], **look)
     upper.set_ylabel("training loss")
     upper.set_title(
         visible(f"{verdict.experiment}, {verdict.precision}: {verdict.verdict}"),
@@ -163,26 +162,16 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
     # Equal losses have no place on a logarithmic axis: they lie on its lower edge.
     least = np.finfo(np.float64 if verdict.precision == "fp64" else np.float32).eps / 8
     for number, c in enumerate(verdict.comparisons):
+        style, label = STYLES[number // 4 % len(STYLES)], f"{c.a} against {c.b}"
+        look = {"color": f"C{number % 10}", "linewidth": 1, "label": label}
         steps = np.arange(1, len(c.differences) + 1)
-        lower.plot(
-            steps,
-            np.maximum(c.differences, least),
-            STYLES[number // 4 % len(STYLES)],
-            color=f"C{number % 10}",
-            linewidth=1,
-            label=f"{c.a} against {c.b}",
-        )
+        lower.plot(steps, np.maximum(c.differences, least), style, **look)
     allowed = np.min([c.allowed for c in verdict.comparisons], axis=0)
     steps = np.arange(1, len(allowed) + 1)
     lower.plot(steps, allowed, color="black", linewidth=2, label="allowed")
     if verdict.control is not None:
-        lower.fill_between(
-            steps,
-            least,
-            np.maximum(verdict.control.losses, least),
-            color="0.85",
-            label="controls",
-        )
+        moved = np.maximum(verdict.control.losses, least)
+        lower.fill_between(steps, least, moved, color="0.85", label="controls")
     lower.set_yscale("log")
     lower.set_ylim(bottom=least)
     lower.set_xlabel("optimizer step")

@@ -6,7 +6,7 @@ from report.analysis.accuracy import Accuracy
 from report.analysis.breakdown import REST, Breakdown, Ratio
 from report.analysis.findings import Report
 from report.analysis.groups import Group, framework_name
-from report.analysis.intervals import Estimate
+from report.analysis.intervals import Estimate, counted
 from report.analysis.projection import Projection, by_law
 from report.analysis.runs import ABLATIONS, EXCHANGE
 from report.analysis.scaling import WEAK
@@ -14,7 +14,7 @@ from report.analysis.sweeps import words
 
 
 def devices(count: int) -> str:
-    return "1 device" if count == 1 else f"{count:,} devices"
+    return counted(count, "device")
 
 
 def group_target(report: Report, group: Group) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from report.analysis.breakdown import PARTS
 from report.analysis.findings import Report
 from report.analysis.groups import Group
+from report.analysis.intervals import counted
 from report.analysis.scaling import WEAK, Curve, Point
+from report.analysis.sweeps import number_of
 from report.page.blocks import Block, Entry, entry, items, table
 from report.page.points import compiled_runs, point_figures
 from report.page.sentences import group_target, in_words
@@ -85,7 +87,7 @@ def accuracy_table(report: Report, group: Group) -> list[Block]:
         if score is not None and score.mean.reason:
             where = f"{group.label(curve)} ×{point.cell.world_size}"
             reasons[score.mean.reason].append(where)
-        varied = (_varied_entry(value) for _, value in curve.setting.varied)
+        varied = (Entry(value, number_of(value)) for _, value in curve.setting.varied)
         rows.append([group.name_of(curve), *varied, *entries])
     head = ("framework", *group.varied, *columns)
     found = table(head, rows, f"Accuracy: {group.title}")
@@ -94,14 +96,6 @@ def accuracy_table(report: Report, group: Group) -> list[Block]:
 
 def _target(report: Report, group: Group) -> str:
     return group_target(report, group) or " accuracy"
-
-
-def _varied_entry(value: str) -> str | Entry:
-    """A value of a sweep, sorted by its size where it is a number."""
-    try:
-        return Entry(value, float(value))
-    except ValueError:
-        return value
 
 
 def _noted(what: str, reasons: dict[str, list[str]]) -> list[str]:
@@ -157,8 +151,7 @@ def _why_missing(report: Report, group: Group) -> Iterable[str]:
     yield from _noted("No time to accuracy", without)
     cells = [point.cell for _, point in group.points]
     if cached := sum(len(cell.runs) - len(compiled_runs(cell)) for cell in cells):
-        runs = f"{cached} run{'s' * (cached > 1)}"
-        yield f"Compile s leaves out {runs} with steps from a cache"
+        yield f"Compile s leaves out {counted(cached, 'run')} with steps from a cache"
 
 
 def breakdown_table(report: Report, group: Group) -> list[Block]:
