@@ -18,12 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from report.analysis.cells import Cell
-from report.analysis.intervals import (
-    Estimate,
-    half_width,
-    median_estimate,
-    too_few,
-)
+from report.analysis.intervals import Estimate, half_width, median_estimate, too_few
 from report.analysis.timings import Evaluated
 
 

@@ -20,12 +20,7 @@ import numpy as np
 
 from recipe.errors import RecordError
 from report.analysis.cells import Cell, Setting, cells_of, different_recipes
-from report.analysis.intervals import (
-    Estimate,
-    median_estimate,
-    ratio_estimate,
-    through,
-)
+from report.analysis.intervals import Estimate, median_estimate, ratio_estimate, through
 from report.analysis.laws import (
     AMDAHL,
     GUSTAFSON,
@@ -134,9 +129,9 @@ def _curves_of(cells: list[Cell], base: int) -> tuple[list[Curve], list[LeftOut]
             curve, others = curve_of(at, regime, recipe, base)
             curves.append(curve)
             left_out += others
-    shown = {id(cell) for at in several.values() for cell in at}
+    drawn = {id(cell) for at in several.values() for cell in at}
     for cell in cells:
-        if id(cell) not in shown:
+        if id(cell) not in drawn:
             alone = f"global batch {cell.global_batch}"
             curves.append(curve_of([cell], SINGLE, alone, base)[0])
     return curves, left_out

@@ -135,7 +135,7 @@ def _fast(report: Report, figures: Blocks) -> Blocks:
     )
     yield from figures
     yield Heading("JAX against PyTorch")
-    none = [Text("No cell was run by both in the same way.")]
+    none = [Text("No configuration was run by both in the same way.")]
     yield from items(comparison_sentences(report)) or none
     if report.compiled:
         yield Heading("PyTorch compiled against eager")

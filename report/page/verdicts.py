@@ -9,14 +9,7 @@ from report.analysis.groups import name_among, own_parts
 from report.analysis.intervals import TOO_NOISY
 from report.analysis.scaling import Curve
 from report.page.sentences import devices, format_ratio, in_words
-from report.parity.bounds import (
-    ALIKE,
-    DIFFERENT,
-    IDENTICAL,
-    PASSES,
-    UNDECIDED,
-    worst,
-)
+from report.parity.bounds import ALIKE, DIFFERENT, IDENTICAL, PASSES, UNDECIDED, worst
 
 # What the page says of parity as a whole: a check's verdict, or that there is none.
 UNKNOWN = "not checked"
@@ -50,8 +43,8 @@ def parity(report: Report) -> tuple[str, str]:
     part = ""
     if unproven:
         part = (
-            f" For {len(unproven)} of {compared} cells that is not shown, and their "
-            "speeds are not compared."
+            f" For {len(unproven)} of {compared} configurations that is not shown, and "
+            "their speeds are not compared."
         )
     if verdict == ALIKE:
         return ALIKE, (

@@ -47,7 +47,7 @@ def compare(
     if bounds.controls and control is None:
         raise ValueError("this precision is judged by controls, none were given")
     comparison = unjudged(a, b, kind)
-    _allow(comparison, bounds, control if bounds.controls else None)
+    allow(comparison, bounds, control if bounds.controls else None)
     judge_bounds(comparison, run_a, run_b, control)
     lost = control.lost if bounds.controls and control else None
     comparison.broken.extend(scales_part(run_a, run_b, lost))
@@ -59,7 +59,7 @@ def compare(
     return replace(comparison, by_score=not comparison.within(bounds.first))
 
 
-def _allow(comparison: Comparison, bounds: Bounds, control: Envelope | None) -> None:
+def allow(comparison: Comparison, bounds: Bounds, control: Envelope | None) -> None:
     """Set what each difference may be, by fixed bounds or by the controls' envelope."""
     allowed = np.full(len(comparison.differences), bounds.hundred)
     leaves_allowed = dict.fromkeys(comparison.leaves, bounds.hundred)

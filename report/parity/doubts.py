@@ -51,20 +51,19 @@ def excuse_growth(
     Args:
       covered: steps that the bounds are for, which judge no later one; None: all.
     """
-    if covered is None or not broken:
+    if covered is None:
         return []
-    agreed, steps, why = agreed_steps(comparison), len(comparison.differences), broken
+    agreed, steps = agreed_steps(comparison), len(comparison.differences)
+    why = "; ".join(broken)
     if covered <= agreed and covered < steps:
         return [
             f"the losses agree up to step {agreed} of {steps}, the bounds are for "
-            f"{covered}. Later {'; '.join(why)}: rounding may have grown to that. "
-            f"{DECIDE}"
+            f"{covered}. Later {why}: rounding may have grown to that. {DECIDE}"
         ]
     if covered == HUNDRED and _grown_by_rounding(comparison, agreed):
         return [
-            f"{'; '.join(why)}. But the losses agreed to rounding at first and parted "
-            "by growth alone, as those of one framework may when nudged by one ulp. "
-            f"{DECIDE}"
+            f"{why}. But the losses agreed to rounding at first and parted by growth "
+            f"alone, as those of one framework may when nudged by one ulp. {DECIDE}"
         ]
     return []
 

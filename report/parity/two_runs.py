@@ -1,7 +1,7 @@
 """Two finished runs -> whether they are the same, whatever trained them and where."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from recipe.config import leaves
 from record.run import Run
 from report.parity.bounds import BOUNDS, HUNDRED, looser
-from report.parity.compare import judge_bounds, scales_part, unjudged
+from report.parity.compare import allow, judge_bounds, scales_part, unjudged
 from report.parity.doubts import agreed_steps
 from report.parity.verdict import Comparison, Verdict
 
@@ -58,15 +58,12 @@ def compare_fixed(a: tuple[str, Run], b: tuple[str, Run], precision: str) -> Com
     """
     (_, run_a), (_, run_b) = a, b
     comparison, bounds = unjudged(a, b, "runs"), BOUNDS[precision]
-    # Where controls alone bound a hundred steps, the first step's bound has to do.
-    hundred = bounds.hundred if np.isfinite(bounds.hundred) else bounds.first
-    allowed = [hundred] * len(comparison.differences)
-    comparison.allowed[:] = [bounds.first, *allowed[1:]]
-    comparison.leaves_allowed.update(dict.fromkeys(comparison.leaves, hundred))
     # fp64 has room for more; in fewer bits nothing says how far rounding has grown.
-    covered = None
-    if bounds.controls:
-        covered = HUNDRED if np.isfinite(bounds.hundred) else 1
+    covered = HUNDRED if bounds.controls else None
+    if np.isinf(bounds.hundred):
+        # Where controls alone bound a hundred steps, the first step's bound has to do.
+        bounds, covered = replace(bounds, hundred=bounds.first), 1
+    allow(comparison, bounds, None)
     judge_bounds(comparison, run_a, run_b, None, covered)
     if run_a.config.precision.name == run_b.config.precision.name:
         # Of runs that part, what overflows in the one need not in the other.
