@@ -129,6 +129,18 @@ def test_whatever_speaks_against_parity_in_a_check_decides(study, harm, told):
     assert found.comparisons and all(c.withheld for c in found.comparisons)
 
 
+@pytest.mark.parametrize("verdict", [DIFFERENT, UNDECIDED])
+def test_a_pair_of_a_check_that_is_not_identical_says_so_without_a_reason(
+    study, verdict
+):
+    file = study / "parity-fp32" / "parity.json"
+    held = json.loads(file.read_text())
+    held["comparisons"][0]["verdict"] = verdict
+    file.write_text(json.dumps(held))
+    found, message = parity(report(study))
+    assert found == verdict and f"says {verdict} and gives no reason" in message
+
+
 def test_a_run_whose_losses_are_not_all_there_is_not_drawn_and_named(study):
     shutil.rmtree(study / "parity-fp32")
     harm_rows(study / "jax-1-fp32-dp-1")
