@@ -20,7 +20,7 @@ from record.environment import describe_environment  # noqa: E402
 from record.schema import SUMMARY  # noqa: E402
 from report.analysis.runs import find, read_timed_runs  # noqa: E402
 from report.analysis.scaling import scaling  # noqa: E402
-from report.page.export import rows  # noqa: E402
+from report.page.points import rows  # noqa: E402
 
 SECONDS, GIBIBYTES = 30, 2
 SIZES, REPEATS, WINDOWS, STEPS = (1, 2, 4, 8, 16), 5, 50, 100

@@ -64,7 +64,7 @@ def check(config: Config) -> None:
     show_layers(verdict, console)
     say(console, f"verdict: {verdict.verdict}, by {verdict.decided_by}")
     if verdict.verdict != IDENTICAL:
-        say(console, verdict.said)
+        say(console, verdict.message)
         say(console, f"suspect: {verdict.suspects}")
         raise SystemExit(1)
     say(

@@ -21,7 +21,7 @@ from record.wandb_project import fetch_runs, log_report
 from report.analysis.findings import Options, gather
 from report.analysis.interconnects import INTERCONNECTS, read_interconnect
 from report.analysis.runs import LeftOut
-from report.page.export import report_rows
+from report.page.points import report_rows
 from report.write import FETCHED, check_place, write_report
 
 

@@ -15,7 +15,6 @@ from launch.study_folder import StudyFolder
 from launch.study_plan import Study, of_every_cell, works
 from recipe.study import Cell, StudyPlan
 from report.analysis.breakdown import saved
-from report.page.sentences import shown
 
 # The part of a step that an axis leaves out, as the table calls it.
 SHARES = {"exchange": "exposed", "update": "optimizer"}
@@ -75,4 +74,4 @@ def _share(point: Cell, axis: str, timed: Mapping[Cell, list[float]]) -> str:
     without = timed.get(replace(point, **{axis: False}))
     if point.ablated or not timed[point] or not without:
         return "–"
-    return shown(saved(timed[point], without), ".0%")
+    return f"{saved(timed[point], without):.0%}"

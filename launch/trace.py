@@ -82,7 +82,7 @@ def show(verdict: TraceVerdict, console: Console) -> None:
     """Layer by layer in forward order, then where they part and what to suspect."""
     show_layers(verdict, console)
     say(console, f"verdict: {verdict.verdict}, by {verdict.decided_by}")
-    say(console, verdict.said)
+    say(console, verdict.message)
     if verdict.suspects:
         say(console, f"suspect: {verdict.suspects}")
 

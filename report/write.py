@@ -69,10 +69,10 @@ def write_report(report: Report, folder: Path) -> Path:
         write_whole(folder / JSON, to_json(report).encode())
         write_whole(folder / "report.md", to_markdown(report).encode())
         write_whole(folder / "table.csv", table_csv(report).encode())
-        drawn = {}
+        drawn = []
         for chart in charts(report):
             _, svg = draw(chart, figures)
             (figures / f"{chart.name}.csv").write_text(to_csv(chart), encoding="utf-8")
-            drawn[chart.name] = chart, svg
+            drawn.append((chart, svg))
         write_whole(folder / PAGE, page(report, drawn).encode())
     return folder / PAGE

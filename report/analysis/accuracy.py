@@ -18,12 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from report.analysis.cells import Cell
-from report.analysis.intervals import (
-    LEAST_REPEATS,
-    Estimate,
-    half_width,
-    median_estimate,
-)
+from report.analysis.intervals import Estimate, half_width, median_estimate, too_few
 from report.analysis.timings import Evaluated
 
 
@@ -76,11 +71,8 @@ def time_to(cell: Cell, evaluated: Sequence[Evaluated], target: float) -> TimeTo
         reason = f"{len(reached)} of {len(times)} runs reached {target:g}"
     if reason:
         return TimeTo(cell, target, None, None, apart, reason)
-    seeds: dict[int, list[float]] = defaultdict(list)
-    for run, taken in zip(cell.runs, reached, strict=True):
-        seeds[run.seed].append(taken)
-    if len(seeds) > 1:
-        reached = [float(np.median(taken)) for taken in seeds.values()]
+    if cell.seeds > 1:
+        reached = [float(np.median(taken)) for taken in by_seed(cell, reached)]
     seconds = median_estimate(reached)
     hours = seconds.value * cell.world_size / 3600
     return TimeTo(cell, target, seconds, hours, apart, seconds.reason)
@@ -109,13 +101,14 @@ def accuracy(cell: Cell, evaluated: Sequence[Evaluated]) -> Accuracy | None:
     """
     if not all(run.accuracies for run in evaluated):
         return None
-    means = per_seed(cell, [run.accuracies[-1] for run in evaluated])
+    last = [run.accuracies[-1] for run in evaluated]
+    means = [float(np.mean(values)) for values in by_seed(cell, last)]
     spread = float(np.std(means, ddof=1)) if len(means) > 1 else None
     return Accuracy(cell, mean_estimate(means), spread, len(means))
 
 
-def per_seed(cell: Cell, values: Sequence[float]) -> list[float]:
-    """The mean over each seed's runs, by seed.
+def by_seed(cell: Cell, values: Sequence[float]) -> list[list[float]]:
+    """Those of each seed's runs, by seed.
 
     Args:
       values: one of each of the cell's runs, in their order.
@@ -123,7 +116,7 @@ def per_seed(cell: Cell, values: Sequence[float]) -> list[float]:
     of: dict[int, list[float]] = defaultdict(list)
     for run, value in zip(cell.runs, values, strict=True):
         of[run.seed].append(value)
-    return [float(np.mean(of[seed])) for seed in sorted(of)]
+    return [of[seed] for seed in sorted(of)]
 
 
 def mean_estimate(values: Sequence[float]) -> Estimate:
@@ -136,9 +129,8 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     '2 seeds, an interval needs 3'
     """
     mean, count = float(np.mean(values)), len(values)
-    if count < LEAST_REPEATS:
-        seeds = "1 seed" if count == 1 else f"{count} seeds"
-        return Estimate(mean, reason=f"{seeds}, an interval needs {LEAST_REPEATS}")
+    if reason := too_few(values, "seed"):
+        return Estimate(mean, reason=reason)
     if min(values) == max(values):
         return Estimate(mean, reason=f"all {count} seeds came to the same figure")
     variance = np.array([np.var(values, ddof=1) / count])

@@ -1,12 +1,12 @@
 """Where the time of a step goes, as far as runs measured it; shares of the whole step.
 
 A part is what the host timed in every window, or what a step takes longer than the same
-step without that part, which arms of a study are run for. The rest is computation, and
-whatever no run told apart from it.
+step without that part, which a study's ablations are run for. The rest is computation,
+and whatever no run told apart from it.
 
 In a whole step ranks wait for each other in the exchange, so that their times are
 nearly the same whoever is slow. Without the exchange each goes at its own pace: where
-an arm of a study timed that, it is what is shown.
+an ablation timed that, it is what is shown.
 """
 
 from collections import defaultdict
@@ -27,15 +27,15 @@ from report.analysis.intervals import (
     too_few,
 )
 from report.analysis.recipes import Recipe
-from report.analysis.runs import ARMS, LeftOut, TimedRun
+from report.analysis.runs import ABLATIONS, LeftOut, TimedRun
 from report.analysis.timings import HOST_PARTS, Rows
 
 REST = "computation and the rest"
-Arms = Mapping[str, Sequence[TimedRun]]  # key of what is left out -> repeats
-PARTS = (REST, *ARMS.values(), *HOST_PARTS.values())  # as they are stacked
+Ablations = Mapping[str, Sequence[TimedRun]]  # key of what is left out -> repeats
+PARTS = (REST, *ABLATIONS.values(), *HOST_PARTS.values())  # as they are stacked
 
-# What a run and its arm share: all but the arm, the hash that tells it, and what either
-# measured.
+# What a run and its ablation share: all but what is left out, the hash that tells it,
+# and what either measured.
 ALIKE = sorted(
     {field.name for field in fields(TimedRun)}
     - {"ablated", "config_hash", "path", "environment", "windows", "seed", "family"}
@@ -57,13 +57,13 @@ class Breakdown:
     shares: Mapping[str, Estimate]
 
 
-def arms_of(
+def ablations_of(
     runs: Iterable[TimedRun], cells: Iterable[Cell], recipes: Mapping[str, Recipe]
-) -> tuple[dict[int, dict[str, tuple[TimedRun, ...]]], list[LeftOut]]:
-    """Runs without a part of the step, by the `id` of each cell that they are arms of.
+) -> tuple[dict[Cell, dict[str, tuple[TimedRun, ...]]], list[LeftOut]]:
+    """Runs without a part of the step, by each cell that they are ablations of.
 
     Returns:
-      These, and the runs that are no cell's arm, by name.
+      These, and the runs that are no cell's ablation, by name.
     """
     whole: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
@@ -71,18 +71,18 @@ def arms_of(
     piles: dict[tuple[object, ...], list[TimedRun]] = defaultdict(list)
     for run in runs:
         piles[(*_alike(run, recipes), run.ablated)].append(run)
-    arms: dict[int, dict[str, tuple[TimedRun, ...]]] = defaultdict(dict)
+    ablations: dict[Cell, dict[str, tuple[TimedRun, ...]]] = defaultdict(dict)
     left_out = []
     for (*like, _), found in piles.items():
         of, ablated = whole.get(tuple(like), []), found[0].ablated
         reason = "" if of else "no run of the whole step is like it"
         if reason := reason or different_recipes(found):
-            told = f"left out {' and '.join(ablated)}, to be timed against whole steps"
-            left_out += [LeftOut(str(run.path), f"{told}: {reason}") for run in found]
+            what = f"left out {' and '.join(ablated)}, to be timed against whole steps"
+            left_out += [LeftOut(str(run.path), f"{what}: {reason}") for run in found]
             continue
         for cell in of:
-            arms[id(cell)][" ".join(ablated)] = tuple(found)
-    return arms, left_out
+            ablations[cell][" ".join(ablated)] = tuple(found)
+    return ablations, left_out
 
 
 def _alike(run: TimedRun, recipes: Mapping[str, Recipe]) -> tuple[object, ...]:
@@ -91,17 +91,19 @@ def _alike(run: TimedRun, recipes: Mapping[str, Recipe]) -> tuple[object, ...]:
     return (*(getattr(run, name) for name in ALIKE), workload)
 
 
-def breakdown(cell: Cell, rows: Sequence[Rows], arms: Arms) -> Breakdown | None:
-    """A cell's step in the parts that its runs and their arms measured; None: in none.
+def breakdown(
+    cell: Cell, rows: Sequence[Rows], ablations: Ablations
+) -> Breakdown | None:
+    """A cell's step in the parts that its runs and ablations measured; None: in none.
 
     Args:
       rows: of each of the cell's runs.
     """
     parts: dict[str, Estimate] = {}
     spread: list[tuple[float, Sequence[float]]] = []  # what the rest varies with
-    for arm, part in ARMS.items():
-        if arm in arms:
-            rates = [run.images_per_second for run in arms[arm]]
+    for key, part in ABLATIONS.items():
+        if key in ablations:
+            rates = [run.images_per_second for run in ablations[key]]
             parts[part] = saved(cell.rates, rates)
             spread += [(1 - parts[part].value, rates)]
     if spread:
@@ -241,7 +243,7 @@ def rank_times(cell: Cell, alone: bool, runs: Sequence[Rows]) -> Ranks | None:
 
     Args:
       alone: whether these runs left out the exchange.
-      runs: the cell's, or those of its arm.
+      runs: the cell's, or those of its ablation.
     """
     ranks = cell.runs[0].processes
     windows = [window for run in runs for window in run.windows]

@@ -134,7 +134,7 @@ def different_recipes(runs: Iterable[TimedRun], of_recipe: bool = True) -> str:
         for run in runs:
             paths[str(getattr(run, name))[:12]].append(run.path.name)
         if len(paths) > 1:
-            told = (f"{value} ({', '.join(who[:3])})" for value, who in paths.items())
+            which = [f"{value} ({', '.join(who[:3])})" for value, who in paths.items()]
             what = "recipes" if name == "of_recipe" else name
-            return f"different {what}: {'; '.join(told)}; give one study at a time"
+            return f"different {what}: {'; '.join(which)}; give one study at a time"
     return ""

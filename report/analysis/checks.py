@@ -4,8 +4,7 @@ A speed of one framework over the other is claimed where a check of the same wor
 data, precision and strategy held both together and found them identical; nowhere else.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,34 +12,16 @@ from typing import Any
 from recipe.errors import RecordError
 from record.disk import parse_json, read_text
 from record.run import read_all_rows, read_environment, read_summary
-from report.analysis.cells import Cell
+from report.analysis.cells import Cell, Setting
 from report.analysis.groups import framework_name
 from report.analysis.hardware import commit_name
 from report.analysis.recipes import Recipe, read_recipe
 from report.analysis.runs import DAMAGE, config_values, read_sane_summary
-from report.parity.bounds import (
-    DIFFERENT,
-    PASSES,
-    UNDECIDED,
-    worst,
-)
+from report.parity.bounds import PASSES, worst
+from report.parity.verdict import Comparison, checked_verdict
 
 MISSING = "not checked"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One run held against another; names as in `report.parity.compare`."""
-
-    a: str
-    b: str
-    kind: str
-    first: float
-    worst: float
-    weights: float
-    verdict: str
-    broken: tuple[str, ...]
-    unseen: tuple[str, ...]
+FACTS = ("experiment", "precision", "data_fingerprint", "decided_by")
 
 
 @dataclass(frozen=True)
@@ -98,23 +79,24 @@ class Check:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it is not identical: what parts, and what could not be judged."""
-        told = tuple(
+        """Why it is not identical: what differs, and what could not be judged."""
+        found = tuple(
             f"{c.a} against {c.b}: {reason}"
             for c in self.comparisons
             for reason in (*c.broken, *c.unseen)
         )
-        if not told and self.verdict not in PASSES:
+        if not found and self.verdict not in PASSES:
             return (f"{self.path} says {self.verdict} and gives no reason",)
-        return told
+        return found
 
     def is_called_like(self, cell: Cell) -> bool:
         """Whether a reader would take it for a check of a cell."""
-        setting = cell.setting
-        return (
-            (self.experiment, self.precision, self.parallel)
-            == (setting.experiment, setting.precision, setting.parallel)
-        ) and (self.compiled == setting.compiled or setting.framework == "jax")
+        names = ("experiment", "precision", "parallel")
+        same = all(getattr(self, n) == getattr(cell.setting, n) for n in names)
+        return same and self._is_compiled_like(cell.setting)
+
+    def _is_compiled_like(self, setting: Setting) -> bool:
+        return self.compiled == setting.compiled or setting.framework == "jax"
 
     def differences(self, cell: Cell, recipe: Recipe) -> list[str]:
         """In what a cell is not what was checked; empty where this answers for it."""
@@ -129,9 +111,7 @@ class Check:
             ),
             "precision": self.precision == setting.precision,
             "parallel": self.parallel == setting.parallel,
-            "compile": (
-                self.compiled == setting.compiled or setting.framework == "jax"
-            ),
+            "compile": self._is_compiled_like(setting),
         }
         return [part for part, same in alike.items() if not same]
 
@@ -146,9 +126,9 @@ def read_check(folder: Path) -> Check:
     file = folder / "parity.json"
     held = parse_json(read_text(file), file)
     try:
-        comparisons = tuple(map(_comparison, held["comparisons"]))
-        facts = {name: str(held[name]) for name in _FACTS}
-        stated, of = _verdict(held["verdict"]), str(held["config_hash"])
+        comparisons = tuple(map(Comparison.from_json, held["comparisons"]))
+        facts = {name: str(held[name]) for name in FACTS}
+        stated, of = checked_verdict(held["verdict"]), str(held["config_hash"])
         notes = tuple(map(str, held["notes"]))
     except (*DAMAGE, AttributeError) as error:
         raise RecordError(f"{file} is no parity check's verdict: {error!r}") from error
@@ -164,14 +144,11 @@ def read_check(folder: Path) -> Check:
             f"{file} compared {', '.join(sorted(compared))}, and {len(of_it)} such "
             "runs lie beside it"
         )
+    pytorchs = [s for s in summaries.values() if s["framework"] == "torch"]
     return Check(
         path=folder,
         parallel=summaries[of_it[0]]["parallel"],
-        compiled=any(
-            summaries[run]["compiled"]
-            for run in of_it
-            if summaries[run]["framework"] == "torch"
-        ),
+        compiled=any(s["compiled"] for s in pytorchs if s["config_hash"] == of),
         commits=tuple(commit_name(read_environment(run), 12) for run in of_it),
         stated=stated,
         notes=notes,
@@ -182,42 +159,6 @@ def read_check(folder: Path) -> Check:
         curves=tuple(_checked_curve(run, summaries[run]) for run in of_it),
         **facts,
     )
-
-
-_FACTS = ("experiment", "precision", "data_fingerprint", "decided_by")
-
-
-def _comparison(held: dict[str, Any]) -> Comparison:
-    differences = _differences(held["differences"])
-    weights = _differences(held["leaves"].values())
-    broken, unseen = (tuple(map(str, held[name])) for name in ("broken", "unseen"))
-    if not broken and math.inf in (*differences, *weights):
-        broken = ("a difference is no finite number",)
-    verdict = _verdict(held["verdict"])
-    return Comparison(
-        a=str(held["a"]),
-        b=str(held["b"]),
-        kind=str(held["kind"]),
-        first=differences[0],
-        worst=max(differences),
-        weights=max(weights),
-        # The reasons decide, should the verdict not say so.
-        verdict=DIFFERENT if broken else worst([verdict, *[UNDECIDED] * bool(unseen)]),
-        broken=broken,
-        unseen=unseen,
-    )
-
-
-def _differences(held: Iterable[Any]) -> list[float]:
-    """Relative differences; what can be none is infinite, as in `report.parity`."""
-    found = map(float, held)
-    return [value if 0 <= value < math.inf else math.inf for value in found]
-
-
-def _verdict(held: Any) -> str:
-    if held not in (*PASSES, UNDECIDED, DIFFERENT):
-        raise ValueError(f"verdict {held}")
-    return held
 
 
 def check_of(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from report.analysis.cells import PER_DEVICE, Setting
-from report.analysis.scaling import SINGLE, Curve, Point, Versus
+from report.analysis.scaling import SINGLE, Curve, Point
 from report.analysis.sweeps import in_order, words
 
 FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX"}
@@ -18,12 +18,10 @@ class Group:
     Args:
       title: what tells this group from the report's others.
       curves: PyTorch's first.
-      versus: JAX against PyTorch in cells of these curves.
     """
 
     title: str
     curves: tuple[Curve, ...]
-    versus: tuple[Versus, ...]
 
     @property
     def name(self) -> str:
@@ -109,9 +107,7 @@ def own_parts(setting: Setting, common: Mapping[str, str]) -> list[str]:
     return [value for name, value in fixed.items() if value and name not in common]
 
 
-def grouped(
-    curves: Sequence[Curve], versus: Sequence[Versus]
-) -> tuple[list[Group], dict[str, str]]:
+def grouped(curves: Sequence[Curve]) -> tuple[list[Group], dict[str, str]]:
     """Groups, and what is the same in all of them, which no title repeats."""
     piles: dict[tuple[str, ...], list[Curve]] = defaultdict(list)
     for curve in curves:
@@ -135,15 +131,11 @@ def grouped(
                 c.setting.software,
             )
         )
-        cells = {id(point.cell.runs) for curve in pile for point in curve.points}
-        inside = [
-            v for v in versus if id(v.jax.runs) in cells and id(v.torch.runs) in cells
-        ]
         regime = pile[0].regime
         how = "one world size" if regime == SINGLE else f"{regime} scaling"
         if pile[0].setting.varied:
             how += f", by {', '.join(name for name, _ in pile[0].setting.varied)}"
         own = own_parts(pile[0].setting, common)
         title = ", ".join([*own, how, pile[0].recipe])
-        groups.append(Group(title, tuple(pile), tuple(inside)))
+        groups.append(Group(title, tuple(pile)))
     return groups, common

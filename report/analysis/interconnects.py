@@ -48,18 +48,9 @@ class Interconnect:
 def _known() -> dict[str, Interconnect]:
     """The machines of `interconnects.yaml` by name, each with its source."""
     rows = yaml.safe_load(read_text(Path(__file__).with_suffix(".yaml")))
-
-    return {
-        name: Interconnect(
-            row["name"],
-            row["devices_per_node"],
-            Link(**row["inside"]),
-            Link(**row["between"]),
-            row["source"],
-            row["device"],
-        )
-        for name, row in rows.items()
-    }
+    for row in rows.values():
+        row |= {end: Link(**row[end]) for end in ("inside", "between")}
+    return {name: Interconnect(**row) for name, row in rows.items()}
 
 
 INTERCONNECTS = _known()
@@ -151,14 +142,3 @@ def read_interconnect(given: str) -> Interconnect:
         raise RecordError(f"{file} holds no timed all-reduces: {error!r}") from error
     found = measured_interconnect(sizes, seconds, devices, name)
     return replace(found, source=f"{found.source}, {source}")
-
-
-def bus_bandwidth(nbytes: float, seconds: float, devices: int) -> float:
-    """Bytes/s that each device's link carried in an all-reduce, whatever the algorithm.
-
-    Source: nccl-tests, doc/PERFORMANCE.md: B = S/t x 2 (n - 1) / n.
-
-    >>> bus_bandwidth(8e9, 0.1, 8) / 1e9
-    140.0
-    """
-    return nbytes / seconds * 2 * (devices - 1) / devices

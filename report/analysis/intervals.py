@@ -42,6 +42,21 @@ class Estimate:
     high: float | None = None
     reason: str = ""
 
+    def interval(self, form: str) -> str:
+        """Its ends in words; empty without."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.low:{form}} to {self.high:{form}}"
+
+    def __format__(self, form: str) -> str:
+        """The figure with its interval, where it has one.
+
+        >>> f"{Estimate(1.5, 1.25, 1.75):.2f}"
+        '1.50 (1.25 to 1.75)'
+        """
+        interval = self.interval(form)
+        return format(self.value, form) + f" ({interval})" * bool(interval)
+
 
 @dataclass(frozen=True)
 class Location:
@@ -180,14 +195,13 @@ def median_estimate(rates: Sequence[float]) -> Estimate:
     >>> median_estimate([100.0, 98.0])
     Estimate(value=99.0, low=None, high=None, reason='2 repeats, an interval needs 3')
     """
-    values = np.asarray(rates, np.float64)
-    if reason := too_few(values):
-        return Estimate(float(np.median(values)), reason=reason)
-    at = locate(values)
+    value = float(np.median(rates))
+    if reason := too_few(rates):
+        return Estimate(value, reason=reason)
+    at = locate(np.asarray(rates, np.float64))
     half = half_width(at.variance[..., None], [at.freedom])
-    centre = at.log_median
-    low, high = float(np.exp(centre - half)), float(np.exp(centre + half))
-    return Estimate(float(np.median(values)), low, high)
+    low, high = np.exp([at.log_median - half, at.log_median + half]).tolist()
+    return Estimate(value, low, high)
 
 
 def ratio_estimate(
@@ -198,11 +212,12 @@ def ratio_estimate(
     >>> ratio_estimate([200.0], [100.0, 101.0, 99.0]).reason
     '1 repeat, an interval needs 3'
     """
+    value = float(np.median(over) / np.median(under))
+    if reason := too_few(over) or too_few(under):
+        return Estimate(value, reason=reason)
     a, b = np.asarray(over, np.float64), np.asarray(under, np.float64)
-    if reason := too_few(a) or too_few(b):
-        return Estimate(float(np.median(a) / np.median(b)), reason=reason)
     _, low, high = ratio_interval(a, b, confidence)
-    return Estimate(float(np.median(a) / np.median(b)), float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def through(
@@ -216,12 +231,16 @@ def through(
     return Estimate(value, float(ends.min()), float(ends.max()))
 
 
-def too_few(values: Float[np.ndarray, " repeats"]) -> str:
+def too_few(values: Sequence[float] | np.ndarray, what: str = "repeat") -> str:
     """Why these repeats carry no interval; empty if they do."""
     if len(values) >= LEAST_REPEATS:
         return ""
-    repeats = "1 repeat" if len(values) == 1 else f"{len(values)} repeats"
-    return f"{repeats}, an interval needs {LEAST_REPEATS}"
+    return f"{counted(len(values), what)}, an interval needs {LEAST_REPEATS}"
+
+
+def counted(count: int, what: str) -> str:
+    """Such as "1 repeat" and "2,000 repeats"."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 SAME, TOO_NOISY = "no difference shown", "too noisy to tell"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from report.analysis.intervals import Estimate, half_width, locate, too_few
+from report.analysis.intervals import Estimate, counted, half_width, locate, too_few
 
 LEAST_POINTS = 5  # of which the largest is held out
 
@@ -49,24 +49,6 @@ def gustafson_speedup(
     array([1020.])
     """
     return devices + (1 - devices) * serial
-
-
-def universal_speedup(
-    devices: Float[np.ndarray, "..."], contention: float, coherency: float
-) -> Float[np.ndarray, "..."]:
-    """S = p / (1 + sigma (p - 1) + kappa p (p - 1)); Amdahl's law where kappa is 0.
-
-    Args:
-      contention: sigma, waiting for what is shared.
-      coherency: kappa, exchange between every two devices.
-
-    Source: Gunther, Guerrilla Capacity Planning (2007), equation 4.31.
-
-    >>> universal_speedup(np.array([2.0, 8.0]), 0.02, 0.02).round(4)
-    array([1.8868, 3.5398])
-    """
-    others = devices - 1
-    return devices / (1 + contention * others + coherency * devices * others)
 
 
 def karp_flatt(
@@ -135,6 +117,9 @@ class Law:
 
 AMDAHL = Law("Amdahl", ("serial fraction",), of_time=True)
 GUSTAFSON = Law("Gustafson", ("serial fraction",), of_time=False)
+# S = p / (1 + sigma (p - 1) + kappa p (p - 1)), where contention, sigma, is waiting for
+# what is shared, and coherency, kappa, exchange between every two devices; Amdahl's law
+# where kappa is 0. Gunther, Guerrilla Capacity Planning (2007), equation 4.31.
 UNIVERSAL = Law("universal scalability", ("contention", "coherency"), of_time=True)
 
 
@@ -172,26 +157,25 @@ def fit(law: Law, devices: Sequence[int], repeats: Sequence[Sequence[float]]) ->
     '3 points, a fit needs 5: the largest is held out'
     """
     if len(devices) < LEAST_POINTS:
-        points = "1 point" if len(devices) == 1 else f"{len(devices)} points"
+        points = counted(len(devices), "point")
         reason = f"{points}, a fit needs {LEAST_POINTS}: the largest is held out"
         return Fit(law.name, {}, reason=reason)
     multiples = np.asarray(devices, np.float64) / devices[0]
     points = [np.asarray(rates, np.float64) for rates in repeats]
-    terms = fitted_terms(law, multiples[:-1], _medians(points[:-1]))
-    values = law.of_terms(terms)
-    lows: Sequence[float | None] = [None] * len(values)
-    highs = lows
-    reason = next(filter(None, map(too_few, points[:-1])), "")
-    if not reason:
+    medians = np.array([np.median(rates) for rates in points[:-1]])
+    terms = fitted_terms(law, multiples[:-1], medians)
+    values = law.of_terms(terms).tolist()
+    if reason := next(filter(None, map(too_few, points[:-1])), ""):
+        found = [Estimate(value, reason=reason) for value in values]
+    else:
         _, low, high = parameter_intervals(law, multiples[:-1], points[:-1])
-        lows, highs = low.tolist(), high.tolist()
+        found = list(map(Estimate, values, low.tolist(), high.tolist()))
     linear = law.columns(multiples[-1:]) @ terms
     predicted = law.linear(multiples[-1:], linear).item()
     measured = float(np.median(points[-1]))
-    named = zip(law.parameters, values.tolist(), lows, highs, strict=True)
     return Fit(
         law.name,
-        {name: Estimate(value, lo, hi, reason) for name, value, lo, hi in named},
+        dict(zip(law.parameters, found, strict=True)),
         base_rate=float(law.linear(np.ones(()), terms[0])),
         held_out=devices[-1],
         predicted=predicted,
@@ -245,9 +229,3 @@ def parameter_intervals(
     half = half_width(parts, [point.freedom for point in at])
     value = parameters(logs)
     return value, value - half, value + half
-
-
-def _medians(
-    points: Sequence[Float[np.ndarray, " repeats"]],
-) -> Float[np.ndarray, " points"]:
-    return np.array([np.median(rates) for rates in points])

@@ -11,7 +11,7 @@ how far it is from published tables.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,10 +88,6 @@ class Projected:
     images_per_second: float
     efficiency: float
 
-    @property
-    def step_seconds(self) -> float:
-        return self.compute_seconds + self.exposed_seconds
-
 
 @dataclass(frozen=True)
 class Projection:
@@ -110,8 +106,14 @@ class Projection:
 
     @property
     def describes(self) -> bool:
-        """Whether the model is near enough to the curve to be quoted."""
-        return describes(self.errors)
+        """Whether the model is near enough, on the most devices measured, to be quoted.
+
+        >>> found = [{2: 0.9, 4: 0.2}, {2: 0.2, 16: 2.33}, {}]
+        >>> [Projection(None, None, errors=errors).describes for errors in found]
+        [True, False, True]
+        """
+        errors = self.errors
+        return not errors or abs(errors[max(errors)]) <= TRUSTED
 
 
 def gradient_bytes(parameters: int, precision: str) -> int:
@@ -198,8 +200,11 @@ def project(
     Raises:
       ConfigError: if a number is out of range.
     """
-    _check(compute_seconds=compute_seconds, device_batch=device_batch)
-    _check(gradient_bytes=gradient_bytes, bucket_bytes=bucket_bytes)
+    positive = {"compute_seconds": compute_seconds, "device_batch": device_batch}
+    positive |= {"gradient_bytes": gradient_bytes, "bucket_bytes": bucket_bytes}
+    for name, value in positive.items():
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name} must be finite and > 0, got {value}")
     if not 0 <= overlap <= 1:
         raise ConfigError(f"overlap must lie in [0, 1], got {overlap}")
     projected = []
@@ -223,18 +228,6 @@ def project(
             Projected(n, compute, seconds, exposed, algorithm, rate, efficiency)
         )
     return projected
-
-
-def describes(errors: Mapping[int, float]) -> bool:
-    """Whether the model is near enough, on the most devices measured, to be quoted.
-
-    Args:
-      errors: devices -> predicted over measured, minus 1.
-
-    >>> describes({2: 0.9, 4: 0.2}), describes({2: 0.2, 16: 2.33}), describes({})
-    (True, False, True)
-    """
-    return abs(errors[max(errors)]) <= TRUSTED if errors else True
 
 
 def by_law(fit: Fit, devices: int) -> Estimate:
@@ -324,9 +317,3 @@ def _slowest(nodes: int, net: Interconnect) -> float:
     if nodes == 1:
         return net.inside.bandwidth
     return min(net.inside.bandwidth, net.between.bandwidth)
-
-
-def _check(**given: float) -> None:
-    for name, value in given.items():
-        if not 0 < value < math.inf:
-            raise ConfigError(f"{name} must be finite and > 0, got {value}")

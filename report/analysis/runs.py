@@ -32,9 +32,9 @@ TAIL_BYTES = 4096
 # What reading a value raises that is missing, or of another kind or size than it was.
 DAMAGE = (LookupError, TypeError, ValueError, OverflowError)
 # What `ablated` may name, and which part of the step that leaves out. Such a run is no
-# training, but an arm of a study: what a whole step takes longer is the part.
+# training, but an ablation: what a whole step takes longer is the part.
 EXCHANGE = "parallel.exchange"
-ARMS = {"optim.update": "optimizer", EXCHANGE: "exposed communication"}
+ABLATIONS = {"optim.update": "optimizer", EXCHANGE: "exposed communication"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +104,6 @@ class TimedRun:
         """What is the same in all repeats, whichever their seeds."""
         return self.family or self.config_hash
 
-    @property
-    def device_batch(self) -> float:
-        """Examples that a device computes at once."""
-        return self.global_batch / (self.world_size * self.accumulate)
-
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -118,19 +113,27 @@ class LeftOut:
     reason: str
 
 
+Key = TypeVar("Key")
 Read = TypeVar("Read")
 
 
 def read_each(
-    read: Callable[[Path], Read], folders: Iterable[Path]
-) -> tuple[list[Read], list[LeftOut]]:
-    """What can be read of each folder, and the others by name with the reason."""
-    found, left_out = [], []
-    for folder in folders:
+    read: Callable[[Key], Read],
+    keys: Iterable[Key],
+    name: Callable[[Key], str] = str,
+    without: str = "",
+) -> tuple[dict[Key, Read], list[LeftOut]]:
+    """What can be read of each, and the others by name with the reason.
+
+    Args:
+      without: what is then missing, before the reason.
+    """
+    found, left_out = {}, []
+    for key in keys:
         try:
-            found.append(read(folder))
+            found[key] = read(key)
         except RecordError as error:
-            left_out.append(LeftOut(str(folder), str(error)))
+            left_out.append(LeftOut(name(key), f"{without}{error}"))
     return found, left_out
 
 
@@ -221,21 +224,17 @@ def read_timed_runs(paths: Iterable[Path]) -> tuple[list[TimedRun], list[LeftOut
     left out too: it would count as a repeat, and narrow intervals that it says nothing
     about.
     """
-    runs: list[TimedRun] = []
-    left_out: list[LeftOut] = []
     seen: dict[tuple[Any, ...], Path] = {}
-    for path in paths:
-        try:
-            run = read_timed_run(path)
-        except RecordError as error:
-            left_out.append(LeftOut(str(path), str(error)))
-            continue
+
+    def read(path: Path) -> TimedRun:
+        run = read_timed_run(path)
         first = seen.setdefault((run.framework, run.world_size, run.windows), path)
         if first != path:
-            left_out.append(LeftOut(str(path), f"is a copy of {first}"))
-        else:
-            runs.append(run)
-    return runs, left_out
+            raise RecordError(f"is a copy of {first}")
+        return run
+
+    runs, left_out = read_each(read, paths)
+    return list(runs.values()), left_out
 
 
 def read_timed_run(path: Path) -> TimedRun:
@@ -264,8 +263,8 @@ def read_timed_run(path: Path) -> TimedRun:
             "more steps, or set a smaller train.window_steps"
         )
     if type(windows) is not list or not all(map(_is_rate, windows)):
-        told = str(windows)[:60]
-        raise RecordError(f"{path}: images_per_second holds no rates: {told}")
+        held = str(windows)[:60]
+        raise RecordError(f"{path}: images_per_second holds no rates: {held}")
     config = config_values(path, nudge=0, accumulate=1, seed=0)
     if not 1 <= config["accumulate"] <= MOST:
         raise RecordError(
@@ -358,13 +357,12 @@ def _check_metrics_end(path: Path, steps: int) -> None:
             tail = metrics.read()
     except OSError as error:
         raise RecordError(f"cannot read {file}: {error.strerror}") from error
+    lines = tail.splitlines() if tail.endswith(b"\n") else []
     try:
-        last = json.loads(tail.splitlines()[-1]) if tail.endswith(b"\n") else {}
-        whole = isinstance(last, dict) and (
-            # What is measured comes after all that is trained.
-            last.get("step") == steps or last.get("measured") is True
-        )
-    except (ValueError, IndexError):
+        last = json.loads(lines[-1])
+        # What is measured comes after all that is trained.
+        whole = last.get("step") == steps or last.get("measured") is True
+    except (ValueError, IndexError, AttributeError):
         whole = False
     if not whole:
         raise RecordError(

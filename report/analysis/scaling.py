@@ -20,14 +20,7 @@ import numpy as np
 
 from recipe.errors import RecordError
 from report.analysis.cells import Cell, Setting, cells_of, different_recipes
-from report.analysis.intervals import (
-    Difference,
-    Estimate,
-    compare,
-    median_estimate,
-    ratio_estimate,
-    through,
-)
+from report.analysis.intervals import Estimate, median_estimate, ratio_estimate, through
 from report.analysis.laws import (
     AMDAHL,
     GUSTAFSON,
@@ -86,25 +79,16 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Versus:
-    """The same cell in JAX and in PyTorch."""
-
-    jax: Cell
-    torch: Cell
-    difference: Difference
-
-
-@dataclass(frozen=True)
 class Scaling:
-    """All that many runs show, and which of them were left out of it."""
+    """Cells and the curves that they lie on, and which runs were left out of it."""
 
+    cells: tuple[Cell, ...]
     curves: tuple[Curve, ...]
-    versus: tuple[Versus, ...]
     left_out: tuple[LeftOut, ...]
 
 
 def scaling(runs: Sequence[TimedRun], base: int = 1) -> Scaling:
-    """Curves over every regime that the runs hold, and JAX against PyTorch.
+    """Curves over every regime that the runs hold.
 
     Args:
       runs: in any order; see `read_timed_runs`.
@@ -120,7 +104,7 @@ def scaling(runs: Sequence[TimedRun], base: int = 1) -> Scaling:
         found, others = _curves_of(group, base)
         curves += found
         left_out += others
-    return Scaling(tuple(curves), tuple(jax_against_torch(cells)), tuple(left_out))
+    return Scaling(tuple(cells), tuple(curves), tuple(left_out))
 
 
 def _curves_of(cells: list[Cell], base: int) -> tuple[list[Curve], list[LeftOut]]:
@@ -145,9 +129,9 @@ def _curves_of(cells: list[Cell], base: int) -> tuple[list[Curve], list[LeftOut]
             curve, others = curve_of(at, regime, recipe, base)
             curves.append(curve)
             left_out += others
-    shown = {id(cell) for at in several.values() for cell in at}
+    drawn = {id(cell) for at in several.values() for cell in at}
     for cell in cells:
-        if id(cell) not in shown:
+        if id(cell) not in drawn:
             alone = f"global batch {cell.global_batch}"
             curves.append(curve_of([cell], SINGLE, alone, base)[0])
     return curves, left_out
@@ -239,32 +223,3 @@ def _point(cell: Cell, base: Cell | None, regime: str) -> Point:
         efficiency=through(speedup, lambda s: s / devices),
         serial_fraction=through(speedup, lambda s: serial(s, np.array(devices))),
     )
-
-
-def jax_against_torch(cells: Sequence[Cell]) -> list[Versus]:
-    """Every cell that both frameworks ran by the same recipe, JAX over PyTorch.
-
-    A cell of one recipe in one framework and of another in the other is not compared.
-    """
-
-    def same(cell: Cell) -> tuple[object, ...]:
-        run, s = cell.runs[0], cell.setting
-        how = (s.precision, s.parallel, s.deterministic, cell.accumulate)
-        where = (s.device, s.machine, cell.world_size)
-        return (*how, *where, run.of_recipe, run.data_fingerprint)
-
-    torch: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        if cell.setting.framework == "torch":  # eager or compiled
-            torch[same(cell)].append(cell)
-    pairs: dict[tuple[tuple[TimedRun, ...], ...], tuple[Cell, Cell]] = {}
-    for cell in cells:
-        if cell.setting.framework == "jax":
-            for other in torch[same(cell)]:
-                # One device's runs are the base of several layouts, and asked once.
-                pairs.setdefault((cell.runs, other.runs), (cell, other))
-    differences = compare([(jax.rates, other.rates) for jax, other in pairs.values()])
-    return [
-        Versus(*pair, difference)
-        for pair, difference in zip(pairs.values(), differences, strict=True)
-    ]

@@ -6,7 +6,7 @@ differ become part of their setting.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +36,7 @@ def told_apart(
     for run in runs:
         if (recipe := _recipe(run, recipes)) is not None:
             names = sorted(keys[_of_sweep(run)])
-            varied = tuple((n, _text(recipe.keys.get(n, ABSENT))) for n in names)
+            varied = tuple((name, _value(recipe, name)) for name in names)
             run = replace(run, family=recipe.family, varied=varied)
         found.append(run)
     return found
@@ -60,15 +60,14 @@ def _of_cell(run: TimedRun) -> tuple[object, ...]:
     return ((*program, *point, run.precision, run.parallel, run.ablated),)
 
 
-def _differing(recipes: Iterable[Recipe]) -> set[str]:
+def _differing(recipes: Collection[Recipe]) -> set[str]:
     """Keys that are not the same in all."""
-    values: dict[str, set[str]] = defaultdict(set)
-    held = list(recipes)
-    names = {name for recipe in held for name in recipe.keys}
-    for recipe in held:
-        for name in names:
-            values[name].add(_text(recipe.keys.get(name, ABSENT)))
-    return {name for name, found in values.items() if len(found) > 1}
+    names = {name for recipe in recipes for name in recipe.keys}
+    return {name for name in names if len({_value(r, name) for r in recipes}) > 1}
+
+
+def _value(recipe: Recipe, name: str) -> str:
+    return _text(recipe.keys.get(name, ABSENT))
 
 
 def _text(value: Any) -> str:
@@ -84,14 +83,16 @@ def _text(value: Any) -> str:
 
 def in_order(varied: Varied) -> tuple[tuple[int, float, str], ...]:
     """To sort by: numbers by their size, before words."""
-    return tuple(_order(value) for _, value in varied)
+    pairs = ((number_of(value), value) for _, value in varied)
+    return tuple((1, 0.0, v) if n is None else (0, n, "") for n, v in pairs)
 
 
-def _order(value: str) -> tuple[int, float, str]:
+def number_of(value: str) -> float | None:
+    """A value as a number; None where it is none."""
     try:
-        return 0, float(value), ""
+        return float(value)
     except ValueError:
-        return 1, 0.0, value
+        return None
 
 
 def words(varied: Varied) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from report.analysis.intervals import Estimate
 from report.page.chart import Chart
@@ -10,25 +11,21 @@ NONE = "–"  # where there is no figure
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A table's cell: what is read, what it is sorted by, and what stands below it."""
+class Entry:
+    """A table's entry: what is read, what it is sorted by, and what stands below it."""
 
     text: str
     value: float | str | None = None
     below: str = ""
 
 
-def estimate_cell(estimate: Estimate | None, form: str) -> Shown:
-    if estimate is None:
-        return Shown(NONE, "")
-    interval = ""
-    if estimate.low is not None and estimate.high is not None:
-        interval = f"{estimate.low:{form}} to {estimate.high:{form}}"
-    return Shown(format(estimate.value, form), estimate.value, interval)
-
-
-def number_cell(value: float | None, form: str) -> Shown:
-    return Shown(NONE, "") if value is None else Shown(format(value, form), value)
+def entry(value: Estimate | float | None, form: str) -> Entry:
+    """A figure, with the interval of an estimate below it."""
+    if value is None:
+        return Entry(NONE, "")
+    if isinstance(value, Estimate):
+        return Entry(format(value.value, form), value.value, value.interval(form))
+    return Entry(format(value, form), value)
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Heading:
 class Items:
     """A list of sentences, or of terms with what they mean."""
 
-    lines: tuple[str | Text, ...]
+    lines: tuple[Text, ...]
 
 
 @dataclass(frozen=True)
@@ -63,29 +60,22 @@ class Table:
     """A table; on the page its columns can be sorted.
 
     Args:
-      numbers: columns whose cells are aligned to the right.
+      numbers: columns whose entries are aligned to the right.
+      wrap: whether it holds names with long texts, which Markdown has as a list.
     """
 
     head: tuple[str, ...]
-    rows: tuple[tuple[str | Shown, ...], ...]
+    rows: tuple[tuple[Entry, ...], ...]
     caption: str
     numbers: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Names with what is known of each: a table of long texts, or a list."""
-
-    head: tuple[str, str]
-    rows: tuple[tuple[str, str], ...]
-    caption: str
+    wrap: bool = False
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Figures side by side; only a page shows them."""
+    """Figures side by side, each with its SVG; only a page shows them."""
 
-    charts: tuple[Chart, ...]
+    drawn: tuple[tuple[Chart, Path], ...]
 
 
 @dataclass(frozen=True)
@@ -95,69 +85,55 @@ class Commands:
     lines: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a section answers in short.
-
-    Args:
-      link: the section's.
-      said: sentences under a title, which may be empty.
-    """
-
-    link: str
-    question: str
-    said: tuple[tuple[str, Items], ...]
-
-
-Block = Text | Heading | Items | Table | Pairs | Figures | Commands
+Block = Text | Heading | Items | Table | Figures | Commands
 
 
 @dataclass(frozen=True)
 class Section:
-    """A question and what answers it.
+    """A question and what answers it; without blocks it is not shown.
 
     Args:
       link: its anchor.
+      short: its answer in short, for the top of a page; None where it answers nothing.
       page_only: whether it explains the page, and Markdown goes without.
     """
 
     link: str
     title: str
     blocks: tuple[Block, ...]
+    short: tuple[Block, ...] | None = None
     page_only: bool = False
 
 
 def items(lines: Iterable[str | Text]) -> list[Block]:
     """A list, unless it is empty."""
-    held = tuple(lines)
+    held = tuple(Text(line) if isinstance(line, str) else line for line in lines)
     return [Items(held)] if held else []
 
 
 def table(
     head: Sequence[str],
-    rows: Iterable[Sequence[str | Shown]],
+    rows: Iterable[Sequence[str | Entry]],
     caption: str,
     numbers: Iterable[int] | None = None,
+    wrap: bool = False,
 ) -> list[Block]:
     """A table without the columns that say nothing; none if it has no row.
 
     Args:
       numbers: columns aligned to the right; by default all but the first.
     """
-    held = [tuple(row) for row in rows]
-    told = [n for n, _ in enumerate(head) if any(_text(row[n]) != NONE for row in held)]
-    right = set(range(1, len(head)) if numbers is None else numbers)
+    held = [[Entry(e) if isinstance(e, str) else e for e in row] for row in rows]
     if not held:
         return []
+    right = set(range(1, len(head)) if numbers is None else numbers)
+    kept = [n for n, _ in enumerate(head) if any(row[n].text != NONE for row in held)]
     return [
         Table(
-            tuple(head[n] for n in told),
-            tuple(tuple(row[n] for n in told) for row in held),
+            tuple(head[n] for n in kept),
+            tuple(tuple(row[n] for n in kept) for row in held),
             caption,
-            tuple(place for place, n in enumerate(told) if n in right),
+            tuple(place for place, n in enumerate(kept) if n in right),
+            wrap,
         )
     ]
-
-
-def _text(cell: str | Shown) -> str:
-    return cell.text if isinstance(cell, Shown) else cell

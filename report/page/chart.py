@@ -69,7 +69,7 @@ class Chart:
       name: of its files, without suffix.
       section: link of the page's section that it belongs to.
       title: what it shows, and of what.
-      says: what a reader should look for.
+      caption: what a reader should look for.
       one: a horizontal line that stands for "no difference", where there is one.
       from_zero: whether y's axis begins at 0, so that heights can be compared.
     """
@@ -78,10 +78,10 @@ class Chart:
     section: str = ""
     title: str
     y_label: str
-    says: str
+    caption: str
     rows: tuple[Row, ...]
     x_label: str = "devices"
-    shown: Form = "points"
+    form: Form = "points"
     log_y: bool = False
     one: float | None = None
     from_zero: bool = False

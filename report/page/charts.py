@@ -12,17 +12,12 @@ from report.analysis.findings import Report
 from report.analysis.groups import Group, file_name, program
 from report.analysis.intervals import Estimate
 from report.analysis.scaling import WEAK, Curve, Point
-from report.page.chart import (
-    Chart,
-    Row,
-    distribution,
-    row_of,
-)
+from report.page.chart import Chart, Row, distribution, row_of
 from report.page.sentences import group_target, in_words
 
 MOST_RANKS = 3  # of a curve: more lines hide each other
 PEAK = "the device's peak"
-WINDOWS = {"y_label": "share of windows no slower", "shown": "distribution"}
+WINDOWS = {"y_label": "share of windows no slower", "form": "distribution"}
 NEAR = 10  # a bound that many times above the points would press them together
 
 
@@ -62,9 +57,9 @@ def _chart(
     """
     name, title = f"{name}-{group.name}", f"{title}: {group.title}"
     chart = Chart(name=name, title=title, rows=tuple(rows), **given)
-    if chart.shown == "points" and any(any(chart.cut(row)) for row in chart.rows):
-        told = "A triangle at the edge: the interval goes on beyond the figure."
-        return replace(chart, says=f"{chart.says} {told}")
+    if chart.form == "points" and any(any(chart.cut(row)) for row in chart.rows):
+        edge = "A triangle at the edge: the interval goes on beyond the figure."
+        return replace(chart, caption=f"{chart.caption} {edge}")
     return chart
 
 
@@ -90,58 +85,56 @@ def _unchecked_losses(report: Report, group: Group) -> Chart:
     )
 
 
-def _loss_chart(name: str, title: str, says: str, curves: Sequence[LossCurve]) -> Chart:
+def _loss_chart(
+    name: str, title: str, caption: str, curves: Sequence[LossCurve]
+) -> Chart:
     rows = []
     # PyTorch's first, wide, so that what lies on it can be seen to do so.
     for curve in sorted(curves, key=lambda c: (c.framework != "torch", c.label)):
         if curve.reason:
-            says += f" {curve.label} is not drawn: {curve.reason}."
+            caption += f" {curve.label} is not drawn: {curve.reason}."
         rows += [
             Row(curve.label, curve.framework, "measured", step, loss)
             for step, loss in enumerate(curve.losses, start=1)
         ]
+    labels = {"x_label": "optimizer step", "y_label": "training loss"}
+    look = {"section": "parity", "form": "lines", "from_zero": True}
     return Chart(
-        name=name,
-        section="parity",
-        title=title,
-        x_label="optimizer step",
-        y_label="training loss",
-        says=says,
-        rows=tuple(rows),
-        shown="lines",
-        from_zero=True,
+        name=name, title=title, caption=caption, rows=tuple(rows), **labels, **look
     )
 
 
 def _throughput(report: Report, group: Group) -> Chart:
     rows = list(_of_points(group, lambda p: p.images_per_second))
+    peak = _peak_rate(report, group)
+    times = peak / max(row.y / row.x for row in rows) if peak else None
+    sizes = sorted({row.x for row in rows})
     bounds, model, beyond = ["what as many single devices would do"], "", ""
     for curve in group.curves:
         if curve.base is None:
             continue
-        first, last = curve.points[0], curve.points[-1]
+        first, last = curve.points[0], curve.points[-1].cell.world_size
         rate = first.images_per_second.value / first.cell.world_size
-        framework = curve.setting.framework
+        name, framework = f"{group.label(curve)}, ideal", curve.setting.framework
         rows += [
-            Row(f"{group.label(curve)}, ideal", framework, "bound", size, rate * size)
-            for size in (first.cell.world_size, last.cell.world_size)
+            Row(name, framework, "bound", size, rate * size)
+            for size in (first.cell.world_size, last)
         ]
-        if modelled := _modelled(report, group, curve, last.cell.world_size):
+        if modelled := _modelled(report, group, curve, last):
             rows += modelled
             model = " Dashed, a model: what the interconnect allows of that."
-    if (rate := _peak_rate(report, group)) is not None:
-        points = [row for row in rows if row.kind == "measured"]
-        sizes = sorted({row.x for row in points})
-        times = rate / max(row.y / row.x for row in points)
-        if times < NEAR:
-            bounds.append("and what the peak of each allows")
-            rows += [Row(PEAK, "", "bound", size, rate * size) for size in sizes]
-        else:
-            beyond = f" The devices' peak is {times:,.0f} times as high, and not drawn."
+    if peak and times and times < NEAR:
+        bounds.append("and what the peak of each allows")
+        rows += [Row(PEAK, "", "bound", size, peak * size) for size in sizes]
+    elif times:
+        beyond = f" The devices' peak is {times:,.0f} times as high, and not drawn."
     return _chart(
-        *(group, "throughput", "Throughput", rows),
+        group,
+        "throughput",
+        "Throughput",
+        rows,
         y_label="images/s",
-        says=f"Higher is faster. Dotted: {', '.join(bounds)}.{model}{beyond}",
+        caption=f"Higher is faster. Dotted: {', '.join(bounds)}.{model}{beyond}",
         log_y=True,
     )
 
@@ -156,61 +149,56 @@ def _peak_rate(report: Report, group: Group) -> float | None:
 
 
 def _ratio(report: Report, group: Group) -> Chart:
+    found = report.comparisons_in(group)
     rows = [
         row_of(
-            f"JAX over {program(versus.torch.setting)}",
+            f"JAX over {program(of.torch.setting)}",
             "",
-            versus.jax.world_size,
-            versus.difference.ratio,
+            of.jax.world_size,
+            of.difference.ratio,
         )
-        for versus in (claim.versus for claim in report.claims_in(group))
+        for of in found
     ]
-    levels = " and ".join(sorted({v.difference.level for v in group.versus}))
+    levels = " and ".join(sorted({of.difference.level for of in found}))
     return _chart(
-        *(group, "ratio", "JAX over PyTorch"),
+        group,
+        "ratio",
+        "JAX over PyTorch",
         sorted(rows, key=lambda row: (row.series, row.x)),
         y_label="ratio of images/s",
-        says=(
-            "Above 1 JAX is faster, below 1 PyTorch. An interval that holds 1 shows "
-            "no difference. The axis is logarithmic: twice as fast and half as fast "
-            f"lie as far from 1. Intervals are of {levels}, for 95 % of all "
-            "comparisons together."
-        ),
+        caption="Above 1 JAX is faster, below 1 PyTorch. An interval that holds 1 "
+        "shows no difference. The axis is logarithmic: twice as fast and half as fast "
+        f"lie as far from 1. Intervals are of {levels}, for 95 % of all comparisons "
+        "together.",
         log_y=True,
         one=1.0,
     )
 
 
 def _accuracy(report: Report, group: Group) -> Chart:
-    apart = sorted({t.steps_apart for t in report.times[group.title]})
+    times = report.times[group.title]
+    apart = sorted({time.steps_apart for time in times.values()})
     every = " to ".join(f"{steps:,}" for steps in dict.fromkeys(apart[:1] + apart[-1:]))
-
-    def seconds(point: Point) -> Estimate | None:
-        time = report.time_of(group, point.cell)
-        return time.seconds if time else None
-
     return _chart(
-        *(
-            group,
-            "time-to-accuracy",
-            f"Time to test accuracy{group_target(report, group)}",
-        ),
-        _of_points(group, seconds),
+        group,
+        "time-to-accuracy",
+        f"Time to test accuracy{group_target(report, group)}",
+        _of_points(group, lambda p: p.cell in times and times[p.cell].seconds or None),
         y_label="seconds of training",
-        says=(
-            "Lower is faster. Compilation, start-up and evaluation are left out. "
-            f"Evaluated every {every} steps: the time is known no finer."
-        ),
+        caption="Lower is faster. Compilation, start-up and evaluation are left out. "
+        f"Evaluated every {every} steps: the time is known no finer.",
         from_zero=True,
     )
 
 
 def _efficiency(report: Report, group: Group) -> Chart:
     return _chart(
-        *(group, "efficiency", "Efficiency"),
+        group,
+        "efficiency",
+        "Efficiency",
         _of_points(group, lambda p: p.efficiency),
         y_label="speed-up over devices",
-        says="1 is ideal: twice the devices, twice the images per second.",
+        caption="1 is ideal: twice the devices, twice the images per second.",
         from_zero=True,
         one=1.0,
     )
@@ -219,33 +207,32 @@ def _efficiency(report: Report, group: Group) -> Chart:
 def _breakdown(report: Report, group: Group) -> Chart:
     """Nothing where no ablation was measured: a bar would be of one part."""
     return _chart(
-        *(group, "step-parts", "Where the time of a step goes"),
+        group,
+        "step-parts",
+        "Where the time of a step goes",
         (
             row_of(part, of.cell.setting.framework, of.cell.world_size, share, label)
             for label, of in report.breakdowns_of(group)
             for part, share in of.shares.items()
         ),
         y_label="share of a step",
-        says=(
-            "Each bar is a step on so many devices. Hatched is what was measured "
-            "apart; filled is computation, and whatever was not. The vertical line is "
-            "the interval of where the filled part ends."
-        ),
-        shown="bars",
+        caption="Each bar is a step on so many devices. Hatched is what was measured "
+        "apart; filled is computation, and whatever was not. The vertical line is the "
+        "interval of where the filled part ends.",
+        form="bars",
     )
 
 
 def _serial_fraction(report: Report, group: Group) -> Chart:
     weak = group.curves[0].regime == WEAK
     return _chart(
-        *(group, "serial-fraction"),
+        group,
+        "serial-fraction",
         f"Serial fraction ({'Gustafson' if weak else 'Karp–Flatt'})",
         _of_points(group, lambda p: p.serial_fraction),
-        y_label="serial fraction s(p)" if weak else "serial fraction e(p)",
-        says=(
-            "Flat: a part of each step does not scale. Rising: an overhead grows with "
-            "the devices. 0 is ideal, below it is faster than ideal."
-        ),
+        y_label=f"serial fraction {'s(p)' if weak else 'e(p)'}",
+        caption="Flat: a part of each step does not scale. Rising: an overhead grows "
+        "with the devices. 0 is ideal, below it is faster than ideal.",
         one=0.0,
     )
 
@@ -262,12 +249,13 @@ def _step_times(report: Report, group: Group) -> Chart:
             name = f"{group.label(curve)} ×{cell.world_size}"
             rows += distribution(name, framework, times, emphasis)
     return _chart(
-        *(group, "step-time", "Step time", rows),
+        group,
+        "step-time",
+        "Step time",
+        rows,
         x_label="ms per step, mean of a timed window on its slowest rank",
-        says=(
-            "Steep: every step takes as long. A long tail to the right: some wait, for "
-            "the machine or for each other."
-        ),
+        caption="Steep: every step takes as long. A long tail to the right: some wait, "
+        "for the machine or for each other.",
         **WINDOWS,
     )
 
@@ -277,7 +265,7 @@ def _rank_times(report: Report, group: Group) -> Chart:
     rows: list[Row] = []
     alone = True
     for curve in group.curves:
-        found = report.ranks_of(curve.points[-1].cell)
+        found = report.ranks.get(curve.points[-1].cell)
         if found is None:
             continue
         alone = alone and found.alone
@@ -286,34 +274,34 @@ def _rank_times(report: Report, group: Group) -> Chart:
             times = (times[0], times[len(times) // 2], times[-1])
         for number, time in enumerate(times):
             name = f"{group.label(curve)}, rank {time.rank}"
-            rows += distribution(
-                name, curve.setting.framework, time.milliseconds, 0.4 if number else 1.0
-            )
+            framework, emphasis = curve.setting.framework, 0.4 if number else 1.0
+            rows += distribution(name, framework, time.milliseconds, emphasis)
     return _chart(
-        *(group, "rank-time", "Each rank's step", rows),
+        group,
+        "rank-time",
+        "Each rank's step",
+        rows,
         x_label="ms per step, mean of a timed window on one rank",
-        says=(
-            "Without the exchange, so that no rank waits for another: the one furthest "
-            "to the right is the one that the others wait for."
-            if alone
-            else "Of whole steps, in which ranks wait for each other: whoever is slow, "
-            "they lie close together. Runs without the exchange would tell them apart."
-        ),
+        caption="Without the exchange, so that no rank waits for another: the one "
+        "furthest to the right is the one that the others wait for."
+        if alone
+        else "Of whole steps, in which ranks wait for each other: whoever is slow, "
+        "they lie close together. Runs without the exchange would tell them apart.",
         **WINDOWS,
     )
 
 
 def _utilisation(report: Report, group: Group) -> Chart:
-    used = {id(point): report.utilisation(point) for _, point in group.points}
-    given = report.options.peak_flops
-    peak = "the peak that was given" if given else "its data sheet's"
+    used = {point: report.utilisation(point) for _, point in group.points}
     known = all(use is not None and use.share is not None for use in used.values())
-    told = "; its peak is not known."
+    peak = "; its peak is not known."
     if known:
-        told = f", over {peak}: the dotted line, at 1. The axis is logarithmic."
+        given = report.options.peak_flops
+        of = "the peak that was given" if given else "its data sheet's"
+        peak = f", over {of}: the dotted line, at 1. The axis is logarithmic."
 
     def figure(point: Point) -> Estimate | None:
-        use = used[id(point)]
+        use = used[point]
         return None if use is None else use.share if known else use.flops
 
     rows = list(_of_points(group, figure))
@@ -321,9 +309,12 @@ def _utilisation(report: Report, group: Group) -> Chart:
         ends = min(row.x for row in rows), max(row.x for row in rows)
         rows += [Row(PEAK, "", "bound", x, 1.0) for x in ends]
     return _chart(
-        *(group, "utilisation", "MFU" if known else "FLOP/s of a device", rows),
+        group,
+        "utilisation",
+        "MFU" if known else "FLOP/s of a device",
+        rows,
         y_label="share of the device's peak" if known else "FLOP/s per device",
-        says=f"What the model's own matrix products take of a device{told}",
+        caption=f"What the model's own matrix products take of a device{peak}",
         log_y=known,
         from_zero=not known,
     )
@@ -339,13 +330,14 @@ def _projection(report: Report, group: Group) -> Chart:
             errors = report.projection_of(curve).errors
             off += [f"{errors[n]:+.0%} ({label} on {n})" for n in sorted(errors)[-1:]]
     return _chart(
-        *(group, "projection", "Projection, a model", rows),
+        group,
+        "projection",
+        "Projection, a model",
+        rows,
         y_label="images/s",
-        says=(
-            "Points are measured; what is dashed is a model of computation and "
-            "exchange alone, and so an upper bound. On the most devices measured it is "
-            f"off by {in_words(off) or '–'}."
-        ),
+        caption="Points are measured; what is dashed is a model of computation and "
+        "exchange alone, and so an upper bound. On the most devices measured it is off "
+        f"by {in_words(off) or '–'}.",
         log_y=True,
     )
 

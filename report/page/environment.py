@@ -6,6 +6,7 @@ from typing import Any
 
 from report.analysis.findings import Report
 from report.analysis.hardware import commit_name, device_name
+from report.analysis.intervals import counted
 
 GIB = 2**30
 
@@ -14,11 +15,8 @@ def environment_rows(report: Report) -> list[tuple[str, list[str]]]:
     """Name and values, the most frequent first; one value where all runs agree."""
     environments = [run.environment for run in report.runs if run.environment]
     gpus = any(environment["gpus"] for environment in environments)
-    packages = sorted(
-        name
-        for name in {name for e in environments for name in e["packages"]}
-        if gpus or not name.startswith("nvidia-")
-    )
+    names = sorted({name for e in environments for name in e["packages"]})
+    packages = [name for name in names if gpus or not name.startswith("nvidia-")]
     rows = {
         "device": device_name,
         "GPUs of the machine": _gpus,
@@ -32,11 +30,7 @@ def environment_rows(report: Report) -> list[tuple[str, list[str]]]:
         **{name: _package(name) for name in packages},
         "commit": commit_name,
     }
-    found = [
-        (name, _values(environments, value))
-        for name, value in rows.items()
-        if environments
-    ]
+    found = [(name, _values(environments, value)) for name, value in rows.items()]
     return [(name, values) for name, values in found if values]
 
 
@@ -54,19 +48,18 @@ def commands(report: Report, most: int = 3) -> list[str]:
 
 def _gpus(environment: Mapping[str, Any]) -> str:
     """How many of what, with their power cap and highest clock."""
-    shown: dict[str, Callable[[Any], str]] = {
+    forms: dict[str, Callable[[Any], str]] = {
         "name": str,
         "memory_bytes": lambda memory: f"{memory / GIB:.0f} GiB",
         "power_limit_watts": lambda watts: f"power cap {watts:g} W",
         "max_sm_clock_mhz": lambda clock: f"SM clock up to {clock:,} MHz",
     }
 
-    def told(gpu: Mapping[str, Any]) -> str:
-        return ", ".join(
-            say(gpu[key]) for key, say in shown.items() if gpu[key] is not None
-        )
+    def kind(gpu: Mapping[str, Any]) -> str:
+        known = (key for key in forms if gpu[key] is not None)
+        return ", ".join(forms[key](gpu[key]) for key in known)
 
-    kinds = Counter(map(told, (environment["gpus"] or {}).get("gpus", [])))
+    kinds = Counter(map(kind, (environment["gpus"] or {}).get("gpus", [])))
     return "; ".join(f"{count} × {kind}" for kind, count in kinds.items())
 
 
@@ -74,10 +67,8 @@ def _links(environment: Mapping[str, Any]) -> str:
     """What joins how many pairs of GPUs, in nvidia-smi's words."""
     links = (environment["gpus"] or {}).get("links", [])
     pairs = Counter(str(link) for n, row in enumerate(links) for link in row[:n])
-    return ", ".join(
-        f"{link} ({count} pair{'s' * (count > 1)})"
-        for link, count in pairs.most_common()
-    )
+    found = pairs.most_common()
+    return ", ".join(f"{link} ({counted(count, 'pair')})" for link, count in found)
 
 
 def _package(name: str) -> Callable[[Mapping[str, Any]], str]:
@@ -85,8 +76,7 @@ def _package(name: str) -> Callable[[Mapping[str, Any]], str]:
 
 
 def _values(
-    environments: list[Mapping[str, Any]],
-    value: Callable[[Mapping[str, Any]], str],
+    environments: list[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], str]
 ) -> list[str]:
     counts = Counter(value(environment) for environment in environments)
     several = len(counts) > 1

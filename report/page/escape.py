@@ -82,5 +82,5 @@ def _cell(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula, made plain by a quote."""
     if not isinstance(value, str):
         return value
-    shown = visible(value)
-    return f"'{shown}" if shown.lstrip().startswith(FORMULA) else shown
+    text = visible(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text

@@ -22,10 +22,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from report.page.chart import (
-    Chart,
-    Row,
-)
+from report.page.chart import Chart, Row
 from report.page.escape import visible
 
 # Okabe and Ito's palette: told apart by the colour-blind. In grey the two are near each
@@ -60,7 +57,7 @@ def draw(chart: Chart, folder: Path) -> tuple[Path, Path]:
     matplotlib.use("agg")
     with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        if chart.shown == "bars":
+        if chart.form == "bars":
             _draw_bars(figure, chart)
         else:
             axes = figure.subplots()
@@ -95,7 +92,7 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
             continue
         nth = seen.setdefault(first.framework, 0)
         seen[first.framework] += 1
-        if chart.shown == "distribution":
+        if chart.form == "distribution":
             axes.ecdf(
                 x,
                 alpha=0.3 + 0.7 * first.emphasis,
@@ -105,7 +102,7 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
                 **_mark(first.framework, nth),
             )
             axes.set_ylim(0, 1.04)
-        elif chart.shown == "lines":
+        elif chart.form == "lines":
             # Each narrower than the one it lies on, so that all can be seen.
             width = max(5.0 - 1.3 * number, 0.8)
             axes.plot(x, y, color=colour, linewidth=width, label=name)
@@ -125,10 +122,10 @@ def _draw_bound(
     """
     ideal = name.endswith(", ideal")
     label = "ideal" if ideal else name
-    shown = None if label in named else label
+    look: dict[str, Any] = {"label": None if label in named else label, "zorder": 1}
     named.add(label)
-    look: dict[str, Any] = {"linestyle": ":", "label": shown, "zorder": 1}
     look |= {"color": "0.35" if ideal else "black", "linewidth": 1.2 if ideal else 2}
+    look["linestyle"] = ":"
     if len(set(y)) == 1:
         axes.axhline(y[0], **look)  # seen over a single size, too
     else:
@@ -194,12 +191,7 @@ def _draw_bars(figure: Figure, chart: Chart) -> None:
     every[0].set_ylabel(chart.y_label)
     figure.supxlabel(chart.x_label, fontsize="medium")
     patches = [
-        Patch(
-            facecolor="white" if hatch else "0.5",
-            edgecolor="0.3",
-            hatch=hatch,
-            label=part,
-        )
+        Patch(ec="0.3", fc="white" if hatch else "0.5", hatch=hatch, label=part)
         for part, hatch in hatches.items()
     ]
     figure.legend(handles=patches, loc="outside upper left", ncols=2)
@@ -221,7 +213,7 @@ def _mark(framework: str, nth: int) -> dict[str, Any]:
 def _scale_axes(axes: Axes, chart: Chart) -> None:
     if chart.log_y:
         axes.set_yscale("log")
-    if chart.from_zero or chart.shown == "points":
+    if chart.from_zero or chart.form == "points":
         axes.set_ylim(*chart.view)
     if chart.log_y:
         low, high = axes.get_ylim()
@@ -234,10 +226,10 @@ def _scale_axes(axes: Axes, chart: Chart) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     values = sorted({row.x for row in chart.rows})
-    if chart.shown == "distribution" and values[-1] > 5 * values[0]:
+    if chart.form == "distribution" and values[-1] > 5 * values[0]:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    if chart.shown == "points":
+    if chart.form == "points":
         axes.set_xscale("log", base=2)
         axes.set_xticks(values[:: -(-len(values) // 11)])
         axes.set_xlim(values[0] / 1.25, values[-1] * 1.25)

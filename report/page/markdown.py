@@ -2,26 +2,15 @@
 
 from collections.abc import Iterable
 
-from report.page import escape
-from report.page.blocks import (
-    Block,
-    Commands,
-    Figures,
-    Heading,
-    Items,
-    Pairs,
-    Section,
-    Shown,
-    Table,
-    Text,
-)
+from report.page import blocks, escape
+from report.page.blocks import Block, Section, Table, Text
 
 
 def rendered(sections: Iterable[Section]) -> str:
     """The sections but for those that explain the page; no figures."""
     lines = []
     for section in sections:
-        if not section.page_only:
+        if section.blocks and not section.page_only:
             lines.append(f"### {escape.to_markdown(section.title)}\n")
             lines += [line for block in section.blocks for line in _block(block)]
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -32,20 +21,18 @@ def _block(block: Block) -> list[str]:
     match block:
         case Text():
             return [f"{_text(block)}\n"]
-        case Heading():
+        case blocks.Heading():
             return [f"#### {escape.to_markdown(block.text)}\n"]
-        case Items():
-            lines = (Text(ln) if isinstance(ln, str) else ln for ln in block.lines)
-            return [*(f"- {_text(line)}" for line in lines), ""]
-        case Table():
-            caption = f"**{escape.to_markdown(block.caption)}**\n"
-            return [caption, *_table(block), ""]
-        case Pairs():
-            pairs = (f"{name}: {value}" for name, value in block.rows)
+        case blocks.Items():
+            return [*(f"- {_text(line)}" for line in block.lines), ""]
+        case Table(wrap=True):
+            pairs = (": ".join(entry.text for entry in row) for row in block.rows)
             return [*(f"- {escape.to_markdown(pair)}" for pair in pairs), ""]
-        case Commands():
+        case Table():
+            return [f"**{escape.to_markdown(block.caption)}**\n", *_table(block), ""]
+        case blocks.Commands():
             return [*(f"- {escape.code(line)}" for line in block.lines), ""]
-        case Figures():
+        case blocks.Figures():
             return []
 
 
@@ -58,13 +45,12 @@ def _table(table: Table) -> list[str]:
     lines = [
         [escape.to_markdown(name) for name in table.head],
         ["---:" if n in table.numbers else "---" for n, _ in enumerate(table.head)],
-        *([_in_line(cell) for cell in row] for row in table.rows),
+        *([_in_line(entry) for entry in row] for row in table.rows),
     ]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def _in_line(cell: str | Shown) -> str:
-    """A table's cell; within one, a stroke would end it even in code."""
-    held = cell if isinstance(cell, Shown) else Shown(cell)
-    below = f" ({held.below})" * bool(held.below)
-    return escape.to_markdown(held.text + below).replace("|", "\\|")
+def _in_line(entry: blocks.Entry) -> str:
+    """A table's entry; within one, a stroke would end it even in code."""
+    below = f" ({entry.below})" * bool(entry.below)
+    return escape.to_markdown(entry.text + below).replace("|", "\\|")

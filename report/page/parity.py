@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from record.run import Run
 from report.page import html
-from report.page.blocks import NONE, Section, Table, Text, items
+from report.page.blocks import Block, Entry, Section, Text, entry, items, table
 from report.page.escape import to_html, visible
 from report.page.figures import COLOURS
 from report.parity.bounds import ALIKE, IDENTICAL, UNDECIDED
@@ -51,26 +52,26 @@ def write_parity_page(
 def _page(
     verdict: Verdict, runs: dict[str, Run], image: str, command: list[str]
 ) -> str:
-    broken = [*verdict.set_apart, *verdict.notes] + [
+    notes = [*verdict.set_apart, *verdict.notes] + [
         f"{c.a} against {c.b}: {reason}"
         for c in verdict.comparisons
         for reason in c.broken + c.unseen
     ]
-    said = MEANS.get(verdict.verdict, "the runs part further than rounding allows")
+    means = MEANS.get(verdict.verdict, "the runs part further than rounding allows")
     sections = [
-        Section("apart", "How far apart", (APART, _comparisons(verdict))),
-        Section("trained", "What was trained", (_trained(runs), NO_BENCHMARK)),
-        Section("where", "Where", tuple(_where(verdict, runs))),
+        Section("apart", "How far apart", (APART, *_comparisons(verdict))),
+        Section("trained", "What was trained", (*_trained(runs), NO_BENCHMARK)),
+        Section("where", "Where", tuple(map(Text, _where(verdict, runs)))),
     ]
     return html.document(
         f"{verdict.experiment}: {verdict.verdict}",
         f"""<h1>{to_html(verdict.experiment)} in {to_html(verdict.precision)}:
 <span class="{verdict.verdict.split()[0]}">{verdict.verdict}</span></h1>
-<p>Judged by {to_html(verdict.decided_by)}: {said}.</p>
-{html.blocks(items(broken), {})}
+<p>Judged by {to_html(verdict.decided_by)}: {means}.</p>
+{html.in_lines(items(notes))}
 <img alt="Loss curves of all runs, and the relative difference of each pair"
  src="{image}">
-{html.rendered(sections, {})}
+{html.rendered(sections)}
 <p>To repeat it: <code>python {to_html(shlex.join(command))}</code></p>
 """,
     )
@@ -86,25 +87,21 @@ NO_BENCHMARK = Text(
 )
 
 
-def _comparisons(verdict: Verdict) -> Table:
+def _comparisons(verdict: Verdict) -> list[Block]:
     head = ("run", "against", "loss at step 1", "worst loss", "worst weights")
-    rows = (
+    rows = [
         (
-            c.a,
-            c.b,
-            f"{c.differences[0]:.1e}",
-            f"{max(c.differences):.1e} (step {c.worst_step})",
-            f"{c.leaves[c.worst_leaf]:.1e} ({c.worst_leaf})",
-            f"{c.test_difference:.1e}",
-            c.verdict,
+            *(c.a, c.b, f"{c.first:.1e}", f"{c.worst:.1e} (step {c.worst_step})"),
+            f"{c.weights:.1e} ({c.worst_leaf})",
+            *(f"{c.test_difference:.1e}", c.verdict),
         )
         for c in verdict.comparisons
-    )
+    ]
     head = (*head, "test loss", "verdict")
-    return Table(head, tuple(rows), "Every pair of runs", numbers=(2, 3, 4, 5))
+    return table(head, rows, "Every pair of runs", numbers=(2, 3, 4, 5))
 
 
-def _trained(runs: dict[str, Run]) -> Table:
+def _trained(runs: dict[str, Run]) -> list[Block]:
     """All but the controls, which train two at once: their speed says nothing."""
     rows = []
     for label, run in runs.items():
@@ -112,33 +109,23 @@ def _trained(runs: dict[str, Run]) -> Table:
             continue
         test, rate = run.summary["test"], run.summary["images_per_second"]["median"]
         cached, seconds = (run.summary[f"compile_{k}"] for k in ("cached", "seconds"))
-        rows.append(
-            (
-                label,
-                f"{test['loss']:.6g}",
-                NONE if test["accuracy"] is None else f"{test['accuracy']:.4f}",
-                NONE if rate is None else f"{rate:,.0f}",
-                "cached" if cached else f"{seconds:.1f}",
-            )
-        )
+        compiled = Entry("cached" if cached else f"{seconds:.1f}")
+        scores = entry(test["loss"], ".6g"), entry(test["accuracy"], ".4f")
+        rows.append((label, *scores, entry(rate, ",.0f"), compiled))
     head = ("run", "test loss", "test accuracy", "images/s", "compile s")
-    return Table(head, tuple(rows), "Every run but the controls", (1, 2, 3, 4))
+    return table(head, rows, "Every run but the controls")
 
 
-def _where(verdict: Verdict, runs: dict[str, Run]) -> list[Text]:
+def _where(verdict: Verdict, runs: dict[str, Run]) -> Iterator[str]:
     environment = next(iter(runs.values())).environment
     packages = ", ".join(f"{k} {v}" for k, v in environment["packages"].items() if v)
+    yield (
+        f"{environment['processor']}, {environment['cpu_count']} cores; Python "
+        f"{environment['python']}; {packages}."
+    )
     changed = ", with local changes" * bool(environment["git_dirty"])
-    return [
-        Text(
-            f"{environment['processor']}, {environment['cpu_count']} cores; Python "
-            f"{environment['python']}; {packages}."
-        ),
-        Text(f"Commit {environment['git_commit']}{changed}."),
-        Text(
-            f"Recipe {verdict.config_hash[:12]}, data {verdict.data_fingerprint[:12]}."
-        ),
-    ]
+    yield f"Commit {environment['git_commit']}{changed}."
+    yield f"Recipe {verdict.config_hash[:12]}, data {verdict.data_fingerprint[:12]}."
 
 
 def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
@@ -156,15 +143,14 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
     for label, run in runs.items():
         if run.config.train.nudge:
             continue
-        framework = run.summary["framework"]
-        style = STYLES[drawn.setdefault(framework, 0) % len(STYLES)]
+        framework, curve = run.summary["framework"], losses(run)
+        nth = drawn.setdefault(framework, 0)
         drawn[framework] += 1
-        curve = losses(run)
-        steps = np.arange(1, len(curve) + 1)
-        colour = COLOURS.get(framework, COLOURS[""])
         # The first is wide, so that curves lying on it can be seen to do so.
-        width = 3.5 if framework == "torch" and drawn[framework] == 1 else 1.3
-        upper.plot(steps, curve, style, color=colour, linewidth=width, label=label)
+        look = {"linewidth": 3.5 if framework == "torch" and not nth else 1.3}
+        look |= {"color": COLOURS.get(framework, COLOURS[""]), "label": label}
+        steps = np.arange(1, len(curve) + 1)
+        upper.plot(steps, curve, STYLES[nth % len(STYLES)], **look)
     upper.set_ylabel("training loss")
     upper.set_title(
         visible(f"{verdict.experiment}, {verdict.precision}: {verdict.verdict}"),
@@ -176,26 +162,16 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
     # Equal losses have no place on a logarithmic axis: they lie on its lower edge.
     least = np.finfo(np.float64 if verdict.precision == "fp64" else np.float32).eps / 8
     for number, c in enumerate(verdict.comparisons):
+        style, label = STYLES[number // 4 % len(STYLES)], f"{c.a} against {c.b}"
+        look = {"color": f"C{number % 10}", "linewidth": 1, "label": label}
         steps = np.arange(1, len(c.differences) + 1)
-        lower.plot(
-            steps,
-            np.maximum(c.differences, least),
-            STYLES[number // 4 % len(STYLES)],
-            color=f"C{number % 10}",
-            linewidth=1,
-            label=f"{c.a} against {c.b}",
-        )
+        lower.plot(steps, np.maximum(c.differences, least), style, **look)
     allowed = np.min([c.allowed for c in verdict.comparisons], axis=0)
     steps = np.arange(1, len(allowed) + 1)
     lower.plot(steps, allowed, color="black", linewidth=2, label="allowed")
     if verdict.control is not None:
-        lower.fill_between(
-            steps,
-            least,
-            np.maximum(verdict.control.losses, least),
-            color="0.85",
-            label="controls",
-        )
+        moved = np.maximum(verdict.control.losses, least)
+        lower.fill_between(steps, least, moved, color="0.85", label="controls")
     lower.set_yscale("log")
     lower.set_ylim(bottom=least)
     lower.set_xlabel("optimizer step")

@@ -1,22 +1,20 @@
 """A report as a list of sections: parity first, speed, scaling, its limits, a model."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from report.analysis.findings import MOST_GROUPS, Report
 from report.analysis.groups import Group
 from report.analysis.projection import Projection
 from report.page.blocks import (
-    Answer,
     Block,
     Commands,
     Figures,
     Heading,
-    Items,
-    Pairs,
     Section,
     Text,
     items,
+    table,
 )
 from report.page.chart import Chart
 from report.page.environment import commands, environment_rows
@@ -38,92 +36,30 @@ from report.page.tables import (
 from report.page.verdicts import (
     batch_sentences,
     check_sentence,
-    claim_sentence,
-    claim_sentences,
+    comparison_sentence,
+    comparison_sentences,
     compiled_sentences,
     parity,
 )
 from report.parity.bounds import IDENTICAL
 
 SHORT = 4  # groups whose sentences the summary repeats
+Drawn = tuple[Chart, Path]  # with its SVG
+Blocks = Iterable[Block]
 
 
-def sections(report: Report, charts: Sequence[Chart] = ()) -> list[Section]:
-    """All that a report says, in order; a section with nothing to say is not there."""
-
-    def figures(section: str) -> list[Block]:
-        of = tuple(chart for chart in charts if chart.section == section)
-        return [Figures(of)] if of else []
-
-    found = [
-        Section(
-            "parity",
-            "Did both train the same thing?",
-            (
-                *items(reason for check in report.checks for reason in check.reasons),
-                *figures("parity"),
-                *checks_table(report),
-                *items(map(check_sentence, report.checks)),
-                *items(batch_sentences(report)),
-            ),
-        ),
-        Section("accurate", "How accurate?", tuple(_accurate(report))),
-        Section("fast", "How fast?", tuple(_fast(report, figures("fast")))),
-        Section(
-            "scales",
-            "How well does it scale?",
-            (
-                *figures("scales"),
-                *(b for g in report.scaled for b in points_table(report, g)),
-            ),
-        ),
-        Section(
-            "holds-back",
-            "What holds it back?",
-            tuple(_holds_back(report, figures("holds-back"))),
-        ),
-        Section(
-            "further",
-            "What to expect further out",
-            tuple(_further(report, figures("further"))),
-        ),
-        Section("left-out", "What was left out", _left_out(report)),
-        Section("where", "Where, and how to repeat it", tuple(_where(report))),
-        Section("terms", "Terms", TERMS, page_only=True),
-    ]
-    return [section for section in found if section.blocks]
-
-
-def answers(report: Report, found: Sequence[Section]) -> list[Answer]:
-    """What the sections answer, in short and with what was measured."""
-    questions: dict[tuple[str, str], Callable[[Group], Iterable[str]]] = {
-        ("accurate", "How accurate?"): partial(accuracy_sentences, report),
-        ("fast", "How fast?"): partial(_speeds, report),
-        ("scales", "How well does it scale?"): lambda group: (
-            () if group.is_sweep else scaling_sentences(group)
-        ),
-        ("holds-back", "What holds it back?"): partial(held_back_sentences, report),
-        ("further", "What to expect further out?"): lambda group: (
-            projection_sentence(p, group.label(p.curve))
-            for p in _projections(report, group)
-        ),
-    }
-    links = {section.link for section in found}
-    verdict, _ = parity(report)
-    same = Items((f"Parity: {verdict}, as said above.",))
-    short = [
-        Answer(
-            "parity" if "parity" in links else "",
-            "Did both train the same thing?",
-            (("", same),),
-        )
-    ]
-    several = len(report.groups) > 1
-    for (link, question), say in questions.items():
-        said = [(group, tuple(say(group))) for group in report.groups[:SHORT]]
-        told = tuple((g.title if several else "", Items(s)) for g, s in said if s)
-        short.append(Answer(link if link in links else "", question, told))
-    return short
+def sections(report: Report, drawn: Iterable[Drawn] = ()) -> list[Section]:
+    """All that a report says, in order, each with its answer in short."""
+    of: dict[str, list[Drawn]] = {}
+    for chart, svg in drawn:
+        of.setdefault(chart.section, []).append((chart, svg))
+    found = []
+    for link, (title, make, answer) in SECTIONS.items():
+        figures = [Figures(tuple(of[link]))] if link in of else []
+        blocks = tuple(make(report, figures))
+        short = None if answer is None else tuple(answer(report))
+        found.append(Section(link, title, blocks, short))
+    return [*found, TERMS]
 
 
 def shortened(report: Report) -> Iterator[str]:
@@ -136,22 +72,33 @@ def shortened(report: Report) -> Iterator[str]:
             )
 
 
-def _speeds(report: Report, group: Group) -> Iterator[str]:
-    """Each framework's, and which is faster where that may be said."""
-    if group.is_sweep:
-        return  # a line for each recipe, which its table has
-    yield from rate_sentences(group)
-    for claim in report.claims_in(group):
-        yield claim_sentence(claim, report.claims)
+def _by_group(
+    answer: Callable[[Report, Group], Iterable[str]],
+) -> Callable[[Report], Blocks]:
+    """The answer for each of the first groups, under its title if there are several."""
+
+    def short(report: Report) -> Blocks:
+        for group in report.groups[:SHORT]:
+            if lines := items(answer(report, group)):
+                yield from [Text(group.title)] * (len(report.groups) > 1)
+                yield from lines
+
+    return short
 
 
-def _projections(report: Report, group: Group) -> list[Projection]:
-    if group.is_sweep:
-        return []
-    return [report.projection_of(curve) for curve in group.curves]
+def _parity_in_short(report: Report) -> Blocks:
+    return items([f"Parity: {parity(report)[0]}, as said above."])
 
 
-def _accurate(report: Report) -> Iterator[Block]:
+def _parity(report: Report, figures: Blocks) -> Blocks:
+    yield from items(reason for check in report.checks for reason in check.reasons)
+    yield from figures
+    yield from checks_table(report)
+    yield from items(map(check_sentence, report.checks))
+    yield from items(batch_sentences(report))
+
+
+def _accurate(report: Report, figures: Blocks) -> Blocks:
     """Trainings' test accuracies, and a table of each sweep."""
     none = True
     for group in report.groups:
@@ -164,7 +111,16 @@ def _accurate(report: Report) -> Iterator[Block]:
         yield Text("No run that was evaluated on classes is among the folders.")
 
 
-def _fast(report: Report, figures: list[Block]) -> Iterator[Block]:
+def _speeds(report: Report, group: Group) -> Iterator[str]:
+    """Each framework's, and which is faster where that may be said."""
+    if group.is_sweep:
+        return  # a line for each recipe, which its table has
+    yield from rate_sentences(group)
+    for found in report.comparisons_in(group):
+        yield comparison_sentence(found, report.comparisons)
+
+
+def _fast(report: Report, figures: Blocks) -> Blocks:
     if parity(report)[0] != IDENTICAL:
         yield Text(
             "",
@@ -179,24 +135,31 @@ def _fast(report: Report, figures: list[Block]) -> Iterator[Block]:
     )
     yield from figures
     yield Heading("JAX against PyTorch")
-    if report.claims:
-        yield from items(claim_sentences(report))
-    else:
-        yield Text("No cell was run by both in the same way.")
+    none = [Text("No configuration was run by both in the same way.")]
+    yield from items(comparison_sentences(report)) or none
     if report.compiled:
         yield Heading("PyTorch compiled against eager")
         yield from items(compiled_sentences(report))
 
 
-def _holds_back(report: Report, figures: list[Block]) -> Iterator[Block]:
+def _scaled(report: Report, group: Group) -> Iterable[str]:
+    return () if group.is_sweep else scaling_sentences(group)
+
+
+def _scales(report: Report, figures: Blocks) -> Blocks:
+    yield from figures
+    for group in report.scaled:
+        yield from points_table(report, group)
+
+
+def _holds_back(report: Report, figures: Blocks) -> Blocks:
     yield from figures
     for group in report.groups:
-        said = [*held_back_sentences(report, group), *fit_sentences(group)]
+        lines = items([*held_back_sentences(report, group), *fit_sentences(group)])
         tables = breakdown_table(report, group) + ranks_table(report, group)
-        if said or tables:
+        if lines or tables:
             yield Heading(group.title)
-            yield from items(said)
-            yield from tables
+            yield from [*lines, *tables]
     uses = [report.utilisation(point) for g in report.groups for _, point in g.points]
     reasons = sorted({use.reason for use in uses if use is not None and use.reason})
     yield from items(f"No MFU: {reason}." for reason in reasons)
@@ -206,11 +169,21 @@ def _holds_back(report: Report, figures: list[Block]) -> Iterator[Block]:
             "place them on devices; a device that is still computing meanwhile does "
             "not wait for it. Exposed communication is what a step takes longer than "
             "one without the exchange of gradients. What no run measured apart is "
-            "within the rest; docs/study.md has the arms of a study that tell more."
+            "within the rest; docs/study.md has the ablations that tell more."
         )
 
 
-def _further(report: Report, figures: list[Block]) -> Iterator[Block]:
+def _projections(report: Report, group: Group) -> list[Projection]:
+    curves = () if group.is_sweep else group.curves
+    return [report.projection_of(curve) for curve in curves]
+
+
+def _projected(report: Report, group: Group) -> Iterator[str]:
+    for found in _projections(report, group):
+        yield projection_sentence(found, group.label(found.curve))
+
+
+def _further(report: Report, figures: Blocks) -> Blocks:
     found = [(g, p) for g in report.groups for p in _projections(report, g)]
     if any(p.points for _, p in found):
         yield Text(
@@ -225,27 +198,19 @@ def _further(report: Report, figures: list[Block]) -> Iterator[Block]:
         projection_sentence(p, f"{group.title}, {group.label(p.curve)}")
         for group, p in found
     )
-    yield from items(
-        sorted(
-            {
-                f"{p.interconnect.name}: {p.interconnect.source}."
-                for p in report.projections
-                if p.points and p.interconnect
-            }
-        )
-    )
+    nets = [p.interconnect for p in report.projections if p.points and p.interconnect]
+    yield from items(sorted({f"{net.name}: {net.source}." for net in nets}))
 
 
-def _left_out(report: Report) -> tuple[Block, ...]:
-    rows = tuple((out.name, out.reason) for out in report.scaling.left_out)
+def _left_out(report: Report, figures: Blocks) -> Blocks:
+    rows = [(out.name, out.reason) for out in report.scaling.left_out]
     caption = "Left out, wholly or as far as is said"
-    return (Pairs(("what", "why"), rows, caption) if rows else Text("Nothing."),)
+    return table(("what", "why"), rows, caption, (), wrap=True) or [Text("Nothing.")]
 
 
-def _where(report: Report) -> Iterator[Block]:
-    rows = tuple((n, "; ".join(values)) for n, values in environment_rows(report))
-    if rows:
-        yield Pairs(("what", "value"), rows, "Where it ran")
+def _where(report: Report, figures: Blocks) -> Blocks:
+    rows = [(name, "; ".join(values)) for name, values in environment_rows(report)]
+    yield from table(("what", "value"), rows, "Where it ran", (), wrap=True)
     yield from items(
         f"Study {study.name}: {len(study.cells)} cells in an order drawn from seed "
         f"{study.order_seed}, in {study.path}"
@@ -256,6 +221,18 @@ def _where(report: Report) -> Iterator[Block]:
     yield Commands((*commands(report), f"python launch/report.py {roots}"))
 
 
+Make = Callable[[Report, Blocks], Blocks]
+# Link -> title, what it shows, and its answer in short.
+SECTIONS: dict[str, tuple[str, Make, Callable[[Report], Blocks] | None]] = {
+    "parity": ("Did both train the same thing?", _parity, _parity_in_short),
+    "accurate": ("How accurate?", _accurate, _by_group(accuracy_sentences)),
+    "fast": ("How fast?", _fast, _by_group(_speeds)),
+    "scales": ("How well does it scale?", _scales, _by_group(_scaled)),
+    "holds-back": ("What holds it back?", _holds_back, _by_group(held_back_sentences)),
+    "further": ("What to expect further out?", _further, _by_group(_projected)),
+    "left-out": ("What was left out", _left_out, None),
+    "where": ("Where, and how to repeat it", _where, None),
+}
 MEANINGS = {
     "Strong scaling": ": the global batch is fixed, each device's share shrinks.",
     "Weak scaling": ": each device's batch is fixed, the global batch grows.",
@@ -268,7 +245,6 @@ MEANINGS = {
     "Faster": "stands only where the interval of the ratio excludes 1 for all "
     "comparisons of this page together, and the means differ as surely.",
 }
-TERMS: tuple[Block, ...] = (
-    Items(tuple(Text(meaning, term) for term, meaning in MEANINGS.items())),
-    Text("Every formula and its source: docs/scaling.md."),
-)
+FORMULAS = Text("Every formula and its source: docs/scaling.md.")
+MEANT = items(Text(meaning, term) for term, meaning in MEANINGS.items())
+TERMS = Section("terms", "Terms", (*MEANT, FORMULAS), page_only=True)

@@ -3,20 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from report.analysis.checks import Check
-from report.analysis.claims import Claim
+from report.analysis.comparisons import SpeedComparison
 from report.analysis.findings import Report
 from report.analysis.groups import name_among, own_parts
 from report.analysis.intervals import TOO_NOISY
 from report.analysis.scaling import Curve
-from report.page.sentences import devices, in_words, ratio_shown, shown
-from report.parity.bounds import (
-    ALIKE,
-    DIFFERENT,
-    IDENTICAL,
-    PASSES,
-    UNDECIDED,
-    worst,
-)
+from report.page.sentences import devices, format_ratio, in_words
+from report.parity.bounds import ALIKE, DIFFERENT, IDENTICAL, PASSES, UNDECIDED, worst
 
 # What the page says of parity as a whole: a check's verdict, or that there is none.
 UNKNOWN = "not checked"
@@ -32,38 +25,35 @@ def parity(report: Report) -> tuple[str, str]:
     verdict = worst(check.verdict for check in checks)
     if verdict not in PASSES:
         of = [check for check in checks if check.verdict == verdict]
-        told = ", ".join(f"{c.experiment} in {c.precision}" for c in of)
+        names = ", ".join(f"{c.experiment} in {c.precision}" for c in of)
         why = next((f": {reason}" for check in of for reason in check.reasons), "")
         return verdict, (
-            f"{NOT_IDENTICAL[verdict]} ({told}){why}. Their speeds are not compared "
+            f"{NOT_IDENTICAL[verdict]} ({names}){why}. Their speeds are not compared "
             "below."
         )
-    unproven = [claim for claim in report.claims if claim.withheld]
-    if not checks or (report.claims and len(unproven) == len(report.claims)):
+    compared = len(report.comparisons)
+    unproven = [c.withheld for c in report.comparisons if c.withheld]
+    if not checks or (compared and len(unproven) == compared):
+        why = [*unproven, "no parity check that can be read is among them"][0]
         return UNKNOWN, (
-            "Whether PyTorch and JAX trained the same thing is not shown: "
-            + (
-                unproven[0].withheld
-                if unproven
-                else "no parity check that can be read is among them"
-            )
-            + ". Their speeds are not compared below."
+            f"Whether PyTorch and JAX trained the same thing is not shown: {why}. "
+            "Their speeds are not compared below."
         )
-    told = f"in {in_words(sorted({check.precision for check in checks}))}"
+    where = f"in {in_words(sorted({check.precision for check in checks}))}"
     part = ""
     if unproven:
         part = (
-            f" For {len(unproven)} of {len(report.claims)} cells that is not shown, "
-            "and their speeds are not compared."
+            f" For {len(unproven)} of {compared} configurations that is not shown, and "
+            "their speeds are not compared."
         )
     if verdict == ALIKE:
         return ALIKE, (
-            f"PyTorch and JAX are not told apart {told}: where rounding parts their "
+            f"PyTorch and JAX are not told apart {where}: where rounding parts their "
             "losses and weights, their test scores lie in the interval of each other's "
             f"controls.{part}"
         )
     return IDENTICAL, (
-        f"PyTorch and JAX trained the same thing {told}: their losses and final "
+        f"PyTorch and JAX trained the same thing {where}: their losses and final "
         f"weights are no further apart than rounding allows.{part}"
     )
 
@@ -73,46 +63,43 @@ def check_sentence(check: Check) -> str:
     return f"{check.name}: {check.verdict}, by {check.decided_by}"
 
 
-def claim_sentences(report: Report) -> Iterator[str]:
-    """Every claim, with what tells its cells from the report's others."""
-    for claim in report.claims:
-        cell = claim.versus.jax
-        own = own_parts(cell.setting, report.common)
-        batch = f"batch {cell.global_batch}"
-        yield ", ".join([*own, batch, claim_sentence(claim, report.claims)])
+def comparison_sentences(report: Report) -> Iterator[str]:
+    """Every comparison, with what tells its cells from the report's others."""
+    for found in report.comparisons:
+        own = own_parts(found.jax.setting, report.common)
+        sentence = comparison_sentence(found, report.comparisons)
+        yield ", ".join([*own, f"batch {found.jax.global_batch}", sentence])
 
 
-def claim_sentence(claim: Claim, beside: Sequence[Claim]) -> str:
+def comparison_sentence(
+    found: SpeedComparison, beside: Sequence[SpeedComparison]
+) -> str:
     """Whether JAX was faster in a cell; nothing without a parity check.
 
     Args:
-      beside: the claims that its programs are told from.
+      beside: the comparisons that its programs are told from.
     """
-    versus = claim.versus
-    where = devices(versus.jax.world_size)
-    jax = name_among(versus.jax.setting, [c.versus.jax.setting for c in beside])
-    torch = name_among(versus.torch.setting, [c.versus.torch.setting for c in beside])
-    if claim.withheld:
-        return f"{where}: {jax} and {torch} not compared, {claim.withheld}"
-    ratio = shown(versus.difference.ratio, ".3f")
-    how = {"faster": f"{jax} is faster", "slower": f"{torch} is faster"}
-    difference = versus.difference
-    said = how.get(difference.verdict, difference.verdict)
-    n = " and ".join(map(str, difference.repeats))
-    notes = [f"n = {n}"]
+    where, difference = devices(found.jax.world_size), found.difference
+    jax = name_among(found.jax.setting, [c.jax.setting for c in beside])
+    torch = name_among(found.torch.setting, [c.torch.setting for c in beside])
+    if found.withheld:
+        return f"{where}: {jax} and {torch} not compared, {found.withheld}"
+    faster = {"faster": f"{jax} is faster", "slower": f"{torch} is faster"}
+    verdict = faster.get(difference.verdict, difference.verdict)
+    notes = [f"n = {' and '.join(map(str, difference.repeats))}"]
     if difference.verdict == TOO_NOISY:
-        timed = f", {claim.seconds:.2g} s were timed" if claim.seconds else ""
-        said += f" ({difference.reason}{timed}; measure longer)"
+        timed = f", {found.seconds:.2g} s were timed" if found.seconds else ""
+        verdict += f" ({difference.reason}{timed}; measure longer)"
     else:
         notes.append(difference.reason)
     if difference.ratio.low is not None:
         notes.insert(0, f"{difference.level} interval")
-    if len(claim.commits) > 1:
-        told = in_words(claim.commits)
-        notes.append(f"these runs and their parity check are of commits {told}")
+    if len(found.commits) > 1:
+        commits = in_words(found.commits)
+        notes.append(f"these runs and their parity check are of commits {commits}")
     return (
-        f"{where}: {said}, {jax} runs at {ratio} of {torch}'s images/s "
-        f"({'; '.join(filter(None, notes))})"
+        f"{where}: {verdict}, {jax} runs at {difference.ratio:.3f} of {torch}'s "
+        f"images/s ({'; '.join(filter(None, notes))})"
     )
 
 
@@ -123,15 +110,15 @@ def compiled_sentences(report: Report) -> Iterator[str]:
         cell = found.ratio.cell
         own = own_parts(cell.setting, report.common)
         name, where = name_among(cell.setting, others), devices(cell.world_size)
-        said = (
-            f"is not compared with eager PyTorch, {found.withheld}"
-            if found.withheld
-            else f"runs at {ratio_shown(found.ratio)} of eager PyTorch's images/s"
+        speed = f"runs at {format_ratio(found.ratio)} of eager PyTorch's images/s"
+        if found.withheld:
+            speed = f"is not compared with eager PyTorch, {found.withheld}"
+        elif len(found.commits) > 1:
+            commits = in_words(found.commits)
+            speed += f" (these runs and their parity checks are of commits {commits})"
+        yield ", ".join(
+            [*own, f"batch {cell.global_batch}", f"{where}: {name} {speed}"]
         )
-        if not found.withheld and len(found.commits) > 1:
-            told = in_words(found.commits)
-            said += f" (these runs and their parity checks are of commits {told})"
-        yield ", ".join([*own, f"batch {cell.global_batch}", f"{where}: {name} {said}"])
 
 
 def commit_sentences(curve: Curve) -> Iterator[str]:

@@ -12,12 +12,7 @@ import numpy as np
 
 from recipe.errors import RecordError
 from record.run import Run
-from report.parity.bounds import (
-    BOUNDS,
-    ENVELOPE,
-    fixed_bound_holds,
-    looser,
-)
+from report.parity.bounds import BOUNDS, ENVELOPE, Bounds, fixed_bound_holds
 from report.parity.differences import (
     Envelope,
     leaf_differences,
@@ -25,13 +20,9 @@ from report.parity.differences import (
     relative_difference,
     score,
 )
-from report.parity.rounding import shift, size, wandering
+from report.parity.doubts import excuse_growth, excuse_leaves
 from report.parity.verdict import Comparison
 
-DECIDE = (
-    "To decide, train both anew by launch/parity.py: in precision=fp64, or in others "
-    "with controls, for 100 steps"
-)
 # A device's share of a gradient is rounded to 16 bits before the sum, which is of fp32.
 SCALE_BY_SIZE = (
     " (what overflows on one device need not overflow in the shares of several; "
@@ -53,38 +44,12 @@ def compare(
     (_, run_a), (_, run_b) = a, b
     _same_recipe(a, b)
     bounds = BOUNDS[run_a.config.precision.name]
-    comparison = unjudged(a, b, kind)
-    leaves, steps = comparison.leaves, len(comparison.differences)
-    if not bounds.controls:
-        allowed = np.full(steps, bounds.hundred)
-        leaves_allowed = dict.fromkeys(leaves, bounds.hundred)
-    elif control is None:
+    if bounds.controls and control is None:
         raise ValueError("this precision is judged by controls, none were given")
-    else:
-        held = fixed_bound_holds(control.losses, bounds)
-        allowed = np.minimum(
-            # Where the controls have not parted yet, one step's own rounding.
-            np.maximum(ENVELOPE * control.losses, bounds.first),
-            np.where(held, bounds.hundred, np.inf),
-        )
-        leaves_allowed = {
-            name: min(
-                max(ENVELOPE * control.leaves[name], bounds.first),
-                # As for losses: for as long as the controls keep to it themselves.
-                bounds.hundred
-                if held[-1] and control.leaves[name] <= bounds.hundred
-                else np.inf,
-            )
-            for name in leaves
-        }
-    allowed[0] = min(allowed[0], bounds.first)
-    lost = control.lost if bounds.controls and control else None
-    if lost is not None:
-        allowed[max(lost - 1, 1) :] = np.inf  # the first step's bound always holds
-        leaves_allowed = dict.fromkeys(leaves, np.inf)
-    comparison.allowed[:] = allowed.tolist()
-    comparison.leaves_allowed.update(leaves_allowed)
+    comparison = unjudged(a, b, kind)
+    allow(comparison, bounds, control if bounds.controls else None)
     judge_bounds(comparison, run_a, run_b, control)
+    lost = control.lost if bounds.controls and control else None
     comparison.broken.extend(scales_part(run_a, run_b, lost))
     settled = np.isfinite(bounds.hundred) and comparison.within(bounds.hundred)
     if lost is None or control is None or settled:
@@ -92,6 +57,30 @@ def compare(
     for run, other in (a, run_b), (b, run_a):
         _judge_score(comparison, run, control, other.summary["framework"])
     return replace(comparison, by_score=not comparison.within(bounds.first))
+
+
+def allow(comparison: Comparison, bounds: Bounds, control: Envelope | None) -> None:
+    """Set what each difference may be, by fixed bounds or by the controls' envelope."""
+    allowed = np.full(len(comparison.differences), bounds.hundred)
+    leaves_allowed = dict.fromkeys(comparison.leaves, bounds.hundred)
+    lost = None if control is None else control.lost
+    if control is not None:
+        held = fixed_bound_holds(control.losses, bounds)
+        # Where the controls have not parted yet, one step's own rounding.
+        near = np.maximum(ENVELOPE * control.losses, bounds.first)
+        allowed = np.minimum(near, np.where(held, bounds.hundred, np.inf))
+        for name in leaves_allowed:
+            moved = control.leaves[name]
+            # As for losses: for as long as the controls keep to it themselves.
+            keeps = held[-1] and moved <= bounds.hundred
+            most = bounds.hundred if keeps else np.inf
+            leaves_allowed[name] = min(max(ENVELOPE * moved, bounds.first), most)
+    allowed[0] = min(allowed[0], bounds.first)
+    if lost is not None:
+        allowed[max(lost - 1, 1) :] = np.inf  # the first step's bound always holds
+        leaves_allowed = dict.fromkeys(leaves_allowed, np.inf)
+    comparison.allowed[:] = allowed.tolist()
+    comparison.leaves_allowed.update(leaves_allowed)
 
 
 def unjudged(a: tuple[str, Run], b: tuple[str, Run], kind: str) -> Comparison:
@@ -144,92 +133,11 @@ def judge_bounds(
     Args:
       covered: steps that the bounds are for, which judge no later one; None: all.
     """
-    doubted = _set_wandering_apart(comparison, a, b, control)
-    near = {} if control is None else _within_controls(comparison, control)
-    comparison.leaves_allowed.update(dict.fromkeys(near, np.inf))
-    broken = broken_bounds(comparison)
-    if near and not broken:
-        comparison.unseen.append(f"{'; '.join(near.values())}. {DECIDE}")
-    if doubted and not broken:
-        comparison.unseen.append(
-            f"{', '.join(doubted)} part by as much as they are large, while all losses "
-            f"agree: as rounding does where it is all there is of a gradient. {DECIDE}"
-        )
-    elif (
-        broken
-        and covered is not None
-        and covered <= agreed_steps(comparison)
-        and (covered < len(comparison.differences))
-    ):
-        comparison.unseen.append(
-            f"the losses agree up to step {agreed_steps(comparison)} of "
-            f"{len(comparison.differences)}, the bounds are for {covered}. "
-            f"Later {'; '.join(broken)}: rounding may have grown to that. {DECIDE}"
-        )
-    else:
-        comparison.broken.extend(broken)
-
-
-def _within_controls(comparison: Comparison, control: Envelope) -> dict[str, str]:
-    """Leaves beyond the bound for a hundred steps by less than their controls allow.
-
-    Controls that all but reach that bound themselves are no evidence of a difference.
-
-    Returns:
-      Name -> how far it is apart, in words.
-    """
-    return {
-        name: f"{name} parts by {value:.2e}, {comparison.leaves_allowed[name]:.2e} "
-        f"allowed, while rounding moved its controls by {control.leaves[name]:.2e}"
-        for name, value in comparison.leaves.items()
-        if comparison.leaves_allowed[name] < value <= ENVELOPE * control.leaves[name]
-    }
-
-
-def agreed_steps(comparison: Comparison) -> int:
-    """The last step up to which all losses are within what is allowed."""
-    above = np.greater(comparison.differences, comparison.allowed)
-    return int(np.argmax(above)) if above.any() else len(above)
-
-
-def _set_wandering_apart(
-    comparison: Comparison, a: Run, b: Run, control: Envelope | None
-) -> list[str]:
-    """Take what parts by rounding alone out of what is judged.
-
-    Returns:
-      What may have; it is not judged either.
-    """
-    leaves, allowed = comparison.leaves, comparison.leaves_allowed
-    precision = looser(*(run.config.precision.name for run in (a, b)))
-    fixed = BOUNDS[precision].hundred
-    beyond = [n for n, value in leaves.items() if value > min(allowed[n], fixed)]
-    if not beyond:
-        return []
-    controls = None if control is None else control.leaves
-    if control is not None and not control.losses[-1] <= fixed < np.inf:
-        controls = {}  # rounding has grown in all of the model
-    told = wandering(a, b, controls, precision)
-    doubted = []
-    for name in beyond:
-        if _moved_by(told.known, name, comparison, a, b):
-            comparison.wandering[name] = leaves.pop(name)
-        elif _moved_by(told.doubted, name, comparison, a, b):
-            doubted.append(name)
-            allowed[name] = np.inf
-    return doubted
-
-
-def _moved_by(
-    biases: frozenset[str], name: str, comparison: Comparison, a: Run, b: Run
-) -> bool:
-    """Whether a leaf is one of these, or a running mean as far apart as they are."""
-    if name in biases:
-        return True
-    largest = max(size(run.weights[name]) for run in (a, b))
-    return comparison.leaves[name] * largest <= shift(
-        name, a.weights, b.weights, biases
-    )
+    doubts = excuse_leaves(comparison, a, b, control)
+    if broken := broken_bounds(comparison):
+        doubts = excuse_growth(comparison, broken, covered)
+    comparison.unseen.extend(doubts)
+    comparison.broken.extend([] if doubts else broken)
 
 
 def broken_bounds(comparison: Comparison) -> list[str]:

@@ -10,11 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from recipe.errors import RecordError
-from report.parity.bounds import (
-    ALIKE,
-    CONFIDENCE,
-    PASSES,
-)
+from report.parity.bounds import ALIKE, CONFIDENCE, PASSES
 
 BEGIN = "<!-- measured: `make identity` writes what is between these marks -->"
 END = "<!-- measured: end -->"
@@ -99,32 +95,24 @@ def _table(ran: list[Cell]) -> str:
     for cell in ran:
         assert cell.verdict is not None
         comparisons = cell.verdict["comparisons"]
-        kinds = [
+        frameworks, sizes = (
             [c for c in comparisons if c["kind"] == kind]
             for kind in ("frameworks", "world sizes")
-        ]
-        rows.append(
-            (
-                f"`{cell.name}`",
-                cell.verdict["precision"],
-                str(len(comparisons[0]["differences"])),
-                str(len(comparisons)),
-                _largest([c["differences"][0] for c in kinds[0]]),
-                *(
-                    _largest([value for c in kind for value in values(c)])
-                    for kind in kinds
-                    for values in (
-                        lambda c: c["differences"],
-                        lambda c: c["leaves"].values(),
-                    )
-                ),
-                _said(cell.verdict["verdict"], cell.verdict["decided_by"]),
-            )
         )
+        row = [
+            *(f"`{cell.name}`", cell.verdict["precision"]),
+            *(str(len(comparisons[0]["differences"])), str(len(comparisons))),
+            _largest([c["differences"][0] for c in frameworks]),
+        ]
+        for kind in frameworks, sizes:
+            row.append(_largest([d for c in kind for d in c["differences"]]))
+            row.append(_largest([d for c in kind for d in c["leaves"].values()]))
+        verdict = _message(cell.verdict["verdict"], cell.verdict["decided_by"])
+        rows.append((*row, verdict))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _said(verdict: str, decided_by: str) -> str:
+def _message(verdict: str, decided_by: str) -> str:
     """From which step the test score decided, and by which intervals, if it did."""
     found = re.search(r"; from step (\d+) on.* controls, (.+)$", decided_by)
     if verdict != ALIKE or not found:
@@ -151,10 +139,9 @@ def curves_figure(path: Path, cells: list[Cell]) -> bool:
     rows = -(-len(drawn) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.4 * rows), dpi=100, layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for panel in panels:
+    for panel in panels[len(drawn) :]:
         panel.set_visible(False)
     for panel, cell in zip(panels, drawn, strict=False):
-        panel.set_visible(True)
         verdict = cell.verdict
         assert verdict is not None
         control = _floats(verdict["control_losses"])
@@ -188,12 +175,8 @@ def with_measured(page: str, text: str) -> str:
     Raises:
       RecordError: if the page lacks them.
     """
-    if (
-        page.count(BEGIN) != 1
-        or page.count(END) != 1
-        or page.index(END) < page.index(BEGIN)
-    ):
+    before, *rest = page.split(BEGIN)
+    after = "".join(rest).split(END)
+    if len(rest) != 1 or len(after) != 2 or END in before:
         raise RecordError(f"the page needs the lines {BEGIN} and {END}, once each")
-    before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after[1]}"

@@ -60,5 +60,5 @@ def suspects(stage: str, layer: str, kinds: dict[str, tuple[str, str]]) -> str:
     if stage in SUSPECTS:
         return SUSPECTS[stage]
     kind = " ".join(kinds.get(layer, ())).lower()
-    told = next((text for name, text in SUSPECTS.items() if name in kind), "")
-    return "; ".join(filter(None, (told, BETWEEN)))
+    found = next((text for name, text in SUSPECTS.items() if name in kind), "")
+    return "; ".join(filter(None, (found, BETWEEN)))

@@ -7,7 +7,7 @@ between it and the one before.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,7 @@ from jaxtyping import Float
 from recipe.weights import Weights
 from record.run import AVERAGE, averaged
 from record.trace import Trace
-from report.parity.bounds import (
-    BOUNDS,
-    DIFFERENT,
-    ENVELOPE,
-    IDENTICAL,
-)
+from report.parity.bounds import BOUNDS, DIFFERENT, ENVELOPE, IDENTICAL
 from report.parity.rounding import WANDERS, gradient_rounding, shift, size
 from report.parity.suspects import suspects
 
@@ -88,7 +83,7 @@ class TraceVerdict:
         return IDENTICAL if self.first is None else DIFFERENT
 
     @property
-    def said(self) -> str:
+    def message(self) -> str:
         """The finding in words."""
         first = self.first
         if first is None:
@@ -105,38 +100,24 @@ class TraceVerdict:
         """What usually makes this kind of layer part; empty where nothing does."""
         if self.first is None:
             return ""
-        dropout = [name for name in self.alone if "dropout" in name.lower()]
-        told = f"dropout in one twin alone: {', '.join(dropout)}" if dropout else ""
-        return "; ".join(
-            filter(
-                None, (told, suspects(self.first.stage, self.first.layer, self.kinds))
-            )
-        )
+        usual = suspects(self.first.stage, self.first.layer, self.kinds)
+        if dropout := [name for name in self.alone if "dropout" in name.lower()]:
+            return f"dropout in one twin alone: {', '.join(dropout)}; {usual}"
+        return usual
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; infinities, which JSON lacks, as None."""
 
-        def plain(difference: Difference) -> dict[str, Any]:
-            values = asdict(difference)
-            for name in "value", "allowed":
-                if not np.isfinite(values[name]):
-                    values[name] = None
-            return values
+        def plain(value: Any) -> Any:
+            beyond = isinstance(value, float) and not np.isfinite(value)
+            return None if beyond else value
 
-        return {
-            "schema_version": 1,
-            "verdict": self.verdict,
-            "decided_by": self.decided_by,
-            "experiment": self.experiment,
-            "precision": self.precision,
-            "step": self.step,
-            "first": None if self.first is None else plain(self.first),
-            "suspects": self.suspects,
-            "differences": [plain(d) for d in self.differences],
-            "kinds": self.kinds,
-            "alone": self.alone,
-            "wandering": self.wandering,
-        }
+        names = ("verdict", "decided_by", "experiment", "precision", "step", "first")
+        names += ("suspects", "differences", "kinds", "alone", "wandering")
+        held: dict[str, Any] = {name: getattr(self, name) for name in names}
+        found = [{k: plain(v) for k, v in asdict(d).items()} for d in self.differences]
+        first = self.first and found[self.differences.index(self.first)]
+        return {"schema_version": 1, **held, "first": first, "differences": found}
 
 
 Traced = tuple[Trace, Weights]  # a step, and `Run.weights` after it
@@ -161,7 +142,7 @@ def compare_traces(
     """
     found = differences(a, b)
     bounds = BOUNDS[precision]
-    apart = [_by_what(differences(*pair)) for pair in controls]
+    apart = [{d.what: d.value for d in differences(*pair)} for pair in controls]
     own = [max((c.get(d.what, 0.0) for c in apart), default=0.0) for d in found]
     biases = _wandering(a, b, found, own if controls else None, precision, reach)
     shifted = [_shifted(d, a, b, biases) for d in found]
@@ -174,33 +155,21 @@ def compare_traces(
         bound = bounds.first if a[0].step == 1 else bounds.hundred
         allowed = np.array([max(bound, _carried(d, a, b, biases)) for d in found])
         decided_by = f"the fixed bound {bound:.0e}"
+    limits = [max(float(most), by) for most, by in zip(allowed, shifted, strict=True)]
     kinds_a, kinds_b = a[0].kinds, b[0].kinds
+    kinds = {n: (kinds_a[n], kinds_b[n]) for n in _both(kinds_a, kinds_b)}
+    every = (kinds_a | kinds_b).items()
+    alone = {f"{name} ({kind})" for name, kind in every if name not in kinds}
     return TraceVerdict(
         experiment,
         precision,
         a[0].step,
-        [
-            Difference(d.stage, d.layer, d.what, d.value, max(float(limit), by))
-            for d, limit, by in zip(found, allowed, shifted, strict=True)
-        ],
-        {n: (kinds_a[n], kinds_b[n]) for n in _both(kinds_a, kinds_b)},
-        sorted(
-            {
-                *(
-                    f"{name} ({kind})"
-                    for name, kind in kinds_a.items() ^ kinds_b.items()
-                    if name not in kinds_a or name not in kinds_b
-                ),
-                *(a[0].weights.keys() ^ b[0].weights.keys()),
-            }
-        ),
+        [replace(d, allowed=most) for d, most in zip(found, limits, strict=True)],
+        kinds,
+        sorted(alone | (a[0].weights.keys() ^ b[0].weights.keys())),
         decided_by,
         sorted(biases),
     )
-
-
-def _by_what(found: list[Difference]) -> dict[str, float]:
-    return {d.what: d.value for d in found}
 
 
 def _wandering(
@@ -220,10 +189,8 @@ def _wandering(
     rounding = gradient_rounding(precision, terms)
 
     def without_gradient(name: str) -> bool:
-        return all(
-            size(t.gradients[name]) <= rounding * _norm(t.gradients)
-            for t in (a[0], b[0])
-        )
+        both = a[0].gradients, b[0].gradients
+        return all(size(held[name]) <= rounding * _norm(held) for held in both)
 
     def near(name: str) -> bool:
         if own is None:
@@ -276,7 +243,7 @@ def _shifted(
     return shift(name, one, other, biases) / largest if largest else 0.0
 
 
-def differences(a: tuple[Trace, Weights], b: tuple[Trace, Weights]) -> list[Difference]:
+def differences(a: Traced, b: Traced) -> list[Difference]:
     """Everything that both traces have, in the order in which a step computes it."""
     (trace_a, after_a), (trace_b, after_b) = a, b
     found: list[Difference] = []

@@ -1,21 +1,16 @@
 """Two finished runs -> whether they are the same, whatever trained them and where."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from recipe.config import leaves
 from record.run import Run
-from report.parity.bounds import BOUNDS, ENVELOPE, HUNDRED, looser
-from report.parity.compare import (
-    DECIDE,
-    agreed_steps,
-    judge_bounds,
-    scales_part,
-    unjudged,
-)
+from report.parity.bounds import BOUNDS, HUNDRED, looser
+from report.parity.compare import allow, judge_bounds, scales_part, unjudged
+from report.parity.doubts import agreed_steps
 from report.parity.verdict import Comparison, Verdict
 
 # Where a run happens, what it is called and how it is looked at: no part of its recipe.
@@ -24,9 +19,6 @@ PLACE = (
     *("task", "deterministic", "compile", "data.root", "data.source", "model.folder"),
     *("train.window_steps", "train.timed_seconds", "train.trace", "data.files"),
 )
-
-# Steps in which every rule of an update has shown: by its first, momentum, correction.
-FEW = 5
 
 
 def label_of(run: Run) -> str:
@@ -66,51 +58,18 @@ def compare_fixed(a: tuple[str, Run], b: tuple[str, Run], precision: str) -> Com
     """
     (_, run_a), (_, run_b) = a, b
     comparison, bounds = unjudged(a, b, "runs"), BOUNDS[precision]
-    # Where controls alone bound a hundred steps, the first step's bound has to do.
-    hundred = bounds.hundred if np.isfinite(bounds.hundred) else bounds.first
-    allowed = [hundred] * len(comparison.differences)
-    comparison.allowed[:] = [bounds.first, *allowed[1:]]
-    comparison.leaves_allowed.update(dict.fromkeys(comparison.leaves, hundred))
     # fp64 has room for more; in fewer bits nothing says how far rounding has grown.
-    covered = None
-    if bounds.controls:
-        covered = HUNDRED if np.isfinite(bounds.hundred) else 1
+    covered = HUNDRED if bounds.controls else None
+    if np.isinf(bounds.hundred):
+        # Where controls alone bound a hundred steps, the first step's bound has to do.
+        bounds, covered = replace(bounds, hundred=bounds.first), 1
+    allow(comparison, bounds, None)
     judge_bounds(comparison, run_a, run_b, None, covered)
-    if comparison.broken and covered == HUNDRED and grown_by_rounding(comparison):
-        why = "; ".join(comparison.broken)
-        comparison.broken.clear()
-        comparison.unseen.append(
-            f"{why}. But the losses agreed to rounding at first and parted by growth "
-            f"alone, as those of one framework may when nudged by one ulp. {DECIDE}"
-        )
     if run_a.config.precision.name == run_b.config.precision.name:
         # Of runs that part, what overflows in the one need not in the other.
         lost = agreed_steps(comparison) + 1
         comparison.broken.extend(scales_part(run_a, run_b, lost))
     return comparison
-
-
-def grown_by_rounding(comparison: Comparison) -> bool:
-    """Whether two runs may have broken fp32's fixed bounds by rounding alone.
-
-    Another rule makes losses part from the first steps on, and then by about the square
-    of the steps at most; another batch or image makes them part at once. Rounding that
-    ReLUs and poolings amplify does neither: at a tenth of the steps the losses are
-    within a first step's bound still, five hundred times below the one they break, and
-    no step makes it a hundred times what it was. The weights are then not ten times as
-    far apart as the losses.
-    """
-    bounds, ulp = BOUNDS["fp32"], float(np.finfo(np.float32).eps)
-    agreed = agreed_steps(comparison)
-    if agreed <= FEW:
-        return False
-    grown = np.maximum.accumulate([ulp, *comparison.differences])  # from step 0 on
-    most = ENVELOPE * grown[-1]
-    return bool(
-        grown[max(agreed // 10, FEW)] <= bounds.first
-        and (grown[1:] <= 100 * grown[:-1]).all()
-        and max(comparison.test_difference, *comparison.leaves.values()) <= most
-    )
 
 
 def notes(a: Run, b: Run, precision: str, steps: int) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What a parity check came to, pair by pair and as a whole."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from report.parity.bounds import (
     HUNDRED,
     IDENTICAL,
     LOST,
+    PASSES,
     UNDECIDED,
     fixed_bound_holds,
     worst,
@@ -67,20 +69,81 @@ class Comparison:
             return UNDECIDED
         return ALIKE if self.by_score else IDENTICAL
 
+    @classmethod
+    def from_json(cls, held: dict[str, Any]) -> "Comparison":
+        """One of `parity.json`, as bad as anything in it says.
+
+        Raises:
+          AttributeError, LookupError, TypeError, ValueError: where it is damaged.
+        """
+        stated = checked_verdict(held["verdict"])
+        names = {field.name for field in fields(cls)} & held.keys()
+        found = cls(**{name: held[name] for name in names})
+        differences, leaves = _distances(found.differences), _distances(found.leaves)
+        if not differences or not leaves:
+            raise ValueError("compares no loss or no weight")
+        broken, unseen = list(map(str, found.broken)), list(map(str, found.unseen))
+        if not broken and np.inf in (*differences.values(), *leaves.values()):
+            broken = ["a difference is no finite number"]
+        reason = f"says {stated} and gives no reason"
+        if stated == DIFFERENT and not broken:
+            broken = [reason]
+        elif stated == UNDECIDED and not (broken or unseen):
+            unseen = [reason]
+        return replace(
+            found,
+            a=str(found.a),
+            b=str(found.b),
+            differences=list(differences.values()),
+            leaves=leaves,
+            broken=broken,
+            unseen=unseen,
+            by_score=stated == ALIKE,
+        )
+
+    @property
+    def first(self) -> float:
+        return self.differences[0]
+
+    @property
+    def worst(self) -> float:
+        return max(self.differences)
+
+    @property
+    def weights(self) -> float:
+        return max(self.leaves.values())
+
     @property
     def worst_step(self) -> int:
         """The step, from 1, whose loss differs most."""
         return int(np.argmax(self.differences)) + 1
 
-    def within(self, bound: float) -> bool:
-        """Whether no loss, weight or test loss is further apart than that."""
-        return max(self.test_difference, *self.differences, *self.leaves.values()) <= (
-            bound
-        )
-
     @property
     def worst_leaf(self) -> str:
         return max(self.leaves, key=lambda name: self.leaves[name])
+
+    def within(self, bound: float) -> bool:
+        """Whether no loss, weight or test loss is further apart than that."""
+        apart = self.test_difference, *self.differences, *self.leaves.values()
+        return max(apart) <= bound
+
+
+def checked_verdict(given: Any) -> str:
+    """A verdict out of a file.
+
+    Raises:
+      ValueError: if there is no such verdict.
+    """
+    if given not in (*PASSES, UNDECIDED, DIFFERENT):
+        raise ValueError(f"verdict {given}")
+    return given
+
+
+def _distances(held: Mapping[str, Any] | Sequence[Any]) -> dict[Any, float]:
+    """Differences by name or place; what can be none is infinite."""
+    given = held if isinstance(held, Mapping) else dict(enumerate(held))
+    found = {name: float(value) for name, value in given.items()}
+    return {n: value if 0 <= value < np.inf else np.inf for n, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -150,20 +213,12 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is not finite as text, as in the run folder."""
+        names = ("verdict", "decided_by", "notes", "experiment", "precision")
+        names += ("config_hash", "data_fingerprint")
+        pairs = [{**asdict(c), "verdict": c.verdict} for c in self.comparisons]
         return {
             "schema_version": 1,
-            "verdict": self.verdict,
-            "decided_by": self.decided_by,
-            "notes": self.notes,
-            "experiment": self.experiment,
-            "precision": self.precision,
-            "config_hash": self.config_hash,
-            "data_fingerprint": self.data_fingerprint,
-            "control_losses": None
-            if self.control is None
-            else self.control.losses.tolist(),
-            "comparisons": [
-                strict_json({**asdict(c), "verdict": c.verdict})
-                for c in self.comparisons
-            ],
+            **{name: getattr(self, name) for name in names},
+            "control_losses": self.control and self.control.losses.tolist(),
+            "comparisons": strict_json(pairs),
         }

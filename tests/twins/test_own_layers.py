@@ -134,7 +134,7 @@ def test_a_pair_of_the_page_is_the_same(kind, pair, verdict):
     held = leaf_shapes(build_torch(config)), jax_shapes(build_jax(config))
     assert held == (weight_shapes(config), weight_shapes(config))
     found = verdict(config)
-    assert found.verdict == IDENTICAL, found.said
+    assert found.verdict == IDENTICAL, found.message
     assert bool(found.alone) == (kind in OF_ONE_PIECE)
 
 

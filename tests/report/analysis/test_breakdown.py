@@ -6,7 +6,7 @@ import pytest
 from report.analysis.breakdown import (
     PARTS,
     REST,
-    arms_of,
+    ablations_of,
     breakdown,
     compiled_over_eager,
     rank_times,
@@ -14,12 +14,12 @@ from report.analysis.breakdown import (
 )
 from report.analysis.cells import cells_of
 from report.analysis.recipes import Recipe, workload
-from report.analysis.runs import ARMS, EXCHANGE
+from report.analysis.runs import ABLATIONS, EXCHANGE
 from report.analysis.scaling import scaling
 from report.analysis.timings import Evaluated, Rows, Window
 
-EXPOSED, UPDATE = ARMS[EXCHANGE], "optim.update"
-# An arm has a hash of its own, and the workload of what it is an arm of.
+EXPOSED, UPDATE = ABLATIONS[EXCHANGE], "optim.update"
+# An ablation has a hash of its own, and the workload of what it is an ablation of.
 RECIPES = {
     "recipe": Recipe("workload", None),
     "alone": Recipe("workload", None),
@@ -57,13 +57,16 @@ def rows(data=0.1, ranks=(1.0, 0.9), windows=4):
 
 def test_the_parts_of_a_step_are_the_step(cell, alone):
     whole = cell([80.0, 81.0, 79.0])
-    arms = {EXCHANGE: alone([100.0, 101.0, 99.0]), UPDATE: alone([83.2, 84.2, 82.2])}
-    assert set(arms) == set(ARMS)
-    found = breakdown(whole, [rows(), rows(), rows()], arms)
+    ablations = {
+        EXCHANGE: alone([100.0, 101.0, 99.0]),
+        UPDATE: alone([83.2, 84.2, 82.2]),
+    }
+    assert set(ablations) == set(ABLATIONS)
+    found = breakdown(whole, [rows(), rows(), rows()], ablations)
     assert found is not None and list(found.shares) == list(PARTS)
     shares = {part: share.value for part, share in found.shares.items()}
     optimizer = 1 - 80 / 83.2
-    parts = {EXPOSED: 0.2, ARMS[UPDATE]: optimizer, "data": 0.1}
+    parts = {EXPOSED: 0.2, ABLATIONS[UPDATE]: optimizer, "data": 0.1}
     assert shares == pytest.approx({REST: 0.7 - optimizer, **parts})
     assert found.milliseconds.value == 1000 * 64 / 80
     for share in found.shares.values():
@@ -109,8 +112,8 @@ def test_of_simulated_studies_the_intervals_hold_the_truth(cell, alone):
 
 def test_an_arm_is_no_repeat_and_goes_to_the_cell_that_it_is_of(cell, alone):
     whole, arm = cell([80.0] * 3), alone([100.0] * 3)
-    arms, left_out = arms_of(arm, [whole], RECIPES)
-    assert arms == {id(whole): {EXCHANGE: tuple(arm)}} and left_out == []
+    ablations, left_out = ablations_of(arm, [whole], RECIPES)
+    assert ablations == {whole: {EXCHANGE: tuple(arm)}} and left_out == []
     (curve,) = scaling(list(whole.runs)).curves
     assert curve.points[0].cell.rates == [80.0] * 3
 
@@ -127,14 +130,14 @@ def test_an_arm_is_no_repeat_and_goes_to_the_cell_that_it_is_of(cell, alone):
 )
 def test_an_arm_of_nothing_is_left_out_by_name(cell, alone, fields, told):
     (arm,) = alone([100.0], **fields)
-    arms, (out,) = arms_of([arm], [cell([80.0])], RECIPES)
-    assert arms == {} and out.name == str(arm.path)
+    ablations, (out,) = ablations_of([arm], [cell([80.0])], RECIPES)
+    assert ablations == {} and out.name == str(arm.path)
     assert out.reason.startswith("left out parallel.exchange, to be timed against")
     assert told in out.reason
 
 
-@pytest.mark.parametrize("ablation", ARMS)
-def test_an_arm_has_the_workload_of_what_it_is_an_arm_of(make_config, ablation):
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_an_ablation_has_the_workload_of_what_it_is_of(make_config, ablation):
     whole, arm, seed, other = (
         workload(make_config("experiment=digits_mlp", *given))
         for given in ([], [f"{ablation}=false"], ["train.seed=1"], ["optim.peak_lr=1"])
@@ -142,10 +145,10 @@ def test_an_arm_has_the_workload_of_what_it_is_an_arm_of(make_config, ablation):
     assert whole == arm == seed != other
 
 
-def test_arms_of_two_recipes_are_not_averaged(cell, alone):
+def test_ablations_of_two_recipes_are_not_averaged(cell, alone):
     arm = alone([100.0]) + alone([100.0], config_hash="recipe")
-    arms, left_out = arms_of(arm, [cell([80.0])], RECIPES)
-    assert arms == {} and len(left_out) == 2
+    ablations, left_out = ablations_of(arm, [cell([80.0])], RECIPES)
+    assert ablations == {} and len(left_out) == 2
     assert all("different recipes: " in out.reason for out in left_out)
 
 

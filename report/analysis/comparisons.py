@@ -1,5 +1,6 @@
-"""What is claimed of speeds, and the parity checks that each claim stands on."""
+"""What is said of speeds: one cell over another, and the parity checks behind it."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,31 +8,32 @@ from pathlib import Path
 from report.analysis.breakdown import Ratio
 from report.analysis.cells import Cell
 from report.analysis.checks import Check, check_of
+from report.analysis.intervals import Difference, compare
 from report.analysis.recipes import Recipe
-from report.analysis.scaling import Versus
-from report.analysis.timings import Rows
+from report.analysis.timings import NOTHING, Rows
 from report.parity.bounds import PASSES
 
 
 @dataclass(frozen=True)
-class Claim:
-    """JAX against PyTorch in one cell, and the parity check that it stands on.
+class SpeedComparison:
+    """The same cell in JAX and in PyTorch, and the parity check that it stands on.
 
     Args:
       withheld: why nothing is claimed; empty where a check found both identical.
       seconds: that the shortest of its runs was timed for; 0 where that is not known.
     """
 
-    versus: Versus
+    jax: Cell
+    torch: Cell
+    difference: Difference
     check: Check | None
     withheld: str
-    seconds: float = 0.0
+    seconds: float
 
     @property
     def commits(self) -> tuple[str, ...]:
         """Of the runs and of the check's, as far as is known."""
-        checks = [self.check] if self.check else []
-        return _commits(self.versus.jax, self.versus.torch, *checks)
+        return _commits(self.jax, self.torch, *filter(None, [self.check]))
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,45 @@ def _commits(*places: Cell | Check) -> tuple[str, ...]:
     return tuple(sorted({commit for place in places for commit in place.commits}))
 
 
-def claim_of(
-    versus: Versus,
+def jax_against_torch(
+    cells: Sequence[Cell],
     rows: Mapping[Path, Rows],
     recipes: Mapping[str, Recipe],
     checks: Sequence[Check],
-) -> Claim:
-    """What may be said of JAX against PyTorch in a cell."""
-    check, withheld = _proven(versus.torch, recipes, checks)
-    return Claim(versus, check, withheld, _timed(versus, rows))
+) -> list[SpeedComparison]:
+    """Every cell that both frameworks ran by the same recipe, JAX over PyTorch.
+
+    A cell of one recipe in one framework and of another in the other is not compared.
+    """
+
+    def same(cell: Cell) -> tuple[object, ...]:
+        run, s = cell.runs[0], cell.setting
+        how = (s.precision, s.parallel, s.deterministic, cell.accumulate)
+        where = (s.device, s.machine, cell.world_size)
+        return (*how, *where, run.of_recipe, run.data_fingerprint)
+
+    torch: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if cell.setting.framework == "torch":  # eager or compiled
+            torch[same(cell)].append(cell)
+    found: dict[object, tuple[Cell, Cell]] = {}
+    for cell in cells:
+        if cell.setting.framework == "jax":
+            for other in torch[same(cell)]:
+                # One device's runs are the base of several layouts, and asked once.
+                found.setdefault((cell.runs, other.runs), (cell, other))
+    pairs = list(found.values())
+    differences = compare([(jax.rates, other.rates) for jax, other in pairs])
+    return [
+        SpeedComparison(
+            jax,
+            other,
+            difference,
+            *_proven(other, recipes, checks),
+            seconds=min(_timed(run.path, rows) for run in (*jax.runs, *other.runs)),
+        )
+        for (jax, other), difference in zip(pairs, differences, strict=True)
+    ]
 
 
 def compiled_of(
@@ -111,10 +143,6 @@ def _unchecked(cell: Cell, recipe: Recipe | None, checks: Sequence[Check]) -> st
     return f"the parity check of {of} is of other {parts}: {near.path}"
 
 
-def _timed(versus: Versus, rows: Mapping[Path, Rows]) -> float:
-    """The seconds that the shortest run of a comparison was timed for."""
-    return min(
-        sum(window.seconds for window in rows[run.path].windows)
-        for cell in (versus.jax, versus.torch)
-        for run in cell.runs
-    )
+def _timed(run: Path, rows: Mapping[Path, Rows]) -> float:
+    """The seconds of its timed windows."""
+    return sum(window.seconds for window in rows.get(run, NOTHING).windows)

@@ -1,0 +1,146 @@
+"""What cannot be judged: differences that rounding alone may have made.
+
+A doubt is a sentence that says so, and how to decide. There are three ways to one:
+parameters that no gradient moves, or hardly any; parameters that controls take as far;
+and differences that grew from rounding after the steps that fixed bounds are for.
+"""
+
+import numpy as np
+
+from record.run import Run
+from report.parity.bounds import BOUNDS, ENVELOPE, HUNDRED, looser
+from report.parity.differences import Envelope
+from report.parity.rounding import shift, size, wandering
+from report.parity.verdict import Comparison
+
+DECIDE = (
+    "To decide, train both anew by launch/parity.py: in precision=fp64, or in others "
+    "with controls, for 100 steps"
+)
+# Steps in which every rule of an update has shown: by its first, momentum, correction.
+FEW = 5
+
+
+def excuse_leaves(
+    comparison: Comparison, a: Run, b: Run, control: Envelope | None
+) -> list[str]:
+    """Take the leaves out of what is judged that rounding alone may have moved.
+
+    Those of which there is evidence are moved to `wandering`, and are no doubt.
+
+    Returns:
+      The doubts about the others.
+    """
+    doubted = _set_wandering_apart(comparison, a, b, control)
+    near = {} if control is None else _within_controls(comparison, control)
+    comparison.leaves_allowed.update(dict.fromkeys([*doubted, *near], np.inf))
+    doubts = ["; ".join(near.values())] if near else []
+    if doubted:
+        doubts.append(
+            f"{', '.join(doubted)} part by as much as they are large, while all losses "
+            "agree: as rounding does where it is all there is of a gradient"
+        )
+    return [f"{doubt}. {DECIDE}" for doubt in doubts]
+
+
+def excuse_growth(
+    comparison: Comparison, broken: list[str], covered: int | None
+) -> list[str]:
+    """The doubt about broken bounds that rounding may have grown beyond.
+
+    Args:
+      covered: steps that the bounds are for, which judge no later one; None: all.
+    """
+    if covered is None:
+        return []
+    agreed, steps = agreed_steps(comparison), len(comparison.differences)
+    why = "; ".join(broken)
+    if covered <= agreed and covered < steps:
+        return [
+            f"the losses agree up to step {agreed} of {steps}, the bounds are for "
+            f"{covered}. Later {why}: rounding may have grown to that. {DECIDE}"
+        ]
+    if covered == HUNDRED and _grown_by_rounding(comparison, agreed):
+        return [
+            f"{why}. But the losses agreed to rounding at first and parted by growth "
+            f"alone, as those of one framework may when nudged by one ulp. {DECIDE}"
+        ]
+    return []
+
+
+def agreed_steps(comparison: Comparison) -> int:
+    """The last step up to which all losses are within what is allowed."""
+    above = np.greater(comparison.differences, comparison.allowed)
+    return int(np.argmax(above)) if above.any() else len(above)
+
+
+def _within_controls(comparison: Comparison, control: Envelope) -> dict[str, str]:
+    """Leaves beyond the bound for a hundred steps by less than their controls allow.
+
+    Controls that all but reach that bound themselves are no evidence of a difference.
+
+    Returns:
+      Name -> how far it is apart, in words.
+    """
+    return {
+        name: f"{name} parts by {value:.2e}, {comparison.leaves_allowed[name]:.2e} "
+        f"allowed, while rounding moved its controls by {control.leaves[name]:.2e}"
+        for name, value in comparison.leaves.items()
+        if comparison.leaves_allowed[name] < value <= ENVELOPE * control.leaves[name]
+    }
+
+
+def _set_wandering_apart(
+    comparison: Comparison, a: Run, b: Run, control: Envelope | None
+) -> list[str]:
+    """Take out what wanders, and name what may."""
+    leaves, allowed = comparison.leaves, comparison.leaves_allowed
+    precision = looser(*(run.config.precision.name for run in (a, b)))
+    fixed = BOUNDS[precision].hundred
+    beyond = [n for n, value in leaves.items() if value > min(allowed[n], fixed)]
+    if not beyond:
+        return []
+    controls = None if control is None else control.leaves
+    if control is not None and not control.losses[-1] <= fixed < np.inf:
+        controls = {}  # rounding has grown in all of the model
+    found = wandering(a, b, controls, precision)
+    doubted = []
+    for name in beyond:
+        if _moved_by(found.known, name, comparison, a, b):
+            comparison.wandering[name] = leaves.pop(name)
+        elif _moved_by(found.doubted, name, comparison, a, b):
+            doubted.append(name)
+    return doubted
+
+
+def _moved_by(
+    biases: frozenset[str], name: str, comparison: Comparison, a: Run, b: Run
+) -> bool:
+    """Whether a leaf is one of these, or a running mean as far apart as they are."""
+    if name in biases:
+        return True
+    largest = max(size(run.weights[name]) for run in (a, b))
+    reached = shift(name, a.weights, b.weights, biases)
+    return comparison.leaves[name] * largest <= reached
+
+
+def _grown_by_rounding(comparison: Comparison, agreed: int) -> bool:
+    """Whether two runs may have broken fp32's fixed bounds by rounding alone.
+
+    Another rule makes losses part from the first steps on, and then by about the square
+    of the steps at most; another batch or image makes them part at once. Rounding that
+    ReLUs and poolings amplify does neither: at a tenth of the steps the losses are
+    within a first step's bound still, five hundred times below the one they break, and
+    no step makes it a hundred times what it was. The weights are then not ten times as
+    far apart as the losses.
+    """
+    if agreed <= FEW:
+        return False
+    ulp = float(np.finfo(np.float32).eps)
+    grown = np.maximum.accumulate([ulp, *comparison.differences])  # from step 0 on
+    most = ENVELOPE * grown[-1]
+    return bool(
+        grown[max(agreed // 10, FEW)] <= BOUNDS["fp32"].first
+        and (grown[1:] <= 100 * grown[:-1]).all()
+        and max(comparison.test_difference, *comparison.leaves.values()) <= most
+    )
