@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def twin_rate(devices: int) -> float:
     return summary["images_per_second"]["median"] / devices
 
 
-def study_rates() -> dict[str, dict[tuple[int, bool], list[float]]]:
+def study_rates() -> Mapping[str, Mapping[tuple[int, bool], list[float]]]:
     """Images/s of a device by framework, world size and whether nothing was exchanged.
 
     As a study measures them: a process and a core for each device.
