@@ -17,14 +17,13 @@ import numpy as np
 import safetensors.numpy
 
 from data.dropout import epoch_keys
-from launch.leaves import listed_leaves
 from recipe.config import Config, from_yaml
-from recipe.dropout import dropout_layers, rate_leaves
+from recipe.dropout import dropout_layers, own_rates, rate_leaves
 from recipe.errors import ConfigError
 from recipe.leaves import Leaves
 from recipe.own_model import said_in_a_line
 from recipe.pixels import pixel_affine
-from recipe.weights import Weights, random_weights
+from recipe.weights import Weights, random_weights, weight_shapes
 from record.trace import Trace, to_bytes, trace_file
 from runtime.processes import Processes
 
@@ -176,7 +175,8 @@ def main(framework: str, folder: Path, step: bool) -> None:
     config = from_yaml(sys.stdin.read())
     leaves = leaves_of(framework, config)
     (folder / LEAVES).write_text(json.dumps(leaves))
-    if not step or leaves != listed_leaves(config):
+    listed = {**weight_shapes(config), **rate_leaves(own_rates(config))}
+    if not step or leaves != listed:
         return
     take = {"torch": in_torch, "jax": in_jax}[framework]
     world = world_of(framework, config)
