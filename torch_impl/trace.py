@@ -61,8 +61,10 @@ def trace_step(
         told = isinstance(module, KeyedDropout)
         channels = module.last_in_jax(output) if told else None
         outputs[call] = canonical_layout(output, channels)
-        if output.requires_grad:
-            output.register_hook(partial(keep_gradient, call, channels))
+        if output.is_floating_point():
+            # Of the images alone, as dropout of pixels is, it has none unless asked.
+            hooked = output.requires_grad_()
+            hooked.register_hook(partial(keep_gradient, call, channels))
 
     for name, module in model.named_modules():
         module.register_forward_hook(partial(keep_output, name or "model"))
@@ -84,7 +86,9 @@ def trace_step(
         step=step,
         weights=weights,
         outputs=outputs,
-        output_gradients={n: output_gradients[n] for n in outputs if n in kinds},
+        output_gradients={
+            n: output_gradients.get(n, np.zeros_like(outputs[n])) for n in kinds
+        },
         gradients={
             n: g for n, g in save_weights(model, world).items() if is_trained(n)
         },
