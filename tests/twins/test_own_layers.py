@@ -1,5 +1,7 @@
 """docs/own-layers.md: each pair it shows is the same, and a fault in it is named."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -191,6 +193,22 @@ def test_dropout_of_one_twin_alone_is_told_before_any_step(replaced, told, pair)
     assert found[0].startswith(told)
     with pytest.raises(ConfigError, match="block.0.tokens drops .* and 0.2 in drop"):
         build_torch(config)
+
+
+def test_dropout_of_the_images_themselves_is_looked_at_too(pair, verdict):
+    """No gradient goes through it, there being no weight before it."""
+    dropped = "x = F.relu(self.stem(self.pixels(x)))"
+    config = pair(
+        "dropout", "torch", {"x = self.pixels(F.relu(self.stem(x)))": dropped}
+    )
+    twin = Path(config.model.folder) / "jax_model.py"
+    text = twin.read_text()
+    right = "self.pixels(nnx.relu(self.stem(x)))"
+    assert right in text
+    twin.write_text(text.replace(right, "nnx.relu(self.stem(self.pixels(x)))"))
+    found = verdict(config)
+    assert found.verdict == IDENTICAL, found.said
+    assert any(d.what == "the gradient of pixels's output" for d in found.differences)
 
 
 def test_what_draws_from_torchs_own_generator_is_refused(pair, verdict):
