@@ -202,19 +202,35 @@ class Dropout(nnx.Module):
     ) -> Float[Array, "B ..."]:
         if keys_BL is None:
             return x
-        kept_BU = kept(keys_BL[:, layer], x[0].size, self.rate)
-        scaled = x.astype(self.dtype) * (1 / (1 - self.rate))
-        return jnp.where(kept_BU.reshape(x.shape), scaled, 0).astype(x.dtype)
+        return drop(x, keys_BL[:, layer], self.rate, self.dtype)
+
+
+def drop(
+    x: Float[Array, "B ..."], keys_B: Int[Array, " B"], rate: float, dtype: Any
+) -> Float[Array, "B ..."]:
+    """What `Dropout` does, where each example has its key.
+
+    Args:
+      dtype: what is scaled in.
+    """
+    kept_BU = kept(keys_B, x[0].size, rate)
+    scaled = x.astype(dtype) * (1 / (1 - rate))
+    return jnp.where(kept_BU.reshape(x.shape), scaled, 0).astype(x.dtype)
 
 
 def kept(keys_B: Int[Array, " B"], units: int, rate: float) -> Bool[Array, "B U"]:
-    """Which units stay, in uint32, whose products wrap."""
-    units_U = jnp.arange(units, dtype=jnp.uint32) * jnp.uint32(UNIT)
-    words_BU = keys_B.astype(jnp.uint32)[:, None] ^ units_U
+    """Which units stay."""
+    units_U = jnp.arange(units, dtype=jnp.uint32)
+    return words(keys_B, units_U) >= jnp.uint32(least_kept(rate))
+
+
+def words(keys_B: Int[Array, " B"], units_U: Int[Array, " U"]) -> Int[Array, "B U"]:
+    """The units' words, in uint32, whose products wrap."""
+    words_BU = keys_B.astype(jnp.uint32)[:, None] ^ (units_U * jnp.uint32(UNIT))
     for shift, factor in ROUNDS:
         words_BU ^= words_BU >> shift
         words_BU *= jnp.uint32(factor)
-    return words_BU >= jnp.uint32(least_kept(rate))
+    return words_BU
 
 
 def max_pool(

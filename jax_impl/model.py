@@ -23,6 +23,7 @@ from jax_impl.layers import (
     gelu,
     max_pool,
 )
+from jax_impl.own_dropout import held_rates, key_dropout
 from jax_impl.precision import dtypes
 from recipe.architecture import (
     CNN_KERNEL,
@@ -38,6 +39,7 @@ from recipe.architecture import (
     vit_tokens,
 )
 from recipe.config import Config
+from recipe.dropout import check_rates, own_rates
 from recipe.own_model import check_inputs, checked_kind, own_module
 
 
@@ -385,15 +387,27 @@ class ViT(nnx.Module):
         return self.head(average(self.norm(x), 1, self.dtypes))
 
 
+def build_own(config: Config, folder: str) -> nnx.Module:
+    """A model of the user's own; whether it drops as its shapes.py says is not asked.
+
+    Raises:
+      ConfigError: if it is no module, or asks for more than the images.
+    """
+    own = own_module(folder, "jax_model.py")
+    built = nnx.eval_shape(
+        lambda: checked_kind("jax_model.py", own.build_model(config), nnx.Module)
+    )
+    check_inputs("jax_model.py", built.__call__)
+    key_dropout(config, built)
+    return built
+
+
 def build_model(config: Config) -> nnx.Module:
     """The architecture without numbers: parameters are shapes and types."""
     if config.model.folder is not None:
-        own = own_module(config.model.folder, "jax_model.py")
-        built = nnx.eval_shape(
-            lambda: checked_kind("jax_model.py", own.build_model(config), nnx.Module)
-        )
-        check_inputs("jax_model.py", built.__call__)
-        return built
+        own = build_own(config, config.model.folder)
+        check_rates(held_rates(own), own_rates(config))
+        return own
     model = {
         "cnn": CNN,
         "linear": MLP,

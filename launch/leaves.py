@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launch.overrides import ROOT
 from recipe.config import Config, to_yaml
+from recipe.dropout import own_rates, rate_leaves
 from recipe.errors import ConfigError
 from recipe.leaves import wrong_leaves
 from recipe.own_model import in_words
@@ -19,7 +20,7 @@ FRAMEWORKS = ("torch", "jax")
 # Little is computed: no GPU is to be taken for it.
 NO_DEVICE = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
-Shapes = dict[str, tuple[int, ...]]
+Leaves = dict[str, tuple[int, ...] | float]
 
 
 def check_own_leaves(config: Config) -> None:
@@ -52,7 +53,7 @@ def ask_twins(config: Config, folder: Path, *more: str) -> list[str]:
     Raises:
       ConfigError: if a file of the user's own fails, in its words.
     """
-    listed = listed_shapes(config)
+    listed = listed_leaves(config)
     (folder / "config.yaml").write_text(
         to_yaml(Config(**{f.name: getattr(config, f.name) for f in fields(Config)}))
     )
@@ -74,19 +75,19 @@ def ask_twins(config: Config, folder: Path, *more: str) -> list[str]:
     return wrong_leaves(torch, jax, listed)
 
 
-def _held(folder: Path) -> Shapes:
+def _held(folder: Path) -> Leaves:
     held = json.loads((folder / "leaves.json").read_text())
-    return {name: tuple(shape) for name, shape in held.items()}
+    return {n: tuple(of) if isinstance(of, list) else of for n, of in held.items()}
 
 
-def listed_shapes(config: Config) -> Shapes:
-    """What shapes.py lists.
+def listed_leaves(config: Config) -> Leaves:
+    """What shapes.py lists, of dropout layers the rates.
 
     Raises:
       ConfigError: if it fails, in its words.
     """
     try:
-        return weight_shapes(config)
+        return {**weight_shapes(config), **rate_leaves(own_rates(config))}
     except ConfigError:
         raise
     except Exception as error:

@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from data.dropout import epoch_keys
 from recipe.config import Config, from_yaml
+from recipe.dropout import dropout_layers, own_rates, rate_leaves
+from recipe.errors import ConfigError
+from recipe.leaves import Leaves
 from recipe.own_model import said_in_a_line
 from recipe.pixels import pixel_affine
 from recipe.weights import Weights, random_weights, weight_shapes
@@ -42,8 +46,20 @@ def batch(config: Config) -> Arrays:
     )
 
 
+def keys(config: Config) -> np.ndarray | None:
+    """Of the batch's dropout masks at each of its layers; None without dropout."""
+    layers, examples = dropout_layers(config), config.train.global_batch
+    if not layers:
+        return None
+    return epoch_keys(config.train.seed, layers, 0, examples)
+
+
 def in_torch(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights]:
-    """The step taken apart, and the weights after its forward pass."""
+    """The step taken apart, and the weights after its forward pass.
+
+    Raises:
+      ConfigError: if random numbers are drawn in it, which JAX would draw otherwise.
+    """
     import torch
 
     from torch_impl.model import build_model
@@ -56,13 +72,22 @@ def in_torch(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weigh
     load_weights(model, weights, world)
     data = DeviceData(*(replicate(array, world) for array in batch(config)))
     indices_B = place_batch(np.arange(config.train.global_batch), world)
-    trace = trace_step(config, model, data, indices_B, None, None, None, 1, world)
+    keys_BL = place_batch(keys(config), world)
+    before = torch.get_rng_state()
+    trace = trace_step(config, model, data, indices_B, None, keys_BL, None, 1, world)
     images, labels = gather(config, data, indices_B)
     with torch.no_grad():
         model.eval()
         evaluated = model(images).double().cpu().numpy()
         model.train()
-        loss_fn(config, model, images, labels)  # moves the running statistics
+        loss_fn(config, model, images, labels, keys_BL)  # moves running statistics
+    if not torch.equal(before, torch.get_rng_state()):
+        raise ConfigError(
+            "torch_model.py: the forward pass draws from torch's generator, as "
+            "F.dropout, nn.GRU(dropout=...) and torch.rand do; JAX draws other "
+            "numbers. For dropout hold an nn.Dropout as an attribute of the module, "
+            "and leave out the rest"
+        )
     return with_evaluation(trace, evaluated), save_weights(model, world)
 
 
@@ -82,19 +107,20 @@ def in_jax(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights
     params, statistics = (place_state(state, world) for state in states)
     data = DeviceData(*replicate(batch(config), world))
     indices_B = place_batch(np.arange(config.train.global_batch), world)
+    keys_BL = place_batch(keys(config), world)
     slots = build_optimizer(config, params).init(params)
     state = TrainState(params, statistics, slots, None)
-    trace = trace_step(config, graphdef, state, data, indices_B, None, None, 1)
+    trace = trace_step(config, graphdef, state, data, indices_B, None, keys_BL, 1)
 
     @jax.jit
-    def both(params: nnx.State, statistics: nnx.State, images, labels):
+    def both(params: nnx.State, statistics: nnx.State, images, labels, keys_BL):
         model = nnx.merge(graphdef, params, statistics, copy=True)
         model.eval()
-        given = config, graphdef, params, statistics, images, labels
+        given = config, graphdef, params, statistics, images, labels, keys_BL
         return model(images), loss_fn(*given)[1]
 
     images, labels = gather(config, data, indices_B)
-    evaluated, moved = both(params, statistics, images, labels)
+    evaluated, moved = both(params, statistics, images, labels, keys_BL)
     trace = with_evaluation(trace, np.asarray(evaluated, np.float64))
     return trace, save_weights(params, moved, world)
 
@@ -123,17 +149,25 @@ def world_of(framework: str, config: Config) -> Any:
     return world
 
 
-def leaves_of(framework: str, config: Config) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> canonical shape of all that a twin's model holds."""
+def leaves_of(framework: str, config: Config) -> Leaves:
+    """Canonical name -> canonical shape of all that a twin's model holds.
+
+    Of dropout layers the rates.
+    """
+    folder = str(config.model.folder)
     if framework == "torch":
-        from torch_impl.model import build_model
+        from torch_impl.model import build_own
+        from torch_impl.own_dropout import held_rates
         from torch_impl.weights import leaf_shapes
 
-        return leaf_shapes(build_model(config))
-    from jax_impl.model import build_model
+        model = build_own(config, folder)
+        return {**leaf_shapes(model), **rate_leaves(held_rates(model))}
+    from jax_impl.model import build_own
+    from jax_impl.own_dropout import held_rates
     from jax_impl.weights import leaf_shapes
 
-    return leaf_shapes(build_model(config))
+    model = build_own(config, folder)
+    return {**leaf_shapes(model), **rate_leaves(held_rates(model))}
 
 
 def main(framework: str, folder: Path, step: bool) -> None:
@@ -141,7 +175,8 @@ def main(framework: str, folder: Path, step: bool) -> None:
     config = from_yaml(sys.stdin.read())
     leaves = leaves_of(framework, config)
     (folder / LEAVES).write_text(json.dumps(leaves))
-    if not step or leaves != weight_shapes(config):
+    listed = {**weight_shapes(config), **rate_leaves(own_rates(config))}
+    if not step or leaves != listed:
         return
     take = {"torch": in_torch, "jax": in_jax}[framework]
     world = world_of(framework, config)

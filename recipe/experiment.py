@@ -229,9 +229,14 @@ class ModelConfig:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"model.dropout must lie in [0, 1), got {self.dropout}")
         if self.dropout and self.name not in DROPPING:
+            none = f"{self.name} has none, leave it at 0"
+            if self.name == "own":
+                none = (
+                    "own takes nn.Dropout and nnx.Dropout at the rates that its "
+                    "shapes.py gives (docs/own-layers.md), leave it at 0"
+                )
             raise ConfigError(
-                f"model.dropout={self.dropout} is of {', '.join(DROPPING)}; "
-                f"{self.name} has none, leave it at 0"
+                f"model.dropout={self.dropout} is of {', '.join(DROPPING)}; {none}"
             )
         if self.dropout and self.name != "vit_tiny" and not self.hidden:
             raise ConfigError(

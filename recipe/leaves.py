@@ -6,7 +6,8 @@ And what to do about names that neither framework's own training ever meets else
 import re
 from collections.abc import Mapping
 
-Shapes = Mapping[str, tuple[int, ...]]
+# Of a leaf its shape; of a dropout layer, which has none, its rate.
+Leaves = Mapping[str, tuple[int, ...] | float]
 
 # The end of a name that is in one twin alone, or that nobody listed -> what to do. The
 # first that matches is told.
@@ -16,8 +17,8 @@ WAYS_OUT = {
     "jax_impl/recurrent.py",
     r"rngs\.(\w+\.)?(count|key)": "a generator's state, which is no weight. Duet draws "
     "nothing from a framework's generator, since torch and JAX draw other numbers: "
-    "leave nnx.Dropout and its rngs out, in both twins; of an nnx.RNN, give it "
-    "rngs=False and initial_carry=",
+    "keep no nnx.Rngs in the model, where nnx.Dropout needs none; of an nnx.RNN, give "
+    "it rngs=False and initial_carry=",
     r"num_batches_tracked": "torch's counter, no weight: leave it out of shapes.py",
     r"(weight|bias)_[ih]h_l\d+_reverse": "a bidirectional layer: write it as two, one "
     "of them on the sequence turned round",
@@ -35,6 +36,9 @@ WAYS_OUT = {
     r"layers\.\d+\.\w+": "nnx.Sequential keeps its modules under `layers`: take an "
     "nnx.List and call them in turn, or name torch's nn.Sequential `layers` within a "
     "module of that name. In nn.Sequential functions such as nn.ReLU count, too",
+    r"rate": "a dropout layer: an nn.Dropout and an nnx.Dropout of one name, which "
+    "dropout_rates(config) of shapes.py gives with its rate; docs/own-layers.md shows "
+    "one",
     r"\d+\.\w+": "places in a list: an nn.Sequential counts its nn.ReLU, too, an "
     "nnx.List of layers alone does not; torch's nn.ModuleList counts as nnx.List does",
     r"(running_)?(mean|var)": "running statistics: nn.BatchNorm2d and "
@@ -58,7 +62,7 @@ def way_out(name: str) -> str:
     return ""
 
 
-def wrong_leaves(torch: Shapes, jax: Shapes, listed: Shapes) -> list[str]:
+def wrong_leaves(torch: Leaves, jax: Leaves, listed: Leaves) -> list[str]:
     """Every leaf that is not the same in both twins and in shapes.py, a line for each.
 
     What one twin alone has comes first, then other shapes, then what shapes.py lacks

@@ -1,6 +1,7 @@
 """A model of the user's own: three files in a folder, loaded by path.
 
     shapes.py       weight_shapes(config) -> {canonical name: canonical shape}
+                    dropout_rates(config) -> {layer's name: rate}, where it has any
     torch_model.py  build_model(config) -> torch.nn.Module
     jax_model.py    build_model(config) -> flax.nnx.Module
 

@@ -13,6 +13,9 @@ ALONE: dict[str, dict[str, str]] = {
     "optim.py": {
         "corrected_moments": "PyTorch's own takes 1 - beta^t in fp64 already",
     },
+    "own_dropout.py": {
+        "AxisDropout": "JAX's order of axes is the one that units are counted in",
+    },
     "parallel.py": {
         "only_the_last": "DDP shares gradients within the backward pass",
         "is_sharded": "JAX's arrays are whole to whoever reads them",

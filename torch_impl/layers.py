@@ -7,6 +7,7 @@ dropout, U units of an example.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -192,20 +193,36 @@ class Dropout(nn.Module):
     ) -> Float[Tensor, "B ..."]:
         if keys_BL is None:
             return x
-        kept_BU = kept(keys_BL[:, layer], x[0].numel(), self.rate)
-        scaled = x.to(self.dtype) * (1 / (1 - self.rate))
-        return torch.where(kept_BU.reshape(x.shape), scaled, 0).to(x.dtype)
+        return drop(x, keys_BL[:, layer], self.rate, self.dtype)
+
+
+def drop(
+    x: Float[Tensor, "B ..."], keys_B: Int[Tensor, " B"], rate: float, dtype: Any
+) -> Float[Tensor, "B ..."]:
+    """What `Dropout` does, where each example has its key.
+
+    Args:
+      dtype: what is scaled in.
+    """
+    kept_BU = kept(keys_B, x[0].numel(), rate)
+    scaled = x.to(dtype) * (1 / (1 - rate))
+    return torch.where(kept_BU.reshape(x.shape), scaled, 0).to(x.dtype)
 
 
 def kept(keys_B: Int[Tensor, " B"], units: int, rate: float) -> Bool[Tensor, "B U"]:
-    """Which units stay, in int64: torch computes little with unsigned words."""
-    units_U = torch.arange(units, device=keys_B.device) * UNIT & WORD
-    words_BU = keys_B.long()[:, None] ^ units_U
+    """Which units stay."""
+    units_U = torch.arange(units, device=keys_B.device)
+    return words(keys_B, units_U) >= least_kept(rate)
+
+
+def words(keys_B: Int[Tensor, " B"], units_U: Int[Tensor, " U"]) -> Int[Tensor, "B U"]:
+    """The units' words, in int64: torch computes little with unsigned ones."""
+    words_BU = keys_B.long()[:, None] ^ (units_U * UNIT & WORD)
     for shift, factor in ROUNDS:
         words_BU ^= words_BU >> shift
         words_BU *= factor
         words_BU &= WORD
-    return words_BU >= least_kept(rate)
+    return words_BU
 
 
 def max_pool(

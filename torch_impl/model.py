@@ -26,6 +26,7 @@ from recipe.architecture import (
     vit_tokens,
 )
 from recipe.config import Config
+from recipe.dropout import check_rates, own_rates
 from recipe.own_model import check_inputs, checked_kind, own_module
 from torch_impl.layers import (
     NORMS,
@@ -36,6 +37,7 @@ from torch_impl.layers import (
     flatten,
     max_pool,
 )
+from torch_impl.own_dropout import held_rates, key_dropout
 from torch_impl.precision import dtypes, parameter_dtype
 
 
@@ -393,16 +395,28 @@ class ViT(nn.Module):
         return self.head(average(self.norm(x), 1, self.dtypes))
 
 
+def build_own(config: Config, folder: str) -> nn.Module:
+    """A model of the user's own; whether it drops as its shapes.py says is not asked.
+
+    Raises:
+      ConfigError: if it is no module, or asks for more than the images.
+    """
+    own = own_module(folder, "torch_model.py")
+    with torch.device("meta"):
+        given = own.build_model(config)
+        built = checked_kind("torch_model.py", given, nn.Module)
+        built = built.to(parameter_dtype(config))
+    check_inputs("torch_model.py", built.forward)
+    key_dropout(config, built)
+    return built
+
+
 def build_model(config: Config) -> nn.Module:
     """The architecture without numbers: parameters are on the meta device."""
     if config.model.folder is not None:
-        own = own_module(config.model.folder, "torch_model.py")
-        with torch.device("meta"):
-            given = own.build_model(config)
-            built = checked_kind("torch_model.py", given, nn.Module)
-            built = built.to(parameter_dtype(config))
-        check_inputs("torch_model.py", built.forward)
-        return built
+        own = build_own(config, config.model.folder)
+        check_rates(held_rates(own), own_rates(config))
+        return own
     model = {
         "cnn": CNN,
         "linear": MLP,

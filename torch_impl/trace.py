@@ -16,6 +16,7 @@ from recipe.config import Config
 from recipe.loss_scale import LossScale
 from recipe.weights import is_trained
 from record.trace import Trace, numbered
+from torch_impl.own_dropout import KeyedDropout
 from torch_impl.parallel import World
 from torch_impl.step import DeviceData, gather, loss_fn
 from torch_impl.weights import save_weights
@@ -47,8 +48,8 @@ def trace_step(
     output_gradients: dict[str, np.ndarray] = {}
     kinds: dict[str, str] = {}
 
-    def keep_gradient(name: str, gradient: Tensor) -> None:
-        output_gradients[name] = canonical_layout(gradient) / scale
+    def keep_gradient(name: str, channels: int | None, gradient: Tensor) -> None:
+        output_gradients[name] = canonical_layout(gradient, channels) / scale
 
     def keep_output(name: str, module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, tuple):
@@ -57,9 +58,13 @@ def trace_step(
             return
         call = numbered(name, outputs)
         kinds[call] = type(module).__name__
-        outputs[call] = canonical_layout(output)
-        if output.requires_grad:
-            output.register_hook(partial(keep_gradient, call))
+        told = isinstance(module, KeyedDropout)
+        channels = module.last_in_jax(output) if told else None
+        outputs[call] = canonical_layout(output, channels)
+        if output.is_floating_point():
+            # Of the images alone, as dropout of pixels is, it has none unless asked.
+            hooked = output.requires_grad_()
+            hooked.register_hook(partial(keep_gradient, call, channels))
 
     for name, module in model.named_modules():
         module.register_forward_hook(partial(keep_output, name or "model"))
@@ -81,7 +86,9 @@ def trace_step(
         step=step,
         weights=weights,
         outputs=outputs,
-        output_gradients={n: output_gradients[n] for n in outputs if n in kinds},
+        output_gradients={
+            n: output_gradients.get(n, np.zeros_like(outputs[n])) for n in kinds
+        },
         gradients={
             n: g for n, g in save_weights(model, world).items() if is_trained(n)
         },
@@ -89,11 +96,19 @@ def trace_step(
     )
 
 
-def canonical_layout(tensor: Tensor) -> Float[np.ndarray, "..."]:
-    """On the host, at least fp32, features as NHWC; four axes are taken to be NCHW."""
+def canonical_layout(
+    tensor: Tensor, channels: int | None = None
+) -> Float[np.ndarray, "..."]:
+    """On the host, at least fp32, features as NHWC; four axes are taken to be NCHW.
+
+    Args:
+      channels: the axis that is the last in JAX's twin, where that is known.
+    """
     tensor = tensor.detach().cpu()
     if tensor.dtype != torch.float64:
         tensor = tensor.float()
-    if tensor.ndim == 4:
-        tensor = tensor.permute(0, 2, 3, 1)
+    if channels is None:
+        channels = 1 if tensor.ndim == 4 else -1
+    if tensor.ndim:
+        tensor = tensor.movedim(channels, -1)
     return tensor.numpy().copy()

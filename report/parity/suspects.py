@@ -38,7 +38,8 @@ SUSPECTS = {
     "rnn": "order of gates, direction, the first state, which state is the output",
     "pool": "padding with -inf or 0, window, stride, count of padded pixels",
     "gelu": "tanh or erf (jax.nn.gelu is tanh by default, torch's erf)",
-    "dropout": "masks drawn differently, or scaled",
+    "dropout": "masks drawn differently, or scaled; of your own model, calls in "
+    "another order, or axes that are not NCHW (AxisDropout, docs/own-layers.md)",
 }
 BETWEEN = (
     "or a function called between the two: activation (GELU's tanh or erf), pooling "

@@ -78,7 +78,7 @@ BAD = [
         "model=resnet9 model.dropout=0.1",
         *("model.dropout=0.1", "cnn, mlp, vit_tiny", "resnet9 has none"),
     ),
-    ("model=own model.dropout=0.1", "model.dropout=0.1", "own has none"),
+    ("model=own model.dropout=0.1", "model.dropout=0.1", "own takes nn.Dropout"),
     ("model=mlp model.hidden=[] model.dropout=0.1", "hidden layers", "model.hidden"),
     ("model=resnet9 model.width=0", "model.width", "got 0", "> 0"),
     ("model=resnet9 data.image_shape=[7,9,1]", "model=resnet9", "7x9", "8x8"),

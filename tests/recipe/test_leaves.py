@@ -32,8 +32,10 @@ def test_a_leaf_that_shapes_py_lacks_is_told_though_the_twins_agree():
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("drop.rngs.count", "leave nnx.Dropout and its rngs out"),
-        ("drop.rngs.dropout.key", "leave nnx.Dropout and its rngs out"),
+        ("noise.rngs.count", "keep no nnx.Rngs in the model"),
+        ("rngs.dropout.key", "keep no nnx.Rngs in the model"),
+        ("block.0.drop.rate", "dropout_rates(config) of shapes.py"),
+        ("net.layers.1.rate", "nnx.Sequential"),
         ("rnn.rngs.key", "rngs=False and initial_carry="),
         ("norm.num_batches_tracked", "leave it out of shapes.py"),
         ("attention.in_proj_weight", "query, key, value and out"),

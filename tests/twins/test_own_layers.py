@@ -1,5 +1,7 @@
 """docs/own-layers.md: each pair it shows is the same, and a fault in it is named."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,11 @@ from torch import nn
 
 from jax_impl.model import build_model as build_jax
 from jax_impl.weights import leaf_shapes as jax_shapes
+from launch.leaves import listed_leaves
 from launch.own import hold
-from launch.own_twin import in_jax, in_torch
+from launch.own_twin import in_jax, in_torch, leaves_of
 from recipe.errors import ConfigError
+from recipe.leaves import wrong_leaves
 from recipe.weights import random_weights, weight_shapes
 from report.parity.bounds import DIFFERENT, IDENTICAL
 from tests.conftest import ROOT
@@ -95,7 +99,23 @@ FAULTS = {
         *("lstm", "torch", {"class Model(": SWAPPED_LSTM, "= LSTM(": "= Swapped("}),
         "the output of rnn",
     ),
+    "attention taken for images": (
+        *("dropout", "torch", {"AxisDropout(0.1, channels=-1)": "nn.Dropout(0.1)"}),
+        "the output of block.0.shares",
+    ),
+    "dropout before a dense layer": (
+        *("dropout", "jax", {"tokens(nnx.relu(self.out(x)))": "out(self.tokens(x))"}),
+        "the output of block.0.out",
+    ),
+    "dropout called in another order": (
+        "dropout",
+        "torch",
+        {"self.tokens(mixture)": "(self.tokens(x), self.tokens(mixture))[1]"},
+        "the output of block.0.tokens",
+    ),
 }
+DROPPED = {"self.tokens = nn.Dropout(0.2)": "self.tokens = nn.Dropout(0.3)"}
+NONE = {"self.tokens = nn.Dropout(0.2)": "self.tokens = nn.Identity()"}
 
 
 @pytest.fixture
@@ -153,6 +173,48 @@ def test_only_a_bias_before_a_norm_is_not_held_against_the_other(pair, verdict):
         "block.1.conv.bias",
     ]
     assert not verdict(pair("attention")).wandering
+
+
+@pytest.mark.parametrize(
+    ("replaced", "told"),
+    [
+        (DROPPED, "block.0.tokens.rate is 0.3 in torch_model.py, 0.2 in jax_model.py"),
+        (NONE, "block.0.tokens.rate is in one twin alone: nothing in torch_model.py"),
+    ],
+)
+def test_dropout_of_one_twin_alone_is_told_before_any_step(replaced, told, pair):
+    config = pair("dropout", "torch", replaced)
+    found = wrong_leaves(
+        *(leaves_of(twin, config) for twin in ("torch", "jax")), listed_leaves(config)
+    )
+    assert [line.partition(" ")[0] for line in found] == [
+        *("block.0.tokens.rate", "block.1.tokens.rate")
+    ]
+    assert found[0].startswith(told)
+    with pytest.raises(ConfigError, match="block.0.tokens drops .* and 0.2 in drop"):
+        build_torch(config)
+
+
+def test_dropout_of_the_images_themselves_is_looked_at_too(pair, verdict):
+    """No gradient goes through it, there being no weight before it."""
+    dropped = "x = F.relu(self.stem(self.pixels(x)))"
+    config = pair(
+        "dropout", "torch", {"x = self.pixels(F.relu(self.stem(x)))": dropped}
+    )
+    twin = Path(config.model.folder) / "jax_model.py"
+    text = twin.read_text()
+    right = "self.pixels(nnx.relu(self.stem(x)))"
+    assert right in text
+    twin.write_text(text.replace(right, "nnx.relu(self.stem(self.pixels(x)))"))
+    found = verdict(config)
+    assert found.verdict == IDENTICAL, found.said
+    assert any(d.what == "the gradient of pixels's output" for d in found.differences)
+
+
+def test_what_draws_from_torchs_own_generator_is_refused(pair, verdict):
+    drawn = {"self.tokens(mixture)": "F.dropout(mixture, 0.2)"}
+    with pytest.raises(ConfigError, match="torch's generator.* hold an nn.Dropout"):
+        verdict(pair("dropout", "torch", drawn))
 
 
 class Shared(nn.Module):

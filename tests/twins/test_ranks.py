@@ -128,7 +128,11 @@ def test_clipped_fp16_steps_are_alike_at_every_world_size(name, two_torch_ranks)
 
 
 @pytest.mark.parametrize(
-    ("name", "bound"), [("dropping", 1e-12), ("dropping fsdp", FP64)]
+    ("name", "bound"),
+    [
+        *(("dropping", 1e-12), ("dropping fsdp", FP64)),
+        *(("own dropping", 1e-12), ("own dropping fsdp", FP64)),
+    ],
 )
 def test_the_world_size_moves_no_dropped_unit(name, bound, two_torch_ranks):
     alone = in_torch(name)
@@ -136,8 +140,9 @@ def test_the_world_size_moves_no_dropped_unit(name, bound, two_torch_ranks):
         assert_same(run, alone, bound)
 
 
-def test_pmap_drops_the_units_that_one_device_does():
-    assert_same(in_jax("dropping", 2, "pmap"), in_torch("dropping"), 1e-12)
+@pytest.mark.parametrize("name", ["dropping", "own dropping"])
+def test_pmap_drops_the_units_that_one_device_does(name):
+    assert_same(in_jax(name, 2, "pmap"), in_torch(name), 1e-12)
 
 
 def summed(precision, parallel, devices=2):

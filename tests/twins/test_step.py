@@ -15,6 +15,7 @@ from jax_impl import weights as jax_weights
 from jax_impl.parallel import replicate as jax_place
 from recipe.pixels import pixel_affine
 from report.parity.differences import leaf_differences
+from tests.conftest import ROOT
 from tests.launch.conftest import NORMED
 from tests.twins.conftest import TORCH
 from tests.twins.steps import EXAMPLES, random_weights
@@ -25,6 +26,10 @@ from torch_impl import step as torch_step
 from torch_impl import weights as torch_weights
 from torch_impl.parallel import replicate as torch_place
 
+OWN_DROPOUT = [
+    *("model=own", f"model.folder={ROOT}/tests/twins/planted_dropout"),
+    *("data=synthetic", "data.image_shape=[8,8,1]"),
+]
 EXPERIMENTS = ["linear_line", "digits_mlp", "digits_cnn"]
 DEEP = [
     *("data=synthetic", "task.image_shape=[16,16,3]", "model.width=0.0625"),
@@ -47,6 +52,8 @@ RECIPES = [
     ["experiment=digits_cnn", "model.dropout=0.5", "train.accumulate=2"],
     ["experiment=cifar10_vit_tiny", *DEEP, "model.blocks=2", "model.dropout=0.1"],
     ["experiment=digits_mlp", "model.dropout=0.3", "compile=true"],
+    [*OWN_DROPOUT, "train.accumulate=2", "optim.ema_decay=0.9"],
+    [*OWN_DROPOUT, "compile=true"],
     # Batch normalisation, since compiling must leave its running statistics.
     ["compile=true", *NORMED],
     ["experiment=digits_cnn", "optim=adamw", "optim.ema_decay=0.9"],

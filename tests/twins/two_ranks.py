@@ -47,6 +47,11 @@ CLIPPED = [
     *("precision.loss_scale.initial=1024", "optim.clip_norm=0.5"),
 ]
 DROPPING = ["precision=fp64", "model.dropout=0.3", "train.accumulate=2"]
+OWN_DROPPING = [
+    *("model=own", f"model.folder={ROOT}/tests/twins/planted_dropout"),
+    *("precision=fp64", "data=synthetic", "data.image_shape=[8,8,1]"),
+    "train.accumulate=2",
+]
 VIT = [
     *("experiment=cifar10_vit_tiny", "data=synthetic", "task.image_shape=[8,8,3]"),
     *("model.width=0.125", "model.blocks=2"),
@@ -65,6 +70,8 @@ CASES = {
     "clipped fsdp": [*CLIPPED, "parallel=fsdp"],
     "dropping": ["experiment=digits_cnn", *DROPPING, "model.hidden=[48,20]"],
     "dropping fsdp": [*VIT, *DROPPING, "parallel=fsdp"],
+    "own dropping": OWN_DROPPING,
+    "own dropping fsdp": [*OWN_DROPPING, "parallel=fsdp"],
 }
 
 

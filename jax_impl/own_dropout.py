@@ -1,0 +1,115 @@
+"""Dropout of a user's own model: its nnx.Dropout, with the masks torch's twin takes.
+
+Shapes: B batch, L layers with dropout.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jaxtyping import Float, Int
+
+from jax_impl.layers import drop, words
+from jax_impl.precision import parameter_dtype
+from jax_impl.weights import canonical_name
+from recipe.config import Config
+from recipe.dropout import check_call, check_rate, dropout_layers
+from recipe.errors import ConfigError
+
+
+class KeyedDropout(nnx.Dropout):
+    """A model's own dropout, whose masks the examples' keys decide.
+
+    Every call in a forward pass has a mask of its own; in evaluation nothing is
+    dropped. `layers.Dropout` says how what stays is scaled.
+    """
+
+    name: str
+    layer: int  # the column of its keys
+    dtype: Any  # what is scaled in
+    keys_BL: Int[Array, "B L"] | None
+    calls: int  # of this forward pass so far
+
+    def __call__(
+        self,
+        inputs: Float[Array, "B ..."],
+        *,
+        deterministic: bool | None = None,
+        rngs: Any = None,
+    ) -> Float[Array, "B ..."]:
+        """What nnx.Dropout takes; nothing is drawn from `rngs`."""
+        off = self.deterministic if deterministic is None else deterministic
+        if not self.rate or off:
+            return inputs
+        keys_BL = self.keys_BL
+        check_call(self.name, len(inputs), None if keys_BL is None else len(keys_BL))
+        assert keys_BL is not None
+        keys_B = keys_BL[:, self.layer]
+        if self.calls:
+            call = jnp.full(1, self.calls, jnp.uint32)
+            keys_B = words(keys_B, call)[:, 0]
+        self.calls += 1
+        return drop(inputs, keys_B, self.rate, self.dtype)
+
+
+def key_dropout(config: Config, model: nnx.Module) -> None:
+    """Make the dropout of a user's own model, in place, that of Duet.
+
+    The model takes the examples' keys after the images; without, in evaluation, there
+    is nothing to drop. A layer under two names has the first of the alphabet.
+
+    Raises:
+      ConfigError: if a layer is of another kind, or its rate is none.
+    """
+    listed = dropout_layers(config)
+    found = {
+        canonical_name(path): layer
+        for path, layer in nnx.iter_modules(model)
+        if isinstance(layer, nnx.Dropout)
+    }
+    for name, layer in found.items():
+        if type(layer) is not nnx.Dropout or layer.broadcast_dims:
+            shared = f" with broadcast_dims={layer.broadcast_dims}"
+            raise ConfigError(
+                f"jax_model.py: {name} is of {type(layer).__name__}"
+                f"{shared if layer.broadcast_dims else ''}; there are masks for "
+                "nnx.Dropout alone, and for each unit one"
+            )
+        check_rate(name, layer.rate)
+        layer.__class__ = KeyedDropout
+        assert isinstance(layer, KeyedDropout)
+        layer.name, layer.dtype = name, parameter_dtype(config)
+        layer.layer = listed.index(name) if name in listed else -1
+        layer.rngs = nnx.data(None)  # a generator's state is no weight
+        layer.keys_BL, layer.calls = nnx.data(None), 0
+    if found:
+        _take_keys(model)
+
+
+def held_rates(model: nnx.Module) -> dict[str, float]:
+    """Name -> rate of the model's dropout layers."""
+    return {layer.name: layer.rate for layer in _layers(model)}
+
+
+def _layers(model: nnx.Module) -> list[KeyedDropout]:
+    modules = nnx.iter_modules(model)
+    return [layer for _, layer in modules if isinstance(layer, KeyedDropout)]
+
+
+def _take_keys(model: nnx.Module) -> None:
+    """Let a call give the keys to the layers, and to the model the images alone.
+
+    Python looks up `__call__` on the class, so the model gets one of its own.
+    """
+    kind = type(model)
+
+    def call(self: Any, images: Array, keys_BL: Array | None = None) -> Any:
+        for layer in _layers(self):
+            layer.keys_BL, layer.calls = nnx.data(keys_BL), 0
+        output = kind.__call__(self, images)
+        for layer in _layers(self):
+            layer.keys_BL, layer.calls = nnx.data(None), 0
+        return output
+
+    model.__class__ = type(kind.__name__, (kind,), {"__call__": call})

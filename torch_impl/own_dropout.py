@@ -1,0 +1,122 @@
+"""Dropout of a user's own model: its nn.Dropout, with the masks that JAX's twin takes.
+
+Shapes: B batch, L layers with dropout.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from recipe.config import Config
+from recipe.dropout import check_call, check_rate, dropout_layers
+from recipe.errors import ConfigError
+from torch_impl.layers import drop, words
+from torch_impl.precision import parameter_dtype
+
+
+class AxisDropout(nn.Dropout):
+    """nn.Dropout of what is laid out otherwise than a batch of images.
+
+    Units are counted in JAX's order of axes. For nn.Dropout, four axes are NCHW here
+    and NHWC there, and any others the same in both.
+
+    Args:
+      channels: the axis that is the last in JAX's twin; -1 where axes are the same.
+    """
+
+    def __init__(self, p: float, channels: int):
+        super().__init__(p)
+        self.channels = channels
+
+
+class KeyedDropout(nn.Dropout):
+    """A model's own dropout, whose masks the examples' keys decide.
+
+    Every call in a forward pass has a mask of its own; in evaluation nothing is
+    dropped. `layers.Dropout` says how what stays is scaled.
+    """
+
+    name: str
+    layer: int  # the column of its keys
+    dtype: torch.dtype  # what is scaled in
+    channels: int | None = None
+    keys_BL: Int[Tensor, "B L"] | None = None
+    calls: int = 0  # of this forward pass so far
+
+    def forward(self, input: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+        if not self.p or not self.training:
+            return input
+        keys_BL = self.keys_BL
+        check_call(self.name, len(input), None if keys_BL is None else len(keys_BL))
+        assert keys_BL is not None
+        keys_B = keys_BL[:, self.layer]
+        if self.calls:
+            call = torch.full((1,), self.calls, device=keys_B.device)
+            keys_B = words(keys_B, call)[:, 0]
+        self.calls += 1
+        axis = self.last_in_jax(input)
+        dropped = drop(input.movedim(axis, -1), keys_B, self.p, self.dtype)
+        return dropped.movedim(-1, axis)
+
+    def last_in_jax(self, tensor: Tensor) -> int:
+        """The axis of what goes through here that is the last in JAX's twin."""
+        if self.channels is not None:
+            return self.channels
+        return 1 if tensor.ndim == 4 else -1
+
+
+def key_dropout(config: Config, model: nn.Module) -> None:
+    """Make the dropout of a user's own model, in place, that of Duet.
+
+    The model takes the examples' keys after the images; without, in evaluation, there
+    is nothing to drop. A layer under two names has the first of the alphabet.
+
+    Raises:
+      ConfigError: if a layer is of another kind, or its rate is none.
+    """
+    listed = dropout_layers(config)
+    found: dict[nn.Module, list[str]] = {}
+    for name, layer in model.named_modules(remove_duplicate=False):
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            found.setdefault(layer, []).append(name)
+    for layer, names in found.items():
+        name = min(names)
+        if type(layer) not in (nn.Dropout, AxisDropout):
+            raise ConfigError(
+                f"torch_model.py: {name} is of {type(layer).__name__}; there are masks "
+                "for nn.Dropout alone, or AxisDropout of torch_impl/own_dropout.py"
+            )
+        assert isinstance(layer, nn.Dropout)
+        check_rate(name, layer.p)
+        layer.__class__ = KeyedDropout
+        assert isinstance(layer, KeyedDropout)
+        layer.name, layer.dtype = name, parameter_dtype(config)
+        layer.layer = listed.index(name) if name in listed else -1
+    if found:
+        model.register_forward_pre_hook(_take_keys)
+        model.register_forward_hook(_leave_keys)
+
+
+def held_rates(model: nn.Module) -> dict[str, float]:
+    """Name -> rate of the model's dropout layers."""
+    return {layer.name: layer.p for layer in _layers(model)}
+
+
+def _layers(model: nn.Module) -> list[KeyedDropout]:
+    return [layer for layer in model.modules() if isinstance(layer, KeyedDropout)]
+
+
+def _take_keys(model: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
+    """Give the keys to the layers, and to the model the images alone."""
+    images, *keys = given
+    for layer in _layers(model):
+        layer.keys_BL, layer.calls = (keys[0] if keys else None), 0
+    return (images,)
+
+
+def _leave_keys(model: nn.Module, given: Any, output: Any) -> None:
+    """Take the keys back, which are of this forward pass."""
+    for layer in _layers(model):
+        layer.keys_BL, layer.calls = None, 0
