@@ -22,6 +22,7 @@ ALONE: dict[str, dict[str, str]] = {
         "share_gradients": "DDP and fully_shard do, within the backward pass",
         "shards": "fully_shard chooses the axis by itself",
         "share_statistics": "in JAX they come with the gradients",
+        "limit_in_flight": "XLA's CPU devices share one pool of threads in a process",
     },
     "weights.py": {
         "canonical_name": "Flax's names need no module to be told apart",
