@@ -6,8 +6,6 @@ import shlex
 import pytest
 import yaml
 
-from recipe.config import known_keys
-from recipe.parity import ParityConfig
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -47,18 +45,6 @@ def test_the_command_runs(run_python, fashion_mnist, command, tmp_path):
 @pytest.mark.parametrize("page", sorted(p.name for p in (ROOT / "docs").glob("*.md")))
 def test_every_page_is_linked_or_named(page):
     assert f"docs/{page}" in README
-
-
-def test_every_key_is_explained():
-    page = (ROOT / "docs" / "config.md").read_text()
-    groups = {key.rpartition(".")[0] for key in known_keys(ParityConfig)}
-    explained = set(re.findall(r"`([\w.]+)`", page))
-    # Beside a key in full, its siblings stand without what they share: `.beta2`.
-    for line in page.splitlines():
-        first = re.match(r"\| `([\w.]+)\.\w+`", line)
-        for sibling in re.findall(r"`\.(\w+)`", line) if first else ():
-            explained.add(f"{first[1]}.{sibling}")
-    assert set(known_keys(ParityConfig)) - groups <= explained
 
 
 def test_every_cell_of_the_matrix_has_its_row(root):

@@ -14,12 +14,10 @@ from recipe.execution import CheckpointConfig, ParallelConfig, RunConfig, Tracki
 from recipe.experiment import (
     DataConfig,
     ModelConfig,
-    PrecisionConfig,
-    ScheduleConfig,
-    TrainConfig,
     TunedConfig,
 )
 from recipe.optimizers import OptimConfig
+from recipe.training import PrecisionConfig, ScheduleConfig, TrainConfig
 from recipe.weights import Weights
 from record.checkpoint import CheckpointWriter
 from record.environment import describe_environment

@@ -12,7 +12,7 @@ import pytest
 from recipe.batch_plan import BatchPlan
 from recipe.config import Config, to_yaml
 from recipe.errors import RecordError, StoppedError
-from recipe.experiment import ScheduleConfig
+from recipe.training import ScheduleConfig
 from record import resume as resuming
 from record.checkpoint import CheckpointWriter, checkpoint_folder
 from record.folder import create_folder
