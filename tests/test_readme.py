@@ -1,4 +1,4 @@
-"""Every command that the README shows is one that works."""
+"""Every command that the README and the quickstart show is one that works."""
 
 import re
 import shlex
@@ -9,12 +9,15 @@ import yaml
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+PAGES = [README, (ROOT / "docs" / "quickstart.md").read_text()]
 COMMANDS = [
     line.partition("  #")[0].strip()
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for page in PAGES
+    for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL)
     for line in block.splitlines()
 ]
-SCRIPTS = [command for command in COMMANDS if not command.startswith("make ")]
+BY_HAND = ("make ", "source ")  # what sets up the environment that this runs in
+SCRIPTS = [c for c in dict.fromkeys(COMMANDS) if not c.startswith(BY_HAND)]
 
 
 def test_the_first_two_commands_are_on_the_first_screen():
