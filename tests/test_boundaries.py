@@ -232,7 +232,7 @@ def test_an_import_of_a_test_file_would_be_found(rest):
 def from_test_files(source: str) -> list[str]:
     """Imports of test files, those in code that a test hands to a process too."""
     return re.findall(
-        r"^\s*(?:from|import) tests\b(?:[\w.]*\.| import )test_\w+", source, re.M
+        r"^\s*(?:from|import) tests[\w.]*(?:\.| import )test_\w+", source, re.M
     )
 
 
