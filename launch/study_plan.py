@@ -21,7 +21,6 @@ from launch.trainings import SCRIPTS, check_sizes, command, own_files, quoted
 from recipe.cluster import ClusterConfig
 from recipe.config import Config
 from recipe.errors import ConfigError
-from recipe.experiment import TrainConfig
 from recipe.parity import ParityConfig
 from recipe.study import (
     AXES,
@@ -35,6 +34,7 @@ from recipe.study import (
     points,
     timing,
 )
+from recipe.training import TrainConfig
 from record.weights import check_weights
 from runtime.processes import Processes
 from runtime.sharding import check_shards

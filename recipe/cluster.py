@@ -42,23 +42,30 @@ class ClusterConfig:
     """Where the cells of a study run, and with how much of it."""
 
     name: str
-    gpus_per_node: int = 0  # 0: on CPUs
-    gpu_type: str | None = None  # as the node's GRES has it: a100, 1g.10gb
-    tasks_per_node: int | None = None  # devices of a node; default: its GPUs, else 1
-    # Default with GPUs: the node's cores over its GPUs. Without: on this machine its
-    # cores over the largest world size, on SLURM 1.
+    # 0: on CPUs. `CUDA_VISIBLE_DEVICES` may name them by number or UUID, MIG instances
+    # too.
+    gpus_per_node: int = 0
+    # slurm: which of a node's GPUs, as `sinfo -o %G` calls them (`a100`, `1g.10gb`);
+    # `null`: any.
+    gpu_type: str | None = None
+    tasks_per_node: int | None = None  # devices of a node; `null`: its GPUs, else 1
+    # The same at every world size. `null`: with GPUs the node's cores over its GPUs, on
+    # this machine's CPUs its cores over the largest world size, on SLURM's 1.
     cores_per_device: int | None = None
     minutes: int = 30  # that a cell may take
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None  # quality of service
-    reservation: str | None = None
-    constraint: str | None = None  # features of nodes, as sbatch takes them
-    memory: str | None = None  # of a node, as sbatch's --mem: 64G; 0 is all of it
+    partition: str | None = None  # slurm; `null`: the cluster's own
+    account: str | None = None  # slurm
+    qos: str | None = None  # slurm: quality of service
+    reservation: str | None = None  # slurm
+    constraint: str | None = None  # slurm: features of nodes: `'ib&a100'`
+    memory: str | None = None  # slurm: of a node: `64G`; `0` is all of it
     exclusive: bool = True  # a node is a cell's alone, since its times count
-    setup: list[str] = field(default_factory=list)  # lines of shell before srun
-    srun_args: list[str] = field(default_factory=list)  # more of srun's arguments
-    additional: list[str] = field(default_factory=list)  # more of sbatch's flags
+    # slurm: lines of shell before srun: `"cluster.setup=['module load cuda']"`.
+    setup: list[str] = field(default_factory=list)
+    # slurm: more of srun's arguments; what the study decides itself is refused.
+    srun_args: list[str] = field(default_factory=list)
+    # slurm: more of sbatch's flags: `"cluster.additional=['--comment=mine']"`.
+    additional: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         one_of("cluster", self.name, CLUSTERS)

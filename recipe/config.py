@@ -2,7 +2,8 @@
 
 Hydra composes `conf/` into these dataclasses, so a key that is not here, or a value of
 another type, is refused by name before anything starts. Each group checks its own
-fields, in `recipe/experiment.py`, `recipe/optimizers.py` and `recipe/execution.py`;
+fields, in `recipe/experiment.py`, `recipe/training.py`, `recipe/optimizers.py` and
+`recipe/execution.py`; the comment at a field is its explanation in `docs/config.md`;
 what spans several of them is in `Config.__post_init__`, and what also needs the number
 of devices in `runtime/world.py`.
 """
@@ -31,21 +32,19 @@ from recipe.experiment import (
     RESNET_STEMS,
     DataConfig,
     ModelConfig,
-    PrecisionConfig,
-    ScheduleConfig,
     TaskConfig,
-    TrainConfig,
     TunedConfig,
 )
 from recipe.fields import at_least, one_of
 from recipe.optimizers import OptimConfig
+from recipe.training import PrecisionConfig, ScheduleConfig, TrainConfig
 
 
 @dataclass(kw_only=True)
 class Config:
     """One run, whole."""
 
-    name: str  # the experiment's
+    name: str  # the experiment's, by which folders and trackers call the run
     data: DataConfig
     model: ModelConfig
     optim: OptimConfig
@@ -58,12 +57,20 @@ class Config:
     train: TrainConfig
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     run: RunConfig
-    devices: int | None = None  # of the whole run; default: one for each process
-    platform: str = "auto"  # auto: a GPU where there is one, else the CPU
-    deterministic: bool = False  # only kernels that give the same bits every time
-    compile: bool = False  # PyTorch's model by torch.compile; JAX's steps always are
-    compile_cache: bool = True  # what was compiled is kept on disk for the next run
-    profile: bool = False  # each rank traces the last window, for Perfetto
+    devices: int | None = None  # of the whole run; `null`: one for each process
+    # `auto` (a GPU where there is one, else the CPU), `cpu` or `gpu`.
+    platform: str = "auto"
+    # Only kernels that give the same bits every time; slower, and PyTorch refuses an
+    # operation that has none.
+    deterministic: bool = False
+    # PyTorch compiles its model by torch.compile, before the first window; it needs a
+    # C++ compiler. JAX's steps are compiled whatever this says.
+    compile: bool = False
+    # What was compiled is kept on disk, for the next run of the same steps.
+    compile_cache: bool = True
+    # Each process traces the last window to `profile/rank<N>.json.gz`, for Perfetto;
+    # that window is slower for it.
+    profile: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]{1,60}", self.name) or self.name.startswith("."):

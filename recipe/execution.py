@@ -29,17 +29,20 @@ class Strategy(StrEnum):
 class ParallelConfig:
     """How devices share the work, and how they are watched over meanwhile."""
 
-    name: str  # of a `Strategy`
-    # false: each device trains on its share as if it were alone, to time the same step
-    # without the exchange of gradients; no training of anything.
+    name: str
+    # false, under `dp`: each device trains on its part of the batch as if it were
+    # alone, to time the same step without the exchange of gradients. It is not a
+    # training, and parity refuses it.
     exchange: bool = True
-    # Seconds after which the ranks are ended: that one may give no sign of life, or
-    # that a window may take, though always ten times the longest so far.
+    # Seconds after which a rank that gives no sign of life ends the run, as does a
+    # window that does not end, though each may take ten times the longest so far.
     timeout_seconds: float = 300.0
-    # That they may take to meet, to start, for their first window and an evaluation.
+    # The same for what may take long: that the ranks meet, start, and end their first
+    # window or an evaluation.
     start_timeout_seconds: float = 3600.0
-    # Cores that a device's threads keep to, no other's on its node; null: as they are
-    # found. It is a study's way to give each device the same at every world size.
+    # Cores of each device, no other's on its node where Linux pins them, and as many
+    # threads; `null`: whatever the process finds. Under srun, whose binding stays, it
+    # is the threads alone.
     cores_per_device: int | None = None
 
     def __post_init__(self) -> None:
@@ -64,10 +67,10 @@ class TrackingConfig:
     """Where the record is mirrored to, beside the run folder."""
 
     name: str
-    project: str = "duet"
-    entity: str | None = None
-    group: str | None = None  # default: the experiment's name
-    tags: list[str] = field(default_factory=list)
+    project: str = "duet"  # wandb: `$WANDB_PROJECT`, else `duet`
+    entity: str | None = None  # wandb: `$WANDB_ENTITY`, else whose key it is
+    group: str | None = None  # wandb: `$WANDB_RUN_GROUP`, else the experiment's name
+    tags: list[str] = field(default_factory=list)  # wandb: empty is `$WANDB_TAGS`
 
     def __post_init__(self) -> None:
         one_of("tracking", self.name, TRACKERS)
@@ -90,11 +93,15 @@ class TrackingConfig:
 
 @dataclass(kw_only=True)
 class CheckpointConfig:
-    """When a run saves all that it needs to go on, and how many of these it keeps."""
+    """When a run saves all that it needs to resume, and how many of these it keeps."""
 
-    every_steps: int | None = None  # optimizer steps; null: not by steps
-    every_minutes: float | None = 10.0  # since the last one; null: not by time
-    keep: int = 2  # the newest; that with the best test score is kept beside them
+    # Optimizer steps between two; `null`: not by steps. A run that is told to stop
+    # saves in any case.
+    every_steps: int | None = None
+    every_minutes: float | None = 10.0  # since the last one; `null`: not by time
+    # How many of the newest stay; the one with the best test score of its own step
+    # stays beside them.
+    keep: int = 2
 
     def __post_init__(self) -> None:
         at_least("checkpoint.every_steps", self.every_steps, 1)
@@ -104,13 +111,16 @@ class CheckpointConfig:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """Where the record goes, and whether it goes on from one that is there."""
+    """Where the record goes, and whether the run resumes one that is there."""
 
-    dir: str | None = None  # default: runs/<experiment>-<framework>-<UTC time>
-    # auto: where `dir` holds a run that was cut short, go on with it; never: refuse it;
+    # The run folder: new, empty, or of a run that was interrupted; `null`:
+    # `runs/<experiment>-<framework>-<UTC time>`.
+    dir: str | None = None
+    # `auto`: where `run.dir` holds an interrupted run, resume it; `never`: refuse it;
     # or the path of a run folder or of one of its checkpoints.
     resume: str = "auto"
-    resume_anyway: bool = False  # though seed, data or recipe are others; recorded
+    # Resume though seed, data or recipe are others; the record says so.
+    resume_anyway: bool = False
 
     def __post_init__(self) -> None:
         if self.dir == "":

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recipe.config import Config
-from recipe.experiment import LossScaleConfig
+from recipe.training import LossScaleConfig
 
 FP32_MAX = float(np.finfo(np.float32).max)
 

@@ -47,20 +47,22 @@ class OptimConfig:
     """
 
     name: str
-    peak_lr: float  # at the global batch; never rescaled silently
+    peak_lr: float  # at the global batch; never rescaled
     momentum: float = 0.0  # sgd
     nesterov: bool = False  # sgd
     beta1: float = 0.9  # adamw
     beta2: float = 0.999  # adamw
     eps: float = 1e-8  # adamw; added to the root of the corrected second moment
-    weight_decay: float = 0.0
-    decay: str = "kernels"  # which parameters decay: kernels, or all of them
-    clip_norm: float | None = None  # 2-norm that the global gradient is scaled down to
-    # of the weights' exponential moving average, which is then what is evaluated; null
-    # keeps none
+    weight_decay: float = 0.0  # sgd: enters the gradient; adamw: decoupled
+    decay: str = "kernels"  # which parameters decay: `kernels`, or `all` of them
+    # 2-norm that the global gradient is scaled down to; `null` does not clip.
+    clip_norm: float | None = None
+    # Keeps an exponential moving average of the weights, which is what every
+    # evaluation, `final.safetensors` and so the test score are of; the training is the
+    # same. `null`: none.
     ema_decay: float | None = None
-    # false: gradients are computed and not applied, to time the same step without the
-    # optimizer; no training of anything.
+    # false: gradients and their norm are computed and not applied, to time the same
+    # step without the optimizer. It trains nothing, and parity refuses it.
     update: bool = True
 
     def __post_init__(self) -> None:

@@ -16,18 +16,26 @@ class ParityConfig(Config):
     runs held together without training any.
     """
 
-    world_sizes: Any = field(default_factory=lambda: [1, 2])  # Any: refused in words
-    trace: int | None = None  # a step, from 1
-    a: str | None = None  # run folders
-    b: str | None = None
-    controls: int = 4  # nudged runs of each framework, where the precision needs them
-    # How JAX takes N devices: one process with N of them, or N processes.
+    # Devices of the runs; 1 is always among them.
+    world_sizes: Any = field(default_factory=lambda: [1, 2])
+    # A step, from 1: both twins are trained up to it, on one device each, and it is
+    # compared layer by layer; the first that differs is named.
+    trace: int | None = None
+    # A run folder, to be compared with `b` by the looser precision's fixed bounds,
+    # whatever trained them and where. Nothing is trained, and only `run.dir` may be
+    # given besides.
+    a: str | None = None
+    b: str | None = None  # the other run folder
+    # Perturbed runs of each framework, in precisions that rounding matters to.
+    controls: int = 4
+    # How JAX takes N devices: `devices` (one process with N of them), `processes` (N
+    # processes), or both.
     jax_layouts: list[str] = field(default_factory=lambda: ["devices", "processes"])
     timeout_seconds: int = 1800  # of each training
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = self.world_sizes
+        sizes = self.world_sizes  # of any type, so that it is refused in words
         if not isinstance(sizes, list) or not sizes or not all(map(_counts, sizes)):
             raise ConfigError(
                 "world_sizes must be a list of positive whole numbers, got "

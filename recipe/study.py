@@ -34,32 +34,37 @@ class StudyPlan:
     """The axes, every value of one with every value of the others."""
 
     name: str
-    # strong: train.global_batch at every world size.  weak: train.global_batch on each
-    # device, so a run's is the world size times as large.  strong_accumulate: strong,
-    # with train.accumulate divided by the world size, so that micro-batches stay.
+    # `strong`: `train.global_batch` at every world size. `weak`: on each device, so a
+    # run's is the world size times as large. `strong_accumulate`: strong, with
+    # `train.accumulate` divided by the world size, so that micro-batches stay.
     regime: str
-    framework: list[str] = field(default_factory=lambda: list(FRAMEWORKS))
-    world_size: list[int] = field(default_factory=lambda: [1, 2])
-    precision: list[str] = field(default_factory=lambda: ["fp32"])
+    framework: list[str] = field(default_factory=lambda: list(FRAMEWORKS))  # an axis
+    world_size: list[int] = field(default_factory=lambda: [1, 2])  # an axis
+    precision: list[str] = field(default_factory=lambda: ["fp32"])  # an axis
+    # An axis; `pmap` is JAX's alone.
     parallel: list[str] = field(default_factory=lambda: ["dp"])
-    model: list[str] | None = None  # default: the recipe's own
-    # Arms that isolate causes. real: the recipe's own data; synthetic: images that cost
-    # nothing to come by.  exchange=false: without the exchange of gradients, on several
-    # devices under parallel=dp; what the full step takes longer is exposed
-    # communication.  update=false: gradients are not applied; it is the optimizer.
+    model: list[str] | None = None  # an axis; `null`: the recipe's own
+    # An axis: `real`, the recipe's own data, and `synthetic`, which costs nothing to
+    # load.
     data: list[str] = field(default_factory=lambda: ["real"])
+    # `[true,false]` times every step of several devices under `dp` also without the
+    # exchange of gradients; what the full step takes longer is exposed communication.
     exchange: list[bool] = field(default_factory=lambda: [True])
+    # `[true,false]` times every step also without the optimizer.
     update: list[bool] = field(default_factory=lambda: [True])
-    compile: list[bool] = field(default_factory=lambda: [False])  # PyTorch's model
+    # `[false,true]` times PyTorch also with `compile=true`; JAX has one cell for both.
+    compile: list[bool] = field(default_factory=lambda: [False])
     repeats: int = 5  # independent processes for each combination
-    order_seed: int = 0  # the order is drawn from it
-    # Each cell's train.timed_seconds; null: the windows of its training tell.
+    order_seed: int = 0  # the order of the processes is drawn from it
+    # Each cell's `train.timed_seconds`; `null`: the windows of its training tell.
     timed_seconds: float | None = 3.0
-    # That a start may wait in all, before cells on this machine's CPUs, while other
-    # processes use its cores.
+    # How long a start waits in all, before cells on this machine's CPUs, while other
+    # processes use more than a tenth of its cores; 0 never does.
     wait_minutes: float = 5.0
-    recipe: list[str] = field(default_factory=list)  # overrides, before those typed
-    parity: list[str] = field(default_factory=list)  # overrides of its parity check
+    # Overrides of every cell, before those typed.
+    recipe: list[str] = field(default_factory=list)
+    # Overrides of its parity checks: `'study.parity=["controls=2"]'`.
+    parity: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         one_of("study.regime", self.regime, REGIMES)
@@ -108,6 +113,9 @@ class StudyConfig(Config):
 
     study: StudyPlan
     cluster: ClusterConfig
+    # As does `--dry-run`, prints every cell, its command, and how many device-hours and
+    # node-hours it takes at most and, once cells have finished, is likely to; on any
+    # machine.
     dry_run: bool = False
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ imports every module in a fresh process and so knows what third parties drag alo
 import ast
 import functools
 import json
+import re
 import shutil
 import sys
 import tomllib
@@ -208,6 +209,31 @@ def unpickling(source: str) -> set[str]:
 def _is_safe(call: ast.Call) -> bool:
     """Whether it is told, in so many words, to unpickle tensors and nothing else."""
     return "weights_only=True" in [ast.unparse(keyword) for keyword in call.keywords]
+
+
+def test_what_tests_share_is_in_no_test_file(root):
+    shared = {
+        str(file.relative_to(root)): found
+        for room in ("tests", "benchmarks", "launch")
+        for file in (root / room).rglob("*.py")
+        if (found := from_test_files(file.read_text()))
+    }
+    assert shared == {}
+
+
+@pytest.mark.parametrize(
+    "rest", ["record.test_run import recipe", "record import test_run"]
+)
+def test_an_import_of_a_test_file_would_be_found(rest):
+    assert from_test_files(f"KILLED = '''\nfrom tests.{rest}\n'''")
+    assert not from_test_files("from tests.record.runs import recipe")
+
+
+def from_test_files(source: str) -> list[str]:
+    """Imports of test files, those in code that a test hands to a process too."""
+    return re.findall(
+        r"^\s*(?:from|import) tests[\w.]*(?:\.| import )test_\w+", source, re.M
+    )
 
 
 def test_the_import_contracts_are_kept(root, lint):

@@ -1,4 +1,4 @@
-"""Every command that the README shows is one that works."""
+"""Every command that the README and the quickstart show is one that works."""
 
 import re
 import shlex
@@ -6,17 +6,18 @@ import shlex
 import pytest
 import yaml
 
-from recipe.config import known_keys
-from recipe.parity import ParityConfig
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+PAGES = [README, (ROOT / "docs" / "quickstart.md").read_text()]
 COMMANDS = [
     line.partition("  #")[0].strip()
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    for page in PAGES
+    for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL)
     for line in block.splitlines()
 ]
-SCRIPTS = [command for command in COMMANDS if not command.startswith("make ")]
+BY_HAND = ("make ", "source ")  # what sets up the environment that this runs in
+SCRIPTS = [c for c in dict.fromkeys(COMMANDS) if not c.startswith(BY_HAND)]
 
 
 def test_the_first_two_commands_are_on_the_first_screen():
@@ -47,18 +48,6 @@ def test_the_command_runs(run_python, fashion_mnist, command, tmp_path):
 @pytest.mark.parametrize("page", sorted(p.name for p in (ROOT / "docs").glob("*.md")))
 def test_every_page_is_linked_or_named(page):
     assert f"docs/{page}" in README
-
-
-def test_every_key_is_explained():
-    page = (ROOT / "docs" / "config.md").read_text()
-    groups = {key.rpartition(".")[0] for key in known_keys(ParityConfig)}
-    explained = set(re.findall(r"`([\w.]+)`", page))
-    # Beside a key in full, its siblings stand without what they share: `.beta2`.
-    for line in page.splitlines():
-        first = re.match(r"\| `([\w.]+)\.\w+`", line)
-        for sibling in re.findall(r"`\.(\w+)`", line) if first else ():
-            explained.add(f"{first[1]}.{sibling}")
-    assert set(known_keys(ParityConfig)) - groups <= explained
 
 
 def test_every_cell_of_the_matrix_has_its_row(root):

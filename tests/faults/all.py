@@ -1,8 +1,8 @@
-"""Every fault in both frameworks, then docs/reliability.md.
+"""Every fault in both frameworks, then docs/reliability.md and docs/reliability.json.
 
-    python tests/faults/all.py               all of them, and the page is written
+    python tests/faults/all.py               all of them, and both are written
     python tests/faults/all.py torch save    rows of PyTorch whose name has "save"
-    python tests/faults/all.py page          the page alone, of what has been seen
+    python tests/faults/all.py page          both files alone, of what has been seen
 
 It puts itself into a mount namespace of its own, where a disk of a few megabytes can be
 filled and made read-only. What was seen to be kept at this commit lies in runs/faults/
@@ -16,28 +16,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from record.environment import describe_environment, git_state  # noqa: E402
 from tests.faults.more import MORE  # noqa: E402
+from tests.faults.page import FRAMEWORKS, write_page  # noqa: E402
 from tests.faults.ranks import Forks  # noqa: E402
-from tests.faults.rows import Bench, Broken, make_happen  # noqa: E402
+from tests.faults.rows import Bench, Broken, Seen, make_happen  # noqa: E402
 from tests.faults.table import TABLE, slug  # noqa: E402
 
-PAGE = ROOT / "docs" / "reliability.md"
-BEGIN = "<!-- seen: `make faults` writes what is between these marks -->"
-END = "<!-- seen: end -->"
-FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX"}
+PACKAGES = ("torch", "jax", "flax")
 
-Row = tuple[str, str, Callable[[Bench], str]]
+Row = tuple[str, str, Callable[[Bench], Seen]]
 
 
 def rows() -> list[Row]:
-    """Name, promise, and what makes it happen and says what was seen."""
+    """Name, promise, and what makes it happen and tells what was seen."""
     return [
         *((fault.name, fault.promised, partial(make_happen, fault)) for fault in TABLE),
         *((more.name, more.promised, more.happens) for more in MORE),
@@ -55,21 +55,23 @@ def main(words: list[str]) -> None:
             row
             for row in rows()
             if all(word in row[0] for word in wanted)
-            and known(row[0], framework).get("commit") != state
+            and not kept_at(state, known(row[0], framework))
         ]
-        for (name, _, _), mark, seen in happened(framework, todo):
+        for (name, _, _), kept, seen in happened(framework, todo):
+            mark = "kept" if kept else "BROKEN"
             print(f"{mark} in {framework}: {name}\n    {seen}", flush=True)
-            broken += mark == "BROKEN"
-            file = kept_in(name, framework)
+            broken += not kept
+            file = seen_in(name, framework)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps({"commit": state, "seen": seen}))
+            told = {"commit": state, "kept": kept, **asdict(seen)}
+            file.write_text(json.dumps(told))
     if not words:
-        write_page()
+        write_page(ROOT / "docs", report())
     raise SystemExit(min(broken, 1))
 
 
-def happened(framework: str, todo: list[Row]) -> Iterator[tuple[Row, str, str]]:
-    """Each row with "kept" or "BROKEN", and what was seen."""
+def happened(framework: str, todo: list[Row]) -> Iterator[tuple[Row, bool, Seen]]:
+    """Each row, whether its promise was kept, and what was seen."""
     if not todo:
         return
     with tempfile.TemporaryDirectory(prefix="duet-faults-") as folder:
@@ -82,54 +84,46 @@ def happened(framework: str, todo: list[Row]) -> Iterator[tuple[Row, str, str]]:
             for row in todo:
                 begin = time.perf_counter()
                 try:
-                    mark, seen = "kept", row[2](bench)
+                    kept, seen = True, row[2](bench)
                 except Broken as error:
-                    mark, seen = "BROKEN", f"**broken**: {error}"
+                    kept, seen = False, Seen(str(error))
                 print(f"({time.perf_counter() - begin:.0f} s)", end=" ")
-                yield row, mark, seen
+                yield row, kept, seen
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def kept_in(name: str, framework: str) -> Path:
+def kept_at(state: str, seen: dict[str, Any]) -> bool:
+    return seen.get("commit") == state and seen["kept"]
+
+
+def seen_in(name: str, framework: str) -> Path:
     return ROOT / "runs" / "faults" / framework / f"{slug(name)}.json"
 
 
-def known(name: str, framework: str) -> dict[str, str]:
+def known(name: str, framework: str) -> dict[str, Any]:
     """What was seen of a row, and at which commit; empty where it was not made yet."""
-    file = kept_in(name, framework)
+    file = seen_in(name, framework)
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def write_page() -> None:
-    page = PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}")
-    print(f"written: {PAGE.relative_to(ROOT)}")
-
-
-def table() -> str:
-    """Markdown: where it ran, and a row for each fault."""
+def report() -> dict[str, Any]:
+    """What docs/reliability.json holds: where it ran, and every fault in both."""
     place = describe_environment("torch", [])
-    versions = place["packages"]
-    packages = ", ".join(
-        f"{name} {versions[name]}" for name in ("torch", "jax", "flax")
-    )
-    lines = ["| fault | promised | seen in PyTorch | seen in JAX |", "|---" * 4 + "|"]
-    commits = set()
-    for name, promise, _ in rows():
-        found = [known(name, framework) for framework in FRAMEWORKS]
-        commits |= {each["commit"] for each in found if each}
-        cells = [name, promise, *(each.get("seen", "not run") for each in found)]
-        cells = [" ".join(c.replace("|", "\\|").split())[:600] for c in cells]
-        lines.append(f"| {' | '.join(cells)} |")
-    where = f"{place['processor']}, {place['cpu_count']} cores, {packages}"
-    return f"{where}; commit {' and '.join(sorted(commits))}.\n\n" + "\n".join(lines)
+    faults = []
+    for name, promised, _ in rows():
+        found = {framework: known(name, framework) for framework in FRAMEWORKS}
+        faults.append({"fault": name, "promised": promised, **found})
+    return {
+        "processor": place["processor"],
+        "cores": place["cpu_count"],
+        "packages": {name: place["packages"][name] for name in PACKAGES},
+        "faults": faults,
+    }
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["page"]:
-        write_page()
+        write_page(ROOT / "docs", report())
         raise SystemExit
     if os.environ.get("DUET_FAULTS") != "namespace":
         os.environ["DUET_FAULTS"] = "namespace"

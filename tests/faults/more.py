@@ -22,7 +22,7 @@ from report.parity.differences import (
 from tests.conftest import NO_GPU, ROOT, clean_environment
 from tests.faults.forks import SCRIPTS
 from tests.faults.ranks import Forks
-from tests.faults.rows import HEAD, Bench, expect, same_bits, short
+from tests.faults.rows import HEAD, SAME, Bench, Seen, expect, same_bits, short
 from tests.faults.table import RECIPE
 
 CANARY = "0123456789abcdef0123456789abcdef01234567"
@@ -35,12 +35,12 @@ class More:
     """A row whose fault is code of its own.
 
     Args:
-      happens: makes it happen; what was seen.
+      happens: makes it happen, and tells what was seen.
     """
 
     name: str
     promised: str
-    happens: Callable[[Bench], str]
+    happens: Callable[[Bench], Seen]
 
 
 def fresh(bench: Bench, name: str) -> Path:
@@ -80,20 +80,20 @@ def within(bench: Bench, one: Path, other: Path) -> str:
     return f"{apart:.1e} from the uninterrupted run at most"
 
 
-def elsewhere(processes: int, *changes: str) -> Callable[[Bench], str]:
-    """Killed on two ranks and gone on with otherwise, in fp64."""
+def elsewhere(processes: int, *changes: str) -> Callable[[Bench], Seen]:
+    """Killed on two ranks and resumed on others, or under another strategy, in fp64."""
 
-    def happens(bench: Bench) -> str:
+    def happens(bench: Bench) -> Seen:
         whole, run = fresh(bench, "whole64"), fresh(bench, "elsewhere")
         trained(bench, whole, *RECIPE, *FP64)
         killed(bench, run, *RECIPE, *FP64)
         trained(bench, run, *RECIPE, *FP64, *changes, processes=processes)
-        return within(bench, whole, run)
+        return Seen(within(bench, whole, run))
 
     return happens
 
 
-def in_the_other_framework(bench: Bench) -> str:
+def in_the_other_framework(bench: Bench) -> Seen:
     """Every 20 steps in the other one; stopped by a file each time."""
     other = {"torch": "jax", "jax": "torch"}[bench.forks.framework]
     recipe = [*RECIPE, *FP64, "train.steps=100"]
@@ -115,10 +115,10 @@ def in_the_other_framework(bench: Bench) -> str:
             expect(statuses == [75 if step < 100 else 0], ranks.said())
     went_on = [(r["step"], r["framework"]) for r in read_run(run).of_kind("resume")]
     expect([step for step, _ in went_on] == [20, 40, 60, 80], f"{went_on}")
-    return f"swapped after steps 20, 40, 60, 80; {within(bench, whole, run)}"
+    return Seen(f"swapped after steps 20, 40, 60, 80; {within(bench, whole, run)}")
 
 
-def two_in_one_folder(bench: Bench) -> str:
+def two_in_one_folder(bench: Bench) -> Seen:
     run = fresh(bench, "shared")
     code = HEAD.format(rank=0) + "at_step(18, sleep(12))"
     first = bench.forks.start(
@@ -138,10 +138,10 @@ def two_in_one_folder(bench: Bench) -> str:
     expect(first.wait() == [0, 0], first.said())
     same_bits(bench.whole, run)
     assert line is not None
-    return f"“{short(line[0], bench, run)}”; the first as uninterrupted, bit for bit"
+    return Seen(f"the first run: {SAME}", message=short(line[0], bench, run))
 
 
-def other_world_of_local_norm(bench: Bench) -> str:
+def other_world_of_local_norm(bench: Bench) -> Seen:
     recipe = [
         *("experiment=cifar10_resnet9", "data=synthetic", "model.width=0.0625"),
         *("task.image_shape=[16,16,3]", "train.global_batch=16"),
@@ -155,10 +155,14 @@ def other_world_of_local_norm(bench: Bench) -> str:
     ranks.end()
     expect(statuses == [2], ranks.said())
     expect("world_size is 1, was 2" in ranks.said(), ranks.said())
-    return "“world_size is 1, was 2, and model.norm.sync=false …”, status 2"
+    return Seen(
+        "refused",
+        exits=("2",),
+        message="world_size is 1, was 2, and model.norm.sync=false …",
+    )
 
 
-def restarts(bench: Bench) -> str:
+def restarts(bench: Bench) -> Seen:
     """torchrun starts both ranks anew, twice, without being told a run.dir."""
     place = fresh(bench, "torchrun")
     place.mkdir()
@@ -185,11 +189,9 @@ def restarts(bench: Bench) -> str:
     expect(done.returncode == 0, said)
     (run,) = place.glob("runs/*")
     steps = [row["step"] for row in read_run(run).of_kind("resume")]
-    expect(len(steps) == 2, f"gone on with after {steps}\n{said}")
+    expect(len(steps) == 2, f"resumed after {steps}\n{said}")
     same_bits(bench.whole, run)
-    return (
-        f"gone on with after steps {steps[0]} and {steps[1]} in one folder, bit for bit"
-    )
+    return Seen(SAME, resumed=f"after steps {steps[0]} and {steps[1]}, in one folder")
 
 
 def refuses(connection: socket.socket) -> None:
@@ -205,7 +207,7 @@ def answers_never(connection: socket.socket) -> None:
         time.sleep(600)
 
 
-def wandb(behaves: Callable[[socket.socket], None] | None) -> Callable[[Bench], str]:
+def wandb(behaves: Callable[[socket.socket], None] | None) -> Callable[[Bench], Seen]:
     """A run mirrored to a server that is none, refuses, or stays silent."""
 
     def serve(server: socket.socket) -> None:
@@ -217,7 +219,7 @@ def wandb(behaves: Callable[[socket.socket], None] | None) -> Callable[[Bench], 
             assert behaves is not None
             threading.Thread(target=behaves, args=(connection,), daemon=True).start()
 
-    def happens(bench: Bench) -> str:
+    def happens(bench: Bench) -> Seen:
         run = fresh(bench, "mirrored")
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -243,15 +245,15 @@ def wandb(behaves: Callable[[socket.socket], None] | None) -> Callable[[Bench], 
         files = [path for path in run.rglob("*") if path.is_file()]
         holds = [path for path in files if CANARY.encode() in path.read_bytes()]
         expect(not holds, f"the key is in {holds}")
-        return f"whole after {took:.0f} s, bit for bit; the key is in no file"
+        return Seen(f"{SAME}; the key is in no file", seconds=round(took, 1))
 
     return happens
 
 
-def killed_at_random(times: int) -> Callable[[Bench], str]:
+def killed_at_random(times: int) -> Callable[[Bench], Seen]:
     """One run of digits_cnn, SIGKILLed again and again, both ranks or one of them."""
 
-    def happens(bench: Bench) -> str:
+    def happens(bench: Bench) -> Seen:
         draw = random.Random(0)
         recipe = [
             *("experiment=digits_cnn", "train.steps=600", "train.window_steps=2"),
@@ -290,40 +292,40 @@ def killed_at_random(times: int) -> Callable[[Bench], str]:
         trained(bench, run, *recipe)
         same_bits(whole, run)
         places = ", ".join(f"{count} in {where}" for where, count in hit.items())
-        return f"killed {places}, up to step {last}; then whole, bit for bit"
+        return Seen(f"killed {places}, up to step {last}; then {SAME}")
 
     return happens
 
 
 MORE = [
     More(
-        "gone on with on one rank instead of two, fp64",
+        "resumed on one rank instead of two, fp64",
         "the uninterrupted run within 1e-10",
         elsewhere(1),
     ),
     More(
-        "gone on with under parallel=fsdp, fp64",
+        "resumed under parallel=fsdp, fp64",
         "the uninterrupted run within 1e-10",
         elsewhere(2, "parallel=fsdp"),
     ),
     More(
-        "gone on with in the other framework every 20 steps, fp64",
+        "resumed in the other framework every 20 steps, fp64",
         "the unswapped run within 1e-10",
         in_the_other_framework,
     ),
     More(
-        "gone on with on one rank instead of two, model.norm.sync=false",
+        "resumed on one rank instead of two, model.norm.sync=false",
         "refused, since it would be another run",
         other_world_of_local_norm,
     ),
     More(
         "two runs are given one folder",
-        "the second is refused with status 2, the first goes on",
+        "the second is refused with status 2, the first continues",
         two_in_one_folder,
     ),
     More(
         "a rank is killed, twice, under torchrun --max-restarts=2, without run.dir",
-        "torchrun's restart goes on in the same folder by itself",
+        "torchrun's restart resumes in the same folder by itself",
         restarts,
     ),
     More(
@@ -343,7 +345,7 @@ MORE = [
     ),
     More(
         "50 random kills of one digits_cnn run, seed 0",
-        "it comes to its end as the uninterrupted run",
+        "it finishes, and is the uninterrupted run",
         killed_at_random(50),
     ),
 ]

@@ -17,11 +17,32 @@ from tests.faults.ranks import Forks, Ranks
 from tests.faults.table import RECIPE, Fault
 
 PATIENT = "parallel.start_timeout_seconds=60"
+SAME = "every loss and weight as uninterrupted, bit for bit"
 HEAD = "rank = {rank}\nimport os\nfrom tests.faults.inject import *\n"
 
 
 class Broken(AssertionError):
     """A promise that was not kept."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of a fault whose promise was kept.
+
+    Args:
+      result: what became of the run.
+      seconds: from the start of the run until its last rank had left; None where a
+        row is of several runs.
+      exits: each rank's status, or what ended it, in order of rank.
+      message: the line that a rank printed.
+      resumed: where the next start resumed.
+    """
+
+    result: str
+    seconds: float | None = None
+    exits: tuple[str, ...] = ()
+    message: str = ""
+    resumed: str = ""
 
 
 @dataclass
@@ -51,8 +72,8 @@ def expect(kept: bool, said: str) -> None:
         raise Broken(said)
 
 
-def make_happen(fault: Fault, bench: Bench) -> str:
-    """What was seen.
+def make_happen(fault: Fault, bench: Bench) -> Seen:
+    """One row, in one framework.
 
     Raises:
       Broken: where the promise was not kept.
@@ -85,21 +106,21 @@ def make_happen(fault: Fault, bench: Bench) -> str:
     expect(len(re.findall("^(error|stopped): ", said, re.M)) <= 1, f"twice\n{said}")
     asked = (run / "REQUEUE").exists()
     expect(asked == fault.asks, f"REQUEUE is {'' if asked else 'not '}there\n{said}")
-    seen = [f"left with {words(statuses)} after {took:.1f} s"]
+    message = ""
     if line is not None and fault.says:
-        seen.append(f"“{short(said[line.start() :].splitlines()[0], bench, run)}”")
+        message = short(said[line.start() :].splitlines()[0], bench, run)
     if fault.damage is not None:
         fault.damage(run)
-    if fault.resumes:
-        seen.append(go_on([*overrides, PATIENT], run, bench))
+    resumed = go_on([*overrides, PATIENT], run, bench) if fault.resumes else ""
+    result = "refused"
     if fault.resumes or 0 in fault.statuses:
         same_bits(bench.whole, run)
-        seen.append("every loss and weight as uninterrupted, bit for bit")
-    return "; ".join(seen)
+        result = SAME
+    return Seen(result, round(took, 1), words(statuses), message, resumed)
 
 
 def go_on(overrides: list[str], run: Path, bench: Bench) -> str:
-    """Start the same command again, with nothing in its way; where that began."""
+    """Start the same command again, with nothing in its way; where it resumed."""
     ranks = bench.forks.start(*overrides, f"run.dir={run}")
     statuses = ranks.wait()
     said = ranks.said()
@@ -111,10 +132,10 @@ def go_on(overrides: list[str], run: Path, bench: Bench) -> str:
     rows = read_rows(run)
     resumed = [row for row in rows if row["kind"] == "resume"]
     if not resumed:
-        return "begun anew"
+        return "from the beginning"
     left_out = resumed[-1]["left_out"]
-    why = f", leaving out: {short(left_out[0], bench, run)}" if left_out else ""
-    return f"gone on with after step {resumed[-1]['step']}{why}"
+    why = f"; skipped: {short(left_out[0], bench, run)}" if left_out else ""
+    return f"after step {resumed[-1]['step']}{why}"
 
 
 def same_bits(one: Path, other: Path) -> None:
@@ -154,9 +175,9 @@ def corrupt_dataset(folder: Path) -> Path:
     return place
 
 
-def words(statuses: list[int | None]) -> str:
-    named = ["SIGKILL" if s == -9 else "frozen" if s is None else s for s in statuses]
-    return " and ".join(map(str, named))
+def words(statuses: list[int | None]) -> tuple[str, ...]:
+    named = {-9: "SIGKILL", None: "frozen"}
+    return tuple(named.get(status, str(status)) for status in statuses)
 
 
 def short(text: str, bench: Bench, run: Path) -> str:

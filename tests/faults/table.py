@@ -23,12 +23,12 @@ class Fault:
       code: Python that each rank hit runs first, over `tests/faults/inject.py`; {run}
         is the run folder.
       ranks: those hit; rank -1 is every one.
-      overrides: of the run that is hit and of the one that goes on.
+      overrides: of the run that is hit and of the one that resumes it.
       statuses: how each rank may leave; None for what was frozen and is killed.
       says: what some rank prints, a regular expression.
       asks: whether a marker is left that asks to be started again.
-      damage: done to the run folder before it is gone on with.
-      resumes: whether the run goes on; else it is whole already.
+      damage: done to the run folder before the run is resumed.
+      resumes: whether the run is to be resumed; else it is whole already.
       variables: of the environment.
     """
 
@@ -55,7 +55,7 @@ STOPPED = r"stopped: asked to by (\w+|another rank); saved after step \d+"
 def lost(name: str, code: str, rank: int) -> Fault:
     return Fault(
         f"SIGKILL of rank {rank} {name}",
-        "the other rank names it and its log and leaves with status 1",
+        "the other rank names it and its log, and exits with status 1",
         code,
         ranks=[rank],
         statuses=[-9, 1] if rank == 0 else [1, -9],
@@ -66,8 +66,8 @@ def lost(name: str, code: str, rank: int) -> Fault:
 def frozen(rank: int) -> Fault:
     return Fault(
         f"SIGSTOP of rank {rank} in a step",
-        "after parallel.timeout_seconds the other names it and leaves with status 1; "
-        "thawed, it leaves as well",
+        "after parallel.timeout_seconds the other names it and exits with status 1; "
+        "thawed, it exits as well",
         "at_step(18, freeze)",
         ranks=[rank],
         statuses=[None, 1] if rank == 0 else [1, None],
@@ -80,7 +80,8 @@ def stops(
 ) -> Fault:
     return Fault(
         name,
-        f"all ranks leave after one step, saved; status {status}, REQUEUE is left",
+        f"all ranks save after the same step, exit with status {status} and leave a "
+        "file REQUEUE",
         code,
         ranks=ranks,
         statuses=[status, status] if ranks == (-1,) else [status, 75],
@@ -92,7 +93,7 @@ def stops(
 def leaves_at_once(name: str, code: str) -> Fault:
     return Fault(
         name,
-        "the rank leaves at once with status 143, nothing is half-written",
+        "the rank exits at once with status 143, nothing is half-written",
         code,
         statuses=[143, 143],
     )
@@ -129,7 +130,7 @@ def unmark_all(run: Path) -> None:
 def damaged(name: str, damage: Callable[[Path], object]) -> Fault:
     return Fault(
         name,
-        "the newest good one is taken, and why not a newer one is said",
+        "the newest good one is taken, and the log says why no newer one was",
         "at_step(28, kill)",
         ranks=[0],
         statuses=[-9, 1],
@@ -177,7 +178,7 @@ TABLE = [
     ),
     Fault(
         "SIGKILL of rank 1 while rank 0 saves",
-        "rank 0 names it and its log and leaves with status 1",
+        "rank 0 names it and its log, and exits with status 1",
         "at_step(18, kill) if rank "
         "else at('record.checkpoint:write_file', sleep(2), 7)",
         statuses=[1, -9],
@@ -187,7 +188,7 @@ TABLE = [
     frozen(0),
     Fault(
         "rank 1 never comes",
-        "after parallel.start_timeout_seconds rank 0 says so and leaves with status 1",
+        "after parallel.start_timeout_seconds rank 0 says so and exits with status 1",
         "os._exit(9)",
         ranks=[1],
         overrides=["parallel.start_timeout_seconds=6"],
@@ -196,7 +197,7 @@ TABLE = [
     ),
     Fault(
         "one rank hangs in a step",
-        "after parallel.timeout_seconds all leave with status 1, and each log says "
+        "after parallel.timeout_seconds all exit with status 1, and each log says "
         "where its rank was",
         "at_step(18, sleep(600))",
         ranks=[1],
@@ -205,7 +206,7 @@ TABLE = [
     ),
     Fault(
         "one rank fails by a bug",
-        "its traceback, the other rank names it, both leave with status 1",
+        "its traceback; the other rank names it, both exit with status 1",
         "at_step(18, fail(RuntimeError('a bug')))",
         ranks=[1],
         statuses=[1, 1],
@@ -235,7 +236,7 @@ TABLE = [
     leaves_at_once("two SIGTERMs, 2.3 s apart, in a step", f"at_step(18, {TWICE})"),
     Fault(
         "two SIGTERMs, 2.3 s apart, in a save",
-        "the rank leaves at once with status 143, nothing is half-written, and the "
+        "the rank exits at once with status 143, nothing is half-written, and the "
         "other names it",
         f"at('record.checkpoint:write_file', {TWICE}, 8)",
         ranks=[0],
@@ -243,9 +244,14 @@ TABLE = [
         says=ENDED.format(0, 0),
     ),
     damaged("the newest checkpoint is truncated", truncate),
-    damaged("a bit of its weights is flipped", flip("weights.safetensors")),
-    damaged("a bit of its manifest is flipped", flip("manifest.json")),
-    damaged("its marker is missing", unmark),
+    damaged(
+        "a bit of the newest checkpoint's weights is flipped",
+        flip("weights.safetensors"),
+    ),
+    damaged(
+        "a bit of the newest checkpoint's manifest is flipped", flip("manifest.json")
+    ),
+    damaged("the newest checkpoint has no marker", unmark),
     damaged("no checkpoint has a marker", unmark_all),
     unwritable(
         "the disk is full while recording (ENOSPC)",

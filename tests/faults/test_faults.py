@@ -11,7 +11,7 @@ ROWS = (
     "SIGSTOP of rank 1 in a step",
     "Ctrl-C while steps are compiled or wrapped",
     "SIGTERM in an evaluation",
-    "a bit of its weights is flipped",
+    "a bit of the newest checkpoint's weights is flipped",
     "the input of rank 1 is NaN",
 )
 

@@ -1,6 +1,7 @@
 """Real runs, each trained once for all the tests that look at it."""
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,14 @@ def script(framework) -> str:
 def torchrun(processes: int, script: str) -> list[str]:
     standalone = ["-m", "torch.distributed.run", "--standalone"]
     return [*standalone, f"--nproc-per-node={processes}", script]
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """One clear error on stderr, exit status 2."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.count("error: ") == 1, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
 
 
 @pytest.fixture(scope="session")

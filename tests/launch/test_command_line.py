@@ -13,19 +13,11 @@ import yaml
 
 from record.run import read_summary
 from tests.conftest import FASHION, NO_GPU, clean_environment
-from tests.launch.conftest import SCRIPTS, torchrun
+from tests.launch.conftest import SCRIPTS, refused, torchrun
 
 JAX = "launch/jax.py"
 PARITY = "launch/parity.py"
 STUDY = "launch/study.py"
-
-
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """One clear error on stderr, exit status 2."""
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.count("error: ") == 1, done.stderr
-    for word in words:
-        assert word in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS.values(), PARITY, STUDY])

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from record.run import read_run
-from tests.launch.test_command_line import refused
+from tests.launch.conftest import refused
 
 pytestmark = pytest.mark.gpu
 

@@ -17,9 +17,10 @@ from recipe.config import (
 )
 from recipe.errors import ConfigError
 from recipe.execution import TRACKERS, RunConfig, Strategy
-from recipe.experiment import DATASETS, MODELS, PRECISIONS, SCHEDULES
+from recipe.experiment import DATASETS, MODELS
 from recipe.optimizers import OPTIMIZERS
 from recipe.parity import ParityConfig
+from recipe.training import PRECISIONS, SCHEDULES
 from runtime.processes import Processes
 from runtime.world import check_world
 

@@ -7,47 +7,17 @@ import json
 import math
 import os
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from recipe.errors import RecordError
 from record.checkpoint import (
-    Checkpoint,
     CheckpointWriter,
     newest_checkpoint,
     read_checkpoint,
 )
-
-TEST = {
-    **{"step": 20, "loss": 0.7, "accuracy": 0.75, "precision": 0.5, "recall": 0.5},
-    **{"f1": 0.5, "confusion": [[3, 1], [0, 0]]},
-}
-
-
-def checkpoint(step: int = 20, numbers: int = 6, **changes) -> Checkpoint:
-    """One whose every number depends on its step."""
-    kernel = (np.arange(numbers, dtype=np.float32) + step).reshape(2, -1)
-    return replace(
-        Checkpoint(
-            step=step,
-            epoch=1 + step // 100,
-            framework="jax",
-            world_size=2,
-            config_hash="c0" * 32,
-            recipe={"train": {"seed": 0, "global_batch": 8}},
-            data_fingerprint="5e" * 32,
-            arrays={
-                "weights": {"dense.0.kernel": kernel, "norm.mean": kernel[0]},
-                "momentum": {"dense.0.kernel": -kernel.astype(np.float64)},
-            },
-            state={"loss_scale": 65536.0, "finite_steps": step},
-            test=TEST,
-        ),
-        **changes,
-    )
+from tests.record.checkpoints import CALLS, TEST, assert_same, checkpoint, cut, steps
 
 
 def scored(step: int, accuracy: float | None, loss: float = 1.0, at: int | None = None):
@@ -59,20 +29,6 @@ def scored(step: int, accuracy: float | None, loss: float = 1.0, at: int | None 
 def writer(tmp_path):
     with CheckpointWriter(tmp_path, keep=3) as writer:
         yield writer
-
-
-def steps(run: Path) -> list[int]:
-    return sorted(int(path.name[5:]) for path in run.glob("checkpoints/step-*"))
-
-
-def assert_same(read: Checkpoint | None, written: Checkpoint) -> None:
-    assert read is not None
-    assert read.manifest() == written.manifest()
-    assert read.arrays.keys() == written.arrays.keys()
-    for slot, arrays in written.arrays.items():
-        for name, array in arrays.items():
-            assert read.arrays[slot][name].dtype == array.dtype
-            np.testing.assert_array_equal(read.arrays[slot][name], array)
 
 
 # What is written is read
@@ -153,10 +109,6 @@ def flip(file: Path, position: int) -> None:
     content = bytearray(file.read_bytes())
     content[position] ^= 1 << position % 8
     file.write_bytes(content)
-
-
-def cut(file: Path, size: int) -> None:
-    file.write_bytes(file.read_bytes()[:size])
 
 
 FILES = ["COMMITTED", "manifest.json", "momentum.safetensors", "weights.safetensors"]
@@ -305,9 +257,6 @@ def test_a_link_or_a_stray_file_by_a_checkpoints_name_goes_and_nothing_behind_it
 # A disk that refuses
 
 
-CALLS = ("fsync", "mkdir", "rename", "replace", "unlink", "rmdir")
-
-
 def test_wherever_the_disk_fails_nothing_is_half_written(tmp_path, monkeypatch):
     calls = iter(range(1000))
     failing = 0
@@ -373,7 +322,7 @@ import os, signal, sys
 from pathlib import Path
 import record.checkpoint
 from record.checkpoint import CheckpointWriter, newest_checkpoint
-from tests.record.test_checkpoint import CALLS, assert_same, checkpoint, steps
+from tests.record.checkpoints import CALLS, assert_same, checkpoint, steps
 
 os.fsync = lambda descriptor: None  # as in conftest.py
 

@@ -1,7 +1,5 @@
 """A run gets a folder that is its alone, or is told why not before anything is made."""
 
-import contextlib
-import math
 import os
 import stat
 import tempfile
@@ -12,26 +10,9 @@ from pathlib import Path
 import pytest
 
 import record.folder
-from recipe.errors import DivergedError, RecordError
+from recipe.errors import RecordError
 from record.folder import check_folder, create_folder
-from tests.record.test_run import recipe, write_run
-
-
-def contents(folder: Path) -> dict:
-    """All that touching a folder would change."""
-    return {
-        path: (path.lstat().st_mtime_ns, path.is_file() and path.read_bytes())
-        for path in [folder, *folder.rglob("*")]
-    }
-
-
-def finished(path: Path) -> None:
-    write_run(create_folder(recipe(path), "jax"))
-
-
-def diverged(path: Path) -> None:
-    with contextlib.suppress(DivergedError):
-        write_run(create_folder(recipe(path), "jax"), losses=[math.nan] * 4)
+from tests.record.runs import contents, diverged, finished, recipe, write_run
 
 
 def unfinished(path: Path) -> None:

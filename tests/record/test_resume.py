@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from recipe.batch_plan import BatchPlan
-from recipe.config import Config, identity_parts, recipe_hash, to_yaml
+from recipe.config import Config, to_yaml
 from recipe.errors import RecordError, StoppedError
-from recipe.experiment import ScheduleConfig
+from recipe.training import ScheduleConfig
 from record import resume as resuming
 from record.checkpoint import CheckpointWriter, checkpoint_folder
 from record.folder import create_folder
@@ -28,9 +28,20 @@ from record.resume import (
 from record.run import read_rows, read_run, read_summary
 from record.schema import strict_json
 from record.stopping import REQUEUE
-from tests.record.test_checkpoint import checkpoint, cut, steps
-from tests.record.test_folder import contents, diverged, finished
-from tests.record.test_run import FACTS, LOSSES, NORMS, SCORES, WEIGHTS, recipe
+from tests.record.checkpoints import cut, steps
+from tests.record.runs import (
+    FACTS,
+    LOSSES,
+    NORMS,
+    SCORES,
+    WEIGHTS,
+    contents,
+    cut_short,
+    diverged,
+    finished,
+    of_run,
+    recipe,
+)
 
 
 def config(folder: Path | None, *, resume: str | Path = "auto", **changes) -> Config:
@@ -38,27 +49,6 @@ def config(folder: Path | None, *, resume: str | Path = "auto", **changes) -> Co
     base = recipe(folder)
     run = replace(base.run, resume=str(resume), **changes.pop("run", {}))
     return replace(base, run=run, train=replace(base.train, **changes))
-
-
-def cut_short(folder: Path, *saved: int) -> Path:
-    """A run of four steps that was killed before its summary, and its checkpoints."""
-    finished(folder)
-    for name in "summary.json", "final.safetensors":
-        (folder / name).unlink()
-    with CheckpointWriter(folder, keep=9) as writer:
-        for step in saved:
-            writer.save(of_run(folder, step))
-    return folder
-
-
-def of_run(folder: Path, step: int):
-    return checkpoint(
-        step,
-        recipe=identity_parts(recipe(folder)),
-        config_hash=recipe_hash(recipe(folder)),
-        data_fingerprint=FACTS.data_fingerprint,
-        test=None,
-    )
 
 
 @pytest.fixture

@@ -15,46 +15,26 @@ import pytest
 from safetensors.numpy import load_file
 
 from recipe.batch_plan import BatchPlan
-from recipe.config import Config, recipe_hash, to_yaml
+from recipe.config import recipe_hash
 from recipe.errors import DivergedError, RecordError
-from recipe.execution import RunConfig
-from recipe.experiment import TrainConfig
 from recipe.weights import Weights
-from record.environment import describe_environment
 from record.folder import create_folder
-from record.recorder import Facts, Recorder
+from record.recorder import Recorder
 from record.run import read_rows, read_run, read_summary
 from report.analysis.runs import read_timed_run
 from report.analysis.timings import read_between_steps
-from tests.record.test_tracking import config
-
-DEVICES = ["cpu 0", "cpu 1"]
-ENVIRONMENT = describe_environment("jax", DEVICES)
-MACHINE = {"driver": "580.65.06", "gpus": [], "links": []}
-FACTS = Facts(
-    framework="jax",
-    devices=DEVICES,
-    rank=0,
-    processes=2,
-    world_size=4,
-    parameters=2570,
-    data_fingerprint="5e" * 32,
-    compiled=True,
-    compile_seconds=3.25,
-    compile_cached=False,
-    startup_seconds=1.5,
+from tests.record.runs import (
+    ENVIRONMENT,
+    FACTS,
+    LOSSES,
+    NORMS,
+    SCORES,
+    WEIGHTS,
+    recipe,
+    write_run,
 )
-# NaN and infinities where a run that ends well can have them.
-LOSSES = [2.5, 2.0, 1.5, 1 / 3]
-NORMS = [0.1, math.nan, math.inf, -math.inf]
-SCORES = {
-    **{"loss": 0.7, "accuracy": 0.75, "precision": 0.5, "recall": 0.5, "f1": 0.5},
-    "confusion": [[3, 1], [0, 0]],
-}
-WEIGHTS = {
-    "dense.0.kernel": np.linspace(-1, 1, 2560, dtype=np.float32).reshape(256, 10),
-    "dense.0.bias": np.array([-0.0, 1e-45, *range(8)], np.float32),
-}
+
+MACHINE = {"driver": "580.65.06", "gpus": [], "links": []}
 FILES = {
     "config.yaml",
     "environment.json",
@@ -67,64 +47,6 @@ FILES = {
 
 # What the second schema brought.
 LATER = ("measured", "cores", "omp_num_threads", "compile_cached")
-
-
-def recipe(folder: Path | str | None) -> Config:
-    """Four steps of 8 examples, two to an epoch, an evaluation after each epoch."""
-    train = TrainConfig(steps=4, global_batch=8, window_steps=2)
-    run = RunConfig(dir=None if folder is None else str(folder))
-    return replace(config("none"), train=train, run=run)
-
-
-def write_run(
-    folder: Path,
-    *,
-    rank: int = 0,
-    losses: list[float] = LOSSES,
-    scores: dict = SCORES,
-    weights: Weights = WEIGHTS,
-    average: Weights | None = None,
-    measured: tuple[int, ...] = (),
-) -> Recorder:
-    """What the twins' training loop does with a recorder, and nothing else.
-
-    Args:
-      average: of the weights, as optim.ema_decay has one.
-      measured: first steps of windows of two that are timed after the training.
-    """
-    run = recipe(folder)
-    arrays = {"weights": weights}
-    if average is not None:
-        run = replace(run, optim=replace(run.optim, ema_decay=0.9))
-        (folder / "config.yaml").write_text(to_yaml(run))
-        arrays["average"] = average
-    plan = BatchPlan.of(run, examples=16)
-    facts = replace(FACTS, rank=rank)
-    with Recorder(folder, run, plan, facts) as recorder:
-        for window in plan.windows(run.train.window_steps, 1):
-            steps = slice(window.steps.start, window.steps.stop)
-            recorder.stop_if(recorder.failure is not None)
-            recorder.window(
-                window,
-                losses=np.array(losses[steps], np.float32),
-                learning_rates=[0.1, 0.05],
-                grad_norms=np.array(NORMS[steps]),
-                loss_scales=[8.0, 4.0],
-                skipped=[True, False],
-                seconds=[0.25, 0.5],
-                data_seconds=0.125,
-                dispatch_seconds=0.0625,
-            )
-            recorder.evaluation(window, scores)
-        recorder.trained(arrays, peak_memory_bytes=2**30)
-        for start in measured:
-            steps = range(start, start + 2)
-            recorder.measured(
-                steps, seconds=[0.1], data_seconds=0.025, dispatch_seconds=0.05
-            )
-        recorder.finish()
-        recorder.stop_if(recorder.failure is not None)
-    return recorder
 
 
 def files(folder: Path) -> set[str]:

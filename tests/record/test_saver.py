@@ -11,7 +11,7 @@ from recipe.errors import RecordError
 from recipe.execution import CheckpointConfig
 from record.checkpoint import CheckpointWriter, newest_checkpoint
 from record.saver import Saver
-from tests.record.test_checkpoint import assert_same, checkpoint, steps
+from tests.record.checkpoints import assert_same, checkpoint, steps
 
 
 class Disk:

@@ -27,9 +27,8 @@ from record.schema import (
     WINDOW,
     check_fields,
 )
-from tests.record.test_checkpoint import checkpoint
-from tests.record.test_resume import cut_short
-from tests.record.test_run import recipe, write_run
+from tests.record.checkpoints import checkpoint
+from tests.record.runs import cut_short, recipe, write_run
 
 TABLES = {
     **ROWS,

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from record.screen import open_screen
-from tests.record.test_tracking import config
+from tests.record.runs import config
 
 SUMMARY = {
     "framework": "jax",

@@ -18,20 +18,19 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import Config
 from recipe.errors import ConfigError
-from recipe.execution import CheckpointConfig, ParallelConfig, RunConfig, TrackingConfig
-from recipe.experiment import (
-    DataConfig,
-    ModelConfig,
-    PrecisionConfig,
-    ScheduleConfig,
-    TrainConfig,
-    TunedConfig,
-)
-from recipe.optimizers import OptimConfig
 from record import tracking, wandb_settings
 from record.tracking import check_tracking
+from tests.record.runs import config
+from tests.record.trackers import (
+    BEFORE,
+    CANARY,
+    KILLED,
+    attempt,
+    files_with,
+    metrics,
+    open_tracker,
+)
 from tests.record.wandb_history import (
     as_row,
     read_history,
@@ -42,7 +41,6 @@ from tests.record.wandb_history import (
 from tests.record.wandb_server import fresh_wandb, receiving
 
 ROOT = Path(__file__).parents[2]
-CANARY = "canary" + "0123456789abcdef" * 3
 FOREIGN = ("torch", "jax", "tensorflow")
 SUMMARY = {
     "status": "diverged",
@@ -50,55 +48,6 @@ SUMMARY = {
     "test": {"loss": math.nan, "accuracy": None},
     "images_per_second": {"median": 3.5, "windows": [3.0, 4.0]},
 }
-
-
-def config(tracker: str, **fields) -> Config:
-    return Config(
-        name="an-experiment",
-        data=DataConfig(
-            name="digits",
-            root="datasets",
-            image_shape=[16, 16, 1],
-            classes=10,
-            mean=[0.0],
-            std=[1.0],
-        ),
-        model=ModelConfig(name="linear"),
-        optim=OptimConfig(name="sgd", peak_lr=0.1),
-        schedule=ScheduleConfig(name="constant"),
-        precision=PrecisionConfig(name="fp32"),
-        parallel=ParallelConfig(name="dp"),
-        tracking=TrackingConfig(name=tracker, **fields),
-        tuned=TunedConfig(sgd=0.1, adamw=0.001),
-        train=TrainConfig(steps=400, global_batch=8),
-        checkpoint=CheckpointConfig(),
-        run=RunConfig(),
-    )
-
-
-def metrics() -> list[dict]:
-    """Rows of every kind, some of them such as a diverging run writes."""
-    rows = []
-    for step in range(1, 401):
-        rows.append(
-            {
-                "kind": "step",
-                "step": step,
-                "epoch": step // 100,
-                "loss": 1 / (3 * step),
-                "learning_rate": 1e-300,
-                "grad_norm": math.nan if step > 398 else 0.1 + 0.2,
-                "loss_scale": 8.0,
-                "skipped": step == 2,
-                "examples": 8 * step,
-            }
-        )
-    window = {"steps": 200, "seconds": 0.5, "images_per_second": 3200.0}
-    test = {"loss": math.inf, "accuracy": 0.25, "precision": -math.inf, "recall": 1.0}
-    rows.append({"kind": "window", "step": 200, **window, "warmup": True})
-    rows.append({"kind": "window", "step": 400, **window, "warmup": False})
-    rows.append({"kind": "evaluation", "step": 400, "epoch": 3, **test, "f1": None})
-    return rows
 
 
 def as_lines(rows: list[dict]) -> list[str]:
@@ -111,41 +60,14 @@ def as_lines(rows: list[dict]) -> list[str]:
     return [json.dumps(row, sort_keys=True) for row in plain]
 
 
-def open_tracker(
-    run_dir: Path, tracker: str, *, rows: list[dict] | None = None, **fields
-) -> tracking.Tracker:
-    run_dir.mkdir(exist_ok=True)
-    return tracking.open_tracker(
-        config(tracker, **fields),
-        run_dir=run_dir,
-        framework="pytorch",
-        world_size=2,
-        resolved={"train": {"epochs": None, "steps": 400}},
-        environment={"torch": "2.14"},
-        rows=rows or [],
-    )
-
-
-def attempt(*steps: int, loss: float = 0.5) -> list[dict]:
-    """Rows as an attempt logs them: a step's, and every second step a window's."""
-    rows: list[dict] = []
-    for step in steps:
-        rows.append({"kind": "step", "step": step, "loss": loss})
-        if step % 2 == 0:
-            rows.append({"kind": "window", "step": step, "seconds": loss})
-    return rows
-
-
 def gone_on_with(record: list[dict], again_until: int) -> list[dict]:
     return [*record, {"kind": "resume", "step": 4, "again_until": again_until}]
 
 
-# Killed after step 7, the run goes on after step 4, and so that it can be told apart.
-BEFORE, KILLED = attempt(1, 2, 3, 4), attempt(5, 6, 7)
 AGAIN = attempt(5, 6, 7, 8, loss=2)
 KILLED_RUN = """
 import os, pathlib, signal, sys
-from tests.record.test_tracking import BEFORE, KILLED, open_tracker
+from tests.record.trackers import BEFORE, KILLED, open_tracker
 tracker = open_tracker(pathlib.Path(sys.argv[1]), sys.argv[2])
 for row in BEFORE + KILLED:
     tracker.log(row)
@@ -197,11 +119,6 @@ def server(status: int):
         yield f"http://127.0.0.1:{listening.server_port}", asked
         listening.shutdown()
         thread.join()
-
-
-def files_with(text: str, folder: Path) -> list[Path]:
-    files = [p for p in folder.rglob("*") if p.is_file()]
-    return [p for p in files if text.encode() in p.read_bytes()]
 
 
 # --- Weights & Biases
@@ -525,7 +442,7 @@ def test_rows_reach_a_slow_tracker_in_order_and_before_the_summary(
 
 MIRROR_ONE_ROW = """
 import pathlib
-from tests.record.test_tracking import metrics, open_tracker
+from tests.record.trackers import metrics, open_tracker
 tracker = open_tracker(pathlib.Path({run_dir!r}), "tensorboard")
 tracker.log(metrics()[0])
 tracker.finish({{"status": "finished"}})

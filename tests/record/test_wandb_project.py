@@ -9,7 +9,7 @@ from recipe.errors import RecordError
 from record.folder import create_folder
 from record.run import read_rows, read_summary
 from record.wandb_project import fetch_runs
-from tests.record.test_run import recipe, write_run
+from tests.record.runs import recipe, write_run
 from tests.record.wandb_server import fresh_wandb, mirrored, running, serving
 
 

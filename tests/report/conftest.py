@@ -8,7 +8,7 @@ import pytest
 
 from record.folder import create_folder
 from report.analysis.runs import TimedRun
-from tests.record.test_run import recipe, write_run
+from tests.record.runs import recipe, write_run
 from tests.report.browser import Browser
 
 

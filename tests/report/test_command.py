@@ -7,7 +7,7 @@ import pytest
 from launch.report import main
 from recipe.errors import ConfigError, RecordError
 from report.write import FETCHED
-from tests.record.test_tracking import CANARY, files_with
+from tests.record.trackers import CANARY, files_with
 from tests.record.wandb_history import records
 from tests.record.wandb_server import mirrored, running, serving
 from tests.report.folders import write_run_folder

@@ -12,8 +12,8 @@ import jax_impl.precision
 import torch_impl.precision
 from jax_impl import step as jax_step
 from recipe.errors import ConfigError
-from recipe.experiment import LossScaleConfig
 from recipe.loss_scale import FP32_MAX, LossScale, next_loss_scale
+from recipe.training import LossScaleConfig
 from report.parity.bounds import DIFFERENT
 from report.parity.compare import compare
 from report.parity.differences import (

@@ -9,7 +9,7 @@ from report.analysis.hardware import (
     machine_name,
     software_name,
 )
-from tests.report.page.test_environment import NVIDIA
+from tests.report.gpus import NVIDIA
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from recipe.errors import RecordError
-from recipe.experiment import LossScaleConfig
 from recipe.loss_scale import LossScale, next_loss_scale
+from recipe.training import LossScaleConfig
 from record.run import Run
 from report.parity.bounds import (
     ALIKE,

@@ -1,0 +1,151 @@
+"""The groups that say how an experiment is trained: batches, schedule, precision."""
+
+import math
+from dataclasses import dataclass, field
+
+from recipe.errors import ConfigError
+from recipe.fields import at_least, fraction, one_of, positive
+
+SCHEDULES = ("constant", "cosine", "one_cycle", "step")
+PRECISIONS = ("bf16", "fp16", "fp32", "fp64", "tf32")
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """How long, in what batches, from which seed."""
+
+    epochs: int | None = None  # passes over the training set
+    steps: int | None = None  # optimizer steps; wins over epochs where both are given
+    # Examples per optimizer step over all devices; must divide by their number. The
+    # learning rate is never rescaled.
+    global_batch: int
+    # Micro-batches that a global batch is computed in, one after the other, to save
+    # memory; `train.global_batch` must divide by it times the devices. Batch
+    # normalisation takes its statistics over a micro-batch.
+    accumulate: int = 1
+    # Fraction of the target that is spread evenly over all classes, in training.
+    label_smoothing: float = 0.0
+    # Of initial weights, order, augmentation and dropout; same seed, same run, in
+    # either framework.
+    seed: int = 0
+    # Steps between two synchronisations: losses are fetched, and time is taken, once
+    # per window.
+    window_steps: int = 20
+    # Seconds of steps that are timed after the training, in five windows or more of at
+    # most 2 s each; the weights and scores are the training's, the speed is theirs
+    # alone. `null`: none, and the training's own windows tell; not with `train.trace`.
+    timed_seconds: float | None = None
+    evaluate_every_epochs: int = 1  # 0: only at the end
+    # The control of a parity check, 0 for none: any other number moves each initial
+    # weight by one unit in the last place of the compute dtype, and takes each
+    # micro-batch's examples in another order.
+    nudge: int = 0
+    # A step, from 1, that is recorded layer by layer in `trace-<step>.safetensors`, and
+    # is the last; on one device.
+    trace: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is None and self.steps is None:
+            raise ConfigError("give train.epochs or train.steps; both are null")
+        at_least("train.epochs", self.epochs, 1)
+        at_least("train.steps", self.steps, 1)
+        at_least("train.global_batch", self.global_batch, 1)
+        at_least("train.accumulate", self.accumulate, 1)
+        at_least("train.seed", self.seed, 0)
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                f"train.label_smoothing must lie in [0, 1), got {self.label_smoothing}"
+            )
+        at_least("train.window_steps", self.window_steps, 1)
+        positive("train.timed_seconds", self.timed_seconds)
+        if self.timed_seconds is not None and self.trace is not None:
+            raise ConfigError(
+                f"train.timed_seconds={self.timed_seconds:g} times steps after the "
+                f"last, and train.trace={self.trace} ends the run with a step that "
+                "is taken apart; set one of them to null"
+            )
+        at_least("train.evaluate_every_epochs", self.evaluate_every_epochs, 0)
+        at_least("train.nudge", self.nudge, 0)
+        at_least("train.trace", self.trace, 1)
+        if self.trace and self.steps and self.trace > self.steps:
+            raise ConfigError(
+                f"train.trace={self.trace} is beyond the last step, {self.steps}; "
+                f"trace one of 1 to {self.steps}, or raise train.steps"
+            )
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """How the learning rate moves; the formulas are in `recipe/schedule.py`."""
+
+    name: str
+    # Optimizer steps of a linear rise; the first already moves. one_cycle rises by
+    # itself.
+    warmup_steps: int = 0
+    end_factor: float = 0.0  # cosine, one_cycle: the last learning rate over the peak
+    start_factor: float = 0.04  # one_cycle: the first learning rate over the peak
+    rise_fraction: float = 0.3  # one_cycle: fraction of the run until the peak
+    milestones: list[float] = field(default_factory=list)  # step: fractions of the run
+    drop_factor: float = 0.1  # step: what each milestone multiplies by
+
+    def __post_init__(self) -> None:
+        one_of("schedule.name", self.name, SCHEDULES)
+        at_least("schedule.warmup_steps", self.warmup_steps, 0)
+        fraction("schedule.end_factor", self.end_factor)
+        fraction("schedule.start_factor", self.start_factor)
+        fraction("schedule.rise_fraction", self.rise_fraction)
+        fraction("schedule.drop_factor", self.drop_factor)
+        for milestone in self.milestones:
+            fraction("schedule.milestones", milestone)
+        if self.name == "one_cycle" and self.warmup_steps:
+            raise ConfigError(
+                "schedule=one_cycle rises over schedule.rise_fraction of the run; "
+                f"set schedule.warmup_steps=0, got {self.warmup_steps}"
+            )
+        if (self.name == "step") != bool(self.milestones):
+            raise ConfigError(
+                "schedule.milestones belong to schedule=step and only there, got "
+                f"{self.milestones} with schedule={self.name}"
+            )
+
+
+@dataclass(kw_only=True)
+class LossScaleConfig:
+    """Dynamic loss scaling in torch's form, by torch's defaults."""
+
+    initial: float = 65536.0  # what the loss is multiplied by at first
+    growth: float = 2.0  # what that is multiplied by after `interval` finite steps
+    # What it is multiplied by after a step whose gradient was not finite, which is
+    # skipped.
+    backoff: float = 0.5
+    interval: int = 2000  # optimizer steps in a row
+
+    def __post_init__(self) -> None:
+        key = "precision.loss_scale"
+        if not 0 < self.initial < math.inf:
+            raise ConfigError(f"{key}.initial must be finite and > 0: {self.initial}")
+        if not 1 < self.growth < math.inf:
+            raise ConfigError(f"{key}.growth must be finite and > 1: {self.growth}")
+        if not 0 < self.backoff < 1:
+            raise ConfigError(f"{key}.backoff must lie in (0, 1): {self.backoff}")
+        at_least(f"{key}.interval", self.interval, 1)
+
+
+@dataclass(kw_only=True)
+class PrecisionConfig:
+    """What numbers are kept and computed in; `precision.py` of either twin says how.
+
+    fp64 is the proof mode, fp32 true single precision, tf32 the same with matrix
+    products on TF32 units; bf16 and fp16 compute in 16 bits and keep parameters in 32.
+    """
+
+    name: str
+    loss_scale: LossScaleConfig | None = None  # fp16 alone
+
+    def __post_init__(self) -> None:
+        one_of("precision", self.name, PRECISIONS)
+        if (self.loss_scale is None) == (self.name == "fp16"):
+            raise ConfigError(
+                f"precision={self.name} and precision.loss_scale={self.loss_scale}: "
+                "fp16 has to have one, and no other precision needs it"
+            )
