@@ -13,8 +13,8 @@ from data.dropout import epoch_keys
 from jax_impl import own_dropout as jax_own
 from jax_impl.weights import leaf_shapes
 from recipe.errors import ConfigError
-from tests.twins.test_dropout import in_torch
 from torch_impl import own_dropout as torch_own
+from torch_impl.layers import kept as kept_in_torch
 
 RATE, EXAMPLES = 0.4, 3
 KEYS = np.array([[5], [123456], [2**31 - 1]], np.int32)
@@ -93,7 +93,8 @@ def test_both_drop_the_units_in_jaxs_order_of_axes(
     calls = theirs(jnp.asarray(numbers, dtype), KEYS)
     for one, other in zip(found, calls, strict=True):
         np.testing.assert_array_equal(one, np.asarray(other, np.float64))
-    kept = in_torch(KEYS[:, 0].copy(), numbers[0].size, RATE)
+    keys = torch.from_numpy(KEYS[:, 0].copy())
+    kept = kept_in_torch(keys, numbers[0].size, RATE).numpy()
     np.testing.assert_array_equal(found[0].reshape(EXAMPLES, -1) != 0, kept)
 
 
@@ -202,6 +203,6 @@ def test_recomputing_in_the_backward_pass_is_refused_in_torch_and_right_in_jax(o
     def total(x):
         return nnx.merge(graphdef, state)(x, KEYS).sum()
 
-    kept = in_torch(KEYS[:, 0].copy(), 4, RATE)
+    kept = kept_in_torch(torch.from_numpy(KEYS[:, 0].copy()), 4, RATE).numpy()
     gradient = jax.grad(total)(jnp.ones((EXAMPLES, 4)))
     np.testing.assert_allclose(gradient, kept * 2 / (1 - RATE) ** 2)
