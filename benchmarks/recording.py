@@ -23,12 +23,12 @@ def main(framework: str) -> None:
     spent, steps, ended = [], [], []
     window = Recorder.window
 
-    def timed(self, *given, **named):
+    def timed(self, of, times, **named):
         ended.append(time.time())
         begin = time.perf_counter()
-        window(self, *given, **named)
+        window(self, of, times, **named)
         spent.append(time.perf_counter() - begin)
-        steps.append(float(max(named["seconds"])))
+        steps.append(float(max(times.seconds)))
 
     Recorder.window = timed
     os.environ["WANDB_MODE"] = "offline"

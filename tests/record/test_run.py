@@ -20,9 +20,11 @@ from recipe.errors import DivergedError, RecordError
 from recipe.execution import RunConfig
 from recipe.experiment import TrainConfig
 from recipe.weights import Weights
+from record.clock import Times
 from record.environment import describe_environment
 from record.folder import create_folder
-from record.recorder import Facts, Recorder
+from record.metadata import Compilation, RunMetadata
+from record.recorder import Recorder
 from record.run import read_rows, read_run, read_summary
 from report.analysis.runs import read_timed_run
 from report.analysis.timings import read_between_steps
@@ -31,7 +33,7 @@ from tests.record.test_tracking import config
 DEVICES = ["cpu 0", "cpu 1"]
 ENVIRONMENT = describe_environment("jax", DEVICES)
 MACHINE = {"driver": "580.65.06", "gpus": [], "links": []}
-FACTS = Facts(
+METADATA = RunMetadata(
     framework="jax",
     devices=DEVICES,
     rank=0,
@@ -39,9 +41,7 @@ FACTS = Facts(
     world_size=4,
     parameters=2570,
     data_fingerprint="5e" * 32,
-    compiled=True,
-    compile_seconds=3.25,
-    compile_cached=False,
+    compilation=Compilation(3.25, cached=False),
     startup_seconds=1.5,
 )
 # NaN and infinities where a run that ends well can have them.
@@ -99,29 +99,25 @@ def write_run(
         (folder / "config.yaml").write_text(to_yaml(run))
         arrays["average"] = average
     plan = BatchPlan.of(run, examples=16)
-    facts = replace(FACTS, rank=rank)
-    with Recorder(folder, run, plan, facts) as recorder:
+    metadata = replace(METADATA, rank=rank)
+    with Recorder(folder, run, plan, metadata) as recorder:
         for window in plan.windows(run.train.window_steps, 1):
             steps = slice(window.steps.start, window.steps.stop)
             recorder.stop_if(recorder.failure is not None)
             recorder.window(
                 window,
+                Times([0.25, 0.5], 0.125, 0.0625),
                 losses=np.array(losses[steps], np.float32),
                 learning_rates=[0.1, 0.05],
                 grad_norms=np.array(NORMS[steps]),
                 loss_scales=[8.0, 4.0],
                 skipped=[True, False],
-                seconds=[0.25, 0.5],
-                data_seconds=0.125,
-                dispatch_seconds=0.0625,
             )
             recorder.evaluation(window, scores)
         recorder.trained(arrays, peak_memory_bytes=2**30)
         for start in measured:
             steps = range(start, start + 2)
-            recorder.measured(
-                steps, seconds=[0.1], data_seconds=0.025, dispatch_seconds=0.05
-            )
+            recorder.measured(steps, Times([0.1], 0.025, 0.05))
         recorder.finish()
         recorder.stop_if(recorder.failure is not None)
     return recorder
@@ -373,7 +369,7 @@ def test_the_record_of_a_last_step_that_diverged_is_whole(folder, broken):
 )
 def test_whatever_stops_a_run_is_in_its_summary_and_log(folder, error, told):
     plan = BatchPlan.of(recipe(folder), examples=16)
-    with pytest.raises(type(error)), Recorder(folder, recipe(folder), plan, FACTS):
+    with pytest.raises(type(error)), Recorder(folder, recipe(folder), plan, METADATA):
         raise error
     summary = read_summary(folder)
     assert (summary["status"], summary["error"]) == ("failed", told)
@@ -400,18 +396,16 @@ def full_disk(folder) -> Path:
 def test_a_full_disk_does_not_raise_where_the_other_ranks_would_go_on(full_disk):
     run = recipe(full_disk)
     plan = BatchPlan.of(run, examples=16)
-    with Recorder(full_disk, run, plan, FACTS) as recorder:
+    with Recorder(full_disk, run, plan, METADATA) as recorder:
         assert recorder.failure is None
         recorder.window(
             plan.windows(2, 1)[0],
+            Times([1.0], 0.5, 0.5),
             losses=np.ones(2),
             learning_rates=[0.1, 0.1],
             grad_norms=np.ones(2),
             loss_scales=np.ones(2),
             skipped=np.zeros(2, bool),
-            seconds=[1.0],
-            data_seconds=0.5,
-            dispatch_seconds=0.5,
         )
         recorder.evaluation(plan.windows(2, 1)[0], SCORES)
         assert "No space left" in str(recorder.failure)
@@ -428,8 +422,8 @@ def test_a_full_disk_stops_rank_0_when_the_ranks_have_agreed(full_disk):
 
 def test_a_full_disk_at_rank_0_stops_the_others_with_a_hint_where_to_look(folder):
     plan = BatchPlan.of(recipe(folder), examples=16)
-    facts = replace(FACTS, rank=1)
-    with Recorder(folder, recipe(folder), plan, facts) as recorder:
+    metadata = replace(METADATA, rank=1)
+    with Recorder(folder, recipe(folder), plan, metadata) as recorder:
         recorder.stop_if(False)
         with pytest.raises(RecordError, match=r"rank 0 could not record; .*rank0\.log"):
             recorder.stop_if(True)
@@ -461,7 +455,7 @@ def test_weights_that_do_not_fit_fail_the_run_and_leave_no_part_of_themselves(fo
 
 def test_a_run_whose_weights_do_not_fit_never_says_it_finished(folder):
     plan = BatchPlan.of(recipe(folder), examples=16)
-    with Recorder(folder, recipe(folder), plan, FACTS) as recorder:
+    with Recorder(folder, recipe(folder), plan, METADATA) as recorder:
         with files_no_larger_than(8192):
             recorder.trained({"weights": WEIGHTS}, peak_memory_bytes=0)
         recorder.finish()
@@ -504,7 +498,7 @@ def test_a_record_that_was_changed_afterwards_is_not_read(folder):
 )
 def test_a_run_that_did_not_finish_is_refused_with_its_status(folder, error, status):
     plan = BatchPlan.of(recipe(folder), examples=16)
-    recorder = Recorder(folder, recipe(folder), plan, FACTS)
+    recorder = Recorder(folder, recipe(folder), plan, METADATA)
     with pytest.raises(type(error)), recorder:
         recorder.trained({"weights": WEIGHTS}, peak_memory_bytes=0)
         recorder.finish()
