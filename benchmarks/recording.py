@@ -21,12 +21,12 @@ def main(framework: str) -> None:
     from record.recorder import Recorder
 
     spent, steps, ended = [], [], []
-    window = Recorder.window
+    rightly = Recorder.window
 
-    def timed(self, of, times, **named):
+    def timed(self, window, times, **named):
         ended.append(time.time())
         begin = time.perf_counter()
-        window(self, of, times, **named)
+        rightly(self, window, times, **named)
         spent.append(time.perf_counter() - begin)
         steps.append(float(max(times.seconds)))
 

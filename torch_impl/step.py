@@ -192,7 +192,7 @@ def compile_steps(
     compiles what it has lowered: of training, without its update and with the running
     statistics put back.
     """
-    begin, before = time.perf_counter(), lookups()
+    begin, earlier = time.perf_counter(), lookups()
     model.compile(dynamic=False)
     statistics = [statistic.clone() for statistic in model.buffers()]
     frozen = replace(config, optim=replace(config.optim, update=False))
@@ -205,7 +205,7 @@ def compile_steps(
         model.compile(dynamic=False)
     indices_B = indices_AB.flatten()
     eval_step(config, model, data, indices_B, indices_B >= 0)
-    return Compilation(time.perf_counter() - begin, all_found(before))
+    return Compilation(time.perf_counter() - begin, all_found(earlier))
 
 
 @torch.no_grad()
