@@ -84,7 +84,7 @@ def move_average(
 def save_average(
     average: Average | None, world: World
 ) -> tuple[dict[str, Weights], dict[str, int]]:
-    """What a checkpoint keeps of it, as of `save_slots`; a call of all processes."""
+    """As `save_optimizer_state` does; a call of all processes."""
     if average is None:
         return {}, {}
     arrays = save_weights(average.params, average.statistics, world)

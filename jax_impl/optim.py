@@ -76,33 +76,35 @@ def corrected_moments(config: Config) -> optax.GradientTransformation:
 _NAMES = {"adam.m": "mu", "adam.v": "nu", "momentum": "trace"}
 
 
-def save_slots(
+def save_optimizer_state(
     state: optax.OptState, world: World
 ) -> tuple[dict[str, Weights], dict[str, int]]:
-    """What the optimizer keeps: slot -> canonical name -> array, and its own count.
+    """What the optimizer keeps: its name -> canonical name -> array, and its own count.
 
     A call of all processes.
     """
-    slots: dict[str, Weights] = {}
+    saved: dict[str, Weights] = {}
     counts: dict[str, int] = {}
     for part in cast(tuple[Any, ...], state):
-        for slot, its_name in _slots(part).items():
-            slots[slot] = {
+        for name, its_name in _names(part).items():
+            saved[name] = {
                 canonical_name(path): save_array(variable.get_value(), world)
                 for path, variable in nnx.to_flat_state(getattr(part, its_name))
             }
         if isinstance(part, optax.ScaleByAdamState):
             count = cast(jax.Array, part.count)
             counts[UPDATES] = int(save_array(count, world))
-    return slots, counts
+    return saved, counts
 
 
-def load_slots(state: optax.OptState, checkpoint: Checkpoint) -> optax.OptState:
+def load_optimizer_state(
+    state: optax.OptState, checkpoint: Checkpoint
+) -> optax.OptState:
     """The optimizer's fresh state, filled with what a checkpoint has kept for it."""
     filled = []
     for part in cast(tuple[Any, ...], state):
-        for slot, its_name in _slots(part).items():
-            arrays = checkpoint.arrays[slot]
+        for name, its_name in _names(part).items():
+            arrays = checkpoint.arrays[name]
             leaves = nnx.from_flat_state(
                 [
                     (path, variable.replace(arrays[canonical_name(path)]))
@@ -117,9 +119,9 @@ def load_slots(state: optax.OptState, checkpoint: Checkpoint) -> optax.OptState:
     return tuple(filled)
 
 
-def _slots(part: Any) -> dict[str, str]:
-    """Those that a part of optax's state keeps: their names there, by ours."""
-    return {slot: name for slot, name in _NAMES.items() if name in part._fields}
+def _names(part: Any) -> dict[str, str]:
+    """What a part of optax's state keeps: its names there, by the checkpoint's."""
+    return {ours: its for ours, its in _NAMES.items() if its in part._fields}
 
 
 def clip_gradients(

@@ -4,10 +4,13 @@ Shapes: A micro-batches, B rows of one (of all devices, or where a function spea
 one device, its own), H height, W width, C channels, K classes, L layers with dropout.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
@@ -15,12 +18,20 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from data.batches import Batches
 from jax_impl.augment import crop_and_flip, cut_out
+from jax_impl.cache import all_found, lookups
 from jax_impl.ema import Average, move_average
 from jax_impl.optim import apply_update, clip_gradients
-from jax_impl.parallel import World, share_gradients
+from jax_impl.parallel import (
+    World,
+    parallelize,
+    place_batch,
+    replicate,
+    share_gradients,
+)
 from jax_impl.precision import parameter_dtype
 from recipe.config import Config
 from recipe.loss_scale import LossScale, next_loss_scale
+from record.metadata import Compilation
 
 
 class DeviceData(NamedTuple):
@@ -236,6 +247,43 @@ def window_step(
     given = tree.unflatten(leaves), data, *batch, learning_rates[position]
     state, metrics = train_step(config, graphdef, optimizer, world, *given)
     return jax.tree.leaves(state), metrics
+
+
+def compile_steps(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    train_data: DeviceData,
+    test_data: DeviceData,
+    window: Batches,
+    world: World,
+) -> tuple[Callable[..., Any], Callable[..., Any], Compilation]:
+    """Both steps compiled whole: of training, as `window_step`, and of evaluation.
+
+    Args:
+      window: a window's batches, still on the host.
+    """
+    before = lookups()
+    batches = place_batch(window, world, axis=2)
+    rates = np.zeros(config.train.window_steps, parameter_dtype(config))
+    scalars = replicate((rates, np.int32(0)), world)
+    rows = window.indices[0].reshape(-1)
+    tested = place_batch((rows, rows > 0), world)
+    tree = jax.tree.structure(state)
+    train, train_seconds = parallelize(
+        partial(window_step, config, graphdef, optimizer, world, tree),
+        (jax.tree.leaves(state), train_data, batches, *scalars),
+        world,
+        donate=True,
+    )
+    evaluate, eval_seconds = parallelize(
+        partial(eval_step, config, graphdef, world.axis),
+        (state.params, state.statistics, test_data, *tested),
+        world,
+        donate=False,
+    )
+    return train, evaluate, Compilation(train_seconds + eval_seconds, all_found(before))
 
 
 def eval_step(

@@ -1,36 +1,29 @@
-"""Where a run goes on, whether it may, and a record that shows no seam.
+"""Where a run resumes, and whether it may: it has to stay the same run.
 
-What a resumed run does again replaces what was written of it before: rows and
-checkpoints beyond the step it goes on from are removed.
+`record/rewind.py` then makes the folder ready for it.
 """
 
-import contextlib
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from recipe.batch_plan import BatchPlan
-from recipe.config import Config, from_yaml, identity_parts, leaves, to_yaml
+from recipe.config import Config, from_yaml, identity_parts, leaves
 from recipe.errors import ConfigError, RecordError
 from recipe.norms import has_local_norm
 from recipe.optimizers import optimizer_state
 from recipe.weights import Weights, is_trained, weight_dtype, weight_shapes
 from record.checkpoint import (
     Checkpoint,
-    CheckpointWriter,
     checkpoint_folder,
     checkpoint_step,
     newest_checkpoint,
     read_checkpoint,
 )
-from record.disk import parse_json, read_text, recording, write_whole
-from record.folder import check_folder, create_folder
+from record.disk import read_text, recording
+from record.folder import check_folder
 from record.length import LENGTH, goes_on, how_to_go_on
-from record.run import FINAL, LAST, read_summary
-from record.schema import ROWS
-from record.stopping import REQUEUE, mark_requeue
+from record.rows import whole_rows
+from record.run import FINAL, read_summary
 
 ABSENT = "nothing"
 
@@ -119,7 +112,7 @@ def _found(config: Config, whole: bool) -> Resume | None:
     given = config.run.resume
     own = None if config.run.dir is None else Path(config.run.dir).absolute()
     if given in ("auto", "never"):
-        goes_on = given == "auto" and own is not None and was_cut_short(own)
+        goes_on = given == "auto" and own is not None and was_interrupted(own)
         return _newest(own, own, whole) if own is not None and goes_on else None
     path = Path(os.path.abspath(given))
     if checkpoint_step(path) is None:
@@ -128,7 +121,7 @@ def _found(config: Config, whole: bool) -> Resume | None:
     own = own or source
     forks = own.resolve() != source.resolve()
     # Begun from there already: the same command, started again, is to go on from here.
-    held = was_cut_short(own)
+    held = was_interrupted(own)
     again = held and (
         _began_from(own, path, source) if forks else _asked_for(own) == given
     )
@@ -146,7 +139,7 @@ def _found(config: Config, whole: bool) -> Resume | None:
     if forks and not again:
         check_folder(config)
     elif not forks and (source / "summary.json").exists():
-        _refuse_finished(source)
+        refuse_finished(source)
     if path == source:
         found = _newest(own, source, whole)
     else:
@@ -158,7 +151,7 @@ def _found(config: Config, whole: bool) -> Resume | None:
     return found
 
 
-def was_cut_short(folder: Path) -> bool:
+def was_interrupted(folder: Path) -> bool:
     """Whether a folder holds a run that neither finished nor diverged."""
     if not (folder / "config.yaml").is_file():
         return False
@@ -177,7 +170,12 @@ def _refuse_trace(config: Config, folder: Path) -> None:
         )
 
 
-def _refuse_finished(folder: Path) -> None:
+def refuse_finished(folder: Path) -> None:
+    """Overwrite nothing that is whole.
+
+    Raises:
+      RecordError: if the folder holds a finished run.
+    """
     if read_summary(folder)["status"] == "finished":
         raise RecordError(
             f"{folder} holds a finished run; nothing is overwritten: give another "
@@ -196,7 +194,7 @@ def _check_resumable(given: str, path: Path, source: Path) -> None:
         return  # whether they are good is seen by reading them
     if not (path / "config.yaml").is_file():
         raise RecordError(f"run.resume={given} is no run folder; give {allowed}")
-    if was_cut_short(source):
+    if was_interrupted(source):
         raise RecordError(
             f"run.resume={given} was cut short before its first checkpoint; "
             f"run.dir={given} with run.resume=auto begins it again"
@@ -224,7 +222,7 @@ def _began_from(folder: Path, path: Path, source: Path) -> bool:
         return True
     steps = [
         row.get("step")
-        for row in _whole_rows(folder / "metrics.jsonl")
+        for row in whole_rows(folder / "metrics.jsonl")
         if row.get("kind") == "resume"
         and Path(str(row.get("source"))).resolve() == source.resolve()
     ]
@@ -281,91 +279,6 @@ def _config_of(folder: Path) -> Config:
         raise RecordError(f"{file}: {error}") from error
 
 
-class Beginning:
-    """How a run begins, anew or where another was cut short; the same on every rank.
-
-    `find` and `take` are rank 0's alone, and answer with text for all ranks.
-
-    Attributes:
-      writer: of the folder's checkpoints, once taken; None on the other ranks.
-    """
-
-    def __init__(self, config: Config):
-        self.config = config
-        self.writer: CheckpointWriter | None = None
-        self._resume: Resume | None = None
-
-    def find(self, plan: BatchPlan, data: str, world_size: int) -> str:
-        """The checkpoint to go on from, said on the screen; empty where there is none.
-
-        Args:
-          plan: of the whole run.
-          data: the dataset's fingerprint.
-
-        Raises:
-          RecordError: as `resume_point` does, and where no step is left to take.
-        """
-        self._resume = resume_point(self.config, data, world_size)
-        if self._resume is None:
-            return ""
-        _refuse_past(self._resume, plan.last)
-        print(*self._resume.told(), sep="\n", flush=True)
-        if self._resume.checkpoint is None:
-            return ""
-        return str(checkpoint_folder(self._resume.source, self._resume.step))
-
-    def read(self, path: str) -> Checkpoint | None:
-        """What was found, on every rank; rank 0 has read it.
-
-        Raises:
-          RecordError: if it cannot be read, or does not fit, see `fitting`.
-        """
-        if not path:
-            return None
-        found = None if self._resume is None else self._resume.checkpoint
-        return fitting(self.config, path, found or read_checkpoint(Path(path)))
-
-    def take(self, framework: str, world_size: int) -> str:
-        """The run folder, taken.
-
-        Raises:
-          RecordError: as `take_folder` does.
-        """
-        self.writer = take_folder(
-            self.config, self._resume, framework=framework, world_size=world_size
-        )
-        return str(self.writer.run)
-
-    def leave(self, framework: str, world_size: int, reason: str) -> str:
-        """Ask to be started again before there is anything to save.
-
-        Returns:
-          The run folder; empty where none was asked for by name, and so none is made.
-
-        Raises:
-          RecordError: as `take_folder` does.
-        """
-        if self._resume is None and self.config.run.dir is None:
-            return ""
-        folder = self.take(framework, world_size)
-        assert self.writer is not None
-        with contextlib.closing(self.writer):
-            mark_requeue(Path(folder), self._resume.step if self._resume else 0, reason)
-        return folder
-
-
-def _refuse_past(resume: Resume, last: int) -> None:
-    """A run goes on where steps are left, or its last one was killed as it ended."""
-    test = None if resume.checkpoint is None else resume.checkpoint.test
-    ended = test is not None and test["step"] == resume.step == last
-    if resume.step >= last and not ended:
-        raise RecordError(
-            f"{resume.source} would be gone on with after step {resume.step}, and the "
-            f"last that is asked for is step {last}; ask for more (train.epochs or "
-            "train.steps), or give run.resume= an earlier checkpoint"
-        )
-
-
 def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
     """A checkpoint in the recipe's dtype.
 
@@ -395,115 +308,3 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
 
     arrays = {slot: own(checkpoint.arrays[slot]) for slot in wanted}
     return replace(checkpoint, arrays=arrays)
-
-
-def take_folder(
-    config: Config, resume: Resume | None, *, framework: str, world_size: int
-) -> CheckpointWriter:
-    """The run folder, new or rewound, and taken: its path is the writer's `run`.
-
-    Rank 0 calls it. The writer is entered; whoever has it closes it.
-
-    Raises:
-      RecordError: if the folder is occupied, another process writes it, or the disk
-        refuses.
-    """
-    if resume is None or not (resume.folder / "config.yaml").exists():
-        folder = create_folder(config, framework)
-    else:
-        folder = resume.folder
-    writer = CheckpointWriter(folder, config.checkpoint.keep)
-    writer.__enter__()
-    try:
-        if resume is not None:
-            if (folder / "summary.json").exists():
-                _refuse_finished(folder)  # it may have been written since
-            rewind(resume, config, writer, framework=framework, world_size=world_size)
-    except BaseException:
-        writer.close()
-        raise
-    return writer
-
-
-def rewind(
-    resume: Resume,
-    config: Config,
-    writer: CheckpointWriter,
-    *,
-    framework: str,
-    world_size: int,
-) -> None:
-    """Make the run folder one of a run that has come to the step, and no further.
-
-    Rank 0 calls it, with the folder taken by `writer`. Cut short at any point, it can
-    be done again.
-
-    Raises:
-      RecordError: if the rows that lead to the step are not there, or the disk refuses.
-    """
-    folder, step = resume.folder, resume.step
-    rows = rows_until(resume.source / "metrics.jsonl", step)
-    told = {
-        "kind": "resume",
-        "step": step,
-        "framework": framework,
-        "world_size": world_size,
-        "source": str(resume.source),
-        "left_out": list(resume.left_out),
-        "differences": list(resume.differences),
-        "again_until": max(step, _last_step(folder / "metrics.jsonl")),
-    }
-    writer.discard_after(step)
-    with recording(folder):
-        for name in ("summary.json", FINAL, LAST, REQUEUE):
-            (folder / name).unlink(missing_ok=True)
-        content = rows + json.dumps(told).encode() + b"\n"
-        write_whole(folder / "metrics.jsonl", content)
-        write_whole(folder / "config.yaml", to_yaml(config).encode())
-
-
-def _last_step(file: Path) -> int:
-    """The last step that any attempt of a run had come to, so far as it was written."""
-    rows = [row for row in _whole_rows(file) if row.get("measured") is not True]
-    steps = [row.get(key) for row in rows for key in ("step", "again_until")]
-    return max((step for step in steps if type(step) is int), default=0)
-
-
-def _whole_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl` that can be read, whatever lies between them."""
-    rows = []
-    with contextlib.suppress(OSError):
-        for line in file.read_bytes().split(b"\n")[:-1]:
-            with contextlib.suppress(RecordError):
-                rows.append(parse_json(line, file))
-    return [row for row in rows if isinstance(row, dict)]
-
-
-def rows_until(file: Path, step: int) -> bytes:
-    """The lines of a `metrics.jsonl` up to a step, byte for byte.
-
-    What a killed writer left of its last line is passed over.
-
-    Raises:
-      RecordError: if another line is broken, or a step up to there is not in it once.
-    """
-    with recording(file, "read"):
-        content = b"" if step == 0 and not file.exists() else file.read_bytes()
-    *lines, _ = content.split(b"\n")  # what follows the last line's end is partial
-    kept, steps = [], []
-    for number, line in enumerate(lines, start=1):
-        where = f"{file} line {number}"
-        row = parse_json(line, where)
-        if not isinstance(row, dict) or type(row.get("step")) is not int:
-            raise RecordError(f"{where} has no step")
-        if str(row.get("kind")) not in ROWS:
-            raise RecordError(f"{where} is of no known kind ({', '.join(ROWS)})")
-        if row["step"] <= step:
-            kept.append(line + b"\n")
-            steps += [row["step"]] * (row.get("kind") == "step")
-    if steps != list(range(1, step + 1)):
-        raise RecordError(
-            f"{file} does not hold steps 1 to {step} once each and in order; "
-            "give run.resume=PATH an earlier checkpoint, or another run.dir"
-        )
-    return b"".join(kept)

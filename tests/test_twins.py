@@ -32,7 +32,6 @@ ALONE: dict[str, dict[str, str]] = {
     },
     "step.py": {
         "TrainState": "a pure step hands its state on; torch updates in place",
-        "compile_steps": "JAX compiles where it parallelizes",
         "window_step": "torch, eager, picks a step's batch before it calls the step",
     },
 }

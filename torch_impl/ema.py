@@ -85,7 +85,7 @@ def move_average(config: Config, average: Average | None) -> None:
 def save_average(
     average: Average | None, world: World
 ) -> tuple[dict[str, Weights], dict[str, int]]:
-    """What a checkpoint keeps of it, as of `save_slots`; a call of all ranks."""
+    """As `save_optimizer_state` does; a call of all ranks."""
     if average is None:
         return {}, {}
     arrays = save_weights(average.model, world)

@@ -84,28 +84,28 @@ _NAMES = {
 }
 
 
-def save_slots(
+def save_optimizer_state(
     config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
 ) -> tuple[dict[str, Weights], dict[str, int]]:
-    """What the optimizer keeps: slot -> canonical name -> array, and its own count.
+    """What the optimizer keeps: its name -> canonical name -> array, and its own count.
 
     A call of all ranks. Before its first step torch keeps nothing, which is zeros.
     """
-    slots: dict[str, Weights] = {slot: {} for slot in optimizer_state(config.optim)}
+    state: dict[str, Weights] = {part: {} for part in optimizer_state(config.optim)}
     count, names = 0, canonical_names(model)
     for name, parameter in model.named_parameters():
         kept = optimizer.state.get(parameter, {})
-        for slot in slots:
-            tensor = kept.get(_NAMES[slot])
+        for part in state:
+            tensor = kept.get(_NAMES[part])
             tensor = torch.zeros_like(parameter) if tensor is None else tensor
             array = save_array(names[name], tensor.detach(), world)
-            slots[slot][names[name]] = array
+            state[part][names[name]] = array
         count = int(kept.get("step", 0))
     counts = OPTIMIZERS[config.optim.name].counts_updates
-    return slots, {UPDATES: count} if counts else {}
+    return state, {UPDATES: count} if counts else {}
 
 
-def load_slots(
+def load_optimizer_state(
     config: Config,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -115,10 +115,10 @@ def load_slots(
     """Give the optimizer what a checkpoint has kept for it; a call of all ranks."""
     names = canonical_names(model)
     for name, parameter in model.named_parameters():
-        for slot in optimizer_state(config.optim):
-            array = checkpoint.arrays[slot][names[name]]
+        for part in optimizer_state(config.optim):
+            array = checkpoint.arrays[part][names[name]]
             tensor = load_array(names[name], array, world)
-            optimizer.state[parameter][_NAMES[slot]] = place_state(tensor, parameter)
+            optimizer.state[parameter][_NAMES[part]] = place_state(tensor, parameter)
         if OPTIMIZERS[config.optim.name].counts_updates:
             steps = float(checkpoint.state[UPDATES])
             count = torch.tensor(steps, device=parameter.device)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from data.batches import Batches
 from recipe.config import Config
 from recipe.loss_scale import LossScale, next_loss_scale
+from record.metadata import Compilation
 from torch_impl.augment import crop_and_flip, cut_out
+from torch_impl.cache import all_found, lookups
 from torch_impl.ema import Average, move_average
 from torch_impl.optim import apply_update, clip_gradients
 from torch_impl.parallel import World, only_the_last, unshard
@@ -183,14 +185,14 @@ def compile_steps(
     loss_scale: LossScale | None,
     world: World,
     average: Average | None = None,
-) -> float:
-    """Compile the model, inside of what it is wrapped in, and return the seconds taken.
+) -> Compilation:
+    """Compile the model, inside of what it is wrapped in.
 
     By a step of each kind, since torch.compile works when it is called, where JAX
     compiles what it has lowered: of training, without its update and with the running
     statistics put back.
     """
-    begin = time.perf_counter()
+    begin, earlier = time.perf_counter(), lookups()
     model.compile(dynamic=False)
     statistics = [statistic.clone() for statistic in model.buffers()]
     frozen = replace(config, optim=replace(config.optim, update=False))
@@ -203,7 +205,7 @@ def compile_steps(
         model.compile(dynamic=False)
     indices_B = indices_AB.flatten()
     eval_step(config, model, data, indices_B, indices_B >= 0)
-    return time.perf_counter() - begin
+    return Compilation(time.perf_counter() - begin, all_found(earlier))
 
 
 @torch.no_grad()

@@ -65,6 +65,7 @@ def at_step(step: int, action: Action) -> None:
 
         module.one_step = faulty
         return
+    module = import_module("jax_impl.step")
     parallelize = module.parallelize  # its compiled step has no name to be found by
 
     def parallelized(*given: Any, donate: bool) -> Any:
@@ -80,8 +81,11 @@ def at_step(step: int, action: Action) -> None:
 
 
 def in_twin(name: str, action: Action, call: int = 1) -> None:
-    """Act when the loop calls a function of its own twin: `start`, `evaluate`."""
-    at(f"{twin()}_impl.train:{name}", action, call)
+    """Act when a run calls a function of its own twin: `start`, `evaluate`."""
+    module = f"{twin()}_impl.train"
+    if not hasattr(import_module(module), name):
+        module = f"{twin()}_impl.step"  # where JAX parallelizes its steps
+    at(f"{module}:{name}", action, call)
 
 
 def twin() -> str:

@@ -23,7 +23,7 @@ from launch.overrides import checked, meaning, refusal
 from recipe.config import Config, from_yaml, known_keys, to_config, to_yaml
 from recipe.errors import ConfigError, DataError, RecordError
 from record.checkpoint import Checkpoint, CheckpointWriter, read_checkpoint
-from record.resume import rows_until
+from record.rows import rows_until
 from record.run import read_rows
 from tests.conftest import ROOT
 

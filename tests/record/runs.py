@@ -20,14 +20,16 @@ from recipe.optimizers import OptimConfig
 from recipe.training import PrecisionConfig, ScheduleConfig, TrainConfig
 from recipe.weights import Weights
 from record.checkpoint import CheckpointWriter
+from record.clock import Times
 from record.environment import describe_environment
 from record.folder import create_folder
-from record.recorder import Facts, Recorder
+from record.metadata import Compilation, RunMetadata
+from record.recorder import Recorder
 from tests.record.checkpoints import checkpoint
 
 DEVICES = ["cpu 0", "cpu 1"]
 ENVIRONMENT = describe_environment("jax", DEVICES)
-FACTS = Facts(
+METADATA = RunMetadata(
     framework="jax",
     devices=DEVICES,
     rank=0,
@@ -35,9 +37,7 @@ FACTS = Facts(
     world_size=4,
     parameters=2570,
     data_fingerprint="5e" * 32,
-    compiled=True,
-    compile_seconds=3.25,
-    compile_cached=False,
+    compilation=Compilation(3.25, cached=False),
     startup_seconds=1.5,
 )
 
@@ -108,29 +108,25 @@ def write_run(
         (folder / "config.yaml").write_text(to_yaml(run))
         arrays["average"] = average
     plan = BatchPlan.of(run, examples=16)
-    facts = replace(FACTS, rank=rank)
-    with Recorder(folder, run, plan, facts) as recorder:
+    metadata = replace(METADATA, rank=rank)
+    with Recorder(folder, run, plan, metadata) as recorder:
         for window in plan.windows(run.train.window_steps, 1):
             steps = slice(window.steps.start, window.steps.stop)
             recorder.stop_if(recorder.failure is not None)
             recorder.window(
                 window,
+                Times([0.25, 0.5], 0.125, 0.0625),
                 losses=np.array(losses[steps], np.float32),
                 learning_rates=[0.1, 0.05],
                 grad_norms=np.array(NORMS[steps]),
                 loss_scales=[8.0, 4.0],
                 skipped=[True, False],
-                seconds=[0.25, 0.5],
-                data_seconds=0.125,
-                dispatch_seconds=0.0625,
             )
             recorder.evaluation(window, scores)
         recorder.trained(arrays, peak_memory_bytes=2**30)
         for start in measured:
             steps = range(start, start + 2)
-            recorder.measured(
-                steps, seconds=[0.1], data_seconds=0.025, dispatch_seconds=0.05
-            )
+            recorder.measured(steps, Times([0.1], 0.025, 0.05))
         recorder.finish()
         recorder.stop_if(recorder.failure is not None)
     return recorder
@@ -153,7 +149,7 @@ def diverged(path: Path) -> None:
         write_run(create_folder(recipe(path), "jax"), losses=[math.nan] * 4)
 
 
-def cut_short(folder: Path, *saved: int) -> Path:
+def interrupted(folder: Path, *saved: int) -> Path:
     """A run of four steps that was killed before its summary, and its checkpoints."""
     finished(folder)
     for name in "summary.json", "final.safetensors":
@@ -169,6 +165,6 @@ def of_run(folder: Path, step: int):
         step,
         recipe=identity_parts(recipe(folder)),
         config_hash=recipe_hash(recipe(folder)),
-        data_fingerprint=FACTS.data_fingerprint,
+        data_fingerprint=METADATA.data_fingerprint,
         test=None,
     )

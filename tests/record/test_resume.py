@@ -13,32 +13,29 @@ from recipe.batch_plan import BatchPlan
 from recipe.config import Config, to_yaml
 from recipe.errors import RecordError, StoppedError
 from recipe.training import ScheduleConfig
-from record import resume as resuming
+from record import session
 from record.checkpoint import CheckpointWriter, checkpoint_folder
+from record.clock import Times
 from record.folder import create_folder
 from record.recorder import Recorder
-from record.resume import (
-    Beginning,
-    Resume,
-    resume_point,
-    rewind,
-    rows_until,
-    take_folder,
-)
+from record.resume import Resume, resume_point
+from record.rewind import claim_folder, rewind
+from record.rows import rows_until
 from record.run import read_rows, read_run, read_summary
 from record.schema import strict_json
+from record.session import ResumePlan
 from record.stopping import REQUEUE
 from tests.record.checkpoints import cut, steps
 from tests.record.runs import (
-    FACTS,
     LOSSES,
+    METADATA,
     NORMS,
     SCORES,
     WEIGHTS,
     contents,
-    cut_short,
     diverged,
     finished,
+    interrupted,
     of_run,
     recipe,
 )
@@ -54,7 +51,7 @@ def config(folder: Path | None, *, resume: str | Path = "auto", **changes) -> Co
 @pytest.fixture
 def run(tmp_path) -> Path:
     """Killed after step 4, with checkpoints of steps 2 and 4."""
-    return cut_short(tmp_path / "run", 2, 4)
+    return interrupted(tmp_path / "run", 2, 4)
 
 
 def go_on(resume: Resume, given: Config) -> None:
@@ -87,7 +84,7 @@ def test_looking_for_where_to_go_on_changes_nothing(run):
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path):
-    assert step_of(config(cut_short(tmp_path / "run"))) == 0
+    assert step_of(config(interrupted(tmp_path / "run"))) == 0
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -106,7 +103,7 @@ def test_a_run_that_came_to_its_end_is_left_alone(tmp_path, occupy, resume):
         resume_point(config(tmp_path / "run", resume=resume))
 
 
-def test_never_refuses_a_run_that_was_cut_short(run):
+def test_never_refuses_a_run_that_was_interrupted(run):
     with pytest.raises(RecordError, match="already holds a run without an end"):
         resume_point(config(run, resume="never"))
 
@@ -144,19 +141,19 @@ def test_a_rank_reads_a_checkpoint_once(run, monkeypatch):
     monkeypatch.setattr(
         Path, "read_bytes", lambda path: names.append(path.name) or read(path)
     )
-    monkeypatch.setattr(resuming, "fitting", lambda config, path, found: found)
+    monkeypatch.setattr(session, "fitting", lambda config, path, found: found)
     given = config(run)
     # What every rank does before a framework is there, what rank 0 does, and the rest.
     resume_point(given, whole=False)
     assert "weights.safetensors" not in names
     for rank in 0, 1:
         names.clear()
-        beginning = Beginning(given)
+        found = ResumePlan("jax", given, 1)
         path = str(checkpoint_folder(run, 4))
         if rank == 0:
             plan = BatchPlan.of(config(run, steps=6), examples=16)
-            assert beginning.find(plan, FACTS.data_fingerprint, 1) == path
-        beginning.read(path)
+            assert found.resolve(plan, METADATA.data_fingerprint) == path
+        found.read(path)
         assert names.count("weights.safetensors") == 1
 
 
@@ -207,7 +204,7 @@ def test_what_leads_to_no_checkpoint_is_told_apart(tmp_path, monkeypatch, resume
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     finished(tmp_path / "finished")
-    cut_short(tmp_path / "killed")
+    interrupted(tmp_path / "killed")
     for folder in tmp_path / "fork", None:
         with pytest.raises(RecordError, match=NOWHERE[resume]):
             resume_point(config(folder, resume=resume))
@@ -237,7 +234,7 @@ def test_another_run_dir_goes_on_with_its_own_checkpoints_once_it_has_some(
 def test_a_run_of_its_own_is_not_taken_for_one_that_began_elsewhere(
     tmp_path, run, saved
 ):
-    other = cut_short(tmp_path / "other", *saved)
+    other = interrupted(tmp_path / "other", *saved)
     before = contents(other)
     said = f"{other} holds a run that was cut .* not begun from run.resume={run}"
     with pytest.raises(RecordError, match=said):
@@ -276,7 +273,7 @@ def test_another_run_dir_must_be_free(tmp_path, run):
 def test_what_would_be_another_run_is_refused_key_by_key(
     tmp_path, saved, changes, said
 ):
-    run = cut_short(tmp_path / "run", *saved)
+    run = interrupted(tmp_path / "run", *saved)
     with pytest.raises(RecordError, match=f"{said}. .*run.resume_anyway=true"):
         resume_point(config(run, **changes))
     resume = resume_point(config(run, run={"resume_anyway": True}, **changes))
@@ -292,7 +289,7 @@ def test_under_a_constant_schedule_a_run_goes_on_to_any_length(run, steps):
 
 
 def test_a_schedule_that_the_length_sets_is_gone_on_with_at_that_length_alone(tmp_path):
-    run = cut_short(tmp_path / "run")
+    run = interrupted(tmp_path / "run")
     cosine = ScheduleConfig(name="cosine")
     whole = replace(config(run), schedule=cosine)
     (run / "config.yaml").write_text(to_yaml(whole))
@@ -325,22 +322,23 @@ def test_a_traced_step_ends_no_run_that_was_to_be_longer(tmp_path, run):
 
 @pytest.mark.parametrize("steps, tested", [(3, None), (4, None), (4, 2)])
 def test_a_run_is_gone_on_with_only_where_steps_are_left(tmp_path, steps, tested):
-    run = cut_short(tmp_path / "run", 4)
+    run = interrupted(tmp_path / "run", 4)
     test = None if tested is None else SCORES | {"step": tested}
     with CheckpointWriter(run, keep=9) as writer:
         writer.save(replace(of_run(run, 4), test=test))
     given = config(run, steps=steps, run={"resume_anyway": True})
     plan = BatchPlan.of(given, examples=16)
     with pytest.raises(RecordError, match=f"step 4, .* asked for is step {steps}; "):
-        Beginning(given).find(plan, FACTS.data_fingerprint, 1)
+        ResumePlan("jax", given, 1).resolve(plan, METADATA.data_fingerprint)
 
 
 def test_a_run_killed_between_its_last_step_and_its_end_is_gone_on_with(tmp_path):
-    run = cut_short(tmp_path / "run")
+    run = interrupted(tmp_path / "run")
     with CheckpointWriter(run, keep=9) as writer:
         writer.save(replace(of_run(run, 4), test=SCORES | {"step": 4}))
     plan = BatchPlan.of(config(run), examples=16)
-    found = Beginning(config(run)).find(plan, FACTS.data_fingerprint, 1)
+    resume_plan = ResumePlan("jax", config(run), 1)
+    found = resume_plan.resolve(plan, METADATA.data_fingerprint)
     assert found == str(checkpoint_folder(run, 4))
 
 
@@ -355,7 +353,7 @@ def test_every_difference_is_named(run):
 
 
 def test_other_data_is_another_run_and_the_same_is_not(run):
-    assert step_of(config(run), FACTS.data_fingerprint) == 4
+    assert step_of(config(run), METADATA.data_fingerprint) == 4
     with pytest.raises(RecordError, match="the data's SHA-256 is"):
         resume_point(config(run), "d1" * 32)
 
@@ -505,25 +503,23 @@ def test_a_rewind_that_is_cut_short_can_be_done_again(run, monkeypatch, point):
 
 def leg(given: Config, stop_after: int | None = None, save=lambda record: None) -> None:
     """What the twins do, from the last checkpoint to the end or the step of a stop."""
-    resume = resume_point(given, FACTS.data_fingerprint)
+    resume = resume_point(given, METADATA.data_fingerprint)
     plan = BatchPlan.of(given, examples=16)
     done = 0 if resume is None else resume.step
-    writer = take_folder(given, resume, framework="jax", world_size=4)
+    writer = claim_folder(given, resume, framework="jax", world_size=4)
     checkpoint = None if resume is None else resume.checkpoint
-    with Recorder(writer.run, given, plan, FACTS, writer, checkpoint) as recorder:
+    with Recorder(writer.run, given, plan, METADATA, writer, checkpoint) as recorder:
         for window in plan.windows(given.train.window_steps, 1, 1, done):
             recorder.stop_if(recorder.failure is not None)
             part = slice(window.steps.start, window.steps.stop)
             recorder.window(
                 window,
+                Times([0.5 * len(window.steps)], 0.0, 0.0),
                 losses=np.array(LOSSES[part], np.float32),
                 learning_rates=[0.1, 0.05, 0.1, 0.05][part],
                 grad_norms=np.array(NORMS[part]),
                 loss_scales=[1.0] * len(window.steps),
                 skipped=[False] * len(window.steps),
-                seconds=[0.5 * len(window.steps)],
-                data_seconds=0.0,
-                dispatch_seconds=0.0,
             )
             if window.evaluates:
                 recorder.evaluation(window, SCORES)
@@ -650,7 +646,7 @@ def test_a_run_that_finished_meanwhile_is_not_rewound(tmp_path, run):
     (tmp_path / "other" / "summary.json").rename(run / "summary.json")
     before = (run / "metrics.jsonl").read_bytes()
     with pytest.raises(RecordError, match="holds a finished run"):
-        take_folder(config(run), resume, framework="jax", world_size=4)
+        claim_folder(config(run), resume, framework="jax", world_size=4)
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
@@ -658,7 +654,7 @@ def test_other_ranks_save_nothing_and_mark_nothing(tmp_path):
     given = config(tmp_path / "run")
     plan = BatchPlan.of(given, examples=16)
     folder = create_folder(given, "jax")
-    with Recorder(folder, given, plan, replace(FACTS, rank=1)) as recorder:
+    with Recorder(folder, given, plan, replace(METADATA, rank=1)) as recorder:
         (window, *_) = plan.windows(2, 1)
         recorder.save(window, {"weights": WEIGHTS}, {})
         recorder.stopped(window.steps.stop, "SIGTERM")

@@ -18,6 +18,7 @@ from recipe.batch_plan import BatchPlan
 from recipe.config import recipe_hash
 from recipe.errors import DivergedError, RecordError
 from recipe.weights import Weights
+from record.clock import Times
 from record.folder import create_folder
 from record.recorder import Recorder
 from record.run import read_rows, read_run, read_summary
@@ -25,8 +26,8 @@ from report.analysis.runs import read_timed_run
 from report.analysis.timings import read_between_steps
 from tests.record.runs import (
     ENVIRONMENT,
-    FACTS,
     LOSSES,
+    METADATA,
     NORMS,
     SCORES,
     WEIGHTS,
@@ -295,7 +296,7 @@ def test_the_record_of_a_last_step_that_diverged_is_whole(folder, broken):
 )
 def test_whatever_stops_a_run_is_in_its_summary_and_log(folder, error, told):
     plan = BatchPlan.of(recipe(folder), examples=16)
-    with pytest.raises(type(error)), Recorder(folder, recipe(folder), plan, FACTS):
+    with pytest.raises(type(error)), Recorder(folder, recipe(folder), plan, METADATA):
         raise error
     summary = read_summary(folder)
     assert (summary["status"], summary["error"]) == ("failed", told)
@@ -322,18 +323,16 @@ def full_disk(folder) -> Path:
 def test_a_full_disk_does_not_raise_where_the_other_ranks_would_go_on(full_disk):
     run = recipe(full_disk)
     plan = BatchPlan.of(run, examples=16)
-    with Recorder(full_disk, run, plan, FACTS) as recorder:
+    with Recorder(full_disk, run, plan, METADATA) as recorder:
         assert recorder.failure is None
         recorder.window(
             plan.windows(2, 1)[0],
+            Times([1.0], 0.5, 0.5),
             losses=np.ones(2),
             learning_rates=[0.1, 0.1],
             grad_norms=np.ones(2),
             loss_scales=np.ones(2),
             skipped=np.zeros(2, bool),
-            seconds=[1.0],
-            data_seconds=0.5,
-            dispatch_seconds=0.5,
         )
         recorder.evaluation(plan.windows(2, 1)[0], SCORES)
         assert "No space left" in str(recorder.failure)
@@ -350,8 +349,8 @@ def test_a_full_disk_stops_rank_0_when_the_ranks_have_agreed(full_disk):
 
 def test_a_full_disk_at_rank_0_stops_the_others_with_a_hint_where_to_look(folder):
     plan = BatchPlan.of(recipe(folder), examples=16)
-    facts = replace(FACTS, rank=1)
-    with Recorder(folder, recipe(folder), plan, facts) as recorder:
+    metadata = replace(METADATA, rank=1)
+    with Recorder(folder, recipe(folder), plan, metadata) as recorder:
         recorder.stop_if(False)
         with pytest.raises(RecordError, match=r"rank 0 could not record; .*rank0\.log"):
             recorder.stop_if(True)
@@ -383,7 +382,7 @@ def test_weights_that_do_not_fit_fail_the_run_and_leave_no_part_of_themselves(fo
 
 def test_a_run_whose_weights_do_not_fit_never_says_it_finished(folder):
     plan = BatchPlan.of(recipe(folder), examples=16)
-    with Recorder(folder, recipe(folder), plan, FACTS) as recorder:
+    with Recorder(folder, recipe(folder), plan, METADATA) as recorder:
         with files_no_larger_than(8192):
             recorder.trained({"weights": WEIGHTS}, peak_memory_bytes=0)
         recorder.finish()
@@ -426,7 +425,7 @@ def test_a_record_that_was_changed_afterwards_is_not_read(folder):
 )
 def test_a_run_that_did_not_finish_is_refused_with_its_status(folder, error, status):
     plan = BatchPlan.of(recipe(folder), examples=16)
-    recorder = Recorder(folder, recipe(folder), plan, FACTS)
+    recorder = Recorder(folder, recipe(folder), plan, METADATA)
     with pytest.raises(type(error)), recorder:
         recorder.trained({"weights": WEIGHTS}, peak_memory_bytes=0)
         recorder.finish()

@@ -9,7 +9,8 @@ from recipe.errors import RecordError
 from record.checkpoint import CheckpointWriter
 from record.environment import describe_environment
 from record.folder import create_folder
-from record.resume import resume_point, take_folder
+from record.resume import resume_point
+from record.rewind import claim_folder
 from record.run import read_run
 from record.schema import (
     CHECKPOINT,
@@ -28,7 +29,7 @@ from record.schema import (
     check_fields,
 )
 from tests.record.checkpoints import checkpoint
-from tests.record.runs import cut_short, recipe, write_run
+from tests.record.runs import interrupted, recipe, write_run
 
 TABLES = {
     **ROWS,
@@ -77,10 +78,10 @@ def saved(tmp_path_factory):
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
     """The row of a run that went on."""
-    run = cut_short(tmp_path_factory.mktemp("resumed") / "run", 2)
+    run = interrupted(tmp_path_factory.mktemp("resumed") / "run", 2)
     given = recipe(run)
     resume = resume_point(given)
-    take_folder(given, resume, framework="jax", world_size=1).close()
+    claim_folder(given, resume, framework="jax", world_size=1).close()
     return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
 
 

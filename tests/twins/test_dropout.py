@@ -14,8 +14,8 @@ from jax_impl import layers as jax_layers
 from jax_impl import model as jax_model
 from jax_impl import step as jax_step
 from jax_impl import trace as jax_trace
-from jax_impl import train as jax_train
 from jax_impl import weights as jax_weights
+from jax_impl.evaluate import evaluate as jax_evaluate
 from jax_impl.parallel import replicate as jax_place
 from jax_impl.precision import Dtypes as JaxDtypes
 from recipe.dropout import ROUNDS, UNIT, least_kept
@@ -30,8 +30,8 @@ from torch_impl import layers as torch_layers
 from torch_impl import model as torch_model
 from torch_impl import step as torch_step
 from torch_impl import trace as torch_trace
-from torch_impl import train as torch_train
 from torch_impl import weights as torch_weights
+from torch_impl.evaluate import evaluate as torch_evaluate
 from torch_impl.parallel import replicate as torch_place
 from torch_impl.precision import Dtypes as TorchDtypes
 
@@ -118,12 +118,12 @@ def evaluated(config, weights, world):
     torch_weights.load_weights(model, weights, TORCH)
     model.train()  # as after a step
     placed = torch_step.DeviceData(*(torch_place(a, TORCH) for a in data))
-    yield torch_train.evaluate(config, model, placed, EXAMPLES, TORCH)
+    yield torch_evaluate(config, model, placed, EXAMPLES, TORCH)
     graphdef, *states = jax_weights.load_weights(jax_model.build_model(config), weights)
     state = jax_step.TrainState(*jax_place(tuple(states), world), None, None)
     evaluate = jax.jit(partial(jax_step.eval_step, config, graphdef, None))
     placed = jax_step.DeviceData(*jax_place(data, world))
-    yield jax_train.evaluate(config, evaluate, state, placed, EXAMPLES, world)
+    yield jax_evaluate(config, evaluate, state, placed, EXAMPLES, world)
 
 
 VIT = [

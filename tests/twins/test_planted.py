@@ -11,11 +11,11 @@ import pytest
 
 from data.augment import batch_draws
 from jax_impl import ema as jax_ema
+from jax_impl import evaluate as jax_evaluate
 from jax_impl import model as jax_model
 from jax_impl import optim as jax_optim
 from jax_impl import step as jax_step
 from jax_impl import trace as jax_trace
-from jax_impl import train as jax_train
 from jax_impl import weights as jax_weights
 from jax_impl.layers import BatchNorm
 from jax_impl.parallel import place_batch as jax_batch
@@ -32,11 +32,11 @@ from report.parity.trace import compare_traces
 from tests.twins.conftest import TORCH
 from tests.twins.steps import random_arrays, random_weights, record, with_average
 from torch_impl import ema as torch_ema
+from torch_impl import evaluate as torch_evaluate
 from torch_impl import model as torch_model
 from torch_impl import optim as torch_optim
 from torch_impl import step as torch_step
 from torch_impl import trace as torch_trace
-from torch_impl import train as torch_train
 from torch_impl import weights as torch_weights
 from torch_impl.parallel import place_batch as torch_batch
 from torch_impl.parallel import replicate as torch_place
@@ -423,7 +423,7 @@ def test_a_mean_of_means_parts_the_test_loss(
         return metrics | {"loss": float(np.mean(loss_sums / np.array([8, 4])))}
 
     if planted:
-        monkeypatch.setattr(jax_train, "evaluation_metrics", mean_of_means)
+        monkeypatch.setattr(jax_evaluate, "evaluation_metrics", mean_of_means)
     given = f"model.folder={FOLDERS[model]}", "train.global_batch=8"
     config = make_config(*RECIPE, *given)
     weights = random_weights(config)
@@ -431,13 +431,13 @@ def test_a_mean_of_means_parts_the_test_loss(
     model = torch_model.build_model(config)
     torch_weights.load_weights(model, weights, TORCH)
     placed = torch_step.DeviceData(*(torch_place(a, TORCH) for a in data))
-    in_torch = torch_train.evaluate(config, model, placed, 12, TORCH)
+    in_torch = torch_evaluate.evaluate(config, model, placed, 12, TORCH)
 
     graphdef, *states = jax_weights.load_weights(jax_model.build_model(config), weights)
     state = jax_step.TrainState(*jax_place(tuple(states), worlds[1]), None, None)
     evaluate = jax.jit(partial(jax_step.eval_step, config, graphdef, None))
     placed = jax_step.DeviceData(*jax_place(data, worlds[1]))
-    in_jax = jax_train.evaluate(config, evaluate, state, placed, 12, worlds[1])
+    in_jax = jax_evaluate.evaluate(config, evaluate, state, placed, 12, worlds[1])
 
     steps = np.array([[1.0, 1.0, 1.0, 0.0]])  # loss, gradient's norm, scale, skipped
     runs = [record(config, steps, weights, test) for test in (in_torch, in_jax)]

@@ -1,6 +1,5 @@
-"""Steps that are timed after the training, in either twin."""
+"""Steps that are timed after the training."""
 
-from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 
 from recipe.errors import RecordError
 from recipe.timing import WINDOWS, Pace
+from record.measure import measure
 
 
 class Told:
@@ -17,8 +17,8 @@ class Told:
         self.rows, self.points, self.failure = [], [], None
         self._stop_at, self._fail_at = stop_at, fail_at
 
-    def measured(self, steps, **seconds):
-        self.rows.append((steps, seconds))
+    def measured(self, steps, times):
+        self.rows.append((steps, times))
         if len(self.rows) == self._fail_at:
             self.failure = RecordError("disk full")
 
@@ -33,25 +33,37 @@ class Told:
         self.points.append(slow)
 
 
-@pytest.fixture(params=["torch", "jax"])
-def measured(request):
-    """`measured(told)`: the steps that were issued, with another rank twice as slow."""
-    twin = import_module(f"{request.param}_impl.measure")
+TICK = 2.0**-12  # seconds, exact in floating point
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """`measured(told)`: the steps that were issued, with another rank twice as slow.
+
+    By a clock that goes on while steps are issued alone: one tick for data, two for
+    dispatch.
+    """
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("record.clock.time", clock)
 
     def gather(values):
         slower = [2 * values[0], 3 * values[1], *values[2:]]
         return np.array([values, slower], np.float64)
 
-    world = SimpleNamespace(ranks=SimpleNamespace(gather=gather))
+    ranks = SimpleNamespace(gather=gather)
 
     def measured(told, seconds=0.05):
         issued = []
 
-        def issue(steps):
+        def issue(steps, clock):
             issued.extend(steps)
-            return [], [], 0.25, 0.5
+            with clock.data():
+                now[0] += TICK
+            with clock.dispatch():
+                now[0] += 2 * TICK
 
-        twin.measure(Pace(seconds, 5, 40), issue, lambda: None, told, told, told, world)
+        measure(Pace(seconds, 5, 40), issue, lambda: None, told, told, told, ranks)
         return issued
 
     return measured
@@ -62,12 +74,14 @@ def test_windows_count_by_the_slowest_rank_and_follow_the_last_step(measured):
     issued = measured(told)
     assert issued == list(range(40, 40 + len(issued)))
     assert len(told.rows) >= WINDOWS
-    assert sum(row["seconds"].max() for _, row in told.rows) >= 0.05
-    steps, row = told.rows[-1]
+    assert sum(times.seconds.max() for _, times in told.rows) >= 0.05
+    steps, times = told.rows[-1]
     assert steps.stop == issued[-1] + 1
-    assert row["seconds"][1] == 2 * row["seconds"][0]
     parts = len(steps) // 5
-    assert (row["data_seconds"], row["dispatch_seconds"]) == (0.75 * parts, 0.5 * parts)
+    assert parts > 1
+    assert times.seconds.tolist() == [3 * TICK * parts, 6 * TICK * parts]
+    assert times.data_seconds == 3 * TICK * parts
+    assert times.dispatch_seconds == 2 * TICK * parts
 
 
 def test_the_ranks_come_together_after_each_window_and_a_slow_end_follows(measured):

@@ -1,0 +1,47 @@
+"""More steps after the training, timed alone; its result lies in the record."""
+
+from collections.abc import Callable
+
+from recipe.timing import Pace
+from record.clock import Clock, Times
+from record.recorder import Recorder
+from runtime.agreement import Ranks
+from runtime.heartbeat import Heartbeat
+from runtime.signals import Stopping
+
+
+def measure(
+    pace: Pace,
+    issue: Callable[[range, Clock], object],
+    wait: Callable[[], None],
+    record: Recorder,
+    stopping: Stopping,
+    heartbeat: Heartbeat,
+    ranks: Ranks,
+) -> None:
+    """Time windows of further steps until there are enough, or a rank is to stop.
+
+    Args:
+      issue: steps, as the training does, telling the clock of its phases.
+      wait: until the device has done what was issued.
+
+    Raises:
+      RecordError: on every rank, if rank 0 could not record.
+    """
+    asked = False
+    while not (pace.enough or asked):
+        window, clock = pace.window(), Clock()
+        for steps in window:
+            issue(steps, clock)
+        wait()
+        clock.stop()
+
+        flags = record.failure is not None, stopping.asked() is not None
+        gathered = ranks.gather([*clock.own, *flags])
+        times = Times.of(gathered[:, :3])
+        counts = pace.took(gathered[:, 0].max())
+        asked = gathered[:, 4].max() > 0
+        heartbeat.progress(slow=pace.enough or asked)
+        record.stop_if(gathered[:, 3].max() > 0)
+        if counts:
+            record.measured(range(window[0].start, window[-1].stop), times)

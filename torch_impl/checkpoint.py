@@ -1,0 +1,63 @@
+"""What a run is resumed from: gathered from the devices, and given back to them."""
+
+import torch
+from torch import nn
+
+from recipe.config import Config
+from recipe.loss_scale import LossScale, initial_loss_scale, loss_scale_state
+from recipe.weights import Weights
+from record.checkpoint import Checkpoint
+from torch_impl.ema import Average, build_average, save_average
+from torch_impl.optim import load_optimizer_state, save_optimizer_state
+from torch_impl.parallel import World
+from torch_impl.weights import save_weights
+
+
+def save_state(
+    config: Config,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average | None,
+    loss_scale: LossScale | None,
+    world: World,
+) -> tuple[dict[str, Weights], dict[str, int | float]]:
+    """A checkpoint's arrays, as `Checkpoint` has them, and the numbers beside them.
+
+    A call of all ranks.
+    """
+    optimizer_state, counts = save_optimizer_state(config, model, optimizer, world)
+    averaged, updates = save_average(average, world)
+    arrays = {"weights": save_weights(model, world), **optimizer_state, **averaged}
+    return arrays, {**counts, **updates, **loss_scale_state(loss_scale)}
+
+
+def load_state(
+    config: Config,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    weights: Weights,
+    resumed: Checkpoint | None,
+    world: World,
+) -> tuple[Average | None, LossScale | None]:
+    """What training starts or resumes from, beside the weights; a call of all ranks.
+
+    The optimizer, which is fresh, gets its state in place.
+
+    Args:
+      weights: that the model holds.
+
+    Returns:
+      The weights' average and the loss scale, where the recipe has them.
+    """
+    if resumed is not None:
+        load_optimizer_state(config, model, optimizer, resumed, world)
+    average = build_average(config, model, weights, resumed, world)
+    return average, initial_loss_scale(config, resumed.state if resumed else None)
+
+
+def save_trained(
+    model: nn.Module, average: Average | None, world: World
+) -> dict[str, Weights]:
+    """The weights and, where there is one, their average; a call of all ranks."""
+    averaged, _ = save_average(average, world)
+    return {"weights": save_weights(model, world), **averaged}
