@@ -81,7 +81,7 @@ def train(framework: str, overrides: list[str]) -> dict[str, Any]:
 def recipe(cell: str) -> list[str]:
     """What a twin is asked for, so that it does what the cell's peers do."""
     model = MODELS[cell]
-    batch = f"train.global_batch={model['batch']}"
+    batch = f"train.global_batch_size={model['batch']}"
     width = [f"model.width={model['width']}"] if model["width"] != 1 else []
     return [*model["recipe"].split(), *MATRIX["common"].split(), batch, *width]
 
@@ -182,7 +182,7 @@ def bare_rate(peer: str, processes: int, devices: int = 1) -> float:
 
 def twin_rate(devices: int) -> float:
     """Images/s of a device, a core each, of the CNN in JAX in one process."""
-    batch = f"train.global_batch={devices * MODELS['cnn']['batch']}"
+    batch = f"train.global_batch_size={devices * MODELS['cnn']['batch']}"
     place = [f"devices={devices}", "parallel.cores_per_device=1", batch]
     timed = ["train.steps=20", "train.timed_seconds=2"]
     summary = train("jax", [*recipe("cnn"), *place, *timed])
@@ -197,7 +197,7 @@ def study_rates() -> Mapping[str, Mapping[tuple[int, bool], list[float]]]:
     rates = defaultdict(lambda: defaultdict(list))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "study"
-        plan = ["study=demo", "study.regime=weak", "study.exchange=[true,false]"]
+        plan = ["study=demo", "study.regime=weak", "study.grad_sync=[true,false]"]
         plan.append("study.parity=['world_sizes=[1]','train.steps=20']")
         size = [f"study.repeats={FEWER}", "study.timed_seconds=2"]
         typed = [*recipe("cnn"), "train.steps=40", "train.evaluate_every_epochs=0"]

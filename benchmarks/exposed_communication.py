@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 DELAY, TOLERANCE, REPEATS = "DELAY_SECONDS", 0.1, 3
-RECIPE = ("experiment=digits_mlp", "train.steps=16", "train.window_steps=4")
+RECIPE = ("experiment=digits_mlp", "train.steps=16", "train.log_every_steps=4")
 
 
 def delayed_torch(seconds: float) -> None:
@@ -72,7 +72,7 @@ def delayed_jax(seconds: float) -> None:
             zero = io_callback(wait, jax.ShapeDtypeStruct((), jnp.float32), made)
             return loss, jax.tree.map(lambda leaf: leaf + zero, gradients), statistics
 
-        return rightly(late if world.exchange else local, params, whole, rows, world)
+        return rightly(late if world.grad_sync else local, params, whole, rows, world)
 
     rightly, step.share_gradients = step.share_gradients, delayed
     main("jax", twin, STOPPING)
@@ -109,7 +109,7 @@ def found_delay(framework: str, delay: float) -> float:
         for repeat in range(REPEATS):
             run = Path(name, f"full-{repeat}")
             full.append(step_seconds(framework, run, delay))
-            run, arm = Path(name, f"alone-{repeat}"), "parallel.exchange=false"
+            run, arm = Path(name, f"alone-{repeat}"), "parallel.grad_sync=false"
             alone.append(step_seconds(framework, run, delay, arm))
     found = statistics.median(full) - statistics.median(alone)
     print(

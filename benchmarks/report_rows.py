@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from record.environment import describe_environment  # noqa: E402
-from record.schema import SUMMARY  # noqa: E402
+from record.schema import SCHEMA_VERSION, SUMMARY  # noqa: E402
 from report.analysis.runs import find, read_timed_runs  # noqa: E402
 from report.analysis.scaling import scaling  # noqa: E402
 from report.page.points import rows  # noqa: E402
@@ -35,7 +35,7 @@ def write_folders(root: Path, count: int) -> None:
         curve, size = cell // len(SIZES), SIZES[cell % len(SIZES)]
         windows = [1000.0 * size + repeat + w / 1000 + number for w in range(WINDOWS)]
         summary = {
-            "schema_version": 1,
+            "schema_version": SCHEMA_VERSION,
             "status": "finished",
             "error": None,
             "framework": ("torch", "jax")[curve % 2],
@@ -51,7 +51,7 @@ def write_folders(root: Path, count: int) -> None:
             "new_head": [],
             "world_size": size,
             "processes": size,
-            "global_batch": 512,
+            "global_batch_size": 512,
             "parameters": 1_000_000,
             "steps": STEPS,
             "skipped_steps": 0,
@@ -70,7 +70,7 @@ def write_folders(root: Path, count: int) -> None:
         folder.mkdir()
         (folder / "summary.json").write_text(json.dumps(summary))
         (folder / "environment.json").write_text(environment)
-        (folder / "config.yaml").write_text("train:\n  nudge: 0\n")
+        (folder / "config.yaml").write_text("train:\n  perturb_seed: 0\n")
         (folder / "metrics.jsonl").write_text((json.dumps(step) + "\n") * STEPS)
 
 

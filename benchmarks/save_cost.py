@@ -52,7 +52,7 @@ def main(framework: str, blocks: int = 20) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sys.argv[1:] = [
             *("experiment=fashion_cnn", "data=synthetic", "data.train_examples=12800"),
-            *(f"train.steps={steps}", f"train.window_steps={STEPS}"),
+            *(f"train.steps={steps}", f"train.log_every_steps={STEPS}"),
             *("train.evaluate_every_epochs=0", f"checkpoint.every_steps={STEPS}"),
             f"run.dir={folder}/run",
         ]

@@ -33,10 +33,10 @@ def window_batches(
 ) -> Batches:
     """The rows that `rank` trains on at each of the steps.
 
-    Always `train.window_steps` of them, since a compiled step has fixed shapes: a
+    Always `train.log_every_steps` of them, since a compiled step has fixed shapes: a
     shorter window repeats its last step, which nobody takes.
     """
-    spare = config.train.window_steps - len(steps)
+    spare = config.train.log_every_steps - len(steps)
     padded = [*steps, *[steps[-1]] * spare]
     rows = [plan.micro_batches(step, rank, processes) for step in padded]
     draws = [batch_draws(config, plan, *at) for at in zip(padded, rows, strict=True)]

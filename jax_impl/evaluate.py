@@ -22,7 +22,7 @@ def evaluate(
     """The metrics over a whole split, each example counted once."""
     loss_sums, confusions = [], []
     for indices, mask in evaluation_batches(
-        examples, config.train.global_batch, world.rank, world.processes
+        examples, config.train.global_batch_size, world.rank, world.processes
     ):
         loss_sum, confusion = compiled_eval(
             state.params,

@@ -49,7 +49,7 @@ class World:
       size: devices of the run.
       mesh: all devices in order of process, along one axis.
       strategy: how devices share the work.
-      exchange: whether they share their gradients; not in a run that only times its
+      grad_sync: whether they share their gradients; not in a run that only times its
         steps without that, whose strategy and program are otherwise the same.
     """
 
@@ -58,7 +58,7 @@ class World:
     size: int
     mesh: Mesh
     strategy: Strategy = Strategy.DP
-    exchange: bool = True
+    grad_sync: bool = True
 
     @property
     def sharded(self) -> bool:
@@ -90,7 +90,7 @@ class World:
     @property
     def axis(self) -> str | None:
         """The axis that a step is mapped over whole: it sums by hand, or not at all."""
-        return AXIS if self.mapped or not self.exchange else None
+        return AXIS if self.mapped or not self.grad_sync else None
 
     @property
     def replicated(self) -> NamedSharding:
@@ -159,9 +159,9 @@ def start(config: Config, processes: Processes) -> World:
         # Its gloo context is made by the first collective, and waits 30 s for everyone:
         # now they are all here, later rank 0 may be downloading.
         multihost_utils.process_allgather(np.zeros(1))
-    strategy, exchange = Strategy(config.parallel.name), config.parallel.exchange
+    strategy, grad_sync = Strategy(config.parallel.name), config.parallel.grad_sync
     size = len(devices)
-    return World(processes.rank, processes.count, size, mesh, strategy, exchange)
+    return World(processes.rank, processes.count, size, mesh, strategy, grad_sync)
 
 
 def device_names(world: World) -> list[str]:
@@ -258,7 +258,7 @@ def share_gradients(
     """
     if world.size == 1:
         return local(params, whole, rows)
-    if not world.exchange:  # a device's share stands for the whole
+    if not world.grad_sync:  # a device's share stands for the whole
         loss, gradients, statistics = local(params, whole, rows)
         return loss, jax.tree.map(lambda g: g * world.size, gradients), statistics
     specs = jax.tree.map(lambda leaf: shards(leaf.shape, world), params)
@@ -332,7 +332,7 @@ def parallelize(
         # Its ahead-of-time compilation cannot be called, so a copy goes through once.
         jax.block_until_ready(mapped(*jax.tree.map(jnp.copy, example)))
         return limit_in_flight(mapped, world), time.perf_counter() - begin
-    if not world.exchange:
+    if not world.grad_sync:
         # Mapped whole: what jit over a mesh calls replicated is then each device's own.
         specs = jax.tree.map(lambda leaf: leaf.sharding.spec, example)
         step = jax.shard_map(
@@ -390,7 +390,7 @@ def sum_over_ranks(arrays: list[jax.Array], world: World) -> np.ndarray:
 
     But not where devices exchange nothing: each has its own, which are summed here.
     """
-    if world.exchange:
+    if world.grad_sync:
         return to_host(arrays, world)
     parts = [[np.asarray(s.data) for s in a.addressable_shards] for a in arrays]
     own = np.stack([np.sum(part, axis=0) for part in parts])

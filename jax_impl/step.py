@@ -134,7 +134,7 @@ def loss_fn(
     dropped = () if keys_BL is None else (keys_BL,)
     outputs = model(images, *dropped).astype(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels, smoothing)
-    loss = losses_B.sum() / config.train.global_batch
+    loss = losses_B.sum() / config.train.global_batch_size
     return loss, nnx.state(model, nnx.BatchStat)
 
 
@@ -266,7 +266,7 @@ def compile_steps(
     """
     before = lookups()
     batches = place_batch(window, world, axis=2)
-    rates = np.zeros(config.train.window_steps, parameter_dtype(config))
+    rates = np.zeros(config.train.log_every_steps, parameter_dtype(config))
     scalars = replicate((rates, np.int32(0)), world)
     rows = window.indices[0].reshape(-1)
     tested = place_batch((rows, rows > 0), world)
@@ -312,5 +312,5 @@ def eval_step(
         cells_B = labels * classes + outputs.argmax(axis=1)
         confusion = confusion.at[cells_B].add(mask_B.astype(jnp.int32))
     sums = loss_sum, confusion.reshape(classes, classes)
-    by_hand = axis is not None and config.parallel.exchange
+    by_hand = axis is not None and config.parallel.grad_sync
     return jax.lax.psum(sums, axis) if by_hand else sums

@@ -7,7 +7,7 @@ from recipe.study import StudyConfig
 # By what is typed, whatever group it is typed in.
 KEYS = {
     "optim.peak_lr": ("lr", "learning_rate", "base_lr", "max_lr", "initial_lr"),
-    "train.global_batch (examples of a step over all devices)": (
+    "train.global_batch_size (examples of a step over all devices)": (
         *("batch", "batch_size", "bs", "train_batch_size", "global_batch_size"),
         *("micro_batch_size", "per_device_batch_size", "per_device_train_batch_size"),
     ),
@@ -15,9 +15,13 @@ KEYS = {
     "train.epochs (or train.steps)": ("num_train_epochs",),
     "train.steps": ("steps", "num_steps", "max_steps", "iterations", "max_iters"),
     "train.seed": ("seed", "random_seed", "manual_seed"),
-    "train.accumulate": (
+    "train.grad_accum_steps": (
         *("accumulation_steps", "gradient_accumulation_steps", "grad_accum"),
         "accumulate_grad_batches",
+    ),
+    "train.log_every_steps": (
+        *("log_every", "log_every_n_steps", "log_interval", "logging_steps"),
+        "print_freq",
     ),
     "name (the experiment's, that folders and trackers are called by) or run.dir": (
         *("name", "run_name", "exp_name", "experiment_name"),

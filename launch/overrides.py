@@ -13,6 +13,7 @@ from launch.newcomers import meant
 from recipe.config import Config, known_keys, to_config, unknown_keys
 from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
+from recipe.renamed import FIELDS, KEYS, OPTIONS
 from recipe.study import StudyConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,7 @@ def _check(argument: str) -> None:
     group = name.lstrip("+")
     of, _, key = group.partition(".")
     if of in GROUPS - {"study"} and key == "name":
+        value = OPTIONS.get(of, {}).get(value, value)
         raise ConfigError(
             f"{argument}: write {of}={value}, which brings the rest of its group along"
         )
@@ -107,9 +109,13 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = ", ".join(error.options)
+        if new := OPTIONS.get(group, {}).get(option):
+            return ConfigError(f"{group}={option} is now called {group}={new}")
         return ConfigError(f"{group}={option} is unknown; one of: {options}")
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return unknown_key(str(cause.full_key), schema)
+    if in_file := re.match(r"In '(.*)': Config\w+Error .*full_key: (\S+)", text, re.S):
+        return ConfigError(f"{in_file[1]}.yaml: {unknown_key(in_file[2], schema)}")
     if "Could not override" in text:  # a group that does not exist
         found = re.search(r"'([^']*)'", text)
         return unknown_key(found[1] if found else text, schema)
@@ -160,11 +166,16 @@ def typed_config(composed: DictConfig, schema: type[Config]) -> Any:
 
 
 def unknown_key(key: str, schema: type[Config]) -> ConfigError:
-    """A key that no recipe has, and those that are spelled like it."""
+    """A key that no recipe has, and the one that is meant, or is spelled like it."""
     name, known = key.partition(".")[0], known_keys(schema)
+    if KEYS.get(key) in known:
+        return ConfigError(f"{key} is now called {KEYS[key]}")
     for script, other in SCHEMAS.items():
         if name in known_keys(other) and name not in known:
             return ConfigError(f"{name} is a key of launch/{script}.py alone")
-    near = meant(key, schema) or " or ".join(get_close_matches(key, known, cutoff=0.75))
+    last = key.rpartition(".")[2]
+    in_a_group = [k for k in known if k.endswith(f".{FIELDS.get(last, last)}")]
+    near = in_a_group or get_close_matches(key, known, cutoff=0.75)
+    near = meant(key, schema) or " or ".join(near[:3])
     hint = f"did you mean {near}? " if near else ""
     return ConfigError(f"{key} is no key; {hint}--cfg job lists every one")

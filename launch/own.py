@@ -96,7 +96,7 @@ def keys(arguments: list[str]) -> list[str]:
         print(f"error: {USAGE}", file=sys.stderr)
         raise SystemExit(2)
     _, folder, *rest = arguments
-    fixed = ("precision", "model", "model.folder", "train.global_batch", "devices")
+    fixed = ("precision", "model", "model.folder", "train.global_batch_size", "devices")
     for typed in rest:
         if typed.partition("=")[0].lstrip("+") in fixed:
             print(
@@ -109,9 +109,10 @@ def keys(arguments: list[str]) -> list[str]:
     return [
         *([] if chosen else ["experiment=digits_cnn"]),
         *rest,
-        "model=own",
+        "model=custom",
         f"model.folder={quoted(Path(folder).absolute())}",
-        *("precision=fp64", f"train.global_batch={BATCH}", "platform=cpu", "devices=1"),
+        *("precision=fp64", f"train.global_batch_size={BATCH}"),
+        *("platform=cpu", "devices=1"),
     ]
 
 

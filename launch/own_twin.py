@@ -35,7 +35,7 @@ Arrays = tuple[np.ndarray, ...]
 def batch(config: Config) -> Arrays:
     """Random images with labels, and what turns their bytes into numbers."""
     generator = np.random.default_rng(1)
-    size, classes = config.train.global_batch, config.data.classes
+    size, classes = config.train.global_batch_size, config.data.classes
     shape = size, *config.data.image_shape
     images = generator.integers(256, size=shape, dtype=np.uint8)
     labels = generator.integers(classes, size=size) if classes else np.ones(size)
@@ -48,7 +48,7 @@ def batch(config: Config) -> Arrays:
 
 def keys(config: Config) -> np.ndarray | None:
     """Of the batch's dropout masks at each of its layers; None without dropout."""
-    layers, examples = dropout_layers(config), config.train.global_batch
+    layers, examples = dropout_layers(config), config.train.global_batch_size
     if not layers:
         return None
     return epoch_keys(config.train.seed, layers, 0, examples)
@@ -71,7 +71,7 @@ def in_torch(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weigh
     model = build_model(config)
     load_weights(model, weights, world)
     data = DeviceData(*(replicate(array, world) for array in batch(config)))
-    indices_B = place_batch(np.arange(config.train.global_batch), world)
+    indices_B = place_batch(np.arange(config.train.global_batch_size), world)
     keys_BL = place_batch(keys(config), world)
     before = torch.get_rng_state()
     trace = trace_step(config, model, data, indices_B, None, keys_BL, None, 1, world)
@@ -106,7 +106,7 @@ def in_jax(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights
     graphdef, *states = load_weights(build_model(config), weights)
     params, statistics = (place_state(state, world) for state in states)
     data = DeviceData(*replicate(batch(config), world))
-    indices_B = place_batch(np.arange(config.train.global_batch), world)
+    indices_B = place_batch(np.arange(config.train.global_batch_size), world)
     keys_BL = place_batch(keys(config), world)
     slots = build_optimizer(config, params).init(params)
     state = TrainState(params, statistics, slots, None)

@@ -71,9 +71,9 @@ def trainings(config: ParityConfig) -> Iterator[Training]:
         if "processes" in config.jax_layouts and world_size > 1:
             yield Training("jax", world_size, world_size)
     if BOUNDS[config.precision.name].controls:
-        for nudge in range(1, config.controls + 1):
-            yield Training("torch", nudge=nudge)
-            yield Training("jax", nudge=nudge)
+        for seed in range(1, config.controls + 1):
+            yield Training("torch", perturb_seed=seed)
+            yield Training("jax", perturb_seed=seed)
 
 
 def check_parity(config: ParityConfig) -> None:
@@ -91,8 +91,8 @@ def check_parity(config: ParityConfig) -> None:
     todo = list(trainings(config))
     trained = trainer(config, folder, console)
     console.print(f"{config.name}, {len(todo)} trainings:")
-    runs = {t: trained(t) for t in todo if not t.nudge}
-    runs |= train_at_once([t for t in todo if t.nudge], trained)
+    runs = {t: trained(t) for t in todo if not t.perturb_seed}
+    runs |= train_at_once([t for t in todo if t.perturb_seed], trained)
     labelled = {t.label: run for t, run in runs.items()}
     verdict = judge(config, runs)
     if verdict.verdict == DIFFERENT:
@@ -137,12 +137,12 @@ def conclude(
 def judge(config: ParityConfig, runs: dict[Training, Run]) -> Verdict:
     """Frameworks against each other at every world size, worlds against their own 1."""
     ones = {name: runs[Training(name)] for name in ("torch", "jax")}
-    pairs = [(run, ones[t.framework]) for t, run in runs.items() if t.nudge]
+    pairs = [(run, ones[t.framework]) for t, run in runs.items() if t.perturb_seed]
     control = envelope(pairs) if pairs else None
     comparisons = []
     for training, run in runs.items():
         mine = training.label, run
-        if training.framework == "jax" and not training.nudge:
+        if training.framework == "jax" and not training.perturb_seed:
             size = training.world_size
             other = Training("torch", size, size)
             comparisons.append(

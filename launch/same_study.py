@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from recipe.renamed import FIELDS, with_new_key
 from recipe.study import AXES
 
 # What makes two studies the same, so that one may go on in the other's folder.
@@ -11,8 +12,12 @@ IDENTITY = (
 
 
 def differences(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """What makes one study.json another study's, key by key, in words."""
-    told = []
+    """What makes one study.json another study's, key by key, in words.
+
+    Args:
+      held: of the folder; it may hold old names of keys.
+    """
+    held, told = _with_new_names(held), []
     for key in (key for key in IDENTITY if held[key] != asked[key]):
         if key in ("recipe", "parity"):
             more = [f"{o} is asked for" for o in asked[key] if o not in held[key]]
@@ -24,6 +29,12 @@ def differences(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
             said = [f"{n} is {now.get(n)}, was {was.get(n)}" for n in changed]
         told += said or [f"its {key} differs"]
     return told
+
+
+def _with_new_names(held: dict[str, Any]) -> dict[str, Any]:
+    typed = {key: [with_new_key(o) for o in held[key]] for key in ("recipe", "parity")}
+    order = [{FIELDS.get(k, k): v for k, v in cell.items()} for cell in held["order"]]
+    return held | typed | {"order": order}
 
 
 def _settings(key: str, description: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Study:
     @property
     def batches(self) -> list[str]:
         """Parity checks whose batch is not that of every cell, a line each."""
-        return other_batches(self.plan, self.train.global_batch, self.checked_at)
+        return other_batches(self.plan, self.train.global_batch_size, self.checked_at)
 
 
 def recipe_overrides(config: StudyConfig, typed: list[str]) -> list[str]:
@@ -166,7 +166,7 @@ def check_parity(study: Study) -> dict[str, int]:
             _check_one(check, study.cluster)
         except ConfigError as error:
             raise ConfigError(f"cell {work.name}: {error}") from error
-        checked_at[work.name] = check.train.global_batch
+        checked_at[work.name] = check.train.global_batch_size
     return checked_at
 
 
@@ -203,7 +203,7 @@ def _of_all(study: Study) -> list[str]:
 
 
 def _of_cell(cell: Cell, plan: StudyPlan, train: TrainConfig) -> list[str]:
-    return cell.overrides(train.global_batch, plan.regime, train.accumulate)
+    return cell.overrides(train.global_batch_size, plan.regime, train.grad_accum_steps)
 
 
 def _cell(study: Study, cell: Cell) -> Work:
@@ -237,9 +237,9 @@ def _parity(
     plan, cluster, train = study.plan, study.cluster, study.train
     fit = cluster.devices_per_node if cluster.name == "slurm" else None
     sizes = check_sizes_of(plan, fit)
-    batch = check_batch(plan, train.global_batch, train.accumulate, sizes)
+    batch = check_batch(plan, train.global_batch_size, train.grad_accum_steps, sizes)
     # Its own number of steps, unless it is given: its bounds are for that many.
-    own = ("steps=", "epochs=", "evaluate_every_epochs=", "global_batch=")
+    own = ("steps=", "epochs=", "evaluate_every_epochs=", "global_batch_size=")
     own = tuple(f"train.{key}" for key in own)
     parts = [PARITY, *([model] if model else []), precision, parallel]
     name = "-".join([*parts, *["compiled"] * compiled])
@@ -250,7 +250,7 @@ def _parity(
         f"parallel={parallel}",
         *([f"model={model}"] if model else []),
         *["compile=true"] * compiled,
-        f"train.global_batch={batch}",
+        f"train.global_batch_size={batch}",
         f"world_sizes={sizes}".replace(" ", ""),
         "jax_layouts=[processes]",
         *plan.parity,
@@ -264,7 +264,7 @@ def description(study: Study) -> dict[str, Any]:
     """What study.json says of it: its plan, the order of its cells, its machine."""
     plan, cluster = study.plan, study.cluster
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": plan.name,
         "regime": plan.regime,
         "recipe": study.recipe,

@@ -17,7 +17,7 @@ from recipe.study import Cell, StudyPlan
 from report.analysis.breakdown import saved
 
 # The part of a step that an axis leaves out, as the table calls it.
-SHARES = {"exchange": "exposed", "update": "optimizer"}
+SHARES = {"grad_sync": "exposed", "update": "optimizer"}
 
 
 def show_plan(study: Study, console: Console) -> None:

@@ -42,8 +42,12 @@ def trace_twins(config: ParityConfig) -> None:
     check_own_leaves(config)
     folder = make_folder(config, "trace")
     console = Console(highlight=False)
-    nudges = range(1, config.controls + 1) if _needs_controls(config) else ()
-    todo = [Training(name, nudge=n) for n in (0, *nudges) for name in ("torch", "jax")]
+    seeds = range(1, config.controls + 1) if _needs_controls(config) else ()
+    todo = [
+        Training(name, perturb_seed=seed)
+        for seed in (0, *seeds)
+        for name in ("torch", "jax")
+    ]
     trained = trainer(config, folder, console)
     console.print(f"{config.name} up to step {config.trace}, {len(todo)} trainings:")
     runs = train_at_once(todo, trained)
@@ -61,7 +65,7 @@ def _needs_controls(config: ParityConfig) -> bool:
 
 
 def judge(config: ParityConfig, runs: dict[Training, Run]) -> TraceVerdict:
-    """One twin against the other, controls against the runs they were nudged from."""
+    """One twin against the other, controls against their originals."""
     assert config.trace is not None
 
     def step(run: Run, number: int = config.trace) -> tuple[Trace, Weights]:
@@ -71,7 +75,7 @@ def judge(config: ParityConfig, runs: dict[Training, Run]) -> TraceVerdict:
     return compare_traces(
         ones["torch"],
         ones["jax"],
-        [(step(run), ones[t.framework]) for t, run in runs.items() if t.nudge],
+        [(step(run), ones[t.framework]) for t, run in runs.items() if t.perturb_seed],
         experiment=config.name,
         precision=config.precision.name,
         reach=reach([runs[Training(name)] for name in ones], config.trace),

@@ -68,13 +68,13 @@ class Training:
     framework: str
     world_size: int = 1
     processes: int = 1
-    nudge: int = 0
+    perturb_seed: int = 0
 
     @property
     def label(self) -> str:
         """For people: "torch ×2", "jax ×2 (processes)", "jax control 1"."""
-        if self.nudge:
-            return f"{self.framework} control {self.nudge}"
+        if self.perturb_seed:
+            return f"{self.framework} control {self.perturb_seed}"
         layout = (
             " (processes)" if self.framework == "jax" and self.processes > 1 else ""
         )
@@ -83,8 +83,8 @@ class Training:
     @property
     def folder(self) -> str:
         """For files: "jax-2-processes"."""
-        if self.nudge:
-            return f"{self.framework}-control-{self.nudge}"
+        if self.perturb_seed:
+            return f"{self.framework}-control-{self.perturb_seed}"
         layout = "-processes" if self.framework == "jax" and self.processes > 1 else ""
         return f"{self.framework}-{self.world_size}{layout}"
 
@@ -109,7 +109,7 @@ class Training:
             f"train.steps={'null' if (n := config.train.steps) is None else n}",
             f"train.trace={'null' if (n := config.train.trace) is None else n}",
             f"train.evaluate_every_epochs={every}",
-            f"train.nudge={self.nudge}",
+            f"train.perturb_seed={self.perturb_seed}",
             f"parallel={parallel}",
             f"devices={self.world_size}",
             f"data.root={quoted(Path(config.data.root).absolute())}",

@@ -224,7 +224,7 @@ def layers(model: ModelConfig, data: DataConfig) -> list[Layer]:
         "cnn": _add_cnn,
         "linear": _add_mlp,
         "mlp": _add_mlp,
-        "own": _add_nothing,
+        "custom": _add_nothing,
         "resnet9": _add_resnet9,
         "resnet18": _add_resnet,
         "resnet50": _add_resnet,

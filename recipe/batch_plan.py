@@ -59,21 +59,22 @@ class BatchPlan:
     Args:
       seed: `train.seed`.
       examples: training examples in the dataset.
-      global_batch: examples per optimizer step over all devices.
+      global_batch_size: examples per optimizer step over all devices.
       steps: optimizer steps of the whole run.
-      accumulate: micro-batches that a global batch is computed in.
+      grad_accum_steps: micro-batches that a global batch is computed in.
       trace: the step, from 1, that is traced and the last to be taken; none: None.
-      nudge: of a parity check's control: each micro-batch has its examples in another
-        order, so that every step is rounded anew, and is the same step. 0: none.
+      perturb_seed: of a parity check's control: each micro-batch has its examples in
+        another order, so that every step is rounded anew, and is the same step; 0:
+        none.
     """
 
     seed: int
     examples: int
-    global_batch: int
+    global_batch_size: int
     steps: int
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     trace: int | None = None
-    nudge: int = 0
+    perturb_seed: int = 0
 
     @classmethod
     def of(cls, config: Config, examples: int) -> "BatchPlan":
@@ -84,15 +85,15 @@ class BatchPlan:
             the step to trace.
         """
         train = config.train
-        if examples < train.global_batch:
+        if examples < train.global_batch_size:
             raise ConfigError(
-                f"train.global_batch={train.global_batch} is larger than the training "
-                f"set of {examples} examples; take at most {examples}"
+                f"train.global_batch_size={train.global_batch_size} is larger than the "
+                f"training set of {examples} examples; take at most {examples}"
             )
         steps = train.steps
         if steps is None:
             assert train.epochs is not None  # TrainConfig refuses neither
-            steps = train.epochs * (examples // train.global_batch)
+            steps = train.epochs * (examples // train.global_batch_size)
         if train.trace and train.trace > steps:
             raise ConfigError(
                 f"train.trace={train.trace} is beyond the last step, {steps}; "
@@ -101,11 +102,11 @@ class BatchPlan:
         return cls(
             train.seed,
             examples,
-            train.global_batch,
+            train.global_batch_size,
             steps,
-            train.accumulate,
+            train.grad_accum_steps,
             train.trace,
-            train.nudge,
+            train.perturb_seed,
         )
 
     @property
@@ -115,7 +116,7 @@ class BatchPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.examples // self.global_batch
+        return self.examples // self.global_batch_size
 
     def epoch(self, step: int) -> int:
         """The epoch that `step` belongs to, both from 0."""
@@ -129,36 +130,38 @@ class BatchPlan:
 
     def micro_batches(
         self, step: int, rank: int = 0, world_size: int = 1
-    ) -> Int[np.ndarray, "accumulate micro_batch"]:
+    ) -> Int[np.ndarray, "grad_accum_steps micro_batch"]:
         """The same as they are trained on, a row for each of its micro-batches."""
         batch = self._batch(step)
-        if self.nudge:
-            generator = keyed_generator(self.nudge, "rows", step)
+        if self.perturb_seed:
+            generator = keyed_generator(self.perturb_seed, "rows", step)
             batch = batch[:, generator.permutation(batch.shape[1])]
         return self._shares(batch, rank, world_size)
 
-    def _batch(self, step: int) -> Int[np.ndarray, "accumulate micro_batch"]:
+    def _batch(self, step: int) -> Int[np.ndarray, "grad_accum_steps micro_batch"]:
         """The global batch."""
         order = epoch_order(self.seed, self.epoch(step), self.examples)
-        row = step % self.steps_per_epoch * self.global_batch
-        return order[row : row + self.global_batch].reshape(self.accumulate, -1)
+        row = step % self.steps_per_epoch * self.global_batch_size
+        return order[row : row + self.global_batch_size].reshape(
+            self.grad_accum_steps, -1
+        )
 
     def _shares(
         self,
-        batch: Int[np.ndarray, "accumulate micro_batch"],
+        batch: Int[np.ndarray, "grad_accum_steps micro_batch"],
         rank: int,
         world_size: int,
-    ) -> Int[np.ndarray, "accumulate local_micro_batch"]:
+    ) -> Int[np.ndarray, "grad_accum_steps local_micro_batch"]:
         return rank_slice(batch.T, rank, world_size).T
 
     def windows(
         self,
-        window_steps: int,
+        log_every_steps: int,
         evaluate_every_epochs: int,
         save_every_steps: int | None = None,
         done: int = 0,
     ) -> list[Window]:
-        """The run as windows of at most `window_steps`, none across an epoch's end.
+        """The run as windows of at most `log_every_steps`, none across an epoch's end.
 
         Nor across a step that is saved. Between those an epoch's windows are as equal
         as they can be: their rates are compared. The last window evaluates; so does the
@@ -176,7 +179,7 @@ class BatchPlan:
             epoch_ends = stop == (epoch + 1) * self.steps_per_epoch
             every = evaluate_every_epochs
             due = bool(every) and epoch_ends and (epoch + 1) % every == 0
-            count = -(-(stop - start) // window_steps)
+            count = -(-(stop - start) // log_every_steps)
             edges = [start + (stop - start) * n // count for n in range(count + 1)]
             for first, last in pairwise(edges):
                 evaluates = last == self.last or (last == stop and due)
@@ -194,14 +197,14 @@ class BatchPlan:
 
 
 def evaluation_batches(
-    examples: int, global_batch: int, rank: int = 0, world_size: int = 1
+    examples: int, global_batch_size: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[tuple[Int[np.ndarray, " local_batch"], Bool[np.ndarray, " local_batch"]]]:
     """Every example once, in order, as equal batches of (indices, mask).
 
     Rows whose mask is False are padding: they repeat example 0 and count for nothing.
     """
-    for start in range(0, examples, global_batch):
-        rows = np.arange(start, start + global_batch, dtype=np.int32)
+    for start in range(0, examples, global_batch_size):
+        rows = np.arange(start, start + global_batch_size, dtype=np.int32)
         mask = rows < examples
         indices = np.where(mask, rows, 0).astype(np.int32)
         yield rank_slice(indices, rank, world_size), rank_slice(mask, rank, world_size)

@@ -37,6 +37,7 @@ from recipe.experiment import (
 )
 from recipe.fields import at_least, one_of
 from recipe.optimizers import OptimConfig
+from recipe.renamed import with_first_names, with_new_names
 from recipe.training import PrecisionConfig, ScheduleConfig, TrainConfig
 
 
@@ -162,7 +163,7 @@ def to_yaml(config: Config) -> str:
 
 
 def from_yaml(text: str) -> Config:
-    """The inverse of `to_yaml`, checked again.
+    """The inverse of `to_yaml`, checked again; also reads the old names of keys.
 
     Raises:
       ConfigError: if the text is no YAML, or no config of this schema; or refers to
@@ -170,8 +171,11 @@ def from_yaml(text: str) -> Config:
     """
     try:
         given = OmegaConf.create(text)
-        if "${" in str(OmegaConf.to_container(given)):
+        held = OmegaConf.to_container(given)
+        if "${" in str(held):
             raise ConfigError("a recorded config holds values, and no ${references}")
+        if isinstance(held, dict):
+            given = OmegaConf.create(with_new_names(cast(dict[str, Any], held)))
         merged = OmegaConf.merge(OmegaConf.structured(Config), given)
         assert isinstance(merged, DictConfig)  # of a dataclass and whatever merged
         return to_config(merged)
@@ -190,8 +194,12 @@ def from_yaml(text: str) -> Config:
 
 
 def recipe_hash(config: Config) -> str:
-    """SHA-256 of what makes two runs the same experiment, `recipe_parts`."""
-    parts = json.dumps(recipe_parts(config), sort_keys=True)
+    """SHA-256 of what makes two runs the same experiment, `recipe_parts`.
+
+    It is made of the names that keys had first, so that an experiment keeps its hash
+    when a key is renamed.
+    """
+    parts = json.dumps(with_first_names(recipe_parts(config)), sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()
 
 
@@ -199,8 +207,8 @@ def recipe_parts(config: Config) -> dict[str, Any]:
     """What makes two runs the same experiment, nested as the config is.
 
     Where a run happens does not count: devices, platform, kernels, parallel strategy,
-    trackers, folders. Nor do the measuring window, the control's nudge and what is
-    traced.
+    trackers, folders. Nor do the measuring window, a control's `perturb_seed` and what
+    is traced.
     """
     recipe = asdict(config)
     del recipe["tuned"], recipe["task"]  # what was taken of them is in other groups
@@ -232,7 +240,7 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         del recipe["model"]["head"]
     if not config.data.label_offset:
         del recipe["data"]["label_offset"]
-    for look in ("window_steps", "timed_seconds", "nudge", "trace"):
+    for look in ("log_every_steps", "timed_seconds", "perturb_seed", "trace"):
         del recipe["train"][look]
     del recipe["optim"]["update"]
     for key in ablated(config):  # then it is no training, and like no other
@@ -247,7 +255,7 @@ def ablated(config: Config) -> list[str]:
     A run without any part of its step is no training.
     """
     parts = {
-        "parallel.exchange": config.parallel.exchange,
+        "parallel.grad_sync": config.parallel.grad_sync,
         "optim.update": config.optim.update,
     }
     return [key for key, kept in parts.items() if not kept]
@@ -256,8 +264,8 @@ def ablated(config: Config) -> list[str]:
 def identity_parts(config: Config) -> dict[str, Any]:
     """What a resumed run must share with the one it continues, nested by key.
 
-    The recipe, and the nudge of the initial weights, that a hash of recipes leaves out.
+    The recipe, and `train.perturb_seed`, that a hash of recipes leaves out.
     """
     parts = recipe_parts(config)
-    parts["train"] = {**parts["train"], "nudge": config.train.nudge}
+    parts["train"] = {**parts["train"], "perturb_seed": config.train.perturb_seed}
     return parts

@@ -33,7 +33,7 @@ class ParallelConfig:
     # false, under `dp`: each device trains on its part of the batch as if it were
     # alone, to time the same step without the exchange of gradients. It is not a
     # training, and parity refuses it.
-    exchange: bool = True
+    grad_sync: bool = True
     # Seconds after which a rank that gives no sign of life ends the run, as does a
     # window that does not end, though each may take ten times the longest so far.
     timeout_seconds: float = 300.0
@@ -47,9 +47,9 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         one_of("parallel", self.name, tuple(Strategy))
-        if not self.exchange and self.name != "dp":
+        if not self.grad_sync and self.name != "dp":
             raise ConfigError(
-                f"parallel.exchange=false leaves out what parallel=dp does, got "
+                f"parallel.grad_sync=false leaves out what parallel=dp does, got "
                 f"parallel={self.name}; leave one of them out"
             )
         at_least("parallel.cores_per_device", self.cores_per_device, 1)

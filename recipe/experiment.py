@@ -24,7 +24,7 @@ DATASETS = (
 )
 SOURCES = ("tfds", "torchvision")
 MODELS = (
-    *("cnn", "linear", "mlp", "own", "resnet18", "resnet50", "resnet9", "vit_tiny"),
+    *("cnn", "custom", "linear", "mlp", "resnet18", "resnet50", "resnet9", "vit_tiny"),
 )
 SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
 DROPPING = ("cnn", "mlp", "vit_tiny")  # where model.dropout says so
@@ -175,10 +175,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         one_of("model.name", self.name, MODELS)
-        if (self.name == "own") != (self.folder is not None):
+        if (self.name == "custom") != (self.folder is not None):
             raise ConfigError(
-                f"model.folder={self.folder} with model={self.name}: model=own has a "
-                "folder, and no other model does"
+                f"model.folder={self.folder} with model={self.name}: model=custom has "
+                "a folder, and no other model does"
             )
         self._check_dropout()
         self._check_weights()
@@ -241,9 +241,9 @@ class ModelConfig:
             raise ConfigError(f"model.dropout must lie in [0, 1), got {self.dropout}")
         if self.dropout and self.name not in DROPPING:
             none = f"{self.name} has none, leave it at 0"
-            if self.name == "own":
+            if self.name == "custom":
                 none = (
-                    "own takes nn.Dropout and nnx.Dropout at the rates that its "
+                    "custom takes nn.Dropout and nnx.Dropout at the rates that its "
                     "shapes.py gives (docs/own-layers.md), leave it at 0"
                 )
             raise ConfigError(

@@ -27,6 +27,6 @@ def check_statistics(values: int) -> None:
     if values == 1:
         raise ConfigError(
             "batch normalisation over one value per channel has no variance: use a "
-            "larger train.global_batch, fewer micro-batches or devices, "
+            "larger train.global_batch_size, fewer micro-batches or devices, "
             "model.norm.sync=true, or model.norm.name=group"
         )

@@ -49,8 +49,10 @@ class ParityConfig(Config):
         at_least("timeout_seconds", self.timeout_seconds, 1)
         if self.devices is not None:
             raise ConfigError("parity takes world_sizes=[...] instead of devices")
-        if self.train.nudge:
-            raise ConfigError("parity nudges its own controls; leave train.nudge at 0")
+        if self.train.perturb_seed:
+            raise ConfigError(
+                "parity perturbs its own controls; leave train.perturb_seed at 0"
+            )
         if self.train.trace:
             raise ConfigError("parity takes trace=STEP instead of train.trace")
         if missing := ablated(self):

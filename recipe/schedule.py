@@ -14,11 +14,11 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
       constant: peak
       cosine:   end + (peak - end) (1 + cos(pi (t-w)/(T-w))) / 2,
                 where end = peak x `schedule.end_factor`
-      step:     peak x `schedule.drop_factor` for each of `schedule.milestones`
+      step:     peak x `schedule.gamma` for each of `schedule.milestones`
                 that t/T has reached
 
-    One-cycle has no warm-up of its own: cosines rise from peak x `start_factor` to the
-    peak at step `rise_fraction` T - 1, and fall to peak x `end_factor` at step T - 1.
+    One-cycle has no warm-up of its own: cosines rise from peak x `initial_factor` to
+    the peak at step `pct_start` T - 1, and fall to peak x `end_factor` at step T - 1.
 
     Args:
       step: t, from 0.
@@ -35,11 +35,11 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
         return peak
     if schedule.name == "step":
         reached = sum(step >= share * steps for share in schedule.milestones)
-        return peak * schedule.drop_factor**reached
+        return peak * schedule.gamma**reached
     if schedule.name == "one_cycle":
-        top, last = schedule.rise_fraction * steps - 1, steps - 1
+        top, last = schedule.pct_start * steps - 1, steps - 1
         if step <= top:
-            return _cosine(peak * schedule.start_factor, peak, step / max(top, 1))
+            return _cosine(peak * schedule.initial_factor, peak, step / max(top, 1))
         return _cosine(peak, end, (step - top) / (last - top))
     progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
     return _cosine(peak, end, min(1.0, progress))

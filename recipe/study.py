@@ -21,12 +21,12 @@ AXES = {
     "parallel": "parallel",
     "model": "model",
     "data": None,
-    "exchange": "parallel.exchange",
+    "grad_sync": "parallel.grad_sync",
     "update": "optim.update",
     "compile": "compile",
 }
 # Of these, what leaves a part of the step out, and what a cell without it is called.
-ABLATIONS = {"exchange": "alone", "update": "frozen"}
+ABLATIONS = {"grad_sync": "alone", "update": "frozen"}
 
 
 @dataclass(kw_only=True)
@@ -34,9 +34,9 @@ class StudyPlan:
     """The axes, every value of one with every value of the others."""
 
     name: str
-    # `strong`: `train.global_batch` at every world size. `weak`: on each device, so a
-    # run's is the world size times as large. `strong_accumulate`: strong, with
-    # `train.accumulate` divided by the world size, so that micro-batches stay.
+    # `strong`: `train.global_batch_size` at every world size. `weak`: on each device,
+    # so a run's is the world size times as large. `strong_accumulate`: strong, with
+    # `train.grad_accum_steps` divided by the world size, so that micro-batches stay.
     regime: str
     framework: list[str] = field(default_factory=lambda: list(FRAMEWORKS))  # an axis
     world_size: list[int] = field(default_factory=lambda: [1, 2])  # an axis
@@ -49,7 +49,7 @@ class StudyPlan:
     data: list[str] = field(default_factory=lambda: ["real"])
     # `[true,false]` times every step of several devices under `dp` also without the
     # exchange of gradients; what the full step takes longer is exposed communication.
-    exchange: list[bool] = field(default_factory=lambda: [True])
+    grad_sync: list[bool] = field(default_factory=lambda: [True])
     # `[true,false]` times every step also without the optimizer.
     update: list[bool] = field(default_factory=lambda: [True])
     # `[false,true]` times PyTorch also with `compile=true`; JAX has one cell for both.
@@ -99,11 +99,11 @@ class StudyPlan:
             )
         positive("study.timed_seconds", self.timed_seconds)
         at_least("study.wait_minutes", self.wait_minutes, 0.0)
-        if False in self.exchange and all(point.exchange for point in points(self)):
+        if False in self.grad_sync and all(point.grad_sync for point in points(self)):
             raise ConfigError(
-                f"study.exchange={self.exchange}: only several devices under dp have "
+                f"study.grad_sync={self.grad_sync}: only several devices under dp have "
                 "gradients to exchange; add a study.world_size above 1 (and dp), or "
-                "leave study.exchange at [true]"
+                "leave study.grad_sync at [true]"
             )
 
 
@@ -138,7 +138,7 @@ class Cell:
     parallel: str
     model: str | None = None
     data: str = "real"
-    exchange: bool = True
+    grad_sync: bool = True
     update: bool = True
     compile: bool = False
     repeat: int = 1
@@ -162,27 +162,27 @@ class Cell:
         return f"{self.point}-{self.repeat}"
 
     def overrides(
-        self, global_batch: int, regime: str, accumulate: int = 1
+        self, global_batch_size: int, regime: str, grad_accum_steps: int = 1
     ) -> list[str]:
         """What this cell's run is asked for, over its recipe.
 
         Args:
-          global_batch, accumulate: the recipe's.
+          global_batch_size, grad_accum_steps: the recipe's.
 
         Raises:
           ConfigError: if the micro-batches do not divide over the devices.
 
         >>> Cell("torch", 2, "fp32", "dp").overrides(64, "weak")[-1]
-        'train.global_batch=128'
+        'train.global_batch_size=128'
         >>> Cell("jax", 2, "fp32", "dp").overrides(64, "strong_accumulate", 4)[-1]
-        'train.accumulate=2'
+        'train.grad_accum_steps=2'
         """
-        batch = global_batch * (self.world_size if regime == "weak" else 1)
+        batch = global_batch_size * (self.world_size if regime == "weak" else 1)
         own = [
             f"precision={self.precision}",
             f"parallel={self.parallel}",
             f"devices={self.world_size}",
-            f"train.global_batch={batch}",
+            f"train.global_batch_size={batch}",
         ]
         if self.model:
             own.append(f"model={self.model}")
@@ -193,12 +193,12 @@ class Cell:
             own.append("compile=true")
         own += [f"{AXES[axis]}=false" for axis in self.ablated]
         if regime == "strong_accumulate":
-            if accumulate % self.world_size:
+            if grad_accum_steps % self.world_size:
                 raise ConfigError(
-                    f"train.accumulate={accumulate} does not divide over "
+                    f"train.grad_accum_steps={grad_accum_steps} does not divide over "
                     f"world_size={self.world_size}; use a multiple of it"
                 )
-            own.append(f"train.accumulate={accumulate // self.world_size}")
+            own.append(f"train.grad_accum_steps={grad_accum_steps // self.world_size}")
         return own
 
 
@@ -229,16 +229,16 @@ def check_sizes_of(plan: StudyPlan, fit: int | None = None) -> list[int]:
 
 
 def check_batch(
-    plan: StudyPlan, global_batch: int, accumulate: int, sizes: list[int]
+    plan: StudyPlan, global_batch_size: int, grad_accum_steps: int, sizes: list[int]
 ) -> int:
-    """`train.global_batch` of its parity checks, in examples.
+    """`train.global_batch_size` of its parity checks, in examples.
 
     A check trains on one device too, so its batch is what a device of a cell has at
     most, and not what many have together: a multiple of the largest world size that is
     checked, of two examples on each device at least.
 
     Args:
-      global_batch, accumulate: the recipe's.
+      global_batch_size, grad_accum_steps: the recipe's.
       sizes: world sizes of the check.
 
     >>> weak = StudyPlan(name="mine", regime="weak", world_size=[1, 8, 16])
@@ -247,23 +247,23 @@ def check_batch(
     """
     least = min(plan.world_size)
     if plan.regime == "strong_accumulate" or (plan.regime == "strong" and least == 1):
-        return global_batch
-    batch = global_batch // (least if plan.regime == "strong" else 1)
-    unit = max(sizes, default=1) * accumulate
+        return global_batch_size
+    batch = global_batch_size // (least if plan.regime == "strong" else 1)
+    unit = max(sizes, default=1) * grad_accum_steps
     return max(batch // unit, 2) * unit
 
 
 def other_batches(
-    plan: StudyPlan, global_batch: int, checked: dict[str, int]
+    plan: StudyPlan, global_batch_size: int, checked: dict[str, int]
 ) -> list[str]:
     """In words, which parity checks have another batch than some cell.
 
     Args:
-      global_batch: the recipe's.
+      global_batch_size: the recipe's.
       checked: that of each check, by its name.
     """
     sizes = plan.world_size if plan.regime == "weak" else [1]
-    of_cells = sorted(global_batch * size for size in sizes)
+    of_cells = sorted(global_batch_size * size for size in sizes)
     cells = " to ".join(f"{b:,}" for b in dict.fromkeys((of_cells[0], of_cells[-1])))
     return [
         f"{name} trains at a global batch of {batch:,}, which one device holds as in a "
@@ -288,7 +288,7 @@ def points(plan: StudyPlan) -> list[Cell]:
         cell
         for cell in dict.fromkeys(every)
         if (cell.framework, cell.parallel) != ("torch", "pmap")
-        and (cell.exchange or (cell.parallel == "dp" and cell.world_size > 1))
+        and (cell.grad_sync or (cell.parallel == "dp" and cell.world_size > 1))
         and len(cell.ablated) <= 1
     ]
 

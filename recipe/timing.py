@@ -36,12 +36,12 @@ class Pace:
 
     Args:
       seconds: to be timed in all; None: no window at all.
-      window_steps: `train.window_steps`, issued at once.
+      log_every_steps: `train.log_every_steps`, issued at once.
       step: the first to be taken, from 0.
     """
 
     seconds: float | None
-    window_steps: int
+    log_every_steps: int
     step: int
     pilots: int = PILOTS
     windows: int = 0
@@ -50,7 +50,7 @@ class Pace:
 
     @classmethod
     def of(cls, config: Config, step: int) -> "Pace":
-        return cls(config.train.timed_seconds, config.train.window_steps, step)
+        return cls(config.train.timed_seconds, config.train.log_every_steps, step)
 
     @property
     def enough(self) -> bool:
@@ -61,8 +61,8 @@ class Pace:
     def window(self) -> list[range]:
         """The next window's steps, by what is issued at once."""
         stop = self.step + self.steps
-        starts = range(self.step, stop, self.window_steps)
-        return [range(s, min(s + self.window_steps, stop)) for s in starts]
+        starts = range(self.step, stop, self.log_every_steps)
+        return [range(s, min(s + self.log_every_steps, stop)) for s in starts]
 
     def took(self, seconds: float) -> bool:
         """Note how long the slowest rank took for the window, and go on to the next.
@@ -78,5 +78,5 @@ class Pace:
         assert self.seconds is not None  # then there is no window
         self.pilots -= 1
         length = min(self.seconds / WINDOWS, LONGEST)
-        self.steps = steps_of_window(length, seconds / self.steps, self.window_steps)
+        self.steps = steps_of_window(length, seconds / self.steps, self.log_every_steps)
         return False

@@ -18,11 +18,11 @@ class TrainConfig:
     steps: int | None = None  # optimizer steps; wins over epochs where both are given
     # Examples per optimizer step over all devices; must divide by their number. The
     # learning rate is never rescaled.
-    global_batch: int
+    global_batch_size: int
     # Micro-batches that a global batch is computed in, one after the other, to save
-    # memory; `train.global_batch` must divide by it times the devices. Batch
+    # memory; `train.global_batch_size` must divide by it times the devices. Batch
     # normalisation takes its statistics over a micro-batch.
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     # Fraction of the target that is spread evenly over all classes, in training.
     label_smoothing: float = 0.0
     # Of initial weights, order, augmentation and dropout; same seed, same run, in
@@ -30,7 +30,7 @@ class TrainConfig:
     seed: int = 0
     # Steps between two synchronisations: losses are fetched, and time is taken, once
     # per window.
-    window_steps: int = 20
+    log_every_steps: int = 20
     # Seconds of steps that are timed after the training, in five windows or more of at
     # most 2 s each; the weights and scores are the training's, the speed is theirs
     # alone. `null`: none, and the training's own windows tell; not with `train.trace`.
@@ -39,7 +39,7 @@ class TrainConfig:
     # The control of a parity check, 0 for none: any other number moves each initial
     # weight by one unit in the last place of the compute dtype, and takes each
     # micro-batch's examples in another order.
-    nudge: int = 0
+    perturb_seed: int = 0
     # A step, from 1, that is recorded layer by layer in `trace-<step>.safetensors`, and
     # is the last; on one device.
     trace: int | None = None
@@ -49,14 +49,14 @@ class TrainConfig:
             raise ConfigError("give train.epochs or train.steps; both are null")
         at_least("train.epochs", self.epochs, 1)
         at_least("train.steps", self.steps, 1)
-        at_least("train.global_batch", self.global_batch, 1)
-        at_least("train.accumulate", self.accumulate, 1)
+        at_least("train.global_batch_size", self.global_batch_size, 1)
+        at_least("train.grad_accum_steps", self.grad_accum_steps, 1)
         at_least("train.seed", self.seed, 0)
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(
                 f"train.label_smoothing must lie in [0, 1), got {self.label_smoothing}"
             )
-        at_least("train.window_steps", self.window_steps, 1)
+        at_least("train.log_every_steps", self.log_every_steps, 1)
         positive("train.timed_seconds", self.timed_seconds)
         if self.timed_seconds is not None and self.trace is not None:
             raise ConfigError(
@@ -65,7 +65,7 @@ class TrainConfig:
                 "is taken apart; set one of them to null"
             )
         at_least("train.evaluate_every_epochs", self.evaluate_every_epochs, 0)
-        at_least("train.nudge", self.nudge, 0)
+        at_least("train.perturb_seed", self.perturb_seed, 0)
         at_least("train.trace", self.trace, 1)
         if self.trace and self.steps and self.trace > self.steps:
             raise ConfigError(
@@ -83,23 +83,23 @@ class ScheduleConfig:
     # itself.
     warmup_steps: int = 0
     end_factor: float = 0.0  # cosine, one_cycle: the last learning rate over the peak
-    start_factor: float = 0.04  # one_cycle: the first learning rate over the peak
-    rise_fraction: float = 0.3  # one_cycle: fraction of the run until the peak
+    initial_factor: float = 0.04  # one_cycle: the first learning rate over the peak
+    pct_start: float = 0.3  # one_cycle: fraction of the run until the peak
     milestones: list[float] = field(default_factory=list)  # step: fractions of the run
-    drop_factor: float = 0.1  # step: what each milestone multiplies by
+    gamma: float = 0.1  # step: what each milestone multiplies by
 
     def __post_init__(self) -> None:
         one_of("schedule.name", self.name, SCHEDULES)
         at_least("schedule.warmup_steps", self.warmup_steps, 0)
         fraction("schedule.end_factor", self.end_factor)
-        fraction("schedule.start_factor", self.start_factor)
-        fraction("schedule.rise_fraction", self.rise_fraction)
-        fraction("schedule.drop_factor", self.drop_factor)
+        fraction("schedule.initial_factor", self.initial_factor)
+        fraction("schedule.pct_start", self.pct_start)
+        fraction("schedule.gamma", self.gamma)
         for milestone in self.milestones:
             fraction("schedule.milestones", milestone)
         if self.name == "one_cycle" and self.warmup_steps:
             raise ConfigError(
-                "schedule=one_cycle rises over schedule.rise_fraction of the run; "
+                "schedule=one_cycle rises over schedule.pct_start of the run; "
                 f"set schedule.warmup_steps=0, got {self.warmup_steps}"
             )
         if (self.name == "step") != bool(self.milestones):

@@ -31,8 +31,8 @@ def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def initial_weights(config: Config) -> Weights:
-    """Everything that a model holds at step 0, as drawn and then nudged."""
-    return nudged(config, drawn_weights(config))
+    """Everything that a model holds at step 0, as drawn and then perturbed."""
+    return perturbed(config, drawn_weights(config))
 
 
 def drawn_weights(config: Config) -> Weights:
@@ -101,12 +101,12 @@ def random_weights(config: Config, seed: int = 0) -> Weights:
     return weights
 
 
-def nudged(config: Config, weights: Weights) -> Weights:
-    """Every trained number one unit in the last place away, as `train.nudge` asks."""
-    if not config.train.nudge:
+def perturbed(config: Config, weights: Weights) -> Weights:
+    """Each trained number one unit in the last place away, by `train.perturb_seed`."""
+    if not config.train.perturb_seed:
         return weights
     return {
-        name: _nudged(config, array, name) if is_trained(name) else array
+        name: _perturbed(config, array, name) if is_trained(name) else array
         for name, array in weights.items()
     }
 
@@ -195,17 +195,18 @@ def parameter_count(weights: Weights) -> int:
     return sum(array.size for name, array in weights.items() if is_trained(name))
 
 
-def _nudged(config: Config, array: np.ndarray, name: str) -> np.ndarray:
+def _perturbed(config: Config, array: np.ndarray, name: str) -> np.ndarray:
     """Each number one unit in the last place up or down; zeros stay zero.
 
     The place is that of the numbers that convolutions and matrix products take: an ulp
     of the fp32 parameters would vanish in their cast to 16 bits.
     """
-    generator = keyed_generator(config.train.nudge, "nudge", name)
+    # "nudge", as it was called first: another word would draw other numbers.
+    generator = keyed_generator(config.train.perturb_seed, "nudge", name)
     up = generator.integers(2, size=array.shape) == 1
     _, exponent = np.frexp(array)
     ulp = np.ldexp(1.0, exponent - SIGNIFICAND_BITS[config.precision.name])
-    # Beside zero all is subnormal; flushed in one framework, it is not a nudge.
+    # Beside zero all is subnormal; flushed in one framework, it moves nothing.
     moved = np.where(array == 0, 0.0, np.where(up, ulp, -ulp))
     return array + moved.astype(array.dtype)
 

@@ -46,7 +46,8 @@ from record.schema import (
     strict_json,
 )
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
+READABLE = (1, 2)
 FOLDER, MANIFEST, MARKER = "checkpoints", "manifest.json", "COMMITTED"
 _NAME = re.compile(r"step-(\d{8,})")
 _SLOT_FILE = re.compile(r"(\w[\w.]*)\.safetensors")
@@ -270,10 +271,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if hashlib.sha256(content).hexdigest().encode() != marker.strip():
         raise RecordError(f"{file} was changed: {MARKER} has another SHA-256")
     manifest = checked_object(parse_json(content, file), CHECKPOINT, str(file))
-    if manifest["schema_version"] != CHECKPOINT_VERSION:
+    if manifest["schema_version"] not in READABLE:
         raise RecordError(
             f"{file} has schema {manifest['schema_version']}; "
-            f"this version of Duet reads {CHECKPOINT_VERSION}"
+            f"this version of Duet reads {READABLE[0]} to {READABLE[-1]}"
         )
     if manifest["step"] != checkpoint_step(path):
         raise RecordError(f"{file} is of step {manifest['step']}, not as it is named")

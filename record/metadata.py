@@ -74,7 +74,7 @@ def initial_summary(
         "resumed_anyway": [],
         "world_size": metadata.world_size,
         "processes": metadata.processes,
-        "global_batch": config.train.global_batch,
+        "global_batch_size": config.train.global_batch_size,
         "parameters": metadata.parameters,
         "new_head": new_head(config),
         "steps": steps,

@@ -164,7 +164,7 @@ class Recorder:
         Raises:
           DivergedError: on every rank, if a loss is not finite, naming the first step.
         """
-        batch = self.config.train.global_batch
+        batch = self.config.train.global_batch_size
         rows = step_rows(
             window,
             batch,
@@ -194,7 +194,7 @@ class Recorder:
 
     def measured(self, steps: range, times: Times) -> None:
         """Record a window that was timed after the training."""
-        batch = self.config.train.global_batch
+        batch = self.config.train.global_batch_size
         timed = window_row(steps, batch, times, warmup=False, measured=True)
         self._windows.append(timed)
         self._write_rows([timed])

@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 def step_rows(
     window: Window,
-    global_batch: int,
+    global_batch_size: int,
     *,
     losses: np.ndarray,
     learning_rates: list[float],
@@ -32,7 +32,7 @@ def step_rows(
     """A row for each step of a window.
 
     Args:
-      global_batch: examples per step.
+      global_batch_size: examples per step.
       losses, learning_rates, grad_norms, loss_scales, skipped: one per step.
     """
     return [
@@ -45,7 +45,7 @@ def step_rows(
             "grad_norm": float(norm),
             "loss_scale": float(scale),
             "skipped": bool(skip),
-            "examples": (step + 1) * global_batch,
+            "examples": (step + 1) * global_batch_size,
         }
         for step, loss, rate, norm, scale, skip in zip(
             window.steps,
@@ -60,7 +60,7 @@ def step_rows(
 
 
 def window_row(
-    steps: range, global_batch: int, times: Times, *, warmup: bool, measured: bool
+    steps: range, global_batch_size: int, times: Times, *, warmup: bool, measured: bool
 ) -> Row:
     """The row of a window that was timed."""
     slowest = float(max(times.seconds))
@@ -73,7 +73,7 @@ def window_row(
         "rank_seconds": [float(own) for own in times.seconds],
         "data_seconds": float(times.data_seconds),
         "dispatch_seconds": float(times.dispatch_seconds),
-        "images_per_second": len(steps) * global_batch / slowest,
+        "images_per_second": len(steps) * global_batch_size / slowest,
         "warmup": warmup,
         "measured": measured,
     }

@@ -5,13 +5,15 @@ real run's files against these tables.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from recipe.errors import RecordError
+from recipe.renamed import KEYS, OPTIONS, with_new_fields, with_new_names
 
-SCHEMA_VERSION = 2
-READABLE = (1, 2)
+SCHEMA_VERSION = 3
+READABLE = (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ SUMMARY = {
     "resumed_anyway": Field((list,), "how it was gone on with as another run"),
     "world_size": Field(INT, "devices"),
     "processes": Field(INT, "operating-system processes"),
-    "global_batch": Field(INT, "examples per optimizer step over all devices"),
+    "global_batch_size": Field(INT, "examples per optimizer step over all devices"),
     "parameters": Field(INT, "trained numbers in the model"),
     "new_head": Field(
         (list,), "leaves drawn in place of model.weights' own", since=2, before=[]
@@ -159,7 +161,9 @@ CHECKPOINT = {
     "framework": Field(TEXT, 'that wrote it, "torch" or "jax"'),
     "world_size": Field(INT, "devices of the run that wrote it"),
     "config_hash": Field(TEXT, "SHA-256 of what makes two runs the same experiment"),
-    "recipe": Field((dict,), "what config_hash is of, and the nudge: key -> value"),
+    "recipe": Field(
+        (dict,), "what config_hash is of, and train.perturb_seed: key -> value"
+    ),
     "data_fingerprint": Field(TEXT, "SHA-256 of the dataset's arrays"),
     "state": Field((dict,), "numbers beside the arrays: name -> number"),
     "test": Field((dict, type(None)), "the last evaluation's step and metrics"),
@@ -172,6 +176,22 @@ CHECKPOINT_FILE = {
 CHECKPOINT_TEST = {
     "step": Field(INT, "optimizer steps done when it was evaluated"),
     **TEST,
+}
+
+
+def _list_of_keys(value: Any) -> Any:
+    return [_renamed(KEYS, key) for key in value] if type(value) is list else value
+
+
+def _renamed(names: dict[str, str], value: Any) -> Any:
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+# Fields whose values are names that may be old, and what makes them current.
+RENAMED: dict[str, Callable[[Any], Any]] = {
+    "model": lambda name: _renamed(OPTIONS["model"], name),
+    "ablated": _list_of_keys,
+    "recipe": lambda parts: with_new_names(parts) if type(parts) is dict else parts,
 }
 
 
@@ -204,6 +224,9 @@ def _restored(value: Any) -> Any:
 
 def with_earlier(given: dict[str, Any], table: dict[str, Field]) -> dict[str, Any]:
     """A row or file as the schema of today has it, of today or of an earlier one."""
+    given = with_new_fields(given, table)
+    for name in given.keys() & table.keys() & RENAMED.keys():
+        given[name] = RENAMED[name](given[name])
     lacks = {
         name: field.before
         for name, field in table.items()

@@ -264,7 +264,7 @@ class Session:
         if self.ranks.any(asked is not None):
             self._stop(self._done, asked or "another rank")
         for window in self._plan.windows(
-            self.config.train.window_steps,
+            self.config.train.log_every_steps,
             self.config.train.evaluate_every_epochs,
             self.config.checkpoint.every_steps,
             self._done,

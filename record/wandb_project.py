@@ -12,6 +12,7 @@ from typing import Any
 
 from recipe.config import Config, from_yaml, to_yaml
 from recipe.errors import DuetError, RecordError
+from recipe.renamed import with_new_fields
 from record import wandb_settings
 from record.disk import to_json, write_whole
 from record.schema import READABLE, SUMMARY, strict_json
@@ -83,10 +84,11 @@ def _fetch(run: Any, place: Path) -> None:
         raise RecordError(f"has no summary, W&B calls it {run.state}: it was killed")
     # Beside the summary stand the last values of what was logged.
     # What an earlier version did not log is read as such a run's.
+    metrics = with_new_fields(dict(run.summary_metrics), SUMMARY)
     kept = {
-        name: run.summary_metrics.get(name)
+        name: metrics.get(name)
         for name, field in SUMMARY.items()
-        if name in run.summary_metrics or field.since == READABLE[0]
+        if name in metrics or field.since == READABLE[0]
     }
     summary = to_json(strict_json(kept))
     file = place / "summary.json"

@@ -21,7 +21,7 @@ from recipe.weights import (
     Weights,
     drawn_weights,
     initial_weights,
-    nudged,
+    perturbed,
     weight_dtype,
 )
 
@@ -62,7 +62,7 @@ def starting_weights(config: Config) -> Weights:
             name: loaded.get(name, w) for name, w in drawn_weights(config).items()
         }
     dtype = weight_dtype(config)
-    return nudged(config, {name: w.astype(dtype) for name, w in weights.items()})
+    return perturbed(config, {name: w.astype(dtype) for name, w in weights.items()})
 
 
 def read_arrays(path: Path) -> Weights:

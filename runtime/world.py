@@ -25,35 +25,35 @@ def check_world(config: Config, processes: Processes) -> None:
             f"train.trace={config.train.trace} looks at one device under parallel=dp, "
             f"got {devices} under parallel={config.parallel.name}; leave both out"
         )
-    if config.train.trace and config.train.accumulate > 1:
+    if config.train.trace and config.train.grad_accum_steps > 1:
         raise ConfigError(
             f"train.trace={config.train.trace} takes a whole batch apart, which "
-            f"train.accumulate={config.train.accumulate} never computes at once; "
-            "leave that out"
+            f"train.grad_accum_steps={config.train.grad_accum_steps} never computes at "
+            "once; leave that out"
         )
     if devices % processes.count:
         raise ConfigError(
             f"devices={devices} does not divide over {processes.count} processes; "
             f"use a multiple of {processes.count}"
         )
-    batch, parts = config.train.global_batch, config.train.accumulate
+    batch, parts = config.train.global_batch_size, config.train.grad_accum_steps
     share = devices * parts
-    accumulate = f" x train.accumulate={parts}" if parts > 1 else ""
+    over = f" x train.grad_accum_steps={parts}" if parts > 1 else ""
     if batch % share:
         below, above = batch // share * share, -(-batch // share) * share
         nearest = f"nearest that do: {below}, {above}" if below else f"use {above}"
         raise ConfigError(
-            f"train.global_batch={batch} does not divide over world_size={devices}"
-            f"{accumulate}; {nearest}"
+            f"train.global_batch_size={batch} does not divide over world_size={devices}"
+            f"{over}; {nearest}"
         )
     norm = config.model.norm
     alone = batch // (parts if norm.sync else share) == 1
     if config.model.name in NORMALISED and norm.name == "batch" and alone:
         raise ConfigError(
-            f"train.global_batch={batch} over world_size={devices}{accumulate} leaves "
-            f"batch normalisation with model.norm.sync={str(norm.sync).lower()} one "
-            "example to take its statistics over; it needs two: use a larger "
-            "train.global_batch, "
+            f"train.global_batch_size={batch} over world_size={devices}{over} "
+            f"leaves batch normalisation with model.norm.sync={str(norm.sync).lower()} "
+            "one example to take its statistics over; it needs two: use a larger "
+            "train.global_batch_size, "
             + ("" if norm.sync else "model.norm.sync=true, ")
             + "or model.norm.name=group"
         )

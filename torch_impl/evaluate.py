@@ -17,7 +17,7 @@ def evaluate(
     """The metrics over a whole split, each example counted once."""
     loss_sums, confusions = [], []
     for indices, mask in evaluation_batches(
-        examples, config.train.global_batch, world.rank, world.processes
+        examples, config.train.global_batch_size, world.rank, world.processes
     ):
         loss_sum, confusion = eval_step(
             config, model, data, place_batch(indices, world), place_batch(mask, world)

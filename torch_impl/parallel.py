@@ -55,7 +55,7 @@ class World:
       size: devices of the run.
       device: this process's own.
       strategy: how devices share the work.
-      exchange: whether they share their gradients; not in a run that only times its
+      grad_sync: whether they share their gradients; not in a run that only times its
         steps without that, whose strategy and program are otherwise the same.
     """
 
@@ -64,7 +64,7 @@ class World:
     size: int
     device: torch.device
     strategy: Strategy = Strategy.DP
-    exchange: bool = True
+    grad_sync: bool = True
 
     @property
     def sharded(self) -> bool:
@@ -145,9 +145,9 @@ def start(config: Config, processes: Processes) -> World:
             world_size=processes.count,
             timeout=COLLECTIVE_TIMEOUT,
         )
-    strategy, exchange = Strategy(config.parallel.name), config.parallel.exchange
+    strategy, grad_sync = Strategy(config.parallel.name), config.parallel.grad_sync
     size = processes.count
-    return World(processes.rank, size, size, device, strategy, exchange)
+    return World(processes.rank, size, size, device, strategy, grad_sync)
 
 
 def _one_node(processes: Processes) -> bool:
@@ -260,7 +260,7 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
 
     One that is only evaluated has none; its parameters are sharded alike.
     """
-    if world.processes == 1 or not world.exchange:
+    if world.processes == 1 or not world.grad_sync:
         return model
     trained = any(parameter.requires_grad for parameter in model.parameters())
     if world.sharded:

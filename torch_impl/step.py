@@ -101,7 +101,7 @@ def loss_fn(
     dropped = () if keys_BL is None else (keys_BL,)
     outputs = model(images, *dropped).to(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels, smoothing)
-    return losses_B.sum() / config.train.global_batch
+    return losses_B.sum() / config.train.global_batch_size
 
 
 def one_step(batches: Batches, position: int) -> tuple[Int[Tensor, "A B"], Any, Any]:

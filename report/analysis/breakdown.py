@@ -116,7 +116,7 @@ def breakdown(
         return None
     parts[REST] = _rest(1 - sum(p.value for p in parts.values()), spread)
     whole = through(
-        median_estimate(cell.rates), lambda rate: 1000 * cell.global_batch / rate
+        median_estimate(cell.rates), lambda rate: 1000 * cell.global_batch_size / rate
     )
     in_order = {part: parts[part] for part in PARTS if part in parts}
     return Breakdown(cell, whole, in_order)
@@ -162,7 +162,7 @@ def _over(cells: Iterable[Cell], **other: object) -> list[Ratio]:
 
     def point(cell: Cell) -> tuple[object, ...]:
         setting = replace(cell.setting, **other)
-        return setting, cell.world_size, cell.global_batch, cell.accumulate
+        return setting, cell.world_size, cell.global_batch_size, cell.grad_accum_steps
 
     cells = list(cells)
     others = {point(c): c for c in cells if c.setting == replace(c.setting, **other)}

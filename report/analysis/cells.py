@@ -51,8 +51,8 @@ class Cell:
 
     setting: Setting
     world_size: int
-    global_batch: int
-    accumulate: int
+    global_batch_size: int
+    grad_accum_steps: int
     runs: tuple[TimedRun, ...]
 
     @property
@@ -63,7 +63,7 @@ class Cell:
     @property
     def device_batch(self) -> float:
         """Examples that a device computes at once."""
-        return self.global_batch / (self.world_size * self.accumulate)
+        return self.global_batch_size / (self.world_size * self.grad_accum_steps)
 
     @property
     def seeds(self) -> int:
@@ -76,10 +76,11 @@ class Cell:
         return tuple(sorted({run.commit for run in self.runs} - {""}))
 
     def __str__(self) -> str:
-        parts = f" in {self.accumulate} micro-batches" if self.accumulate > 1 else ""
+        count = self.grad_accum_steps
+        parts = f" in {count} micro-batches" if count > 1 else ""
         return (
             f"{self.setting}, world size {self.world_size}, "
-            f"global batch {self.global_batch}{parts}"
+            f"global batch {self.global_batch_size}{parts}"
         )
 
 
@@ -100,7 +101,7 @@ def cells_of(runs: Iterable[TimedRun]) -> tuple[list[Cell], list[LeftOut]]:
         several = layouts.get(_setting(run, ""), {PER_DEVICE})
         for layout in [_layout(run)] if run.world_size > 1 else sorted(several):
             setting = _setting(run, layout)
-            key = (setting, run.world_size, run.global_batch, run.accumulate)
+            key = (setting, run.world_size, run.global_batch_size, run.grad_accum_steps)
             piles[key].append(run)
     cells: list[Cell] = []
     left_out: list[LeftOut] = []

@@ -45,7 +45,7 @@ class Check:
       recipe: of them.
       commits: that they were run at.
       compiled: whether PyTorch's were, as JAX's always are.
-      global_batch: examples of a step of theirs.
+      global_batch_size: examples of a step of theirs.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class Check:
     comparisons: tuple[Comparison, ...]
     runs: tuple[Path, ...]
     recipe: Recipe = field(repr=False)
-    global_batch: int
+    global_batch_size: int
     curves: tuple[LossCurve, ...] = field(repr=False)
 
     @property
@@ -135,7 +135,9 @@ def read_check(folder: Path) -> Check:
     if not comparisons:
         raise RecordError(f"{file} compares nothing")
     runs = [p.parent for p in sorted(folder.glob("*/summary.json"))]
-    trainings = [run for run in runs if not config_values(run, nudge=0)["nudge"]]
+    trainings = [
+        run for run in runs if not config_values(run, perturb_seed=0)["perturb_seed"]
+    ]
     summaries = {run: read_sane_summary(run) for run in trainings}
     of_it = [r for r, s in summaries.items() if s["config_hash"] == of]
     compared = {label for c in comparisons for label in (c.a, c.b)}
@@ -155,7 +157,7 @@ def read_check(folder: Path) -> Check:
         comparisons=comparisons,
         runs=tuple(of_it),
         recipe=read_recipe(of_it[0]),
-        global_batch=summaries[of_it[0]]["global_batch"],
+        global_batch_size=summaries[of_it[0]]["global_batch_size"],
         curves=tuple(_checked_curve(run, summaries[run]) for run in of_it),
         **facts,
     )

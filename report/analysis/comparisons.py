@@ -73,7 +73,7 @@ def jax_against_torch(
 
     def same(cell: Cell) -> tuple[object, ...]:
         run, s = cell.runs[0], cell.setting
-        how = (s.precision, s.parallel, s.deterministic, cell.accumulate)
+        how = (s.precision, s.parallel, s.deterministic, cell.grad_accum_steps)
         where = (s.device, s.machine, cell.world_size)
         return (*how, *where, run.of_recipe, run.data_fingerprint)
 

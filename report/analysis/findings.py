@@ -31,7 +31,7 @@ from report.analysis.projection import Projection, project_curve
 from report.analysis.recipes import Recipe, read_recipe
 from report.analysis.runs import (
     ABLATIONS,
-    EXCHANGE,
+    GRAD_SYNC,
     LeftOut,
     TimedRun,
     find,
@@ -257,8 +257,8 @@ def _ranks(
     cell: Cell, rows: Mapping[Path, Rows], ablations: Mapping[str, Sequence[TimedRun]]
 ) -> Ranks | None:
     """Without the exchange, where that was timed."""
-    alone = EXCHANGE in ablations
-    runs = ablations[EXCHANGE] if alone else cell.runs
+    alone = GRAD_SYNC in ablations
+    runs = ablations[GRAD_SYNC] if alone else cell.runs
     return rank_times(cell, alone, [rows[run.path] for run in runs])
 
 

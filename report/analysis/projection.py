@@ -271,11 +271,11 @@ def project_curve(curve: Curve, net: Interconnect | None = None) -> Projection:
     measured = {p.cell.world_size: p.images_per_second.value for p in curve.points}
     strong = curve.regime != WEAK
     # Of a global batch that stays, a device has one example at least.
-    most = min(1024, run.global_batch) if strong else 1024
+    most = min(1024, run.global_batch_size) if strong else 1024
     sizes = {2**power for power in range(11) if 2**power <= most}
     points = project(
-        compute_seconds=run.global_batch / one.images_per_second.value,
-        device_batch=run.global_batch,
+        compute_seconds=run.global_batch_size / one.images_per_second.value,
+        device_batch=run.global_batch_size,
         gradient_bytes=gradient_bytes(run.parameters, setting.precision),
         exchange=exchange_of(setting.framework, setting.parallel),
         net=net,

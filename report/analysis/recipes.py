@@ -15,11 +15,11 @@ from record.disk import read_text
 # its bounds are for a hundred steps, and one check is for every point of a weak curve.
 # And from which seed, which changes numbers and nothing that is computed with them.
 FREE = (
-    *("steps", "epochs", "evaluate_every_epochs", "global_batch", "accumulate"),
-    "seed",
+    *("steps", "epochs", "evaluate_every_epochs", "global_batch_size"),
+    *("grad_accum_steps", "seed"),
 )
 # Of these keys a cell has one value anyway, or pools what has several.
-OF_CELLS = ("name", "train.global_batch", "train.accumulate", "train.seed")
+OF_CELLS = ("name", "train.global_batch_size", "train.grad_accum_steps", "train.seed")
 
 
 @dataclass(frozen=True)

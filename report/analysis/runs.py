@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from recipe.errors import RecordError
+from recipe.renamed import FIELDS
 from recipe.study import FRAMEWORKS
 from record.run import read_environment, read_summary
 from record.schema import MOST
@@ -33,8 +34,8 @@ TAIL_BYTES = 4096
 DAMAGE = (LookupError, TypeError, ValueError, OverflowError)
 # What `ablated` may name, and which part of the step that leaves out. Such a run is no
 # training, but an ablation: what a whole step takes longer is the part.
-EXCHANGE = "parallel.exchange"
-ABLATIONS = {"optim.update": "optimizer", EXCHANGE: "exposed communication"}
+GRAD_SYNC = "parallel.grad_sync"
+ABLATIONS = {"optim.update": "optimizer", GRAD_SYNC: "exposed communication"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,8 @@ class TimedRun:
       path: of the run folder.
       device: what one device is, without its number; on a CPU the processor's name.
       machine, software: what is around the devices, and versions of what computes.
-      accumulate: micro-batches that a global batch is computed in, one after another.
+      grad_accum_steps: micro-batches that a global batch is computed in, one after
+        another.
       ablated: what its steps leave out; empty for a training.
       windows: images/s over all devices of each timed window, warm-up left out.
       seed: of its training; tells no two repeats apart.
@@ -71,8 +73,8 @@ class TimedRun:
     software: str
     world_size: int
     processes: int
-    global_batch: int
-    accumulate: int = 1
+    global_batch_size: int
+    grad_accum_steps: int = 1
     ablated: tuple[str, ...] = ()
     parameters: int
     config_hash: str
@@ -260,21 +262,22 @@ def read_timed_run(path: Path) -> TimedRun:
     if not windows:
         raise RecordError(
             f"{path} has no timed window after the first, which is warm-up; train for "
-            "more steps, or set a smaller train.window_steps"
+            "more steps, or set a smaller train.log_every_steps"
         )
     if type(windows) is not list or not all(map(_is_rate, windows)):
         held = str(windows)[:60]
         raise RecordError(f"{path}: images_per_second holds no rates: {held}")
-    config = config_values(path, nudge=0, accumulate=1, seed=0)
-    if not 1 <= config["accumulate"] <= MOST:
+    config = config_values(path, perturb_seed=0, grad_accum_steps=1, seed=0)
+    micro_batches, control = config["grad_accum_steps"], config["perturb_seed"]
+    if not 1 <= micro_batches <= MOST:
         raise RecordError(
-            f"{path}: train.accumulate is {config['accumulate']}, expected 1 or more"
+            f"{path}: train.grad_accum_steps is {micro_batches}, expected 1 or more"
         )
-    # It has the hash of the run that it was nudged from, and would pass for a repeat.
-    if config["nudge"]:
+    # It has the hash of its original, and would pass for a repeat.
+    if control:
         raise RecordError(
-            f"{path} is a parity check's control (train.nudge={config['nudge']}), "
-            "which is trained beside others: its speed says nothing"
+            f"{path} is a parity check's control (train.perturb_seed={control}), which "
+            "is trained beside others: its speed says nothing"
         )
     _check_metrics_end(path, summary["steps"])
     environment = read_environment(path)
@@ -285,7 +288,7 @@ def read_timed_run(path: Path) -> TimedRun:
         machine=machine_name(environment),
         software=software_name(summary["framework"], environment),
         windows=tuple(map(float, windows)),
-        accumulate=config["accumulate"],
+        grad_accum_steps=micro_batches,
         ablated=tuple(map(str, summary["ablated"])),
         seed=config["seed"],
         environment=environment,
@@ -305,7 +308,7 @@ def read_sane_summary(path: Path) -> dict[str, Any]:
             f"{path}: framework is {summary['framework']!r}, expected one of "
             f"{', '.join(FRAMEWORKS)}"
         )
-    for name in ("world_size", "processes", "global_batch", "parameters"):
+    for name in ("world_size", "processes", "global_batch_size", "parameters"):
         if summary[name] < 1:
             raise RecordError(f"{path}: {name} is {summary[name]}, expected 1 or more")
     if summary["processes"] > summary["world_size"]:
@@ -326,7 +329,7 @@ def _is_rate(value: Any) -> bool:
 
 _SUMMARY = (
     *("framework", "experiment", "data", "model", "precision", "parallel"),
-    *("deterministic", "compiled", "world_size", "processes", "global_batch"),
+    *("deterministic", "compiled", "world_size", "processes", "global_batch_size"),
     *("parameters", "config_hash", "data_fingerprint"),
     *("compile_seconds", "compile_cached", "startup_seconds", "peak_memory_bytes"),
 )
@@ -335,15 +338,19 @@ _SUMMARY = (
 def config_values(path: Path, **defaults: int) -> dict[str, int]:
     """Numbers in `config.yaml`'s groups by name; the default where there is none.
 
+    Keys may have their old names.
+
     Only their lines are read: parsing YAML takes a hundred times as long as all the
     rest.
     """
     file = path / "config.yaml"
-    line = rf"^  ({'|'.join(defaults)}): (\d+)$"
+    names = {name: name for name in defaults}
+    names |= {old: new for old, new in FIELDS.items() if new in defaults}
+    line = rf"^  ({'|'.join(names)}): (\d+)$"
     try:
         text = file.read_text(encoding="utf-8")
         found = re.findall(line, text, re.MULTILINE)
-        return defaults | {name: int(value) for name, value in found}
+        return defaults | {names[name]: int(number) for name, number in found}
     except (OSError, ValueError) as error:  # no UTF-8, or a number of 4,300 digits
         raise RecordError(f"cannot read {file}: {error}") from error
 

@@ -111,7 +111,7 @@ def _curves_of(cells: list[Cell], base: int) -> tuple[list[Curve], list[LeftOut]
     """The curves that a setting's cells lie on, each cell on one at least."""
     families: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells:
-        batch, parts = f"global batch {cell.global_batch}", cell.accumulate
+        batch, parts = f"global batch {cell.global_batch_size}", cell.grad_accum_steps
         share = f"batch {cell.device_batch:g} per device"
         in_parts = f", {parts} micro-batches" if parts > 1 else ""
         families[STRONG, batch + in_parts].append(cell)
@@ -132,7 +132,7 @@ def _curves_of(cells: list[Cell], base: int) -> tuple[list[Curve], list[LeftOut]
     drawn = {id(cell) for at in several.values() for cell in at}
     for cell in cells:
         if id(cell) not in drawn:
-            alone = f"global batch {cell.global_batch}"
+            alone = f"global batch {cell.global_batch_size}"
             curves.append(curve_of([cell], SINGLE, alone, base)[0])
     return curves, left_out
 
@@ -145,9 +145,9 @@ def regime_of(cells: Sequence[Cell]) -> str:
     """
     if len({cell.world_size for cell in cells}) < 2:
         return SINGLE
-    batches = {cell.global_batch for cell in cells}
+    batches = {cell.global_batch_size for cell in cells}
     shares = {cell.device_batch for cell in cells}
-    parts = {cell.accumulate for cell in cells}
+    parts = {cell.grad_accum_steps for cell in cells}
     if len(batches) == 1 and len(parts) == 1:
         return STRONG
     if len(batches) == 1 and len(shares) == 1:
@@ -155,8 +155,8 @@ def regime_of(cells: Sequence[Cell]) -> str:
     if len(shares) == 1 and len(parts) == 1:
         return WEAK
     held = "; ".join(
-        f"world size {c.world_size}: global batch {c.global_batch}, "
-        f"{c.device_batch:g} per device, {c.accumulate} micro-batches"
+        f"world size {c.world_size}: global batch {c.global_batch_size}, "
+        f"{c.device_batch:g} per device, {c.grad_accum_steps} micro-batches"
         for c in cells
     )
     raise RecordError(

@@ -245,7 +245,7 @@ def _step_times(report: Report, group: Group) -> Chart:
         for point, emphasis in zip(ends, (0.4, 1.0), strict=False):
             cell, framework = point.cell, curve.setting.framework
             rates = np.concatenate([run.windows for run in cell.runs])
-            times = (1000 * cell.global_batch / rates).tolist()
+            times = (1000 * cell.global_batch_size / rates).tolist()
             name = f"{group.label(curve)} ×{cell.world_size}"
             rows += distribution(name, framework, times, emphasis)
     return _chart(

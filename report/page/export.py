@@ -19,7 +19,7 @@ from report.page.points import report_rows
 from report.page.verdicts import check_sentence, parity
 from report.parity.verdict import Comparison
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def to_csv(report: Report) -> str:

@@ -105,7 +105,7 @@ def _trained(runs: dict[str, Run]) -> list[Block]:
     """All but the controls, which train two at once: their speed says nothing."""
     rows = []
     for label, run in runs.items():
-        if run.config.train.nudge:
+        if run.config.train.perturb_seed:
             continue
         test, rate = run.summary["test"], run.summary["images_per_second"]["median"]
         cached, seconds = (run.summary[f"compile_{k}"] for k in ("cached", "seconds"))
@@ -141,7 +141,7 @@ def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
 
     drawn: dict[str, int] = {}
     for label, run in runs.items():
-        if run.config.train.nudge:
+        if run.config.train.perturb_seed:
             continue
         framework, curve = run.summary["framework"], losses(run)
         nth = drawn.setdefault(framework, 0)

@@ -8,7 +8,7 @@ from report.analysis.findings import Report
 from report.analysis.groups import Group, framework_name
 from report.analysis.intervals import Estimate, counted
 from report.analysis.projection import Projection, by_law
-from report.analysis.runs import ABLATIONS, EXCHANGE
+from report.analysis.runs import ABLATIONS, GRAD_SYNC
 from report.analysis.scaling import WEAK
 from report.analysis.sweeps import words
 
@@ -153,10 +153,10 @@ def breakdown_sentence(found: Breakdown, label: str) -> str:
     size, shares = found.cell.world_size, found.shares
     parts = [f"{shares[part]:.1%} is {part}" for part in shares if part != REST]
     unmeasured = ""
-    if size > 1 and ABLATIONS[EXCHANGE] not in shares:
+    if size > 1 and ABLATIONS[GRAD_SYNC] not in shares:
         unmeasured = (
             "; what the exchange takes was not measured, by runs without it "
-            "(study.exchange=[true,false])"
+            "(study.grad_sync=[true,false])"
         )
     why = because(*(share.reason for share in shares.values()))
     return (

@@ -23,7 +23,7 @@ UNITS = {"flops_per_device": 1e12, "peak_memory_bytes": 2**20}  # that tables ha
 # Head of a column -> name of its figures in a point's row, and their format.
 COUNTS = {
     "devices": ("world_size", ""),
-    "global batch": ("global_batch", ""),
+    "global batch": ("global_batch_size", ""),
     "runs": ("repeats", ""),
 }
 

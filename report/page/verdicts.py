@@ -68,7 +68,7 @@ def comparison_sentences(report: Report) -> Iterator[str]:
     for found in report.comparisons:
         own = own_parts(found.jax.setting, report.common)
         sentence = comparison_sentence(found, report.comparisons)
-        yield ", ".join([*own, f"batch {found.jax.global_batch}", sentence])
+        yield ", ".join([*own, f"batch {found.jax.global_batch_size}", sentence])
 
 
 def comparison_sentence(
@@ -117,7 +117,7 @@ def compiled_sentences(report: Report) -> Iterator[str]:
             commits = in_words(found.commits)
             speed += f" (these runs and their parity checks are of commits {commits})"
         yield ", ".join(
-            [*own, f"batch {cell.global_batch}", f"{where}: {name} {speed}"]
+            [*own, f"batch {cell.global_batch_size}", f"{where}: {name} {speed}"]
         )
 
 
@@ -133,11 +133,11 @@ def batch_sentences(report: Report) -> Iterator[str]:
     """Checks that trained on less at once than the cells that they answer for."""
     cells = [p.cell for curve in report.scaling.curves for p in curve.points]
     for check in report.checks:
-        batches = {c.global_batch for c in cells if check.is_called_like(c)}
-        if batches and max(batches) > check.global_batch:
+        batches = {c.global_batch_size for c in cells if check.is_called_like(c)}
+        if batches and max(batches) > check.global_batch_size:
             cells_at = in_words([f"{batch:,}" for batch in sorted(batches)])
             yield (
                 f"{check.name} was checked at a global batch of "
-                f"{check.global_batch:,}, which one device holds too; timed at "
+                f"{check.global_batch_size:,}, which one device holds too; timed at "
                 f"{cells_at}"
             )

@@ -33,7 +33,7 @@ class Bounds:
       controls: whether the controls' envelope also bounds every step. The bound for a
         hundred steps then ends where the controls themselves are beyond it: a network
         whose ReLUs and poolings decide a million times a step meets one near-tie in
-        1e-7 every few steps, and falls to another side than its own nudged double.
+        1e-7 every few steps, and falls to another side than its own perturbed double.
     """
 
     first: float

@@ -113,7 +113,7 @@ class Envelope:
 
 
 def envelope(pairs: Sequence[tuple[Run, Run]]) -> Envelope:
-    """The envelope of controls, each paired with the run it was nudged from."""
+    """The envelope of controls, each paired with its original."""
     curves = [relative_difference(losses(a), losses(b)) for a, b in pairs]
     leaves = [leaf_differences(a.weights, b.weights) for a, b in pairs]
     every = {id(run): run for pair in pairs for run in pair}.values()

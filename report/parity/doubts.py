@@ -63,7 +63,7 @@ def excuse_growth(
     if covered == HUNDRED and _grown_by_rounding(comparison, agreed):
         return [
             f"{why}. But the losses agreed to rounding at first and parted by growth "
-            f"alone, as those of one framework may when nudged by one ulp. {DECIDE}"
+            f"alone, as those of one framework may when perturbed by one ulp. {DECIDE}"
         ]
     return []
 

@@ -104,7 +104,7 @@ def _reach(run: Run, steps: int | None) -> float:
     rates = np.array([row["learning_rate"] for row in rows], np.float64)
     if optim.clip_norm is not None:
         norms = np.minimum(norms, optim.clip_norm)
-    terms = config.train.global_batch * int(np.prod(config.data.image_shape))
+    terms = config.train.global_batch_size * int(np.prod(config.data.image_shape))
     rounding = gradient_rounding(config.precision.name, terms) * norms
     if optim.name != "adamw":
         return _finite(float((rates * rounding).sum() / (1 - optim.momentum)))

@@ -135,8 +135,8 @@ def compare_traces(
     """Hold one step of either twin against the other's.
 
     Args:
-      controls: nudged runs' with those of the runs they were nudged from. Where there
-        are some, a difference may be 10 x the largest of theirs so far, and never less
+      controls: perturbed runs' with those of their originals. Where there are some, a
+        difference may be 10 x the largest of theirs so far, and never less
         than the bound of a first step; else fixed bounds hold.
       reach: how far rounding alone may have taken a weight; see `rounding.py`.
     """

@@ -17,7 +17,7 @@ from report.parity.verdict import Comparison, Verdict
 PLACE = (
     *("name", "devices", "platform", "parallel", "tracking", "tuned", "run"),
     *("task", "deterministic", "compile", "data.root", "data.source", "model.folder"),
-    *("train.window_steps", "train.timed_seconds", "train.trace", "data.files"),
+    *("train.log_every_steps", "train.timed_seconds", "train.trace", "data.files"),
 )
 
 

@@ -13,7 +13,7 @@ def config(make_config):
 
 
 def test_an_examples_draws_do_not_depend_on_its_batch_or_rank(config):
-    plan = BatchPlan(seed=0, examples=100, global_batch=20, steps=10)
+    plan = BatchPlan(seed=0, examples=100, global_batch_size=20, steps=10)
     whole = batch_draws(config, plan, 6, plan.indices(6))
     parts = [batch_draws(config, plan, 6, plan.indices(6, r, 4)) for r in range(4)]
     for column, *pieces in zip(whole, *parts, strict=True):
@@ -46,7 +46,7 @@ KINDS = {
 def test_one_kind_of_augmentation_draws_alone_what_it_draws_among_all(
     make_config, kind
 ):
-    plan = BatchPlan(seed=0, examples=100, global_batch=100, steps=10)
+    plan = BatchPlan(seed=0, examples=100, global_batch_size=100, steps=10)
     alone, among = (
         batch_draws(
             make_config(*(f"data.augment.{key}" for key in keys)),
@@ -63,5 +63,5 @@ def test_one_kind_of_augmentation_draws_alone_what_it_draws_among_all(
 
 
 def test_nothing_is_drawn_where_nothing_is_augmented(make_config):
-    plan = BatchPlan(seed=0, examples=100, global_batch=20, steps=10)
+    plan = BatchPlan(seed=0, examples=100, global_batch_size=20, steps=10)
     assert batch_draws(make_config(), plan, 0, plan.indices(0)) is None

@@ -12,7 +12,9 @@ from recipe.batch_plan import BatchPlan
 @pytest.fixture
 def config(make_config):
     return make_config(
-        "experiment=cifar10_resnet9", "train.global_batch=8", "train.window_steps=4"
+        "experiment=cifar10_resnet9",
+        "train.global_batch_size=8",
+        "train.log_every_steps=4",
     )
 
 
@@ -30,7 +32,7 @@ def test_a_window_holds_each_steps_rows_and_draws(config, steps):
 
 
 def test_a_window_of_a_resumed_run_holds_the_same_dropout_keys(make_config):
-    config = make_config("model.dropout=0.5", "train.window_steps=4")
+    config = make_config("model.dropout=0.5", "train.log_every_steps=4")
     plan = BatchPlan.of(config, 2000)
     whole = window_batches(config, plan, range(4, 8), 1, 2)
     resumed = window_batches(config, plan, range(6, 8), 1, 2)

@@ -7,7 +7,7 @@ from data.dropout import batch_keys, epoch_keys
 from recipe.batch_plan import BatchPlan
 from recipe.dropout import dropout_layers, least_kept
 
-PLAN = BatchPlan(seed=0, examples=100, global_batch=20, steps=10)
+PLAN = BatchPlan(seed=0, examples=100, global_batch_size=20, steps=10)
 
 
 def test_an_examples_keys_do_not_depend_on_its_batch_or_rank(make_config):

@@ -144,7 +144,7 @@ def two_in_one_folder(bench: Bench) -> Seen:
 def other_world_of_local_norm(bench: Bench) -> Seen:
     recipe = [
         *("experiment=cifar10_resnet9", "data=synthetic", "model.width=0.0625"),
-        *("task.image_shape=[16,16,3]", "train.global_batch=16"),
+        *("task.image_shape=[16,16,3]", "train.global_batch_size=16"),
         *("data.train_examples=640", "data.test_examples=32", "model.norm.sync=false"),
         *(*RECIPE, "train.steps=20"),
     ]
@@ -256,7 +256,7 @@ def killed_at_random(times: int) -> Callable[[Bench], Seen]:
     def happens(bench: Bench) -> Seen:
         draw = random.Random(0)
         recipe = [
-            *("experiment=digits_cnn", "train.steps=600", "train.window_steps=2"),
+            *("experiment=digits_cnn", "train.steps=600", "train.log_every_steps=2"),
             *("checkpoint.every_steps=4", "train.evaluate_every_epochs=5"),
             # No launcher ends a rank whose fellow has died before they met.
             *("parallel.timeout_seconds=20", "parallel.start_timeout_seconds=30"),

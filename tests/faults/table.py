@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 RECIPE = [
-    *("train.steps=30", "train.window_steps=5", "train.evaluate_every_epochs=1"),
+    *("train.steps=30", "train.log_every_steps=5", "train.evaluate_every_epochs=1"),
     *("checkpoint.every_steps=5", "checkpoint.every_minutes=null", "checkpoint.keep=9"),
     *("parallel.timeout_seconds=4", "parallel.start_timeout_seconds=60"),
 ]

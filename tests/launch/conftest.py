@@ -14,8 +14,8 @@ from tests.launch.slurm_cluster import SlurmCluster, why_not
 # A network with batch normalisation, small enough to compile in a moment.
 PLANTED = Path(__file__).parent.parent / "twins" / "planted"
 NORMED = [
-    *("model=own", f"model.folder={PLANTED}", "data=synthetic"),
-    *("data.image_shape=[8,8,1]", "train.global_batch=16"),
+    *("model=custom", f"model.folder={PLANTED}", "data=synthetic"),
+    *("data.image_shape=[8,8,1]", "train.global_batch_size=16"),
     *("data.train_examples=128", "data.test_examples=40"),
 ]
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}

@@ -7,7 +7,7 @@ import pytest
 
 from tests.launch.conftest import torchrun
 
-TINY = ["train.steps=3", "train.global_batch=32", "model.hidden=[8]"]
+TINY = ["train.steps=3", "train.global_batch_size=32", "model.hidden=[8]"]
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ BAD_OVERRIDES = {
     "optim.beta1=0.5": ("no meaning with optim=sgd", "optim=adamw"),
     "data.augment.cutout=28": ("cutout=28", "take less than 28"),
     "-z": ("-z is no flag",),
-    "train.global_batch=many": ("many", "global_batch"),
+    "train.global_batch_size=many": ("many", "global_batch_size"),
     "optim.peak_lr=-0.1": ("optim.peak_lr must be finite and > 0, got -0.1",),
     "devices=3": ("64", "world_size=3", "63, 66"),
     "train.epochs=0": ("train.epochs must be at least 1, got 0",),
@@ -84,7 +84,7 @@ BAD_OVERRIDES = {
     "precision.loss_scale.initial=8": ("loss_scale is null", "precision=fp16"),
     "parallel=ddp": ("ddp", "pmap"),
     "model.channels=[3]": ("model.channels of mlp",),
-    "train.global_batch=99999": ("99999", "1438"),
+    "train.global_batch_size=99999": ("99999", "1438"),
     "--multirun": ("start a process per job", "train.seed=$seed", "study.precision="),
     "platform=gpu": ("platform=cpu",),
 }
@@ -112,11 +112,11 @@ def test_a_batch_that_two_ranks_cannot_share_is_refused_once(run_python, tmp_pat
     done = run_python(
         [
             *torchrun(2, "launch/jax.py"),
-            *("train.global_batch=33", f"run.dir={tmp_path / 'run'}"),
+            *("train.global_batch_size=33", f"run.dir={tmp_path / 'run'}"),
         ]
     )
     assert done.returncode != 0
-    assert done.stderr.count("error: train.global_batch=33") == 1
+    assert done.stderr.count("error: train.global_batch_size=33") == 1
     assert "nearest that do: 32, 34" in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -213,7 +213,7 @@ def label_out_of_range(folder):
 def test_harmed_data_is_refused_by_its_file_name(run_python, harm, tmp_path):
     idx_files(tmp_path / "data" / "mnist")
     name = harm(tmp_path / "data" / "mnist")
-    arguments = ["experiment=mnist_mlp", "train.global_batch=8"]
+    arguments = ["experiment=mnist_mlp", "train.global_batch_size=8"]
     done = run_python(
         [JAX, *arguments, f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
     )
@@ -226,7 +226,7 @@ def test_other_images_are_trained_on_by_their_own_name_and_not_by_mnist_s(
 ):
     folder = tmp_path / "data" / "mnist"
     idx_files(folder)
-    arguments = ["experiment=mnist_mlp", "train.global_batch=8", "train.steps=2"]
+    arguments = ["experiment=mnist_mlp", "train.global_batch_size=8", "train.steps=2"]
     root = [f"data.root={tmp_path}/data", f"run.dir={tmp_path}/run"]
     refused(run_python([JAX, *arguments, *root]), "not that of mnist as published")
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,11 @@ import pytest
 from record.run import read_summary
 from tests.conftest import NO_GPU, ROOT, clean_environment
 
-LONG = ["train.steps=100000", "train.window_steps=20", "train.evaluate_every_epochs=0"]
+LONG = [
+    "train.steps=100000",
+    "train.log_every_steps=20",
+    "train.evaluate_every_epochs=0",
+]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
 

@@ -69,8 +69,8 @@ def test_a_key_that_nobody_explains_is_refused():
 @pytest.mark.parametrize(
     "key, default",
     [
-        ("train.window_steps", "`20`"),
-        ("train.global_batch", "by `experiment`"),
+        ("train.log_every_steps", "`20`"),
+        ("train.global_batch_size", "by `experiment`"),
         ("data.augment.flip", "`false`, or by `experiment`"),
         ("data.root", "`$DUET_DATA`, else `~/.cache/duet`"),
         ("model.norm.name", "by `model`"),

@@ -1,5 +1,7 @@
 """What Hydra finds wrong is said in our words, with what is allowed."""
 
+import shutil
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -10,6 +12,7 @@ from launch.overrides import checked, refusal
 from recipe.config import Config, known_keys
 from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
+from recipe.renamed import KEYS as RENAMED
 from recipe.study import StudyConfig
 from tests.conftest import ROOT
 
@@ -17,7 +20,8 @@ SAID = {
     "train.steps=abc": "train.steps=abc: a whole number is wanted",
     "optim.peak_lr=abc": "optim.peak_lr=abc: a number is wanted",
     "run.resume_anyway=maybe": "run.resume_anyway=maybe: true or false is wanted",
-    "train.global_batch=null": "train.global_batch=null: null is not allowed here",
+    "train.global_batch_size=null": "train.global_batch_size=null: "
+    "null is not allowed here",
     "name=[1]": "name=[1]: one text is wanted, no list and no keys",
     "checkpoint=1": "checkpoint=1: it has keys of its own, such as "
     "checkpoint.every_steps, checkpoint.every_minutes, checkpoint.keep",
@@ -40,8 +44,14 @@ CALLED = {
     "learning_rate=0.1": "did you mean optim.peak_lr?",
     "lr=0.1": "did you mean optim.peak_lr?",
     "optim.lr=0.1": "did you mean optim.peak_lr?",
-    "batch_size=4": "did you mean train.global_batch (examples of a step over all",
-    "train.batch_size=4": "did you mean train.global_batch (",
+    "batch_size=4": "did you mean train.global_batch_size (examples of a step over all",
+    "train.batch_size=4": "did you mean train.global_batch_size (",
+    "global_batch_size=4": "did you mean train.global_batch_size (",
+    "global_batch=4": "did you mean train.global_batch_size?",
+    "grad_accum_steps=2": "did you mean train.grad_accum_steps?",
+    "accumulate=2": "did you mean train.grad_accum_steps?",
+    "optim.gamma=0.1": "did you mean schedule.gamma?",
+    "log_every_n_steps=9": "did you mean train.log_every_steps?",
     "epochs=3": "did you mean train.epochs?",
     "num_epochs=3": "did you mean train.epochs?",
     "seed=1": "did you mean train.seed?",
@@ -63,6 +73,36 @@ def refused(override: str, config: str, schema: type[Config]) -> str:
 @pytest.mark.parametrize("override", CALLED)
 def test_a_key_as_other_programs_call_it_is_told_with_ours(override):
     assert CALLED[override] in refused(override, "config", Config)
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_old_name_of_a_key_is_answered_with_the_new_one(old):
+    told = f"{old} is now called {RENAMED[old]}"
+    assert refused(f"{old}=1", "study", StudyConfig) == told
+
+
+def test_an_old_name_of_an_option_is_answered_with_the_new_one():
+    told = "model=own is now called model=custom"
+    assert refused("model=own", "config", Config) == told
+    with pytest.raises(ConfigError, match="write model=custom, which brings"):
+        checked(["model.name=own"])
+
+
+def test_an_old_name_in_a_yaml_file_is_answered_with_the_new_one(tmp_path):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    mine = tmp_path / "conf" / "experiment" / "digits_mlp.yaml"
+    text = mine.read_text()
+    mine.write_text(text.replace("global_batch_size: ", "global_batch: "))
+    assert mine.read_text() != text
+    ConfigStore.instance().store("schema", node=Config)
+    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+        with pytest.raises(HydraException) as refused:
+            compose("config", ["experiment=digits_mlp"])
+        told = str(refusal(refused.value, Config))
+    assert told == (
+        "experiment/digits_mlp.yaml: train.global_batch is now called "
+        "train.global_batch_size"
+    )
 
 
 @pytest.mark.parametrize(

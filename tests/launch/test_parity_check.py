@@ -109,7 +109,7 @@ def test_all_wrong_leaves_of_both_twins_are_told_before_anything_is_trained(
     twin.write_text(twin.read_text().replace("(width, norm", "(4, norm"))
     done = run_python(
         [
-            *(PARITY, "experiment=digits_cnn", "model=own", f"model.folder={mine}"),
+            *(PARITY, "experiment=digits_cnn", "model=custom", f"model.folder={mine}"),
             *("precision=fp64", f"run.dir={tmp_path / 'check'}", *given),
         ]
     )

@@ -19,7 +19,7 @@ from report.parity.differences import (
 from tests.conftest import NO_GPU, clean_environment
 from tests.launch.conftest import NORMED, SCRIPTS, torchrun
 
-SHORT = ["train.steps=12", "train.window_steps=3", "checkpoint.every_minutes=null"]
+SHORT = ["train.steps=12", "train.log_every_steps=3", "checkpoint.every_minutes=null"]
 SAVING = [*SHORT, "checkpoint.every_steps=5"]
 ADAM = ["optim=adamw", "parallel=fsdp", "optim.ema_decay=0.9"]
 AVERAGED = [*NORMED, "optim.ema_decay=0.9"]
@@ -109,7 +109,7 @@ def test_a_run_swapped_between_frameworks_is_the_unswapped_one(train, go_on, tmp
 def test_a_run_that_is_told_to_stop_saves_and_goes_on(
     train, go_on, script, framework, root, tmp_path
 ):
-    recipe = ["train.steps=300", "train.window_steps=3"]
+    recipe = ["train.steps=300", "train.log_every_steps=3"]
     folder = tmp_path / "run"
     with subprocess.Popen(
         [sys.executable, str(root / script), f"run.dir={folder}", *recipe],

@@ -149,7 +149,7 @@ REFUSED = {
     "study.sizes=[1]": ("study.sizes is no key",),
     "study=demi": ("demi", "demo, gpu_node"),
     "precision=fp64": ("an axis of the study", "study.precision=[...]"),
-    "parallel.exchange=false": ("an axis of the study", "study.exchange=[...]"),
+    "parallel.grad_sync=false": ("an axis of the study", "study.grad_sync=[...]"),
     "profile=true": ("a trace takes time",),
     "platform=cpu": ("cluster.gpus_per_node decides",),
     "train.timed_seconds=1": ("each cell has study.timed_seconds",),
@@ -237,8 +237,8 @@ def test_a_check_trains_at_the_batch_of_one_device_and_the_plan_says_so(
     typed = "cluster=slurm", "cluster.gpus_per_node=8", "dry_run=true"
     study = begin("study=cluster", *typed, f"run.dir={tmp_path / 'study'}")
     (check, *_) = works(study).values()
-    assert [w for w in check.command if "global_batch" in w] == [
-        "train.global_batch=128"
+    assert [w for w in check.command if "global_batch_size" in w] == [
+        "train.global_batch_size=128"
     ]
     assert check.devices == 2  # conf/study/cluster.yaml's world_sizes
     assert study.batches == [
@@ -248,6 +248,23 @@ def test_a_check_trains_at_the_batch_of_one_device_and_the_plan_says_so(
     assert begin(f"run.dir={tmp_path / 'study'}").batches == []
     with pytest.raises(ConfigError, match="do not fit one node of 8"):
         begin(*typed, "study=cluster", 'study.parity=["world_sizes=[1,16]"]')
+
+
+def test_a_study_recorded_with_old_names_of_keys_is_resumed(begin, tmp_path):
+    typed = "train.global_batch_size=64", f"run.dir={tmp_path}"
+    held = description(begin(*typed))
+    old = {
+        "grad_sync": "exchange",
+        "train.global_batch_size=64": "train.global_batch=64",
+    }
+    held |= {
+        "schema_version": 1,
+        "order": [{old.get(k, k): v for k, v in c.items()} for c in held["order"]],
+        "recipe": [old.get(o, o) for o in held["recipe"]],
+    }
+    assert "train.global_batch=64" in held["recipe"] and "exchange" in held["order"][0]
+    (tmp_path / "study.json").write_text(json.dumps(held))
+    assert begin(*typed).begun
 
 
 def test_the_folder_of_another_study_is_refused(begin, tmp_path):
@@ -452,10 +469,10 @@ def test_the_table_gives_exposed_communication_with_its_interval():
     """As the page does: from three repeats on, of the full step."""
     plan = StudyPlan(
         **{"name": "line", "regime": "strong", "framework": ["torch"], "repeats": 3},
-        **{"world_size": [2], "exchange": [True, False]},
+        **{"world_size": [2], "grad_sync": [True, False]},
     )
     rates = {
-        point: [(80.0 if point.exchange else 100.0) + repeat for repeat in (1, 2, 3)]
+        point: [(80.0 if point.grad_sync else 100.0) + repeat for repeat in (1, 2, 3)]
         for point in points(plan)
     }
 

@@ -113,13 +113,13 @@ def test_every_layout_of_jax_trains_the_same_run(train, layout):
 
 
 def test_a_window_of_many_steps_ends_on_several_devices_of_one_process(train):
-    recipe = ["experiment=digits_cnn", "train.global_batch=8", "train.steps=128"]
-    recipe += ["train.window_steps=128", "devices=2"]
+    recipe = ["experiment=digits_cnn", "train.global_batch_size=8", "train.steps=128"]
+    recipe += ["train.log_every_steps=128", "devices=2"]
     assert read_run(train("jax", *recipe, NPROC="2")).summary["steps"] == 128
 
 
 SHARDED = ["experiment=digits_mlp", "precision=fp64", "train.steps=10"]
-SHARDED += ["optim.clip_norm=1", "train.accumulate=2"]
+SHARDED += ["optim.clip_norm=1", "train.grad_accum_steps=2"]
 
 
 def test_sharded_parameters_train_the_same_run(framework, train):
@@ -193,7 +193,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_window_is_timed_until_its_device_has_done_it(
     framework, run_python, tmp_path
 ):
-    overrides = ["train.steps=4", "train.window_steps=2", f"run.dir={tmp_path / 'run'}"]
+    overrides = [
+        "train.steps=4",
+        "train.log_every_steps=2",
+        f"run.dir={tmp_path / 'run'}",
+    ]
     twin = f"{framework}_impl.train"
     done = run_python(["-c", SLOW, twin, SCRIPTS[framework], *overrides])
     assert done.returncode == 0, done.stderr
@@ -258,7 +262,7 @@ def test_tensorboard_mirrors_a_jax_run(train):
 
 def test_without_the_exchange_each_device_trains_alone_in_either_twin(train):
     recipe = ("precision=fp64", "train.steps=8", "train.evaluate_every_epochs=0")
-    alone = (*recipe, "parallel.exchange=false")
+    alone = (*recipe, "parallel.grad_sync=false")
     torch = read_run(train("torch", *alone, processes=2))
     jax = read_run(train("jax", *alone, "devices=2", "profile=true"))
     assert relative_difference(losses(jax), losses(torch)).max() <= 1e-12

@@ -10,7 +10,7 @@ from recipe.errors import ConfigError
 
 WORLDS = [1, 2, 4, 8]
 EPOCH = 6  # steps, after which 7 examples are left over
-PLAN = BatchPlan(seed=3, examples=103, global_batch=16, steps=15)
+PLAN = BatchPlan(seed=3, examples=103, global_batch_size=16, steps=15)
 
 
 def rows(plan: BatchPlan, steps: range) -> list[int]:
@@ -37,15 +37,18 @@ def test_training_takes_each_epochs_order_and_drops_its_incomplete_last_batch():
 
 def test_the_order_depends_on_neither_batch_nor_length_nor_what_was_asked_before():
     first = rows(PLAN, range(EPOCH))
-    assert rows(replace(PLAN, global_batch=8), range(12)) == first
+    assert rows(replace(PLAN, global_batch_size=8), range(12)) == first
     assert rows(replace(PLAN, steps=999), range(EPOCH)) == first
     rows(PLAN, range(30))  # the cache now holds other epochs
     assert rows(PLAN, range(EPOCH)) == first
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-def test_a_control_sums_the_same_micro_batches_in_another_order(accumulate):
-    plans = [replace(PLAN, accumulate=accumulate, nudge=nudge) for nudge in (0, 1, 2)]
+@pytest.mark.parametrize("grad_accum_steps", [1, 4])
+def test_a_control_sums_the_same_micro_batches_in_another_order(grad_accum_steps):
+    plans = [
+        replace(PLAN, grad_accum_steps=grad_accum_steps, perturb_seed=seed)
+        for seed in (0, 1, 2)
+    ]
     plain, control, other = (
         np.stack([plan.micro_batches(step) for step in range(EPOCH)]) for plan in plans
     )
@@ -79,21 +82,21 @@ def test_interleaved_ranks_would_be_told_apart(world_size):
     assert np.concatenate(interleaved).tolist() != batch.tolist()
 
 
-@pytest.mark.parametrize("window_steps", [1, 4, EPOCH, 100])
+@pytest.mark.parametrize("log_every_steps", [1, 4, EPOCH, 100])
 @pytest.mark.parametrize("steps", [1, 5, EPOCH, 12, 15])
-def test_windows_cover_every_step_once_and_never_cross_an_epoch(steps, window_steps):
-    windows = replace(PLAN, steps=steps).windows(window_steps, 1)
+def test_windows_cover_every_step_once_and_never_cross_an_epoch(steps, log_every_steps):
+    windows = replace(PLAN, steps=steps).windows(log_every_steps, 1)
     assert [step for w in windows for step in w.steps] == list(range(steps))
     for window in windows:
-        assert 1 <= len(window.steps) <= window_steps
+        assert 1 <= len(window.steps) <= log_every_steps
         assert {step // EPOCH for step in window.steps} == {window.epoch}
 
 
-@pytest.mark.parametrize("window_steps", [1, 4, EPOCH, 100])
+@pytest.mark.parametrize("log_every_steps", [1, 4, EPOCH, 100])
 @pytest.mark.parametrize("steps", [EPOCH, 2 * EPOCH])
-def test_the_windows_of_an_epoch_are_as_equal_as_they_can_be(steps, window_steps):
+def test_the_windows_of_an_epoch_are_as_equal_as_they_can_be(steps, log_every_steps):
     lengths = {
-        len(w.steps) for w in replace(PLAN, steps=steps).windows(window_steps, 1)
+        len(w.steps) for w in replace(PLAN, steps=steps).windows(log_every_steps, 1)
     }
     assert max(lengths) - min(lengths) <= 1
 
@@ -109,25 +112,27 @@ def test_the_windows_of_an_epoch_are_as_equal_as_they_can_be(steps, window_steps
         (5, 1, [5]),
     ],
 )
-@pytest.mark.parametrize("window_steps", [1, 4, 100])
+@pytest.mark.parametrize("log_every_steps", [1, 4, 100])
 def test_evaluation_follows_the_epochs_that_ask_for_it_and_the_last_step(
-    steps, every, evaluated_after, window_steps
+    steps, every, evaluated_after, log_every_steps
 ):
-    windows = replace(PLAN, steps=steps).windows(window_steps, every)
+    windows = replace(PLAN, steps=steps).windows(log_every_steps, every)
     assert [w.steps.stop for w in windows if w.evaluates] == evaluated_after
 
 
 def test_steps_win_over_epochs(config):
-    epochs = config("train.epochs=3", "train.global_batch=16")
-    both = config("train.epochs=3", "train.steps=7", "train.global_batch=16")
+    epochs = config("train.epochs=3", "train.global_batch_size=16")
+    both = config("train.epochs=3", "train.steps=7", "train.global_batch_size=16")
     assert BatchPlan.of(epochs, 103).steps == 3 * EPOCH
     assert BatchPlan.of(both, 103).steps == 7
 
 
 def test_a_training_set_smaller_than_a_batch_is_refused_with_both_numbers(config):
-    with pytest.raises(ConfigError, match=r"global_batch=64 .* 63 .* at most 63"):
-        BatchPlan.of(config("train.global_batch=64"), examples=63)
-    assert BatchPlan.of(config("train.global_batch=64"), examples=64).steps_per_epoch
+    with pytest.raises(ConfigError, match=r"global_batch_size=64 .* 63 .* at most 63"):
+        BatchPlan.of(config("train.global_batch_size=64"), examples=63)
+    assert BatchPlan.of(
+        config("train.global_batch_size=64"), examples=64
+    ).steps_per_epoch
 
 
 SPLITS = [  # test examples, global batch, world size
@@ -140,23 +145,23 @@ SPLITS = [  # test examples, global batch, world size
 ]
 
 
-def counted(examples, global_batch, world_size, *, masked=True):
+def counted(examples, global_batch_size, world_size, *, masked=True):
     """How often each example counts, over all ranks."""
     counts = np.zeros(examples, int)
     for rank in range(world_size):
         for indices, mask in evaluation_batches(
-            examples, global_batch, rank, world_size
+            examples, global_batch_size, rank, world_size
         ):
-            assert len(indices) == len(mask) == global_batch // world_size
+            assert len(indices) == len(mask) == global_batch_size // world_size
             np.add.at(counts, indices[mask] if masked else indices, 1)
     return counts.tolist()
 
 
-@pytest.mark.parametrize("examples, global_batch, world_size", SPLITS)
+@pytest.mark.parametrize("examples, global_batch_size, world_size", SPLITS)
 def test_evaluation_counts_each_example_exactly_once(
-    examples, global_batch, world_size
+    examples, global_batch_size, world_size
 ):
-    assert counted(examples, global_batch, world_size) == [1] * examples
+    assert counted(examples, global_batch_size, world_size) == [1] * examples
 
 
 def test_padding_that_counted_would_be_told_apart():
@@ -181,8 +186,10 @@ def test_a_slice_is_a_view_in_rank_order():
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_a_micro_batch_holds_the_same_examples_at_every_world_size(world_size):
-    plan = BatchPlan(seed=3, examples=100, global_batch=24, steps=9, accumulate=3)
-    whole = BatchPlan(seed=3, examples=100, global_batch=24, steps=9)
+    plan = BatchPlan(
+        seed=3, examples=100, global_batch_size=24, steps=9, grad_accum_steps=3
+    )
+    whole = BatchPlan(seed=3, examples=100, global_batch_size=24, steps=9)
     for step in 0, 5:
         shares = [plan.micro_batches(step, r, world_size) for r in range(world_size)]
         together = np.concatenate(shares, axis=1)

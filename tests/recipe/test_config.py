@@ -49,7 +49,7 @@ BAD = [
     ("data.train_examples=0", "data.train_examples", "got 0", "at least 1"),
     ("data.test_examples=0", "data.test_examples", "got 0", "at least 1"),
     ("data.noise=-0.5", "data.noise", "-0.5", "at least 0"),
-    ("model.name=resnet", "model.name=resnet", "cnn, linear, mlp"),
+    ("model.name=resnet", "model.name=resnet", "cnn, custom, linear, mlp"),
     ("model=mlp model.channels=[8]", "model.channels", "[8]", "must be empty"),
     ("model=cnn model.channels=[8]", "model.channels", "[8]", "two positive"),
     ("model=cnn model.channels=[8,0]", "model.channels", "[8, 0]", "positive"),
@@ -79,7 +79,7 @@ BAD = [
         "model=resnet9 model.dropout=0.1",
         *("model.dropout=0.1", "cnn, mlp, vit_tiny", "resnet9 has none"),
     ),
-    ("model=own model.dropout=0.1", "model.dropout=0.1", "own takes nn.Dropout"),
+    ("model=custom model.dropout=0.1", "model.dropout=0.1", "custom takes nn.Dropout"),
     ("model=mlp model.hidden=[] model.dropout=0.1", "hidden layers", "model.hidden"),
     ("model=resnet9 model.width=0", "model.width", "got 0", "> 0"),
     ("model=resnet9 data.image_shape=[7,9,1]", "model=resnet9", "7x9", "8x8"),
@@ -101,7 +101,7 @@ BAD = [
     ("schedule.end_factor=1.5", "schedule.end_factor", "1.5", "[0, 1]"),
     ("precision.name=fp8", "precision=fp8", "bf16, fp16, fp32, fp64, tf32"),
     ("parallel.name=mpi", "parallel=mpi", "dp, fsdp, pmap"),
-    ("train.accumulate=0", "train.accumulate", "got 0", "at least 1"),
+    ("train.grad_accum_steps=0", "train.grad_accum_steps", "got 0", "at least 1"),
     *(
         (f"precision=fp16 precision.loss_scale.{key}={value}", key, f": {value}")
         for key, value in (("initial", 0.0), ("growth", 1.0), ("backoff", 1.0))
@@ -111,9 +111,9 @@ BAD = [
     ("train.epochs=null", "train.epochs or train.steps", "null"),
     ("train.epochs=0", "train.epochs", "got 0", "at least 1"),
     ("train.steps=0", "train.steps", "got 0", "at least 1"),
-    ("train.global_batch=0", "train.global_batch", "got 0", "at least 1"),
+    ("train.global_batch_size=0", "train.global_batch_size", "got 0", "at least 1"),
     ("train.seed=-1", "train.seed", "-1", "at least 0"),
-    ("train.window_steps=0", "train.window_steps", "got 0", "at least 1"),
+    ("train.log_every_steps=0", "train.log_every_steps", "got 0", "at least 1"),
     ("train.timed_seconds=0", "train.timed_seconds", "got 0", "> 0"),
     ("train.timed_seconds=.nan", "train.timed_seconds", "got nan", "finite"),
     (
@@ -122,7 +122,7 @@ BAD = [
     ),
     ("parallel.cores_per_device=0", "parallel.cores_per_device", "got 0"),
     ("train.evaluate_every_epochs=-1", "train.evaluate_every_epochs", "-1", "least 0"),
-    ("train.nudge=-1", "train.nudge", "-1", "at least 0"),
+    ("train.perturb_seed=-1", "train.perturb_seed", "-1", "at least 0"),
     ("checkpoint.every_steps=0", "checkpoint.every_steps", "got 0", "at least 1"),
     ("checkpoint.every_minutes=-1", "checkpoint.every_minutes", "-1", "at least 0"),
     ("checkpoint.every_minutes=.nan", "checkpoint.every_minutes", "nan", "finite"),
@@ -132,7 +132,7 @@ BAD = [
     ("platform=tpu", "platform=tpu", "auto, cpu, gpu"),
     (
         "~experiment",
-        "name, train.global_batch, tuned.adamw, tuned.sgd",
+        "name, train.global_batch_size, tuned.adamw, tuned.sgd",
         "choose an experiment",
     ),
 ]
@@ -144,15 +144,15 @@ BAD_PARITY = [
     ("controls=0", "controls", "got 0", "at least 1"),
     ("timeout_seconds=0", "timeout_seconds", "got 0", "at least 1"),
     ("devices=2", "devices", "world_sizes=[...]"),
-    ("train.nudge=1", "train.nudge", "at 0"),
+    ("train.perturb_seed=1", "train.perturb_seed", "at 0"),
     ("run.resume=never", "run.resume", "anew", "auto"),
 ]
 ON_THE_BOUND = (
     *("optim.momentum=0", "optim.nesterov=false", "optim.weight_decay=0"),
     *("schedule.warmup_steps=0", "schedule.end_factor=1", "data.noise=0"),
     *("model=cnn", "data.image_shape=[16,16,1]", "model.channels=[1,1]"),
-    *("train.epochs=1", "train.global_batch=1", "train.seed=0", "devices=1"),
-    *("train.window_steps=1", "train.evaluate_every_epochs=0", "data.classes=0"),
+    *("train.epochs=1", "train.global_batch_size=1", "train.seed=0", "devices=1"),
+    *("train.log_every_steps=1", "train.evaluate_every_epochs=0", "data.classes=0"),
 )
 
 
@@ -230,13 +230,19 @@ def test_a_number_that_is_not_finite_is_refused(config, key, value):
     "override, parts",
     [
         ("train.batch=8", ["train.batch", "'batch' not in 'TrainConfig'"]),
-        ("train.global_batch=many", ["train.global_batch", "many", "Integer"]),
-        ("train.global_batch=64.5", ["train.global_batch", "64.5", "Integer"]),
+        (
+            "train.global_batch_size=many",
+            ["train.global_batch_size", "many", "Integer"],
+        ),
+        (
+            "train.global_batch_size=64.5",
+            ["train.global_batch_size", "64.5", "Integer"],
+        ),
         ("train.seed=true", ["train.seed", "True", "Integer"]),
         ("optim.peak_lr=high", ["optim.peak_lr", "high", "Float"]),
         ("optim.nesterov=maybe", ["optim.nesterov", "maybe", "bool"]),
         ("data.image_shape=[a,b,c]", ["data.image_shape", "a", "Integer"]),
-        ("model=transformer", ["model/transformer", "cnn\n\tlinear\n\tmlp"]),
+        ("model=transformer", ["model/transformer", "cnn\n\tcustom\n\tlinear\n\tmlp"]),
     ],
 )
 def test_hydra_refuses_keys_types_and_options_that_are_not_there(
@@ -304,8 +310,8 @@ def test_text_that_is_no_config_is_refused(text, told):
         "run.dir=elsewhere",
         "data.root=elsewhere",
         "data.source=tfds",
-        "train.nudge=1",
-        "train.window_steps=5",
+        "train.perturb_seed=1",
+        "train.log_every_steps=5",
         "train.timed_seconds=3",
         "parallel.cores_per_device=1",
         "compile=true",
@@ -330,10 +336,10 @@ def test_where_a_run_happens_is_no_part_of_the_recipe(config, override):
         "schedule.warmup_steps=1",
         "precision=fp64",
         "train.seed=1",
-        "train.global_batch=128",
+        "train.global_batch_size=128",
         "train.epochs=21",
         "train.steps=5",
-        "parallel.exchange=false",
+        "parallel.grad_sync=false",
         "optim.update=false",
     ],
 )
@@ -367,7 +373,7 @@ def test_only_fp16_scales_its_loss_by_default(config):
 def test_deterministic_kernels_make_no_other_experiment(config):
     recipe = config()
     assert recipe_hash(recipe) == recipe_hash(config("deterministic=true"))
-    assert recipe_hash(recipe) != recipe_hash(config("train.accumulate=2"))
+    assert recipe_hash(recipe) != recipe_hash(config("train.grad_accum_steps=2"))
 
 
 def test_any_experiment_takes_synthetic_data_of_its_own_shape(config):

@@ -93,7 +93,7 @@ def test_one_cycle_is_torchs(config, steps):
         expected.append(schedule.get_last_lr()[0])
     recipe = config(
         *("schedule=one_cycle", f"optim.peak_lr={PEAK}"),
-        *(f"schedule.start_factor={start}", f"schedule.end_factor={end}"),
+        *(f"schedule.initial_factor={start}", f"schedule.end_factor={end}"),
     )
     found = [learning_rate(recipe, t, steps) for t in range(steps)]
     np.testing.assert_allclose(found, expected, rtol=1e-12)

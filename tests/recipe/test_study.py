@@ -31,8 +31,8 @@ def test_the_order_is_the_seeds():
 
 def test_weak_scaling_fixes_the_batch_of_a_device_and_strong_that_of_all():
     two = points(plan(world_size=[2]))[0]
-    assert "train.global_batch=64" in two.overrides(64, "strong")
-    assert "train.global_batch=128" in two.overrides(64, "weak")
+    assert "train.global_batch_size=64" in two.overrides(64, "strong")
+    assert "train.global_batch_size=128" in two.overrides(64, "weak")
 
 
 def test_pmap_is_left_to_jax():
@@ -41,14 +41,14 @@ def test_pmap_is_left_to_jax():
 
 
 def test_a_step_without_the_exchange_is_one_of_several_devices_under_dp():
-    every = points(plan(parallel=["dp", "fsdp"], exchange=[True, False]))
-    alone = [(p.framework, p.world_size, p.parallel) for p in every if not p.exchange]
+    every = points(plan(parallel=["dp", "fsdp"], grad_sync=[True, False]))
+    alone = [(p.framework, p.world_size, p.parallel) for p in every if not p.grad_sync]
     assert alone == [("torch", 2, "dp"), ("jax", 2, "dp")]
     assert len({p.point for p in every}) == len(every)
 
 
 def test_parts_of_a_step_are_left_out_one_at_a_time():
-    every = points(plan(world_size=[2], exchange=[True, False], update=[True, False]))
+    every = points(plan(world_size=[2], grad_sync=[True, False], update=[True, False]))
     assert [p.point for p in every if p.framework == "jax"] == [
         *("jax-2-fp32-dp", "jax-2-fp32-dp-frozen", "jax-2-fp32-dp-alone")
     ]
@@ -74,12 +74,12 @@ def test_jax_is_compiled_whatever_is_asked_of_pytorch():
 
 def test_accumulation_shrinks_as_devices_are_added_and_micro_batches_stay():
     overrides = [p.overrides(64, "strong_accumulate", 4) for p in points(plan())]
-    assert all("train.global_batch=64" in own for own in overrides)
+    assert all("train.global_batch_size=64" in own for own in overrides)
     assert [own[-1] for own in overrides[:2]] == [
-        "train.accumulate=4",
-        "train.accumulate=2",
+        "train.grad_accum_steps=4",
+        "train.grad_accum_steps=2",
     ]
-    with pytest.raises(ConfigError, match="accumulate=1 does not divide over"):
+    with pytest.raises(ConfigError, match="grad_accum_steps=1 does not divide over"):
         points(plan())[1].overrides(64, "strong_accumulate", 1)
 
 
@@ -92,8 +92,8 @@ def test_accumulation_shrinks_as_devices_are_added_and_micro_batches_stay():
         {"world_size": [0]},
         {"framework": ["mxnet"]},
         {"data": ["fake"]},
-        {"exchange": [False]},
-        {"exchange": [True, False], "world_size": [1]},
+        {"grad_sync": [False]},
+        {"grad_sync": [True, False], "world_size": [1]},
         {"model": []},
         {"update": [False]},
         {"repeats": 0},

@@ -126,41 +126,41 @@ def ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
-def test_a_nudge_moves_every_nonzero_number_by_one_ulp(config, precision):
-    plain, nudged = (
-        initial_weights(config("model=cnn", f"precision={precision}", nudge))
-        for nudge in ("train.nudge=0", "train.nudge=1")
+def test_a_perturbation_moves_every_nonzero_number_by_one_ulp(config, precision):
+    plain, perturbed = (
+        initial_weights(config("model=cnn", f"precision={precision}", perturb))
+        for perturb in ("train.perturb_seed=0", "train.perturb_seed=1")
     )
     for name, array in plain.items():
-        assert nudged[name].dtype == array.dtype
+        assert perturbed[name].dtype == array.dtype
         if name.endswith(".kernel"):
-            moved = ulps(array, nudged[name])
+            moved = ulps(array, perturbed[name])
             assert set(np.unique(moved)) == {-1, 1}, name
             assert abs(moved.mean()) < 4 / math.sqrt(moved.size), name
         else:
-            assert not nudged[name].any(), name
+            assert not perturbed[name].any(), name
 
 
 @pytest.mark.parametrize("precision, bits", [("bf16", 7), ("tf32", 10), ("fp16", 10)])
-def test_a_nudge_is_one_unit_of_the_numbers_that_are_multiplied(
+def test_a_perturbation_is_one_unit_of_the_numbers_that_are_multiplied(
     config, precision, bits
 ):
-    plain, nudged = (
-        initial_weights(config("model=cnn", f"precision={precision}", nudge))
-        for nudge in ("train.nudge=0", "train.nudge=1")
+    plain, perturbed = (
+        initial_weights(config("model=cnn", f"precision={precision}", perturb))
+        for perturb in ("train.perturb_seed=0", "train.perturb_seed=1")
     )
     for name, array in kernels(plain).items():
         assert array.dtype == np.float32
         # Bits below the last that is multiplied are what the cast rounds away.
-        moved = ulps(array, nudged[name]) / 2 ** (23 - bits)
+        moved = ulps(array, perturbed[name]) / 2 ** (23 - bits)
         assert abs(moved).min() > 0.4 and abs(moved).max() < 2, name
         assert np.mean(abs(moved) == 1) > 0.98  # others cross a power of 2
 
 
-def test_nudges_are_seeded_by_their_number(config):
+def test_perturbations_are_seeded_by_their_number(config):
     first, again, second = (
-        initial_weights(config(f"train.nudge={nudge}"))["dense.0.kernel"]
-        for nudge in (1, 1, 2)
+        initial_weights(config(f"train.perturb_seed={perturb}"))["dense.0.kernel"]
+        for perturb in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert 0.4 < np.mean(first != second) < 0.6
@@ -187,14 +187,14 @@ def test_a_cifar_resnet18_takes_555_million_multiply_adds(config):
 def test_running_statistics_begin_as_a_standard_normals_and_are_not_trained(config):
     tiny = ["data=synthetic", "model=resnet18", "model.width=0.03125"]
     plain = initial_weights(config(*tiny))
-    nudged = initial_weights(config(*tiny, "train.nudge=1"))
+    perturbed = initial_weights(config(*tiny, "train.perturb_seed=1"))
     for name, array in plain.items():
         leaf = name.rpartition(".")[2]
         assert is_trained(name) == (leaf not in ("mean", "var"))
         if leaf != "kernel":
             assert (array == (leaf in ("scale", "var"))).all(), name
         moved = leaf in ("kernel", "scale")
-        assert (nudged[name] != array).all() == moved, name
+        assert (perturbed[name] != array).all() == moved, name
 
 
 @pytest.mark.parametrize("zero", [False, True])

@@ -1,5 +1,7 @@
 """Checkpoints made by hand, and how two are held together."""
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +26,7 @@ def checkpoint(step: int = 20, numbers: int = 6, **changes) -> Checkpoint:
             framework="jax",
             world_size=2,
             config_hash="c0" * 32,
-            recipe={"train": {"seed": 0, "global_batch": 8}},
+            recipe={"train": {"seed": 0, "global_batch_size": 8}},
             data_fingerprint="5e" * 32,
             arrays={
                 "weights": {"dense.0.kernel": kernel, "norm.mean": kernel[0]},
@@ -35,6 +37,13 @@ def checkpoint(step: int = 20, numbers: int = 6, **changes) -> Checkpoint:
         ),
         **changes,
     )
+
+
+def vouch(path: Path, manifest: object) -> None:
+    """A manifest that the marker vouches for, whoever wrote it."""
+    content = json.dumps(manifest).encode()
+    (path / "manifest.json").write_bytes(content)
+    (path / "COMMITTED").write_text(hashlib.sha256(content).hexdigest())
 
 
 def steps(run: Path) -> list[int]:

@@ -72,7 +72,7 @@ def config(tracker: str, **fields) -> Config:
         parallel=ParallelConfig(name="dp"),
         tracking=TrackingConfig(name=tracker, **fields),
         tuned=TunedConfig(sgd=0.1, adamw=0.001),
-        train=TrainConfig(steps=400, global_batch=8),
+        train=TrainConfig(steps=400, global_batch_size=8),
         checkpoint=CheckpointConfig(),
         run=RunConfig(),
     )
@@ -80,7 +80,7 @@ def config(tracker: str, **fields) -> Config:
 
 def recipe(folder: Path | str | None) -> Config:
     """Four steps of 8 examples, two to an epoch, an evaluation after each epoch."""
-    train = TrainConfig(steps=4, global_batch=8, window_steps=2)
+    train = TrainConfig(steps=4, global_batch_size=8, log_every_steps=2)
     run = RunConfig(dir=None if folder is None else str(folder))
     return replace(config("none"), train=train, run=run)
 
@@ -110,7 +110,7 @@ def write_run(
     plan = BatchPlan.of(run, examples=16)
     metadata = replace(METADATA, rank=rank)
     with Recorder(folder, run, plan, metadata) as recorder:
-        for window in plan.windows(run.train.window_steps, 1):
+        for window in plan.windows(run.train.log_every_steps, 1):
             steps = slice(window.steps.start, window.steps.stop)
             recorder.stop_if(recorder.failure is not None)
             recorder.window(

@@ -17,7 +17,15 @@ from record.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
 )
-from tests.record.checkpoints import CALLS, TEST, assert_same, checkpoint, cut, steps
+from tests.record.checkpoints import (
+    CALLS,
+    TEST,
+    assert_same,
+    checkpoint,
+    cut,
+    steps,
+    vouch,
+)
 
 
 def scored(step: int, accuracy: float | None, loss: float = 1.0, at: int | None = None):
@@ -157,13 +165,6 @@ def test_with_every_one_harmed_all_are_told_and_none_is_taken(writer, tmp_path):
     assert "step-00000020" in later and "step-00000010" in earlier
 
 
-def vouch(path: Path, manifest: object) -> None:
-    """A manifest that the marker vouches for, whoever wrote it."""
-    content = json.dumps(manifest).encode()
-    (path / "manifest.json").write_bytes(content)
-    (path / "COMMITTED").write_text(hashlib.sha256(content).hexdigest())
-
-
 FORGED = [None, True, -1, 1e400, "../../weights", [], {}, {"a": {"b": [None]}}, 10**40]
 
 
@@ -204,8 +205,8 @@ def test_a_manifest_made_to_break_the_reader_does_not(writer, content):
 def test_another_versions_checkpoint_is_told_as_such(writer):
     path = writer.save(checkpoint())
     manifest = json.loads((path / "manifest.json").read_text())
-    vouch(path, {**manifest, "schema_version": 2})
-    with pytest.raises(RecordError, match="has schema 2; this version of Duet reads 1"):
+    vouch(path, {**manifest, "schema_version": 3})
+    with pytest.raises(RecordError, match="has schema 3; this version of Duet reads 1"):
         read_checkpoint(path)
 
 

@@ -264,9 +264,9 @@ def test_another_run_dir_must_be_free(tmp_path, run):
     "changes, said",
     [
         ({"seed": 7}, "train.seed is 7, was 0"),
-        ({"global_batch": 4}, "train.global_batch is 4, was 8"),
+        ({"global_batch_size": 4}, "train.global_batch_size is 4, was 8"),
         ({"label_smoothing": 0.1}, "train.label_smoothing is 0.1, was 0.0"),
-        ({"nudge": 1}, "train.nudge is 1, was 0"),
+        ({"perturb_seed": 1}, "train.perturb_seed is 1, was 0"),
     ],
 )
 @pytest.mark.parametrize("saved", [(2, 4), ()], ids=["saved", "unsaved"])
@@ -344,9 +344,9 @@ def test_a_run_killed_between_its_last_step_and_its_end_is_gone_on_with(tmp_path
 
 def test_every_difference_is_named(run):
     with pytest.raises(RecordError) as refused:
-        resume_point(config(run, seed=7, global_batch=4), "d1" * 32)
+        resume_point(config(run, seed=7, global_batch_size=4), "d1" * 32)
     for said in (
-        "train.global_batch is 4, was 8; train.seed is 7, was 0; ",
+        "train.global_batch_size is 4, was 8; train.seed is 7, was 0; ",
         f"the data's SHA-256 is {'d1' * 32}, was {'5e' * 32}",
     ):
         assert said in str(refused.value)
@@ -359,7 +359,7 @@ def test_other_data_is_another_run_and_the_same_is_not(run):
 
 
 def test_where_and_how_fast_a_run_goes_on_is_free(run):
-    looks = {"window_steps": 1, "timed_seconds": 3.0}
+    looks = {"log_every_steps": 1, "timed_seconds": 3.0}
     given = replace(config(run, **looks), devices=8, platform="cpu")
     given = replace(given, parallel=replace(given.parallel, name="pmap"))
     given = replace(given, checkpoint=replace(given.checkpoint, every_steps=1))
@@ -509,7 +509,7 @@ def leg(given: Config, stop_after: int | None = None, save=lambda record: None) 
     writer = claim_folder(given, resume, framework="jax", world_size=4)
     checkpoint = None if resume is None else resume.checkpoint
     with Recorder(writer.run, given, plan, METADATA, writer, checkpoint) as recorder:
-        for window in plan.windows(given.train.window_steps, 1, 1, done):
+        for window in plan.windows(given.train.log_every_steps, 1, 1, done):
             recorder.stop_if(recorder.failure is not None)
             part = slice(window.steps.start, window.steps.stop)
             recorder.window(

@@ -123,7 +123,7 @@ def test_rows_say_what_happened_from_step_1_and_epoch_1(written):
 def test_the_summary_is_what_the_run_came_to(written):
     run = recipe(written)
     assert read_summary(written) == {
-        "schema_version": 2,
+        "schema_version": 3,
         "status": "finished",
         "error": None,
         "framework": "jax",
@@ -138,7 +138,7 @@ def test_the_summary_is_what_the_run_came_to(written):
         "resumed_anyway": [],
         "world_size": 4,
         "processes": 2,
-        "global_batch": 8,
+        "global_batch_size": 8,
         "parameters": 2570,
         "new_head": [],
         "steps": 4,
@@ -492,9 +492,9 @@ def test_a_damaged_summary_is_refused(written, text, told):
 
 
 def test_another_versions_schema_is_refused_by_number(written):
-    summary = read_summary(written) | {"schema_version": 3}
+    summary = read_summary(written) | {"schema_version": 4}
     (written / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(RecordError, match="has schema 3; this version of Duet reads 1"):
+    with pytest.raises(RecordError, match="has schema 4; this version of Duet reads 1"):
         read_run(written)
 
 

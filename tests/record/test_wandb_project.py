@@ -5,11 +5,13 @@ import re
 
 import pytest
 
+from recipe.config import from_yaml
 from recipe.errors import RecordError
 from record.folder import create_folder
 from record.run import read_rows, read_summary
 from record.wandb_project import fetch_runs
 from tests.record.runs import recipe, write_run
+from tests.record.schema_2 import with_old_keys, with_old_names
 from tests.record.wandb_server import fresh_wandb, mirrored, running, serving
 
 
@@ -66,6 +68,22 @@ def test_what_was_fetched_is_fetched_again_only_if_it_changed(tmp_path, project)
         assert fetch("e/p") == ([one, two], [])
     assert read_summary(two)["status"] == "finished"
     assert (two / "metrics.jsonl").exists() and not (one / "metrics.jsonl").exists()
+
+
+def test_a_run_that_was_logged_with_old_names_is_fetched_with_current_ones(
+    tmp_path, project
+):
+    held = project["one"]
+    values = {key: entry["value"] for key, entry in held["config"].items()}
+    old = {key: {"value": v} for key, v in with_old_keys(values).items()}
+    summary = with_old_names(held["summary"])
+    project["one"] = held | {"config": old, "summary": summary}
+    assert "global_batch" in summary and "nudge" in old["train"]["value"]
+    one, two = (tmp_path / "fetched" / name for name in project)
+    with fetching(tmp_path, {"p": project}) as fetch:
+        assert fetch("e/p") == ([one, two], [])
+    assert read_summary(one)["global_batch_size"] == 8
+    assert from_yaml((one / "config.yaml").read_text()).train.log_every_steps == 2
 
 
 def test_only_what_a_project_lists_is_given_and_nothing_is_lost(tmp_path, project):

@@ -23,8 +23,8 @@ def test_a_run_starts_from_what_was_exported(make_config, tmp_path, layout, kind
     started = starting_weights(make_config(*RECIPE, f"model.weights={path}"))
     for name, array in initial_weights(other).items():
         np.testing.assert_array_equal(started[name], array)
-    nudge = make_config(*RECIPE, f"model.weights={path}", "train.nudge=1")
-    assert np.any(starting_weights(nudge)["head.kernel"] != started["head.kernel"])
+    perturb = make_config(*RECIPE, f"model.weights={path}", "train.perturb_seed=1")
+    assert np.any(starting_weights(perturb)["head.kernel"] != started["head.kernel"])
 
 
 @pytest.mark.parametrize(
@@ -83,10 +83,12 @@ def test_a_new_head_is_the_seeds_and_all_else_the_files(make_config, tmp_path, m
     for name, array in started.items():
         origin = fresh if name in MODELS[model] else file
         np.testing.assert_array_equal(array, origin[name])
-    nudged = starting_weights(
-        make_config(*mine, f"model.weights={path}", "model.head=new", "train.nudge=1")
+    perturbed = starting_weights(
+        make_config(
+            *mine, f"model.weights={path}", "model.head=new", "train.perturb_seed=1"
+        )
     )
-    ulps = np.abs(nudged[MODELS[model][0]] - fresh[MODELS[model][0]])
+    ulps = np.abs(perturbed[MODELS[model][0]] - fresh[MODELS[model][0]])
     assert 0 < ulps.max() <= np.spacing(np.abs(fresh[MODELS[model][0]]).max())
 
 
@@ -144,7 +146,7 @@ def test_a_model_of_ones_own_says_which_layer_is_its_head(make_config, tmp_path)
         (tmp_path / name).write_text(OWN)
     path = tmp_path / "weights.npz"
     np.savez(path, **{"body.kernel": np.ones((4, 4)), "top.kernel": np.ones((4, 99))})
-    own = "model=own", f"model.weights={path}", "model.head=new"
+    own = "model=custom", f"model.weights={path}", "model.head=new"
 
     def at(said):
         folder = tmp_path / f"own{len(said)}"

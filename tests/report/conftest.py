@@ -14,7 +14,7 @@ from tests.report.browser import Browser
 
 @pytest.fixture
 def timed_run():
-    """`timed_run(100.0, world_size=2, global_batch=64)`: a run of that rate."""
+    """`timed_run(100.0, world_size=2, global_batch_size=64)`: a run of that rate."""
     made = []
 
     def make(rate, **fields):
@@ -34,7 +34,7 @@ def timed_run():
                 "software": "its version",
                 "world_size": world,
                 "processes": world,
-                "global_batch": 64,
+                "global_batch_size": 64,
                 "parameters": 1000,
                 "config_hash": "recipe",
                 "data_fingerprint": "data",

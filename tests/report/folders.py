@@ -21,7 +21,7 @@ def write_run_folder(
     """A copy of a run folder in which the speed, and whatever is given, is another.
 
     Args:
-      without: key of what its steps left out: "parallel.exchange", "optim.update".
+      without: key of what its steps left out: "parallel.grad_sync", "optim.update".
     """
     shutil.copytree(written, folder)
     if without is not None:
@@ -34,7 +34,12 @@ def write_run_folder(
             "ablated": [without],
         }
     world = summary.setdefault("world_size", 1)
-    fields = {"processes": world, "global_batch": 8, "framework": "torch", **summary}
+    fields = {
+        "processes": world,
+        "global_batch_size": 8,
+        "framework": "torch",
+        **summary,
+    }
     fields.setdefault("compiled", fields["framework"] == "jax")
     fields["images_per_second"] = {"median": rate, "windows": [rate]}
     change(folder / "summary.json", **fields)
@@ -112,7 +117,7 @@ def write_study(
                 fields = {"framework": framework, "world_size": size}
                 arms = [("", None, 1.0), ("frozen-", "optim.update", 0.9)]
                 if size > 1:
-                    arms.append(("alone-", "parallel.exchange", 0.8))
+                    arms.append(("alone-", "parallel.grad_sync", 0.8))
                 for arm, without, share in arms:
                     name = f"{framework}-{size}-fp32-dp-{arm}{repeat}"
                     timed = rate / share

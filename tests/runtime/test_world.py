@@ -15,24 +15,26 @@ PYTHON = Processes()
 @pytest.mark.parametrize(
     "batch, devices, processes, message",
     [
-        (100, 8, 1, "train.global_batch=100 .* world_size=8; .* 96, 104$"),
-        (5, 8, 8, "train.global_batch=5 .* world_size=8; use 8$"),
+        (100, 8, 1, "train.global_batch_size=100 .* world_size=8; .* 96, 104$"),
+        (5, 8, 8, "train.global_batch_size=5 .* world_size=8; use 8$"),
         (64, 3, 2, "devices=3 does not divide over 2 processes; .* multiple of 2$"),
         (64, 1, 2, "devices=1 does not divide over 2 processes; .* multiple of 2$"),
-        (64, None, 3, "train.global_batch=64 .* world_size=3; .* 63, 66$"),
+        (64, None, 3, "train.global_batch_size=64 .* world_size=3; .* 63, 66$"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_with_the_nearest_that_can(
     config, batch, devices, processes, message
 ):
-    recipe = replace(config(f"train.global_batch={batch}"), devices=devices)
+    recipe = replace(config(f"train.global_batch_size={batch}"), devices=devices)
     with pytest.raises(ConfigError, match=message):
         check_world(recipe, Processes(count=processes))
 
 
 @pytest.mark.parametrize("batch, devices", [(96, 8), (104, 8), (8, 8), (63, 3)])
 def test_the_nearest_that_can_is_accepted(config, batch, devices):
-    check_world(config(f"train.global_batch={batch}", f"devices={devices}"), PYTHON)
+    check_world(
+        config(f"train.global_batch_size={batch}", f"devices={devices}"), PYTHON
+    )
 
 
 def test_the_world_is_devices_or_one_for_each_process(config):
@@ -43,11 +45,15 @@ def test_the_world_is_devices_or_one_for_each_process(config):
 def test_a_batch_that_does_not_divide_over_devices_and_parts_names_those_that_do(
     config,
 ):
-    recipe = config("train.global_batch=100", "train.accumulate=4", "devices=8")
-    told = "world_size=8 x train.accumulate=4; nearest that do: 96, 128$"
+    recipe = config(
+        "train.global_batch_size=100", "train.grad_accum_steps=4", "devices=8"
+    )
+    told = "world_size=8 x train.grad_accum_steps=4; nearest that do: 96, 128$"
     with pytest.raises(ConfigError, match=told):
         check_world(recipe, PYTHON)
-    check_world(replace(recipe, train=replace(recipe.train, global_batch=96)), PYTHON)
+    check_world(
+        replace(recipe, train=replace(recipe.train, global_batch_size=96)), PYTHON
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,7 @@ def test_a_batch_that_does_not_divide_over_devices_and_parts_names_those_that_do
 def test_batch_norm_over_one_example_is_refused(compose, devices, norm, refused):
     composed = compose("data=synthetic", "model=resnet18", norm, f"devices={devices}")
     config = to_config(composed)
-    config.train.global_batch = 4
+    config.train.global_batch_size = 4
     if refused:
         with pytest.raises(ConfigError, match="one example .* model.norm.sync=true"):
             check_world(config, Processes())

@@ -55,9 +55,9 @@ def recipe(name: str, folder: Path) -> Config:
     keys = MODELS.get(name, [])
     if name in OWN:
         write_files((ROOT / "docs" / "own-layers.md").read_text(), folder)
-        own = "model=own", f"model.folder={folder / name}"
+        own = "model=custom", f"model.folder={folder / name}"
         keys = ["experiment=digits_cnn", *own]
-    return config_of(*keys, "precision=fp64", "train.global_batch=8")
+    return config_of(*keys, "precision=fp64", "train.global_batch_size=8")
 
 
 def weights(name: str, config: Config) -> Weights:

@@ -31,7 +31,7 @@ from torch_impl import step as torch_step
 from torch_impl import weights as torch_weights
 
 EXAMPLES = 24
-PLAN = BatchPlan(seed=0, examples=EXAMPLES, global_batch=8, steps=5)
+PLAN = BatchPlan(seed=0, examples=EXAMPLES, global_batch_size=8, steps=5)
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images, labels
 # A row of StepMetrics for each step; the weights, with their average as in `Run`.
@@ -81,7 +81,7 @@ def micro_batches(
 ) -> Iterable[tuple[np.ndarray, Any]]:
     """This rank's rows of each batch, their augmentation, and their dropout's keys."""
     for step, batch in enumerate(batches):
-        whole = batch.reshape(config.train.accumulate, -1)
+        whole = batch.reshape(config.train.grad_accum_steps, -1)
         rows = rank_slice(whole.T, rank, processes).T
         at = config, PLAN, step, rows
         yield rows, batch_draws(*at), batch_keys(*at)

@@ -60,7 +60,7 @@ def test_augmented_pixels_are_numpys_bit_for_bit(kind, precision, make_config, w
         256, size=(EXAMPLES, 13, 17, 3), dtype=np.uint8
     )
     labels = np.zeros(EXAMPLES, np.int32)
-    plan = BatchPlan(seed=0, examples=EXAMPLES, global_batch=32, steps=3)
+    plan = BatchPlan(seed=0, examples=EXAMPLES, global_batch_size=32, steps=3)
     indices = plan.indices(2)
     draws = batch_draws(config, plan, 2, indices)
     right = expected(config, images[indices], draws)

@@ -17,16 +17,16 @@ from runtime.processes import Processes
 def test_three_processes_on_two_gpus_are_refused_by_torch(make_config, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     third = Processes("torchrun", rank=2, count=3, local_rank=2, coordinator="h:1")
-    config = make_config("train.global_batch=63", "platform=gpu")
+    config = make_config("train.global_batch_size=63", "platform=gpu")
     with pytest.raises(ConfigError, match="3 accelerators .* sees 2; use at most 2"):
         torch_impl.parallel.check(config, third)
-    torch_impl.parallel.check(make_config("train.global_batch=63"), third)
+    torch_impl.parallel.check(make_config("train.global_batch_size=63"), third)
 
 
 def test_three_devices_where_two_gpus_exist_are_refused_by_jax(
     make_config, monkeypatch
 ):
-    config = make_config("train.global_batch=63", "devices=3")
+    config = make_config("train.global_batch_size=63", "devices=3")
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1] * 2)
     with pytest.raises(ConfigError, match="3 accelerators .* sees 2; use at most 2"):

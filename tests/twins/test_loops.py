@@ -20,9 +20,9 @@ from recipe.config import Config
 from recipe.execution import Strategy
 from tests.twins.steps import jax_call, random_arrays, random_weights
 
-SMALL = ["data=synthetic", "task.image_shape=[8,8,3]", "train.global_batch=8"]
+SMALL = ["data=synthetic", "task.image_shape=[8,8,3]", "train.global_batch_size=8"]
 NARROW = [*SMALL, "model.width=0.0625"]
-CNN = ["data=synthetic", "task.image_shape=[16,16,1]", "train.global_batch=8"]
+CNN = ["data=synthetic", "task.image_shape=[16,16,1]", "train.global_batch_size=8"]
 MODELS = {
     "mlp": [*SMALL, "model=mlp"],
     "cnn": [*CNN, "model=cnn"],
@@ -32,11 +32,14 @@ MODELS = {
     "vit_tiny": [*NARROW, "model=vit_tiny", "model.blocks=1"],
 }
 CASES = [  # one micro-batch or four, on one device or two
-    *((model, 1, ["train.accumulate=1"]) for model in MODELS),
-    *((model, 2, ["train.accumulate=4"]) for model in ("mlp", "cnn", "vit_tiny")),
-    ("resnet9", 2, ["train.accumulate=2"]),
-    *(("cnn", 2, ["train.accumulate=4", f"parallel={x}"]) for x in ("fsdp", "pmap")),
-    ("cnn", 2, ["train.accumulate=4", "parallel.exchange=false"]),
+    *((model, 1, ["train.grad_accum_steps=1"]) for model in MODELS),
+    *((model, 2, ["train.grad_accum_steps=4"]) for model in ("mlp", "cnn", "vit_tiny")),
+    ("resnet9", 2, ["train.grad_accum_steps=2"]),
+    *(
+        ("cnn", 2, ["train.grad_accum_steps=4", f"parallel={x}"])
+        for x in ("fsdp", "pmap")
+    ),
+    ("cnn", 2, ["train.grad_accum_steps=4", "parallel.grad_sync=false"]),
 ]
 
 
@@ -58,9 +61,9 @@ def shallow(monkeypatch):
 def compiled_step(config: Config, devices: int) -> str:
     """The text of the module that XLA makes of a training step."""
     mesh = Mesh(np.array(jax.local_devices()[:devices]), (jax_parallel.AXIS,))
-    strategy, exchange = Strategy(config.parallel.name), config.parallel.exchange
-    world = jax_parallel.World(0, 1, devices, mesh, strategy, exchange)
-    batch = np.zeros((1, config.train.global_batch), np.int32)
+    strategy, grad_sync = Strategy(config.parallel.name), config.parallel.grad_sync
+    world = jax_parallel.World(0, 1, devices, mesh, strategy, grad_sync)
+    batch = np.zeros((1, config.train.global_batch_size), np.int32)
     given = random_weights(config), random_arrays(config), batch, 0.1, world
     step, state, (others,) = jax_call(config, *given)
     if world.mapped:
@@ -106,7 +109,7 @@ def test_a_step_on_a_cpu_has_no_product_in_a_loop(model, devices, how, make_conf
 
 def test_a_scan_over_micro_batches_would_be_found(make_config, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    config = make_config(*MODELS["cnn"], "train.accumulate=4")
+    config = make_config(*MODELS["cnn"], "train.grad_accum_steps=4")
     found = products_in_loops(compiled_step(config, 1))
     assert any(" convolution(" in line for line in found)
 

@@ -65,7 +65,7 @@ def test_resnets_are_torchvisions_in_outputs_gradients_and_statistics(
     name, stem, make_config, worlds
 ):
     model = [f"model={name}", f"model.stem={stem}", "model.width=0.125"]
-    config = make_config(*SMALL, *model, "train.global_batch=6")
+    config = make_config(*SMALL, *model, "train.global_batch_size=6")
     weights = random_weights(config)
     generator = np.random.default_rng(1)
     images = generator.normal(size=(6, 32, 32, 3))
@@ -126,7 +126,7 @@ def test_resnets_are_torchvisions_in_outputs_gradients_and_statistics(
 def test_a_model_that_holds_other_leaves_is_refused_by_both(make_config, change, told):
     planted = Path(__file__).parent / "planted"
     config = make_config(
-        *("model=own", f"model.folder={planted}", "data=synthetic"),
+        *("model=custom", f"model.folder={planted}", "data=synthetic"),
         "data.image_shape=[8,8,1]",
     )
     weights = random_weights(config)
@@ -146,7 +146,7 @@ def test_gradients_of_the_deep_models_are_those_of_finite_differences(
     name, make_config
 ):
     config = make_config(
-        *(*SMALL, f"model={name}", "model.width=0.0625", "train.global_batch=6")
+        *(*SMALL, f"model={name}", "model.width=0.0625", "train.global_batch_size=6")
     )
     generator = np.random.default_rng(1)
     images = torch.tensor(generator.normal(size=(6, 3, 32, 32)))

@@ -46,7 +46,7 @@ def own(make_config, tmp_path):
     (tmp_path / "shapes.py").write_text(source)
 
     def own(*overrides):
-        return make_config("model=own", f"model.folder={tmp_path}", *overrides)
+        return make_config("model=custom", f"model.folder={tmp_path}", *overrides)
 
     return own
 

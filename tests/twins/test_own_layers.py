@@ -132,8 +132,8 @@ def pair(tmp_path, make_config):
         imports = {"jax": "import jax.numpy as jnp\n", "torch": "import torch\n"}[twin]
         file.write_text(imports + text)
         folder = f"model.folder={tmp_path / kind}"
-        recipe = "experiment=digits_cnn", "model=own", "precision=fp64", folder
-        return make_config(*recipe, "train.global_batch=8", "platform=cpu")
+        recipe = "experiment=digits_cnn", "model=custom", "precision=fp64", folder
+        return make_config(*recipe, "train.global_batch_size=8", "platform=cpu")
 
     return pair
 

@@ -54,8 +54,12 @@ WANDERING = {
 }
 EXAMPLES, BATCH, STEPS = 12, 4, 2
 RECIPE = (
-    *("model=own", "precision=fp64", "data=synthetic"),
-    *("data.image_shape=[8,8,1]", f"train.global_batch={BATCH}", "optim.nesterov=true"),
+    *("model=custom", "precision=fp64", "data=synthetic"),
+    *(
+        "data.image_shape=[8,8,1]",
+        f"train.global_batch_size={BATCH}",
+        "optim.nesterov=true",
+    ),
     *("optim.weight_decay=0.1", f"train.steps={STEPS}"),
 )
 
@@ -424,7 +428,7 @@ def test_a_mean_of_means_parts_the_test_loss(
 
     if planted:
         monkeypatch.setattr(jax_evaluate, "evaluation_metrics", mean_of_means)
-    given = f"model.folder={FOLDERS[model]}", "train.global_batch=8"
+    given = f"model.folder={FOLDERS[model]}", "train.global_batch_size=8"
     config = make_config(*RECIPE, *given)
     weights = random_weights(config)
     data = (*(a[:12] for a in random_arrays(config)), *pixel_affine(config))

@@ -154,7 +154,7 @@ ACCUMULATED = ["experiment=digits_cnn", "precision=fp64", "optim.clip_norm=1"]
 def test_four_micro_batches_are_one_batch_to_rounding(make_config, twins, twin):
     rows, ends = batches(3), []
     for parts in 1, 4:
-        config = make_config(*ACCUMULATED, f"train.accumulate={parts}")
+        config = make_config(*ACCUMULATED, f"train.grad_accum_steps={parts}")
         ends.append(twins(config, random_weights(config))[twin](rows))
     (one, one_end), (four, four_end) = ends
     assert relative_difference(one, four).max() <= 1e-12

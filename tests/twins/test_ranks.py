@@ -167,7 +167,7 @@ def test_gradients_are_summed_over_devices_in_fp32(parallel):
 def update_in_bf16(make_config, devices, parallel="dp"):
     """What a step adds to each weight: of two devices, or of two micro-batches."""
     recipe = "experiment=digits_mlp", "precision=bf16"
-    config = make_config(*recipe, f"train.accumulate={2 // devices}")
+    config = make_config(*recipe, f"train.grad_accum_steps={2 // devices}")
     start = {n: w.astype(np.float32) for n, w in random_weights(config).items()}
     rows = np.arange(8, dtype=np.int32)[None]
     world = jax_world(devices, parallel)

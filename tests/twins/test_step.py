@@ -27,7 +27,7 @@ from torch_impl import weights as torch_weights
 from torch_impl.parallel import replicate as torch_place
 
 OWN_DROPOUT = [
-    *("model=own", f"model.folder={ROOT}/tests/twins/planted_dropout"),
+    *("model=custom", f"model.folder={ROOT}/tests/twins/planted_dropout"),
     *("data=synthetic", "data.image_shape=[8,8,1]"),
 ]
 EXPERIMENTS = ["linear_line", "digits_mlp", "digits_cnn"]
@@ -49,10 +49,10 @@ RECIPES = [
     ["experiment=cifar10_resnet9", *DEEP, "model.norm.name=layer"],
     ["experiment=cifar10_vit_tiny", *DEEP, "model.blocks=2"],
     ["experiment=digits_mlp", "model.hidden=[32,16]", "model.dropout=0.3"],
-    ["experiment=digits_cnn", "model.dropout=0.5", "train.accumulate=2"],
+    ["experiment=digits_cnn", "model.dropout=0.5", "train.grad_accum_steps=2"],
     ["experiment=cifar10_vit_tiny", *DEEP, "model.blocks=2", "model.dropout=0.1"],
     ["experiment=digits_mlp", "model.dropout=0.3", "compile=true"],
-    [*OWN_DROPOUT, "train.accumulate=2", "optim.ema_decay=0.9"],
+    [*OWN_DROPOUT, "train.grad_accum_steps=2", "optim.ema_decay=0.9"],
     [*OWN_DROPOUT, "compile=true"],
     # Batch normalisation, since compiling must leave its running statistics.
     ["compile=true", *NORMED],

@@ -78,7 +78,7 @@ def test_its_body_is_trained_on_with_a_head_of_other_classes(
     reference, path = theirs("resnet18", classes=1000), tmp_path / f"weights.{kind}"
     SAVE[kind](reference, path)
     recipe = *RECIPE, "model=resnet18", "model.stem=imagenet"
-    batch = "train.global_batch=4", "train.accumulate=1"
+    batch = "train.global_batch_size=4", "train.grad_accum_steps=1"
     config = make_config(
         *recipe,
         *batch,

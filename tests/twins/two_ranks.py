@@ -33,24 +33,24 @@ from torch_impl.precision import configure  # noqa: E402
 OUTLIER = EXAMPLES - 1  # the example whose gradient is more than fp16 holds
 OVERFLOW = 7  # the step, from 0, that meets it
 NORMED = [
-    *("model=own", f"model.folder={ROOT}/tests/twins/planted", "precision=fp64"),
-    *("data=synthetic", "data.image_shape=[8,8,1]", "train.accumulate=2"),
+    *("model=custom", f"model.folder={ROOT}/tests/twins/planted", "precision=fp64"),
+    *("data=synthetic", "data.image_shape=[8,8,1]", "train.grad_accum_steps=2"),
     *("data.augment.pad_crop=2", "data.augment.flip=true"),
 ]
 HALF = [
     *("experiment=linear_line", "model=mlp", "precision=fp16"),
     *("precision.loss_scale.initial=8", "precision.loss_scale.interval=5"),
-    *("optim.momentum=0.9", "train.accumulate=2"),
+    *("optim.momentum=0.9", "train.grad_accum_steps=2"),
 ]
 CLIPPED = [
-    *("experiment=digits_cnn", "precision=fp16", "train.accumulate=2"),
+    *("experiment=digits_cnn", "precision=fp16", "train.grad_accum_steps=2"),
     *("precision.loss_scale.initial=1024", "optim.clip_norm=0.5"),
 ]
-DROPPING = ["precision=fp64", "model.dropout=0.3", "train.accumulate=2"]
+DROPPING = ["precision=fp64", "model.dropout=0.3", "train.grad_accum_steps=2"]
 OWN_DROPPING = [
-    *("model=own", f"model.folder={ROOT}/tests/twins/planted_dropout"),
+    *("model=custom", f"model.folder={ROOT}/tests/twins/planted_dropout"),
     *("precision=fp64", "data=synthetic", "data.image_shape=[8,8,1]"),
-    "train.accumulate=2",
+    "train.grad_accum_steps=2",
 ]
 VIT = [
     *("experiment=cifar10_vit_tiny", "data=synthetic", "task.image_shape=[8,8,3]"),

@@ -55,7 +55,7 @@ def in_jax(config: Config, devices: int) -> Collectives:
     world = jax_parallel.World(0, 1, devices, mesh, strategy)
     weights = {k: v.astype(np.float32) for k, v in random_weights(config).items()}
     arrays = random_arrays(config)
-    batch = np.zeros((1, config.train.global_batch), np.int32)
+    batch = np.zeros((1, config.train.global_batch_size), np.int32)
     step, state, (others,) = jax_call(config, weights, arrays, batch, 0.1, world)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state), world.replicated
     jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)
@@ -158,7 +158,7 @@ def backward(config: Config, model: nn.Module) -> None:
 def main() -> None:
     devices = int(sys.argv[1])
     jax.config.update("jax_num_cpu_devices", devices)
-    layers = f"model.hidden=[{devices}]", f"train.global_batch={devices}"
+    layers = f"model.hidden=[{devices}]", f"train.global_batch_size={devices}"
     small = config_of("experiment=digits_mlp", *layers)
     sharded = config_of("experiment=digits_mlp", *layers, "parallel=fsdp")
     deep = config_of("experiment=cifar10_resnet18", "data=synthetic")

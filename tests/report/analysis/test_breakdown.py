@@ -14,11 +14,11 @@ from report.analysis.breakdown import (
 )
 from report.analysis.cells import cells_of
 from report.analysis.recipes import Recipe, workload
-from report.analysis.runs import ABLATIONS, EXCHANGE
+from report.analysis.runs import ABLATIONS, GRAD_SYNC
 from report.analysis.scaling import scaling
 from report.analysis.timings import Evaluated, Rows, Window
 
-EXPOSED, UPDATE = ABLATIONS[EXCHANGE], "optim.update"
+EXPOSED, UPDATE = ABLATIONS[GRAD_SYNC], "optim.update"
 # An ablation has a hash of its own, and the workload of what it is an ablation of.
 RECIPES = {
     "recipe": Recipe("workload", None),
@@ -44,7 +44,7 @@ def alone(timed_run):
 
     def make(rates, **fields):
         fields = {"world_size": 2, "config_hash": "alone", **fields}
-        return [timed_run(rate, ablated=(EXCHANGE,), **fields) for rate in rates]
+        return [timed_run(rate, ablated=(GRAD_SYNC,), **fields) for rate in rates]
 
     return make
 
@@ -58,7 +58,7 @@ def rows(data=0.1, ranks=(1.0, 0.9), windows=4):
 def test_the_parts_of_a_step_are_the_step(cell, alone):
     whole = cell([80.0, 81.0, 79.0])
     ablations = {
-        EXCHANGE: alone([100.0, 101.0, 99.0]),
+        GRAD_SYNC: alone([100.0, 101.0, 99.0]),
         UPDATE: alone([83.2, 84.2, 82.2]),
     }
     assert set(ablations) == set(ABLATIONS)
@@ -76,7 +76,7 @@ def test_the_parts_of_a_step_are_the_step(cell, alone):
 def test_a_part_that_no_run_measured_is_not_shown(cell, alone):
     whole, arm = cell([80.0] * 3), alone([100.0] * 3)
     untimed = [rows(), rows(), Rows(rows().windows + (Window(1, 1.0, (), {}),), None)]
-    found = breakdown(whole, untimed, {EXCHANGE: arm})
+    found = breakdown(whole, untimed, {GRAD_SYNC: arm})
     assert found is not None and list(found.shares) == [REST, EXPOSED]
     found = breakdown(whole, [rows()] * 3, {})
     assert found is not None and list(found.shares) == [REST, "data"]
@@ -85,7 +85,7 @@ def test_a_part_that_no_run_measured_is_not_shown(cell, alone):
 
 def test_too_few_repeats_of_an_arm_have_no_interval(cell, alone):
     whole, arm = cell([80.0] * 3), alone([100.0, 101.0])
-    found = breakdown(whole, [rows()] * 3, {EXCHANGE: arm})
+    found = breakdown(whole, [rows()] * 3, {GRAD_SYNC: arm})
     assert found is not None
     for part in EXPOSED, REST:
         assert found.shares[part].low is None
@@ -102,7 +102,7 @@ def test_of_simulated_studies_the_intervals_hold_the_truth(cell, alone):
         noise = np.exp(generator.normal(0, 0.02, (3, 5)))
         whole, arm = cell((80 * noise[0]).tolist()), alone((100 * noise[1]).tolist())
         timed = [rows(data=0.1 * factor) for factor in noise[2]]
-        found = breakdown(whole, timed, {EXCHANGE: arm})
+        found = breakdown(whole, timed, {GRAD_SYNC: arm})
         assert found is not None
         for part, value in truth.items():
             share = found.shares[part]
@@ -113,7 +113,7 @@ def test_of_simulated_studies_the_intervals_hold_the_truth(cell, alone):
 def test_an_arm_is_no_repeat_and_goes_to_the_cell_that_it_is_of(cell, alone):
     whole, arm = cell([80.0] * 3), alone([100.0] * 3)
     ablations, left_out = ablations_of(arm, [whole], RECIPES)
-    assert ablations == {whole: {EXCHANGE: tuple(arm)}} and left_out == []
+    assert ablations == {whole: {GRAD_SYNC: tuple(arm)}} and left_out == []
     (curve,) = scaling(list(whole.runs)).curves
     assert curve.points[0].cell.rates == [80.0] * 3
 
@@ -123,7 +123,7 @@ def test_an_arm_is_no_repeat_and_goes_to_the_cell_that_it_is_of(cell, alone):
     [
         ({"world_size": 4}, "no run of the whole step is like it"),
         ({"framework": "jax"}, "no run of the whole step is like it"),
-        ({"global_batch": 128}, "no run of the whole step is like it"),
+        ({"global_batch_size": 128}, "no run of the whole step is like it"),
         ({"config_hash": "another"}, "no run of the whole step is like it"),
         ({"config_hash": "unread"}, "no run of the whole step is like it"),
     ],
@@ -132,7 +132,7 @@ def test_an_arm_of_nothing_is_left_out_by_name(cell, alone, fields, told):
     (arm,) = alone([100.0], **fields)
     ablations, (out,) = ablations_of([arm], [cell([80.0])], RECIPES)
     assert ablations == {} and out.name == str(arm.path)
-    assert out.reason.startswith("left out parallel.exchange, to be timed against")
+    assert out.reason.startswith("left out parallel.grad_sync, to be timed against")
     assert told in out.reason
 
 

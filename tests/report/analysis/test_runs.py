@@ -25,24 +25,32 @@ def test_a_run_folder_gives_its_timing(folder):
     summary = json.loads((folder / "summary.json").read_text())
     assert list(run.windows) == summary["images_per_second"]["windows"]
     assert run.images_per_second == summary["images_per_second"]["median"]
-    for name in ("framework", "world_size", "global_batch", "config_hash", "precision"):
+    for name in (
+        "framework",
+        "world_size",
+        "global_batch_size",
+        "config_hash",
+        "precision",
+    ):
         assert getattr(run, name) == summary[name]
-    assert (run.global_batch, run.world_size, run.accumulate) == (8, 4, 1)
+    assert (run.global_batch_size, run.world_size, run.grad_accum_steps) == (8, 4, 1)
     environment = json.loads((folder / "environment.json").read_text())
     assert run.device == environment["processor"]  # on a CPU
 
 
 def test_what_a_steps_arm_leaves_out_is_known(folder):
     assert read_timed_run(folder).ablated == ()
-    change(folder, ablated=["parallel.exchange"])
-    assert read_timed_run(folder).ablated == ("parallel.exchange",)
+    change(folder, ablated=["parallel.grad_sync"])
+    assert read_timed_run(folder).ablated == ("parallel.grad_sync",)
 
 
 def test_micro_batches_are_known_from_the_config(folder):
-    assert read_timed_run(folder).accumulate == 1
+    assert read_timed_run(folder).grad_accum_steps == 1
     config = folder / "config.yaml"
-    config.write_text(config.read_text().replace("accumulate: 1", "accumulate: 2"))
-    assert read_timed_run(folder).accumulate == 2
+    config.write_text(
+        config.read_text().replace("grad_accum_steps: 1", "grad_accum_steps: 2")
+    )
+    assert read_timed_run(folder).grad_accum_steps == 2
 
 
 @pytest.mark.parametrize(
@@ -71,17 +79,18 @@ def cut_a_row(folder):
     file.write_text("".join(row for row in rows if json.loads(row)["step"] < 4))
 
 
-def nudge(folder):
+def perturb(folder):
     file = folder / "config.yaml"
     text = file.read_text()
-    assert text.count("  nudge: 0\n") == 1
-    file.write_text(text.replace("  nudge: 0\n", "  nudge: 3\n"))
+    assert text.count("  perturb_seed: 0\n") == 1
+    file.write_text(text.replace("  perturb_seed: 0\n", "  perturb_seed: 3\n"))
 
 
 # What no run ends with, each in its summary, and what is said of it.
 NONSENSE = {
     "is 0, expected 1 or more": [
-        {name: 0} for name in ("world_size", "processes", "global_batch", "parameters")
+        {name: 0}
+        for name in ("world_size", "processes", "global_batch_size", "parameters")
     ],
     "world_size is -4, expected 1": [{"world_size": -4}],
     "8 processes for a world size of 4": [{"processes": 8}],
@@ -106,20 +115,25 @@ def test_a_number_that_no_run_ends_with_is_refused(folder, told, fields):
         read_timed_run(folder)
 
 
-def accumulate(number):
+def grad_accum_steps(number):
     def harm(folder):
         file = folder / "config.yaml"
         text = file.read_text()
-        assert text.count("  accumulate: 1\n") == 1
-        file.write_text(text.replace("  accumulate: 1\n", f"  accumulate: {number}\n"))
+        assert text.count("  grad_accum_steps: 1\n") == 1
+        file.write_text(
+            text.replace("  grad_accum_steps: 1\n", f"  grad_accum_steps: {number}\n")
+        )
 
     return harm
 
 
 DAMAGE = {
-    "no micro-batch": (accumulate(0), "accumulate is 0, expected 1 or more"),
-    "endless digits": (accumulate("1" * 5000), "cannot read .*config"),
-    "a control": (nudge, r"is a parity check's control \(train\.nudge=3\)"),
+    "no micro-batch": (
+        grad_accum_steps(0),
+        "grad_accum_steps is 0, expected 1 or more",
+    ),
+    "endless digits": (grad_accum_steps("1" * 5000), "cannot read .*config"),
+    "a control": (perturb, r"is a parity check's control \(train\.perturb_seed=3\)"),
     "no config": (lambda f: (f / "config.yaml").unlink(), "cannot read .*config"),
     "a row cut short": (cut, r"metrics\.jsonl is cut short: .* row of step 4"),
     "rows missing": (cut_a_row, r"metrics\.jsonl is cut short"),

@@ -41,11 +41,11 @@ def make_curve(timed_run):
         for size, number in itertools.product(sizes, range(repeats)):
             rate = 1000 * float(law(size, SERIAL)) * (1 + 0.001 * (number - 1))
             varied = {
-                STRONG: {"global_batch": 512},
-                WEAK: {"global_batch": 64 * size, "config_hash": f"recipe-{size}"},
+                STRONG: {"global_batch_size": 512},
+                WEAK: {"global_batch_size": 64 * size, "config_hash": f"recipe-{size}"},
                 ACCUMULATION: {
-                    "global_batch": 512,
-                    "accumulate": 16 // size,
+                    "global_batch_size": 512,
+                    "grad_accum_steps": 16 // size,
                     "config_hash": f"recipe-{size}",
                 },
             }[regime]
@@ -77,20 +77,22 @@ def test_each_regime_is_known_and_gives_back_its_serial_fraction(make_curve, reg
 
 
 def test_strong_and_weak_share_a_base_and_no_other_cell(make_curve):
-    runs = make_curve(STRONG, global_batch=64) + make_curve(WEAK)
+    runs = make_curve(STRONG, global_batch_size=64) + make_curve(WEAK)
     for run in runs:
-        assert run.global_batch % 64 == 0
-    runs = [replace(run, config_hash=str(run.global_batch)) for run in runs]
+        assert run.global_batch_size % 64 == 0
+    runs = [replace(run, config_hash=str(run.global_batch_size)) for run in runs]
     curves = {curve.regime: curve for curve in scaling(runs).curves}
     assert set(curves) == {STRONG, WEAK}
-    assert {p.cell.global_batch for p in curves[STRONG].points} == {64}
+    assert {p.cell.global_batch_size for p in curves[STRONG].points} == {64}
     assert {p.cell.device_batch for p in curves[WEAK].points} == {64}
     assert len(curves[STRONG].points[0].cell.runs) == 6  # both have it: six repeats
 
 
 def test_mixed_regimes_on_one_curve_are_refused_by_name(timed_run):
     batches = {1: 64, 2: 64, 4: 256}
-    runs = [timed_run(1.0, world_size=p, global_batch=b) for p, b in batches.items()]
+    runs = [
+        timed_run(1.0, world_size=p, global_batch_size=b) for p, b in batches.items()
+    ]
     cells, _ = cells_of(runs)
     with pytest.raises(RecordError, match="mixed regimes on one curve .world size 1: "):
         regime_of(cells)
@@ -253,7 +255,7 @@ def test_jax_is_compared_with_pytorch_eager_and_compiled(make_curve):
 def test_a_grid_of_batches_and_sizes_has_no_curve_without_a_base(timed_run):
     grid = itertools.product([1, 2, 4], [64, 128, 256])
     runs = [
-        timed_run(1.0 * p, world_size=p, global_batch=b, config_hash=str(b))
+        timed_run(1.0 * p, world_size=p, global_batch_size=b, config_hash=str(b))
         for p, b in grid
     ]
     found = scaling(runs)

@@ -185,7 +185,7 @@ def test_a_learning_rate_that_follows_the_batch_of_a_weak_curve_is_no_sweep(
                 world_size=size,
                 peak_lr=0.1 * size,
             )
-            change(folder / "summary.json", global_batch=8 * size)
+            change(folder / "summary.json", global_batch_size=8 * size)
     (curve,) = reported(tmp_path).scaling.curves
     assert (curve.regime, curve.setting.varied) == ("weak", ())
     assert curve.base == 1
@@ -204,7 +204,7 @@ def test_a_check_at_another_batch_than_the_cells_says_so(trained, written, tmp_p
     for size in 1, 2:
         for framework in "torch", "jax":
             folder = trained(f"{framework}-{size}", 100.0, 0.9, framework, size)
-            change(folder / "summary.json", global_batch=8 * size)
+            change(folder / "summary.json", global_batch_size=8 * size)
     write_check(written, tmp_path / "runs" / "parity-fp32")
     found = reported(tmp_path)
     (said,) = batch_sentences(found)

@@ -111,7 +111,7 @@ def amdahls(timed_run, serial):
     """What a report says of a curve of that serial fraction further out."""
     rates = {p: 1000 / (serial + (1 - serial) / p) for p in (1, 2, 4, 8, 16)}
     runs = [
-        timed_run(rate * (1 + n / 1e4), world_size=p, global_batch=512)
+        timed_run(rate * (1 + n / 1e4), world_size=p, global_batch_size=512)
         for p, rate in rates.items()
         for n in (-1, 0, 1)
     ]

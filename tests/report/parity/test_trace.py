@@ -207,13 +207,13 @@ def test_a_weight_with_a_gradient_or_a_past_of_its_own_parts(value, gradient, wh
 
 def test_what_rounding_alone_moves_in_the_controls_hides_no_later_difference():
     right = with_bias(1e-8, 1e-9)
-    nudged = with_bias(-1e-8, -1e-9)
-    whole, after = nudged
+    perturbed = with_bias(-1e-8, -1e-9)
+    whole, after = perturbed
     wrong = replace(
         whole, outputs=whole.outputs | {"head": whole.outputs["head"] * 1.1}
     )
-    given = {"controls": [(nudged, right)], "precision": "fp32"}
-    assert compared(right, nudged, **given).verdict == IDENTICAL
+    given = {"controls": [(perturbed, right)], "precision": "fp32"}
+    assert compared(right, perturbed, **given).verdict == IDENTICAL
     found = compared(right, (wrong, after), **given)
     assert found.wandering == ["conv.bias"]
     assert found.first.what == "the output of head"
