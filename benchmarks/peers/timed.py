@@ -14,7 +14,7 @@ import numpy as np  # noqa: E402
 
 IMAGES = 8192
 WARM_SECONDS, WINDOWS = 0.5, 5
-WARM_WINDOWS, IN_STEP_WINDOWS = 3, 15
+WARM_WINDOWS, IN_STEP_WINDOWS = 3, 9
 
 
 def arguments(description: str | None) -> argparse.Namespace:
