@@ -65,9 +65,16 @@ def clean_environment() -> dict[str, str]:
 os.environ.update(NO_GPU)
 
 
+# What is waited for longest comes first, or workers are idle at the end.
+FIRST = ("tests/launch/", "tests/faults/", "tests/twins/")
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
+
+
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
+    config.stash[COLLECTED] = list(items)  # before -m leaves any out
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
     if "gpu" in config.option.markexpr:
         return  # asked for: without a GPU they fail instead of passing unnoticed
     for item in items:
