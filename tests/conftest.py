@@ -61,8 +61,10 @@ def clean_environment() -> dict[str, str]:
 
 
 # This process imports frameworks too, before any fixture could run. GPUs belong to the
-# processes that ask for them; memory held here would be missing there.
-os.environ.update(NO_GPU)
+# processes that ask for them; memory held here would be missing there. PyTorch's threads
+# spin while they wait for each other, so where processes share cores a step of one
+# millisecond takes ten. Each process has one thread, unless a test asks for more.
+os.environ.update(NO_GPU | {"OMP_NUM_THREADS": "1"})
 
 
 # What is waited for longest comes first, or workers are idle at the end.
@@ -104,8 +106,14 @@ def fashion_mnist() -> Path:
 
 
 @pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where datasets are decoded into, once in a session."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
 def run_python(
-    tmp_path_factory: pytest.TempPathFactory,
+    data_folder: Path,
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_python(["launch/jax.py", "train.steps=3"], gpu=False, DUET_DATA=folder)`.
 
@@ -119,7 +127,6 @@ def run_python(
       timeout: seconds; then the process and those it started are killed.
       variables: environment variables by name, set last; None unsets one.
     """
-    data = tmp_path_factory.mktemp("data")
 
     def run(
         args: list[str | Path],
@@ -130,7 +137,7 @@ def run_python(
         **variables: str | Path | None,
     ) -> subprocess.CompletedProcess[str]:
         environment = clean_environment() | {
-            "DUET_DATA": str(data),
+            "DUET_DATA": str(data_folder),
             "WANDB_MODE": "offline",
             **(GPU if gpu else NO_GPU),
         }

@@ -25,6 +25,7 @@ def tracked(framework, train):
         framework,
         *("experiment=digits_mlp", "tracking=wandb", "train.epochs=2"),
         processes=2,
+        typed=True,
         http_proxy="http://127.0.0.1:9",
         https_proxy="http://127.0.0.1:9",
     )
@@ -233,7 +234,8 @@ def test_a_whole_run_loads_its_own_framework_alone(framework, run_python, tmp_pa
 
 
 def test_digits_cnn_reaches_its_accuracy(framework, train):
-    run = read_run(train(framework, "experiment=digits_cnn"))
+    many = {"typed": True, "OMP_NUM_THREADS": None}  # threads, as PyTorch has by itself
+    run = read_run(train(framework, "experiment=digits_cnn", **many))
     assert run.summary["test"]["accuracy"] >= 0.96
 
 
