@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -61,10 +62,22 @@ def clean_environment() -> dict[str, str]:
 
 
 # This process imports frameworks too, before any fixture could run. GPUs belong to the
-# processes that ask for them; memory held here would be missing there. PyTorch's threads
-# spin while they wait for each other, so where processes share cores a step of one
-# millisecond takes ten. Each process has one thread, unless a test asks for more.
+# processes that ask for them; memory held here would be missing there. Each has one
+# thread of PyTorch's unless a test asks for more: several wait for each other by
+# spinning, and where processes share the cores that takes longer than the work.
 os.environ.update(NO_GPU | {"OMP_NUM_THREADS": "1"})
+
+
+def exhaustive_but(kept: Collection[Any], cases: Iterable[Any]) -> list[Any]:
+    """Cases for parametrize, of which `make test` runs only those that are kept."""
+    return [
+        case
+        if case in kept
+        else pytest.param(
+            *(case if isinstance(case, tuple) else [case]), marks=pytest.mark.exhaustive
+        )
+        for case in cases
+    ]
 
 
 # What is waited for longest comes first, or workers are idle at the end.
