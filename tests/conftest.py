@@ -70,6 +70,8 @@ os.environ.update(NO_GPU | {"OMP_NUM_THREADS": "1"})
 
 def exhaustive_but(kept: Collection[Any], cases: Iterable[Any]) -> list[Any]:
     """Cases for parametrize, of which `make test` runs only those that are kept."""
+    cases = list(cases)
+    assert all(case in cases for case in kept), f"{kept} are not all of {cases}"
     return [
         case
         if case in kept

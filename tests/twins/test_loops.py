@@ -43,8 +43,11 @@ CASES = [  # one micro-batch or four, on one device or two
     ("cnn", 2, ["train.grad_accum_steps=4", "parallel.grad_sync=false"]),
 ]
 KEPT = [
-    *((model, 1, ["train.accumulate=1"]) for model in ("mlp", "resnet9", "vit_tiny")),
-    ("cnn", 2, ["train.accumulate=4"]),
+    *(
+        (model, 1, ["train.grad_accum_steps=1"])
+        for model in ("mlp", "resnet9", "vit_tiny")
+    ),
+    ("cnn", 2, ["train.grad_accum_steps=4"]),
 ]
 
 
