@@ -10,11 +10,11 @@ PY := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check gpu demo identity bench faults clean
+.PHONY: help setup test test-all check gpu demo identity bench faults clean
 
 help: ## list the targets
 	@echo "Duet: the same training in PyTorch and in JAX."
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 	@echo "  PYTHON=python3.12 picks the interpreter, EXTRAS=dev,cuda adds JAX for NVIDIA GPUs,"
 	@echo "  ARGS='-k name' goes to pytest."
 
@@ -32,11 +32,16 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # Three at a time, on two cores too: much of a test is waiting for processes to meet. In
-# the files' own order, not the one with most tests first: tests/launch has few, and they
-# wait longest. A worker that died in a test, or hung, is not replaced, since the same
-# test would run again; the others end what they have been given.
-test: setup ## every test and doctest; those for GPUs are skipped
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)
+# the order of tests/conftest.py, not the one with most tests first: tests/launch has few,
+# and they wait longest. A worker that died in a test, or hung, is not replaced, since the
+# same test would run again; the others end what they have been given.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
+
+test: setup ## every law at least once, ten minutes; tests for GPUs are skipped
+	$(PY) -m pytest $(WORKERS) -m 'not exhaustive' $(ARGS)
+
+test-all: setup ## every test and doctest, twenty minutes; what .ci/run runs
+	$(PY) -m pytest $(WORKERS) $(ARGS)
 
 check: setup ## ruff, pyright and the import contracts: what may not be merged broken
 	$(PY) -m ruff check

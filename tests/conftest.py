@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -61,13 +62,36 @@ def clean_environment() -> dict[str, str]:
 
 
 # This process imports frameworks too, before any fixture could run. GPUs belong to the
-# processes that ask for them; memory held here would be missing there.
-os.environ.update(NO_GPU)
+# processes that ask for them; memory held here would be missing there. Each has one
+# thread of PyTorch's unless a test asks for more: several wait for each other by
+# spinning, and where processes share the cores that takes longer than the work.
+os.environ.update(NO_GPU | {"OMP_NUM_THREADS": "1"})
+
+
+def exhaustive_but(kept: Collection[Any], cases: Iterable[Any]) -> list[Any]:
+    """Cases for parametrize, of which `make test` runs only those that are kept."""
+    cases = list(cases)
+    assert all(case in cases for case in kept), f"{kept} are not all of {cases}"
+    return [
+        case
+        if case in kept
+        else pytest.param(
+            *(case if isinstance(case, tuple) else [case]), marks=pytest.mark.exhaustive
+        )
+        for case in cases
+    ]
+
+
+# What is waited for longest comes first, or workers are idle at the end.
+FIRST = ("tests/launch/", "tests/faults/", "tests/twins/")
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
 
 
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
+    config.stash[COLLECTED] = list(items)  # before -m leaves any out
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
     if "gpu" in config.option.markexpr:
         return  # asked for: without a GPU they fail instead of passing unnoticed
     for item in items:
@@ -97,8 +121,14 @@ def fashion_mnist() -> Path:
 
 
 @pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where datasets are decoded into, once in a session."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
 def run_python(
-    tmp_path_factory: pytest.TempPathFactory,
+    data_folder: Path,
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_python(["launch/jax.py", "train.steps=3"], gpu=False, DUET_DATA=folder)`.
 
@@ -112,7 +142,6 @@ def run_python(
       timeout: seconds; then the process and those it started are killed.
       variables: environment variables by name, set last; None unsets one.
     """
-    data = tmp_path_factory.mktemp("data")
 
     def run(
         args: list[str | Path],
@@ -123,7 +152,7 @@ def run_python(
         **variables: str | Path | None,
     ) -> subprocess.CompletedProcess[str]:
         environment = clean_environment() | {
-            "DUET_DATA": str(data),
+            "DUET_DATA": str(data_folder),
             "WANDB_MODE": "offline",
             **(GPU if gpu else NO_GPU),
         }

@@ -63,11 +63,13 @@ class Forks:
     Args:
       framework: "torch" or "jax".
       prefix: what its command is started by, such as unshare.
+      cache: of compiled steps; one of its own where none is given.
     """
 
     framework: str
     data: Path
     prefix: list[str] = field(default_factory=list)
+    cache: str = ""
     statuses: dict[int, int] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -75,7 +77,7 @@ class Forks:
         self._folder = tempfile.TemporaryDirectory()
         # What is compiled is the same in every run.
         compiled = {
-            "JAX_COMPILATION_CACHE_DIR": self._folder.name,
+            "JAX_COMPILATION_CACHE_DIR": self.cache or self._folder.name,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         self._process = subprocess.Popen(

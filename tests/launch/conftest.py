@@ -3,12 +3,14 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import NO_GPU, clean_environment
+from tests.conftest import CACHE, NO_GPU, clean_environment
+from tests.faults.ranks import Forks
 from tests.launch.slurm_cluster import SlurmCluster, why_not
 
 # A network with batch normalisation, small enough to compile in a moment.
@@ -45,19 +47,60 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def train(run_python, tmp_path_factory) -> Callable[..., Path]:
+def forks(data_folder) -> Iterator[Callable[[str], Forks]]:
+    """`forks("jax")`: what has imported it once, and forks the ranks of every run."""
+    with ExitStack() as stack:
+
+        @cache
+        def forks(framework: str) -> Forks:
+            kept = CACHE["JAX_COMPILATION_CACHE_DIR"]
+            return stack.enter_context(Forks(framework, data_folder, cache=kept))
+
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def forked(forks) -> Callable[..., tuple[list[int], str]]:
+    """`forked("jax", "train.steps=9", processes=2)`: its ranks' statuses, and output.
+
+    Each is the script that a user starts, without the seconds that imports take.
+    """
+
+    def forked(framework: str, *overrides: str, processes: int = 1, **variables: str):
+        ranks = forks(framework).start(*overrides, processes=processes, **variables)
+        statuses = ranks.wait(600)
+        ranks.end()
+        return statuses, ranks.said()
+
+    return forked
+
+
+@pytest.fixture(scope="session")
+def train(run_python, forked, tmp_path_factory) -> Callable[..., Path]:
     """`train("jax", "train.steps=9", processes=2)`: the folder of a good run.
 
-    The same one whenever it is asked for again, so it is left as it is.
+    The same one whenever it is asked for again, so it is left as it is. Its ranks are
+    forked; `typed=True` has them started by python or torchrun, as a user does.
     """
 
     @cache
-    def train(framework: str, *overrides: str, processes: int = 1, **variables) -> Path:
+    def train(
+        framework: str,
+        *overrides: str,
+        processes: int = 1,
+        typed: bool = False,
+        **variables,
+    ) -> Path:
         folder = tmp_path_factory.mktemp("run") / "run"
-        script = SCRIPTS[framework]
-        launcher = torchrun(processes, script) if processes > 1 else [script]
-        done = run_python([*launcher, f"run.dir={folder}", *overrides], **variables)
-        assert done.returncode == 0, done.stdout + done.stderr
+        given = f"run.dir={folder}", *overrides
+        if typed:
+            script = SCRIPTS[framework]
+            launcher = torchrun(processes, script) if processes > 1 else [script]
+            done = run_python([*launcher, *given], **variables)
+            assert done.returncode == 0, done.stdout + done.stderr
+        else:
+            statuses, said = forked(framework, *given, processes=processes, **variables)
+            assert statuses == [0] * processes, said
         return folder
 
     return train

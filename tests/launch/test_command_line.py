@@ -91,10 +91,12 @@ BAD_OVERRIDES = {
 
 
 @pytest.mark.parametrize("override", BAD_OVERRIDES)
-def test_a_bad_override_is_refused_in_one_error(run_python, override, tmp_path):
-    done = run_python(["launch/jax.py", override, f"run.dir={tmp_path / 'run'}"])
-    refused(done, *BAD_OVERRIDES[override])
-    assert done.stderr.count("\n") == 1, done.stderr
+def test_a_bad_override_is_refused_in_one_error(forked, override, tmp_path):
+    statuses, said = forked("jax", override, f"run.dir={tmp_path / 'run'}")
+    assert statuses == [2], said
+    assert said.count("\n") == said.count("error: ") == 1, said
+    for word in BAD_OVERRIDES[override]:
+        assert word in said
     assert not (tmp_path / "run").exists()
 
 
@@ -272,18 +274,18 @@ def test_a_folder_without_write_permission_is_refused(run_python, tmp_path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_full_disk_stops_the_run_and_keeps_what_was_written(
-    run_python, script, processes, tmp_path
+    forked, framework, processes, tmp_path
 ):
     disk = tmp_path / "disk"
     disk.mkdir()
     size = ["-o", "size=128k", "tmpfs"]
     subprocess.run(["mount", "-t", "tmpfs", *size, disk], check=True)
     try:
-        launcher = torchrun(processes, script) if processes > 1 else [script]
-        done = run_python([*launcher, "train.epochs=200", f"run.dir={disk / 'run'}"])
-        assert done.returncode == (2 if processes == 1 else 1), done.stderr
-        assert done.stderr.count("error: cannot write") == 1, done.stderr
-        assert "No space left on device" in done.stderr
+        given = "train.epochs=200", f"run.dir={disk / 'run'}"
+        statuses, said = forked(framework, *given, processes=processes)
+        assert statuses == [2] * processes, said
+        assert said.count("error: cannot write") == 1, said
+        assert "No space left on device" in said
         rows = (disk / "run" / "metrics.jsonl").read_text().splitlines()
         assert len(rows) > 100
     finally:
@@ -292,12 +294,12 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_written(
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_loss_that_is_not_finite_stops_every_rank_and_keeps_the_record(
-    run_python, script, processes, tmp_path
+    forked, framework, processes, tmp_path
 ):
-    launcher = torchrun(processes, script) if processes > 1 else [script]
-    done = run_python([*launcher, "optim.peak_lr=1e30", f"run.dir={tmp_path / 'run'}"])
-    assert done.returncode == 1
-    assert done.stderr.count("error: the loss is") == 1, done.stderr
+    given = "optim.peak_lr=1e30", f"run.dir={tmp_path / 'run'}"
+    statuses, said = forked(framework, *given, processes=processes)
+    assert statuses == [1] * processes, said
+    assert said.count("error: the loss is") == 1, said
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == 12  # the first window's 11 steps, half an epoch's, and itself
     summary = yaml.safe_load((tmp_path / "run" / "summary.json").read_text())

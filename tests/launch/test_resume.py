@@ -17,7 +17,7 @@ from report.parity.differences import (
     relative_difference,
 )
 from tests.conftest import NO_GPU, clean_environment
-from tests.launch.conftest import NORMED, SCRIPTS, torchrun
+from tests.launch.conftest import NORMED
 
 SHORT = ["train.steps=12", "train.log_every_steps=3", "checkpoint.every_minutes=null"]
 SAVING = [*SHORT, "checkpoint.every_steps=5"]
@@ -27,13 +27,12 @@ HALF = ["optim=adamw", "precision=fp16", "model.dropout=0.5"]
 
 
 @pytest.fixture
-def go_on(run_python):
+def go_on(forked):
     def go_on(framework, folder, *overrides, processes=1, status=0):
-        script = SCRIPTS[framework]
-        launcher = torchrun(processes, script) if processes > 1 else [script]
-        done = run_python([*launcher, f"run.dir={folder}", *overrides])
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        given = f"run.dir={folder}", *overrides
+        statuses, said = forked(framework, *given, processes=processes)
+        assert statuses == [status] * processes, said
+        return said
 
     return go_on
 

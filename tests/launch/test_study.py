@@ -87,7 +87,7 @@ def test_a_failed_cell_is_named_with_its_log_and_the_study_goes_on(
         [
             *(STUDY, "experiment=mnist_mlp", f"data.root={tmp_path / 'data'}"),
             *("study.framework=[torch]", "study.world_size=[1]", "study.repeats=1"),
-            f"run.dir={tmp_path / 'study'}",
+            *("study.wait_minutes=0", f"run.dir={tmp_path / 'study'}"),
         ],
         http_proxy="http://127.0.0.1:9",
         https_proxy="http://127.0.0.1:9",

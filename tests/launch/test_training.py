@@ -25,6 +25,7 @@ def tracked(framework, train):
         framework,
         *("experiment=digits_mlp", "tracking=wandb", "train.epochs=2"),
         processes=2,
+        typed=True,
         http_proxy="http://127.0.0.1:9",
         https_proxy="http://127.0.0.1:9",
     )
@@ -228,12 +229,13 @@ def test_what_is_timed_after_a_training_changes_nothing_of_it(framework, train):
 
 def test_a_whole_run_loads_its_own_framework_alone(framework, run_python, tmp_path):
     overrides = ["tracking=wandb", "train.steps=3", f"run.dir={tmp_path / 'run'}"]
-    done = run_python(["-c", LOADED, SCRIPTS[framework], *overrides])
+    threads = {"OMP_NUM_THREADS": None}  # as many as PyTorch has by itself
+    done = run_python(["-c", LOADED, SCRIPTS[framework], *overrides], **threads)
     assert f"loaded: ['{framework}']" in done.stdout, done.stdout + done.stderr
 
 
 def test_digits_cnn_reaches_its_accuracy(framework, train):
-    run = read_run(train(framework, "experiment=digits_cnn"))
+    run = read_run(train(framework, "experiment=digits_cnn", typed=True))
     assert run.summary["test"]["accuracy"] >= 0.96
 
 

@@ -1,0 +1,46 @@
+"""Of every law `make test` runs a case in each framework; exhaustive are only more."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.conftest import COLLECTED
+
+FRAMEWORKS = {"torch", "jax"}
+
+
+def laws_left_out(items: Iterable[Any]) -> list[tuple[str, str]]:
+    """Tests, each with a framework or "", of which every case is marked exhaustive."""
+    cases = defaultdict(list)
+    for item in items:
+        law, _, case = item.nodeid.partition("[")
+        of = FRAMEWORKS & {*case.removesuffix("]").split("-")}
+        marked = item.get_closest_marker("exhaustive") is not None
+        cases[law, "".join(of)].append(marked)
+    return sorted(law for law, marked in cases.items() if all(marked))
+
+
+def test_every_law_keeps_a_case_in_each_framework(request):
+    assert laws_left_out(request.config.stash[COLLECTED]) == []
+
+
+@pytest.fixture
+def case():
+    """`case("test_x[jax-fp16]", exhaustive=True)`: as pytest collects it."""
+
+    def case(nodeid: str, exhaustive: bool) -> Any:
+        marker = pytest.mark.exhaustive if exhaustive else None
+        return SimpleNamespace(nodeid=nodeid, get_closest_marker=lambda _: marker)
+
+    return case
+
+
+def test_a_law_that_make_test_leaves_out_would_be_named(case):
+    fewer = [case("test_a[jax-fp16]", True), case("test_a[jax-fp32]", False)]
+    assert laws_left_out(fewer) == []
+    without_torch = [*fewer, case("test_a[torch-fp16]", True)]
+    assert laws_left_out(without_torch) == [("test_a", "torch")]
+    assert laws_left_out([case("test_b", True)]) == [("test_b", "")]
