@@ -5,19 +5,22 @@ zero, of which a computer makes the rounding of a sum. Such a leaf wanders where
 takes it, another way in each framework, and nothing that the model says depends on it;
 held against itself it differs by 100 %. What tells it from others:
 
-- in fp64, that it ends no further from zero than the optimizer could have taken it on
-  rounding alone, which is `reach`;
+- in fp64, that it ends no further from where it began than the optimizer could have
+  taken it on rounding alone, which is `reach`;
 - elsewhere, that controls, which differ by rounding alone, end at another value too.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from recipe.errors import ConfigError
 from recipe.weights import SIGNIFICAND_BITS, Weights, is_trained
 from record.run import Run
+from record.weights import starting_weights
 
 # A sum of n terms is rounded to some sqrt(n) units in the last place of its size, and
 # to more where what it is taken over is far from zero, as before a norm. Measured on
@@ -56,11 +59,11 @@ def wandering(
         return Wandering(
             frozenset(n for n, v in controls.items() if is_trained(n) and v > WANDERS)
         )
-    most = reach([a, b])
+    most, moves = reach([a, b]), [moved(run) for run in (a, b)]
     near = frozenset(
         name
-        for name in a.weights.keys() & b.weights.keys()
-        if is_trained(name) and max(size(run.weights[name]) for run in (a, b)) <= most
+        for name in moves[0].keys() & moves[1].keys()
+        if max(size(move[name]) for move in moves) <= most
     )
     if precision == "fp64" and np.isfinite(most):
         return Wandering(near)
@@ -72,14 +75,29 @@ def wandering(
         frozenset(
             name
             for name in near
-            if not name.endswith(".kernel")
-            and _unlike(a.weights[name], b.weights[name])
+            if not name.endswith(".kernel") and _unlike(*(move[name] for move in moves))
         ),
     )
 
 
+def moved(run: Run) -> Weights:
+    """How far each parameter is from where it began: from zero, as drawn biases begin.
+
+    Of a run that began with `model.weights`, from the file's, unless that is gone.
+    """
+    start: Weights = {}
+    if run.config.model.weights is not None:
+        with contextlib.suppress(ConfigError):
+            start = starting_weights(run.config)
+    return {
+        name: array - start[name] if name in start else array
+        for name, array in run.weights.items()
+        if is_trained(name)
+    }
+
+
 def reach(runs: Sequence[Run], steps: int | None = None) -> float:
-    """How far from zero rounding alone may have taken a weight, at the most.
+    """How far rounding alone may have taken a weight, at the most.
 
     A gradient's rounding is taken to be 10 sqrt(n) units in the last place (in fp64
     100) of the norm of all gradients, n the numbers of a batch. SGD moves a weight by

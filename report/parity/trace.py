@@ -180,7 +180,7 @@ def _wandering(
     precision: str,
     reach: float,
 ) -> frozenset[str]:
-    """Parameters whose gradient is rounding alone, and that are where it took them.
+    """Parameters whose gradient is rounding alone, no further apart than it took them.
 
     Args:
       own: how far controls are apart in each of `found`, where there are some.
@@ -194,8 +194,11 @@ def _wandering(
 
     def near(name: str) -> bool:
         if own is None:
-            weights = a[0].weights, a[1], b[0].weights, b[1]
-            return all(size(w[name]) <= reach for w in weights if name in w)
+            pairs = (a[0].weights, b[0].weights), (a[1], b[1])
+            apart = [
+                size(x[name] - y[name]) for x, y in pairs if name in x and name in y
+            ]
+            return max(apart, default=0.0) <= 2 * reach
         return any(
             value > WANDERS
             for d, value in zip(found, own, strict=True)

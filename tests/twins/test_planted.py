@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import save_file
 
 from data.augment import batch_draws
 from jax_impl import ema as jax_ema
@@ -26,6 +27,7 @@ from recipe.own_model import own_module
 from recipe.pixels import pixel_affine
 from record.metrics import evaluation_metrics
 from record.run import AVERAGE
+from record.weights import starting_weights
 from report.parity.bounds import DIFFERENT, IDENTICAL
 from report.parity.compare import compare
 from report.parity.rounding import reach
@@ -81,9 +83,12 @@ def steps(worlds):
         images = generator.integers(256, size=shape, dtype=np.uint8)
         labels = generator.integers(10, size=EXAMPLES, dtype=np.int32)
         data = (images, labels, *pixel_affine(config))
-        weights = random_weights(config)
-        for name in WANDERING[Path(config.model.folder).name]:
-            weights[name][...] = 0
+        if config.model.weights is None:
+            weights = random_weights(config)
+            for name in WANDERING[Path(config.model.folder).name]:
+                weights[name][...] = 0
+        else:
+            weights = starting_weights(config)
         plan = BatchPlan.of(config, EXAMPLES)
         batches = [plan.indices(step) for step in range(STEPS)]
         draws = [batch_draws(config, plan, t, b) for t, b in enumerate(batches)]
@@ -401,6 +406,21 @@ def test_without_a_planted_difference_nothing_parts(
     assert [t.wandering for t in traces] == [WANDERING[model]] * STEPS
     wandering = {name.removeprefix(AVERAGE) for name in whole.wandering}
     assert wandering - {"norm.mean"} == set(WANDERING[model])
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw"])
+@pytest.mark.parametrize("model", exhaustive_but(["planted_biases"], FOLDERS))
+def test_biases_that_are_taken_out_again_may_begin_anywhere(
+    model, optim, steps, make_config, tmp_path
+):
+    nesterov = f"optim.nesterov={str(optim == 'sgd').lower()}"
+    given = *RECIPE, f"model.folder={FOLDERS[model]}", f"optim={optim}", nesterov
+    file = tmp_path / "weights.safetensors"
+    save_file(random_weights(make_config(*given)), file)
+    config = make_config(*given, f"model.weights={file}")
+    whole, traces = judged(config, steps(config))
+    assert whole.verdict == IDENTICAL, whole.broken
+    assert first_to_part(traces) is None
 
 
 @pytest.mark.parametrize("model", exhaustive_but(["planted"], FOLDERS))

@@ -37,6 +37,7 @@ def config_of(precision, optim):
     return SimpleNamespace(
         precision=SimpleNamespace(name=precision),
         optim=SimpleNamespace(name=optim, momentum=0.9, clip_norm=None, eps=1e-8),
+        model=SimpleNamespace(weights=None),
         train=SimpleNamespace(global_batch_size=16),
         data=SimpleNamespace(image_shape=[8, 8, 1]),
     )
