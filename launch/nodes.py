@@ -132,10 +132,14 @@ def _check_local(cluster: ClusterConfig, largest: int) -> int:
     if each is None:
         each = max(1, cores // (gpus if cluster.gpus_per_node else largest))
     if largest * each > cores:
+        way_out = f"set cluster.cores_per_device to {cores} at most"
+        if each <= cores:
+            fits = ",".join(map(str, sorted({1, cores // each})))
+            way_out = f"take world sizes that fit, such as study.world_size=[{fits}]"
         raise ConfigError(
             f"study.world_size={largest} with {each} core(s) "
             f"for each device needs {largest * each} cores, and this machine has "
-            f"{cores}; take world sizes that fit, such as study.world_size=[1,{cores}]"
+            f"{cores}; {way_out}"
         )
     return each
 

@@ -32,9 +32,15 @@ DECIDED = {
 }
 # What a study finds its jobs, their output and their end by.
 NEEDED = (
-    *("array", "error", "job-name", "no-requeue", "open-mode", "output", "requeue"),
-    *("signal", "wrap"),
+    *("array", "error", "job-name", "kill-on-bad-exit", "no-requeue", "open-mode"),
+    *("output", "requeue", "signal", "wrap"),
 )
+# srun's own flags with one dash, of those that a study sets.
+SHORT = {
+    **{"n": "ntasks", "N": "nodes", "c": "cpus-per-task", "t": "time", "G": "gpus"},
+    **{"p": "partition", "A": "account", "q": "qos", "C": "constraint"},
+    **{"o": "output", "e": "error", "J": "job-name"},
+}
 
 
 @dataclass(kw_only=True)
@@ -91,6 +97,8 @@ class ClusterConfig:
             )
         for name in self.flags:
             _check_flag(name)
+        for given in self.srun_args:
+            _check_srun_argument(given)
 
     @property
     def devices_per_node(self) -> int:
@@ -122,12 +130,25 @@ def _check_flag(name: str) -> None:
             f"cluster.additional: {name!r} is no long flag of sbatch; write "
             '\'cluster.additional=["--comment=mine","--contiguous"]\''
         )
+    _refuse_own("additional", name)
+
+
+def _check_srun_argument(given: str) -> None:
+    """Refuse a flag of srun that the study decides; a word may be a flag's value."""
+    if given.startswith("--"):
+        _refuse_own("srun_args", given[2:].partition("=")[0])
+    elif given.startswith("-"):
+        _refuse_own("srun_args", SHORT.get(given[1:2], ""))
+
+
+def _refuse_own(key: str, name: str) -> None:
+    """Refuse what would overrule the study without a word."""
     if name in DECIDED:
         raise ConfigError(
-            f"cluster.additional: --{name} is the study's; set {DECIDED[name]}"
+            f"cluster.{key}: --{name} is the study's; set {DECIDED[name]}"
         )
     if name in NEEDED:
         raise ConfigError(
-            f"cluster.additional: a study sets --{name} itself, and finds its jobs and "
+            f"cluster.{key}: a study sets --{name} itself, and finds its jobs and "
             "their output by it; leave it out"
         )

@@ -21,6 +21,9 @@ from torch_impl.parallel import World
 from torch_impl.step import DeviceData, gather, loss_fn
 from torch_impl.weights import save_weights
 
+# Whose features are the last axis in either framework, however many there are.
+LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
+
 
 def trace_step(
     config: Config,
@@ -58,8 +61,9 @@ def trace_step(
             return
         call = numbered(name, outputs)
         kinds[call] = type(module).__name__
-        told = isinstance(module, KeyedDropout)
-        channels = module.last_in_jax(output) if told else None
+        channels = -1 if isinstance(module, LAST) else None
+        if isinstance(module, KeyedDropout):
+            channels = module.last_in_jax(output)
         outputs[call] = canonical_layout(output, channels)
         if output.is_floating_point():
             # Of the images alone, as dropout of pixels is, it has none unless asked.

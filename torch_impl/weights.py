@@ -39,19 +39,18 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
         if tensor is not None and leaf != _COUNTER
     }
     shared: dict[int, list[str]] = {}
-    held = dict(model.named_parameters(remove_duplicate=False))
-    for name, parameter in held.items():
-        shared.setdefault(id(parameter), []).append(names[name])
+    of_modules = model.named_parameters, model.named_buffers
+    every = (pair for of in of_modules for pair in of(remove_duplicate=False))
+    held = {name: leaf for name, leaf in every if name in names}
+    for name, leaf in held.items():
+        shared.setdefault(id(leaf), []).append(names[name])
     ranked = {
         key: min(found, key=lambda n: (not n.endswith("embedding"), n))
         for key, found in shared.items()
     }
-    of_parameters = {name: ranked[id(parameter)] for name, parameter in held.items()}
     # In the order of the state_dict, which is without buffers that are not kept.
     return {
-        name: of_parameters.get(name, names[name])
-        for name in model.state_dict()
-        if name in names
+        name: ranked[id(held[name])] for name in model.state_dict() if name in names
     }
 
 

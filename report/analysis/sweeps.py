@@ -71,11 +71,13 @@ def _value(recipe: Recipe, name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """As it is typed: null, true, [64, 32].
+    """As it is typed: null, true, [64,32].
 
-    >>> _text(None), _text(True), _text(0.1)
-    ('null', 'true', '0.1')
+    >>> _text(None), _text(True), _text(0.1), _text([64, 32])
+    ('null', 'true', '0.1', '[64,32]')
     """
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)

@@ -75,7 +75,9 @@ def test_a_device_has_the_cores_of_this_machine_over_its_gpus(machine):
 
 
 NOT_HERE = {
-    "cores": ({"cores_per_device": 9}, [1, 2], ("18 cores", "study.world_size=[1,16]")),
+    "cores": ({"cores_per_device": 4}, [1, 8], ("32 cores", "study.world_size=[1,4]")),
+    "cores of two": ({"cores_per_device": 9}, [1, 2], ("18 cores", "world_size=[1]")),
+    "cores of one": ({"cores_per_device": 17}, [1], ("cores_per_device to 16 at",)),
     "GPUs": ({"gpus_per_node": 64}, [1], ("this machine has 2",)),
 }
 

@@ -76,6 +76,9 @@ REFUSED = {
     "set study.world_size and": {"additional": ["nodes=3"]},
     "finds its jobs": {"additional": ["--array=0-3"]},
     "no long flag": {"additional": ["-J x"]},
+    "srun_args: --ntasks is the study's": {"srun_args": ["--mpi=none", "--ntasks=1"]},
+    "set cluster.cores_per_device": {"srun_args": ["-c", "1"]},
+    "srun_args: a study sets --output": {"srun_args": ["-o", "mine.log"]},
     "asks for no GPU": {"gpu_type": "a100"},
     "a task needs a GPU": {"gpus_per_node": 2, "tasks_per_node": 3},
 }

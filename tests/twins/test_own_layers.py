@@ -214,8 +214,22 @@ def test_dropout_of_the_images_themselves_is_looked_at_too(pair, verdict):
     assert right in text
     twin.write_text(text.replace(right, "nnx.relu(self.stem(self.pixels(x)))"))
     found = verdict(config)
-    assert found.verdict == IDENTICAL, found.said
+    assert found.verdict == IDENTICAL, found.message
     assert any(d.what == "the gradient of pixels's output" for d in found.differences)
+
+
+def test_features_that_are_the_last_of_four_axes_are_no_channels_of_images(
+    pair, verdict
+):
+    """As of ConvNeXt's dense layers, and of a norm of each head's queries."""
+    of_pixels = "self.head(x.permute(0, 2, 3, 1)).mean((1, 2))"
+    config = pair("batchnorm", "torch", {"self.head(x.mean((2, 3)))": of_pixels})
+    twin = Path(config.model.folder) / "jax_model.py"
+    right = "self.head(x.mean((1, 2)))"
+    assert right in (text := twin.read_text())
+    twin.write_text(text.replace(right, "self.head(x).mean((1, 2))"))
+    found = verdict(config)
+    assert found.verdict == IDENTICAL, found.message
 
 
 def test_what_draws_from_torchs_own_generator_is_refused(pair, verdict):
@@ -244,6 +258,27 @@ def test_a_shared_parameter_is_one_leaf_and_stays_one():
     assert [name for name, _ in model.named_parameters()] == ["head.weight"]
     saved = save_weights(model, TORCH)
     np.testing.assert_array_equal(saved["token.embedding"], weights["token.embedding"])
+
+
+def test_a_shared_norm_has_one_set_of_statistics_as_in_flax():
+    class Torch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.second = self.first = nn.BatchNorm2d(3)
+
+    class Jax(nnx.Module):
+        def __init__(self):
+            self.second = self.first = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+
+    leaves = [f"first.{leaf}" for leaf in ("scale", "bias", "mean", "var")]
+    expected = dict.fromkeys(leaves, (3,))
+    assert leaf_shapes(Torch()) == jax_shapes(Jax()) == expected
+    model = Torch().double()
+    weights = {name: np.full(3, i + 1.0) for i, name in enumerate(expected)}
+    load_weights(model, weights, TORCH)
+    assert model.second.running_mean is model.first.running_mean
+    for name, array in save_weights(model, TORCH).items():
+        np.testing.assert_array_equal(array, weights[name])
 
 
 def test_a_shared_module_has_the_same_name_in_both():
