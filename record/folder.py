@@ -22,6 +22,7 @@ from pathlib import Path
 
 from recipe.config import Config, to_yaml
 from recipe.errors import RecordError
+from record.checkpoint import FOLDER, checkpoint_step
 from record.disk import recording
 from record.run import read_summary
 from record.stopping import STOP
@@ -62,10 +63,7 @@ def _check_empty(path: Path) -> None:
         status = read_summary(path)["status"]
         held = f"a {status} run"
         if status == "finished":
-            more = (
-                f"; to train it on: run.resume={path}, another run.dir, and more "
-                "train.epochs"
-            )
+            more = f"; to train it on: {_how_to_train_on(path)}"
     elif (path / "config.yaml").exists():
         held = "a run without an end"
     elif (path / "parity.json").exists():
@@ -73,6 +71,16 @@ def _check_empty(path: Path) -> None:
     raise RecordError(
         f"run.dir={path} already holds {held}; nothing is overwritten: choose another "
         f"run.dir, or move that folder away{more}"
+    )
+
+
+def _how_to_train_on(path: Path) -> str:
+    if any(checkpoint_step(kept) for kept in path.glob(f"{FOLDER}/*")):
+        return f"run.resume={path}, another run.dir, and more train.epochs"
+    return (
+        f"model.weights={path / 'final.safetensors'} and another run.dir, with an "
+        "optimizer that starts anew, as no checkpoint of its state was due "
+        "(checkpoint.every_steps, checkpoint.every_minutes)"
     )
 
 

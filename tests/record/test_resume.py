@@ -309,9 +309,14 @@ def test_a_schedule_that_the_length_sets_is_gone_on_with_at_that_length_alone(tm
 
 
 def test_what_is_finished_is_trained_on_in_another_folder(tmp_path):
-    finished(tmp_path / "run")
+    run = tmp_path / "run"
+    finished(run)
+    with pytest.raises(RecordError, match=r"train it on: model.weights=.*/final.safet"):
+        resume_point(config(run, steps=9))
+    with CheckpointWriter(run, keep=9) as writer:
+        writer.save(of_run(run, 4))
     with pytest.raises(RecordError, match="to train it on: run.resume=.*/run, another"):
-        resume_point(config(tmp_path / "run", steps=9))
+        resume_point(config(run, steps=9))
 
 
 def test_a_traced_step_ends_no_run_that_was_to_be_longer(tmp_path, run):
