@@ -7,7 +7,6 @@ them, and makes the table; leaves with 1 if that takes 30 s or 2 GB.
 """
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from record.environment import describe_environment  # noqa: E402
+from record.environment import describe_environment, peak_resident_bytes  # noqa: E402
 from record.schema import SCHEMA_VERSION, SUMMARY  # noqa: E402
 from report.analysis.runs import find, read_timed_runs  # noqa: E402
 from report.analysis.scaling import scaling  # noqa: E402
@@ -84,7 +83,7 @@ def main() -> int:
         table = rows(scaling(runs))
         seconds = time.perf_counter() - started
     assert len(runs) == count and not left_out, left_out[:3]
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+    memory = peak_resident_bytes() / 2**30
     print(
         f"{count} run folders -> {len(table)} rows in {seconds:.1f} s "
         f"({read:.1f} s of reading), peak {memory:.2f} GiB"

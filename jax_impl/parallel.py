@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -363,6 +363,7 @@ def limit_in_flight(step: Callable[..., Any], world: World) -> Callable[..., Any
         return step
     issued = itertools.count(1)
 
+    @wraps(step)
     def limited(*arguments: Any) -> Any:
         result = step(*arguments)
         if next(issued) % STEPS_IN_FLIGHT == 0:

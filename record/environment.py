@@ -1,7 +1,9 @@
 """Where a run happened, as `environment.json` keeps it."""
 
+import contextlib
 import os
 import platform
+import re
 import resource
 import socket
 import subprocess
@@ -58,7 +60,14 @@ def process_age_seconds() -> float:
 
 
 def peak_resident_bytes() -> int:
-    """This process's peak resident memory."""
+    """This process's peak resident memory.
+
+    On Linux by /proc: getrusage's begins at that of the process that started this one.
+    """
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        if found := re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE):
+            return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 

@@ -7,6 +7,7 @@ wait for each other at every sum.
 import re
 from dataclasses import replace
 from functools import partial
+from inspect import unwrap
 from typing import Any
 
 import jax
@@ -78,7 +79,7 @@ def compiled_step(config: Config, devices: int) -> str:
         mapped = jax.pmap(step, jax_parallel.AXIS, devices=tuple(mesh.devices.flat))
         return str(mapped.lower(state, *others).compile().as_text())
     given = step, (state, *others), world
-    compiled: Any = jax_parallel.parallelize(*given, donate=True)[0]
+    compiled: Any = unwrap(jax_parallel.parallelize(*given, donate=True)[0])
     return compiled.as_text()
 
 
