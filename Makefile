@@ -37,10 +37,10 @@ $(STAMP): pyproject.toml constraints.txt
 # same test would run again; the others end what they have been given.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
-test: setup ## every law at least once, ten minutes; tests for GPUs are skipped
+test: setup ## every law at least once; tests for GPUs are skipped
 	$(PY) -m pytest $(WORKERS) -m 'not exhaustive' $(ARGS)
 
-test-all: setup ## every test and doctest, twenty minutes; what .ci/run runs
+test-all: setup ## every test and doctest; what .ci/run runs
 	$(PY) -m pytest $(WORKERS) $(ARGS)
 
 check: setup ## ruff, pyright and the import contracts: what may not be merged broken
