@@ -32,6 +32,7 @@ from benchmarks.page import operations, page, rates, table, verdicts  # noqa: E4
 from report.analysis.intervals import Estimate, median_estimate  # noqa: E402
 
 REPEATS, FEWER, FEWEST = 7, 4, 3  # of a model's programs, of the rest, of two devices
+TIMED = ["train.steps=20", "train.timed_seconds=2"]  # of a twin
 FRAMEWORKS = ("torch", "jax")
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 IMPORTS = {"torch": "import torch", "jax": "import jax, flax.nnx, optax"}
@@ -90,8 +91,7 @@ def program(cell: str, framework: str, kind: str) -> dict[str, Any]:
     """Run a twin or a peer once: images/s, start-up and compile seconds, memory."""
     model = MODELS[cell]
     if kind == "twin":
-        timed = ["train.steps=20", "train.timed_seconds=2"]
-        summary = train(framework, [*recipe(cell), *timed])
+        summary = train(framework, [*recipe(cell), *TIMED])
         return {
             "images_per_second": summary["images_per_second"]["median"],
             "startup_seconds": summary["startup_seconds"],
@@ -184,8 +184,7 @@ def twin_rate(devices: int) -> float:
     """Images/s of a device, a core each, of the CNN in JAX in one process."""
     batch = f"train.global_batch_size={devices * MODELS['cnn']['batch']}"
     place = [f"devices={devices}", "parallel.cores_per_device=1", batch]
-    timed = ["train.steps=20", "train.timed_seconds=2"]
-    summary = train("jax", [*recipe("cnn"), *place, *timed])
+    summary = train("jax", [*recipe("cnn"), *place, *TIMED])
     return summary["images_per_second"]["median"] / devices
 
 
@@ -227,14 +226,16 @@ def exchange_cell() -> Figures:
         two = bare_rate("torch_ddp", 2)
         plain["torch"].append(two / bare_rate("torch_ddp", 1))
     for framework, of in study_rates().items():
-        pairs = list(zip(of[2, False], of[1, False], strict=True))
-        alone = zip(of[2, True], of[1, False], strict=True)
-        over = zip(pairs, plain[framework], strict=True)
+        whole, alone = (
+            [two / one for two, one in zip(of[2, left_out], of[1, False], strict=True)]
+            for left_out in (False, True)
+        )
+        over = zip(whole, plain[framework], strict=True)
         name = "efficiency of two processes"
-        tell(name, framework, [two / one for two, one in pairs])
-        tell(f"{name}, without the exchange", framework, [a / b for a, b in alone])
+        tell(name, framework, whole)
+        tell(f"{name}, without the exchange", framework, alone)
         tell(f"{name}, bare loop", framework, plain[framework])
-        tell(f"{name} / bare loop's", framework, [a / b / c for (a, b), c in over])
+        tell(f"{name} / bare loop's", framework, [twin / bare for twin, bare in over])
     name = "efficiency of two devices in one process"
     tell(name, "jax", inside["twin"])
     tell(f"{name}, bare loop", "jax", inside["bare"])
