@@ -42,9 +42,11 @@ def _run(
                     pass
             finally:
                 end(process)
-        if interrupted.is_set():
-            output.write("error: it was ended, or took more than cluster.minutes\n")
-            raise KeyboardInterrupt
+            # Said in here, where the next Ctrl-C is still only an event.
+            if interrupted.is_set():
+                output.write("error: it was ended, or took more than cluster.minutes\n")
+                output.flush()
+                raise KeyboardInterrupt
         return process.returncode
 
 
