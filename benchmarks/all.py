@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p).resolve() != ROOT)]
 
 from benchmarks.page import operations, page, rates, table, verdicts  # noqa: E402
+from launch.nodes import own_cores  # noqa: E402
 from report.analysis.intervals import Estimate, median_estimate  # noqa: E402
 
 REPEATS, FEWER, FEWEST = 7, 4, 3  # of a model's programs, of the rest, of two devices
@@ -263,8 +264,8 @@ def main(typed: list[str]) -> int:
         print(f"error: {', '.join(unknown)} is unknown; cells: {', '.join(known)}")
         return 2
     cells = names or known
-    if (os.cpu_count() or 1) < 2 and "exchange" in cells:
-        print("exchange: left out, since two devices need two cores")
+    if own_cores() < 2 and "exchange" in cells:
+        print("exchange: skipped, since two devices need two cores")
         cells = [cell for cell in cells if cell != "exchange"]
     if (load := os.getloadavg()[0]) > 0.5:
         print(f"this machine is busy (load {load:.1f}); figures will vary")

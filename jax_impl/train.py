@@ -29,7 +29,7 @@ from jax_impl.parallel import (
 )
 from jax_impl.precision import configure, parameter_dtype
 from jax_impl.profile import start_profile
-from jax_impl.step import DeviceData, StepMetrics, TrainState, compile_steps
+from jax_impl.step import DeviceData, TrainState, compile_steps
 from jax_impl.trace import trace_step
 from jax_impl.weights import load_weights
 from recipe.batch_plan import BatchPlan
@@ -118,7 +118,7 @@ def train(config: Config, world: World, session: Session) -> Path:
         batch = train_data, place_batch(whole, world), draws, keys
         return trace_step(config, graphdef, state, *batch, step + 1)
 
-    def issue(steps: range, clock: Clock) -> tuple[list[float], list[StepMetrics]]:
+    def issue(steps: range, clock: Clock) -> tuple[list[float], list[jax.Array]]:
         """Issue steps: their learning rates and metrics."""
         nonlocal state
         with clock.data():
@@ -149,14 +149,16 @@ def train(config: Config, world: World, session: Session) -> Path:
             with session.clock(window) as clock:
                 rates, metrics = issue(window.steps, clock)
                 synchronize(state)
+            losses, *_ = sum_over_ranks(metrics, world).T
+            _, grad_norms, loss_scales, skipped = to_host(metrics, world).T
             record.window(
                 window,
                 clock.times,
                 learning_rates=rates,
-                losses=sum_over_ranks([m.loss for m in metrics], world),
-                grad_norms=to_host([m.grad_norm for m in metrics], world),
-                loss_scales=to_host([m.loss_scale for m in metrics], world),
-                skipped=to_host([m.skipped for m in metrics], world),
+                losses=losses,
+                grad_norms=grad_norms,
+                loss_scales=loss_scales,
+                skipped=skipped.astype(bool),
             )
             if window.evaluates:
                 scores = evaluate(
