@@ -26,12 +26,13 @@ def crop_and_flip(
     Source: He et al., Deep Residual Learning, CVPR 2016, section 4.2.
     """
     _, height, width, _ = images_NHWC.shape
-    rows_BH = jnp.arange(height) + (draws.top - augment.pad_crop)[:, None]
-    columns_W = jnp.arange(width)
+    rows_1H = jnp.arange(height, dtype=jnp.int32)[None]
+    rows_BH = rows_1H + (draws.top - augment.pad_crop)[:, None]
+    columns_1W = jnp.arange(width, dtype=jnp.int32)[None]
     if augment.flip:
-        mirrored_W = columns_W[::-1]
-        columns_W = jnp.where(draws.flip[:, None], mirrored_W, columns_W)
-    columns_BW = columns_W + (draws.left - augment.pad_crop)[:, None]
+        mirrored_1W = columns_1W[:, ::-1]
+        columns_1W = jnp.where(draws.flip[:, None], mirrored_1W, columns_1W)
+    columns_BW = columns_1W + (draws.left - augment.pad_crop)[:, None]
     pixels_BHWC = images_NHWC.at[
         indices_B[:, None, None],
         rows_BH.clip(0, height - 1)[:, :, None],
@@ -57,8 +58,8 @@ def cut_out(
     _, height, width, _ = images_BHWC.shape
     start_top = (draws.cut_top - augment.cutout // 2)[:, None]
     start_left = (draws.cut_left - augment.cutout // 2)[:, None]
-    rows_BH = jnp.arange(height) - start_top
-    columns_BW = jnp.arange(width) - start_left
+    rows_BH = jnp.arange(height, dtype=jnp.int32)[None] - start_top
+    columns_BW = jnp.arange(width, dtype=jnp.int32)[None] - start_left
     in_BH = (rows_BH >= 0) & (rows_BH < augment.cutout)
     in_BW = (columns_BW >= 0) & (columns_BW < augment.cutout)
     return jnp.where((in_BH[:, :, None] & in_BW[:, None, :])[..., None], 0, images_BHWC)

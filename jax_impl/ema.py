@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Int
 
 from jax_impl.parallel import World, place_state, replicate
+from jax_impl.precision import parameter_dtype
 from jax_impl.weights import load_weights, save_array, save_weights
 from recipe.config import Config
 from recipe.ema import averaging_rate
@@ -71,7 +72,8 @@ def move_average(
     if config.optim.ema_decay is None or average is None:
         return None
     updates = average.updates + 1
-    rate = averaging_rate(config.optim.ema_decay, updates, jnp.expm1)
+    count = updates.astype(parameter_dtype(config))
+    rate = averaging_rate(config.optim.ema_decay, count, jnp.expm1)
 
     def moved(average: nnx.State, newest: nnx.State) -> nnx.State:
         return jax.tree.map(lambda old, new: old + rate * (new - old), average, newest)

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jaxtyping import Bool, Float, Int
@@ -115,7 +116,8 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         if self.use_running_average:
-            centred = x_BHWC.astype(self.scale.dtype) - self.mean[...]
+            x = x_BHWC.astype(self.scale.dtype)
+            centred = x - self.mean[(None,) * (x.ndim - 1)]
             var = self.var[...]
         else:
             channels = x_BHWC.shape[-1]
@@ -123,11 +125,12 @@ class BatchNorm(nnx.Module):
             ranks = 1 if self.axis is None else jax.lax.axis_size(self.axis)
             check_statistics(len(x_PC) * ranks)
             mean_C = self._average(x_PC)
-            centred = x_PC - mean_C
+            centred = x_PC - mean_C[None]
             var = self._average(jnp.square(centred))
             self._update(mean_C, var, len(x_PC) * ranks)
-        scale = self.scale * jax.lax.rsqrt(var + self.eps)
-        normal = centred * scale + self.bias
+        scale_C = self.scale * jax.lax.rsqrt(var + self.eps)
+        before = (None,) * (centred.ndim - 1)  # the axes before the channels
+        normal = centred * scale_C[before] + self.bias[before]
         return normal.reshape(x_BHWC.shape).astype(self.compute_dtype)
 
     def _average(self, x_PC: Array) -> Float[Array, " C"]:
@@ -226,7 +229,7 @@ def kept(keys_B: Int[Array, " B"], units: int, rate: float) -> Bool[Array, "B U"
 
 def words(keys_B: Int[Array, " B"], units_U: Int[Array, " U"]) -> Int[Array, "B U"]:
     """The units' words, in uint32, whose products wrap."""
-    words_BU = keys_B.astype(jnp.uint32)[:, None] ^ (units_U * jnp.uint32(UNIT))
+    words_BU = keys_B.astype(jnp.uint32)[:, None] ^ (units_U * jnp.uint32(UNIT))[None]
     for shift, factor in ROUNDS:
         words_BU ^= words_BU >> shift
         words_BU *= jnp.uint32(factor)
@@ -334,7 +337,7 @@ def _in_parts(
     to_kernel: Callable[..., Array], x: Array, kernel: Array, g: Array
 ) -> Array:
     """The kernel's gradient as the sum of those of some examples at a time."""
-    dtype, wide = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
+    dtype, wide = x.dtype, np.promote_types(x.dtype, np.float32)
     x, kernel, g = (array.astype(wide) for array in (x, kernel, g))
     examples, height, width, _ = g.shape
     most = MOST_PARTS if x.shape[-1] > FEW_CHANNELS else MOST_PARTS_OF_FEW

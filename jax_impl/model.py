@@ -290,7 +290,7 @@ class Position(nnx.Module):
         self.embedding = nnx.Param(jnp.zeros((tokens, features), dtype))
 
     def __call__(self, x_BTF: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
-        return x_BTF + self.embedding.astype(x_BTF.dtype)
+        return x_BTF + self.embedding.astype(x_BTF.dtype)[None]
 
 
 class Attention(nnx.Module):

@@ -48,7 +48,8 @@ class _Recurrent(nnx.Module):
         product = x.astype(self.compute_dtype) @ kernel
         if dense.bias is None:
             return product
-        return product + dense.bias[...].astype(self.compute_dtype)
+        bias = dense.bias[...].astype(self.compute_dtype)
+        return product + bias[(None,) * (product.ndim - 1)]
 
     def _over_time(self, step: Any, x_BTF: Array, states: int) -> Float[Array, "B T H"]:
         """All steps in turn; the input's products are taken at once."""

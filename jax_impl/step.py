@@ -79,7 +79,8 @@ def gather(
         pixels_BHWC = data.images.at[indices_B].get(mode="promise_in_bounds")
     else:
         pixels_BHWC = crop_and_flip(augment, data.images, indices_B, draws)
-    images_BHWC = (pixels_BHWC.astype(data.mean.dtype) - data.mean) * data.scale
+    mean_111C, scale_111C = (c[None, None, None] for c in (data.mean, data.scale))
+    images_BHWC = (pixels_BHWC.astype(mean_111C.dtype) - mean_111C) * scale_111C
     # XLA fuses the product with a subtraction of the model's into one rounding, and so
     # makes a norm of pixels that are all alike 1e-4 and not 0. No pixel is at this
     # bound, through which it does not see.
@@ -173,7 +174,7 @@ def train_step(
 
         def scaled_loss(params: nnx.State, *given: Any) -> Any:
             loss, statistics = loss_fn(config, graphdef, params, *given)
-            return loss * scale, (loss, statistics)
+            return loss * scale.astype(loss.dtype), (loss, statistics)
 
         def add_micro_batch(carry: Any, rows: Any) -> tuple[Any, None]:
             total, gradients, statistics = carry
@@ -202,7 +203,7 @@ def train_step(
         local_gradients, state.params, whole, (indices_AB, draws, keys_ABL), world
     )
     if state.loss_scale is not None:
-        gradients = jax.tree.map(lambda g: g * (1 / scale), gradients)
+        gradients = jax.tree.map(lambda g: g * (1 / scale).astype(g.dtype), gradients)
     grad_norm = optax.tree.norm(gradients)
     params, slots, average = state.params, state.optimizer, state.average
     if config.optim.update:
@@ -213,7 +214,8 @@ def train_step(
     loss_scale, skipped = state.loss_scale, jnp.bool(False)
     if loss_scale is not None and config.precision.loss_scale is not None:
         finite = jnp.isfinite(grad_norm)
-        loss_scale = next_loss_scale(config.precision.loss_scale, loss_scale, finite)
+        given = config.precision.loss_scale, loss_scale, finite
+        loss_scale = next_loss_scale(*given, jnp.where)
         params, slots, average = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (params, slots, average),
@@ -313,7 +315,7 @@ def eval_step(
     classes = config.data.classes
     confusion = jnp.zeros(classes * classes, jnp.int32)
     if classes:
-        cells_B = labels * classes + outputs.argmax(axis=1)
+        cells_B = labels * classes + outputs.argmax(axis=1).astype(labels.dtype)
         confusion = confusion.at[cells_B].add(mask_B.astype(jnp.int32))
     sums = loss_sum, confusion.reshape(classes, classes)
     by_hand = axis is not None and config.parallel.grad_sync

@@ -5,7 +5,7 @@ by it after. A step whose gradient is not finite is skipped and backs the scale 
 grows again after an interval of finite steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,16 +51,24 @@ def loss_scale_state(scale: LossScale | None) -> dict[str, int | float]:
     return {"loss_scale": float(scale.value), "finite_steps": steps}
 
 
+def _where(condition: Any, yes: Any, no: Any) -> Any:
+    return yes if condition else no
+
+
 def next_loss_scale(
-    config: LossScaleConfig, scale: LossScale, finite: Any
+    config: LossScaleConfig,
+    scale: LossScale,
+    finite: Any,
+    where: Callable[[Any, Any, Any], Any] = _where,
 ) -> LossScale:
     """The scale after a step.
 
-    Nothing but arithmetic, so that a compiled step can hold it. It grows at the
-    `interval`-th finite step in a row, not one later, and never beyond fp32.
+    It grows at the `interval`-th finite step in a row, not one later, and never beyond
+    fp32.
 
     Args:
       finite: whether the step's global gradient was; of the same kind as `scale`.
+      where: chooses between two numbers; a compiled step can hold no `if`.
 
     Source: torch.amp.GradScaler; Micikevicius et al., Mixed Precision Training, ICLR
     2018.
@@ -71,10 +79,8 @@ def next_loss_scale(
     >>> next_loss_scale(config, LossScale(8.0, 1), False)
     LossScale(value=4.0, finite_steps=0)
     """
-    finite = finite * 1  # a number, 0 or 1: torch has no arithmetic on booleans
-    steps = (scale.finite_steps + 1) * finite
-    due = (steps == config.interval) * 1
-    grows = due * (scale.value <= FP32_MAX / config.growth)
-    # One of the three is a factor, the others are zero.
-    factor = grows * config.growth + (finite - grows) + (1 - finite) * config.backoff
-    return LossScale(scale.value * factor, steps * (1 - due))
+    steps = where(finite, scale.finite_steps + 1, 0)
+    due = steps == config.interval
+    grows = due & (scale.value <= FP32_MAX / config.growth)
+    factor = where(grows, config.growth, where(finite, 1.0, config.backoff))
+    return LossScale(scale.value * factor, where(due, 0, steps))

@@ -1,11 +1,16 @@
 """Both twins in one process: on a CPU they do not get in each other's way."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 import torch
+from flax.nnx.nn import normalization
 from jax.sharding import Mesh
 
 from jax_impl.parallel import World as JaxWorld
@@ -18,10 +23,44 @@ TORCH = TorchWorld(0, 1, 1, torch.device("cpu"))
 jax.config.update("jax_num_cpu_devices", 4)
 
 
+# Libraries' own code, which counts on promotion.
+PROMOTING = [
+    (normalization, "_compute_stats"),  # flax's: promote_types(bfloat16, float32)
+    (normalization, "_normalize"),  # of 16 bits by statistics of 32
+    (optax.tree, "bias_correction"),  # decay ** count, an integer
+]
+
+
+@contextmanager
+def jaxs_promotion() -> Iterator[None]:
+    """What JAX does unless asked, and so in a run."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def promoting(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with jaxs_promotion():
+            return function(*args, **kwargs)
+
+    return call
+
+
 @pytest.fixture(autouse=True)
-def proof_mode() -> Iterator[None]:
-    """JAX has no fp64 unless asked."""
-    with jax.enable_x64(True):
+def proof_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """JAX has no fp64 unless asked, and promotes neither dtypes nor ranks by itself."""
+    for module, name in PROMOTING:
+        monkeypatch.setattr(module, name, promoting(getattr(module, name)))
+    strict = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")
+    with jax.enable_x64(True), strict[0], strict[1]:
+        yield
+
+
+@pytest.fixture
+def promotion(proof_mode: None) -> Iterator[None]:
+    """For models of a user's own, who may leave promotion to JAX."""
+    with jaxs_promotion():
         yield
 
 

@@ -25,6 +25,7 @@ from torch_impl.weights import canonical_names, leaf_shapes, load_weights, save_
 
 PAGE = (ROOT / "docs" / "own-layers.md").read_text()
 KINDS = sorted({name.partition("/")[0] for name in files_of(PAGE)})
+pytestmark = pytest.mark.usefixtures("promotion")
 OF_ONE_PIECE = "functions", "linen"  # in JAX, where a trace sees no layer of theirs
 
 SWAPPED_GRU = """

@@ -49,8 +49,8 @@ def torchs_trace(config, finite):
 
 KINDS = {
     "numpy": (np.float32, np.int32, bool),
-    "torch": (torch.tensor, torch.tensor, torch.tensor),
-    "jax": (jnp.float32, jnp.int32, jnp.bool),
+    "torch": (torch.tensor, torch.tensor, torch.tensor, torch.where),
+    "jax": (jnp.float32, jnp.int32, jnp.bool, jnp.where),
 }
 
 
@@ -66,12 +66,12 @@ KINDS = {
     ids=str,
 )
 def test_the_neutral_scale_moves_as_torchs_own(config, kind):
-    number, count, flag = KINDS[kind]
+    number, count, flag, *where = KINDS[kind]
     finite = np.random.default_rng(0).random(60) > 0.15
     scale, trace = LossScale(number(config.initial), count(0)), []
     for good in finite:
         trace.append(float(scale.value))
-        scale = next_loss_scale(config, scale, flag(bool(good)))
+        scale = next_loss_scale(config, scale, flag(bool(good)), *where)
     assert [*trace, float(scale.value)] == torchs_trace(config, finite)
     assert max(trace) <= FP32_MAX
 
@@ -108,8 +108,8 @@ def test_the_loss_scale_of_a_run_with_one_overflow_is_torchs(scaled, twin):
 def test_a_scaler_that_grows_one_step_late_is_named_at_that_step(
     scaled, twin, make_config, monkeypatch
 ):
-    def late(config, scale, finite):
-        return next_loss_scale(replace(config, interval=6), scale, finite)
+    def late(config, *given):
+        return next_loss_scale(replace(config, interval=6), *given)
 
     monkeypatch.setattr((torch_step, jax_step)[twin], "next_loss_scale", late)
     config = make_config("experiment=linear_line", "precision=fp16")
