@@ -27,14 +27,13 @@ def crop_and_flip(
     """
     _, height, width, _ = images_NHWC.shape
     device = images_NHWC.device
-    rows_BH = (
-        torch.arange(height, device=device) + (draws.top - augment.pad_crop)[:, None]
-    )
-    columns_W = torch.arange(width, device=device)
+    rows_1H = torch.arange(height, device=device)[None]
+    rows_BH = rows_1H + (draws.top - augment.pad_crop)[:, None]
+    columns_1W = torch.arange(width, device=device)[None]
     if augment.flip:
-        mirrored_W = columns_W.flip(0)
-        columns_W = torch.where(draws.flip[:, None], mirrored_W, columns_W)
-    columns_BW = columns_W + (draws.left - augment.pad_crop)[:, None]
+        mirrored_1W = columns_1W.flip(1)
+        columns_1W = torch.where(draws.flip[:, None], mirrored_1W, columns_1W)
+    columns_BW = columns_1W + (draws.left - augment.pad_crop)[:, None]
     pixels_BHWC = images_NHWC[
         indices_B[:, None, None],
         rows_BH.clamp(0, height - 1)[:, :, None],
@@ -61,8 +60,8 @@ def cut_out(
     device = images_BHWC.device
     start_top = (draws.cut_top - augment.cutout // 2)[:, None]
     start_left = (draws.cut_left - augment.cutout // 2)[:, None]
-    rows_BH = torch.arange(height, device=device) - start_top
-    columns_BW = torch.arange(width, device=device) - start_left
+    rows_BH = torch.arange(height, device=device)[None] - start_top
+    columns_BW = torch.arange(width, device=device)[None] - start_left
     in_BH = (rows_BH >= 0) & (rows_BH < augment.cutout)
     in_BW = (columns_BW >= 0) & (columns_BW < augment.cutout)
     return torch.where(
