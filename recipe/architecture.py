@@ -61,14 +61,12 @@ class Layer:
       kind: conv, dense, product, position, batch_norm, group_norm or layer_norm.
       leaves: its own arrays by name.
       multiply_adds: of one example's forward pass, padding's zeros multiplied too.
-      multiply_adds_unpadded: without those.
     """
 
     name: str
     kind: str
     leaves: dict[str, Leaf] = field(default_factory=dict)
     multiply_adds: int = 0
-    multiply_adds_unpadded: int = 0
 
 
 class _Network:
@@ -95,14 +93,12 @@ class _Network:
         if bias:
             leaves["bias"] = Leaf((after,), "zeros")
         rows, columns = (_windows(n, kernel, stride, padding) for n in (height, width))
-        met = [_pixels_met(n, kernel, stride, padding) for n in (height, width)]
         self.layers.append(
             Layer(
                 name=name,
                 kind="conv",
                 leaves=leaves,
                 multiply_adds=rows * columns * kernel**2 * before * after,
-                multiply_adds_unpadded=prod(met) * before * after,
             )
         )
         self.image = rows, columns, after
@@ -156,7 +152,6 @@ class _Network:
                 kind=kind,
                 leaves=leaves,
                 multiply_adds=multiply_adds,
-                multiply_adds_unpadded=multiply_adds,
             )
         )
 
@@ -164,13 +159,6 @@ class _Network:
 def _windows(size: int, kernel: int, stride: int, padding: int) -> int:
     """Places of a kernel along an axis."""
     return (size + 2 * padding - kernel) // stride + 1
-
-
-def _pixels_met(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Pixels that a kernel meets in all its places along an axis, padding left out."""
-    places = range(_windows(size, kernel, stride, padding))
-    starts = [place * stride - padding for place in places]
-    return sum(min(start + kernel, size) - max(start, 0) for start in starts)
 
 
 def outputs(data: DataConfig) -> int:
