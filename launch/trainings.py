@@ -33,6 +33,9 @@ OWN_KEYS = (
     *("data.root", "data.files", "model.folder", "model.weights"),
 )
 
+# Of trainings that nobody trains on: an optimizer's state is as large as the weights.
+LEAVE_NO_STATE = "checkpoint.at_end=false"
+
 
 def command(framework: str, processes: int, overrides: list[str]) -> list[str]:
     """The command line that trains, in as many processes on this machine."""
@@ -102,6 +105,7 @@ class Training:
             parallel = "dp"  # pmap is JAX's alone
         every = config.train.evaluate_every_epochs
         overrides = [
+            LEAVE_NO_STATE,
             *typed,
             # Relative to where parity was started, which is not where this will be.
             *own_files(config),

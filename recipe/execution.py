@@ -99,6 +99,9 @@ class CheckpointConfig:
     # saves in any case.
     every_steps: int | None = None
     every_minutes: float | None = 10.0  # since the last one; `null`: not by time
+    # After the last step too, so that the run can be trained on; not where both of
+    # the above are `null`. Parity checks and the cells of a study leave it out.
+    at_end: bool = True
     # How many of the newest stay; the one with the best test score of its own step
     # stays beside them.
     keep: int = 2
@@ -107,6 +110,12 @@ class CheckpointConfig:
         at_least("checkpoint.every_steps", self.every_steps, 1)
         at_least("checkpoint.every_minutes", self.every_minutes, 0)
         at_least("checkpoint.keep", self.keep, 1)
+
+    @property
+    def saves_end(self) -> bool:
+        """Whether one is due after the last step."""
+        saves = self.every_steps is not None or self.every_minutes is not None
+        return self.at_end and saves
 
 
 @dataclass(kw_only=True)

@@ -80,7 +80,7 @@ def _how_to_train_on(path: Path) -> str:
     return (
         f"model.weights={path / 'final.safetensors'} and another run.dir, with an "
         "optimizer that starts anew, as no checkpoint of its state was due "
-        "(checkpoint.every_steps, checkpoint.every_minutes)"
+        "(checkpoint.every_steps, .every_minutes, .at_end)"
     )
 
 

@@ -302,7 +302,7 @@ class Session:
         self._heartbeat.progress(slow=window.evaluates)  # as the last one does
 
     def save_due(self, window: Window) -> bool:
-        """Whether the ranks save after a window, by steps, by time or since one stops.
+        """Whether the ranks save after a window: by steps, by time, or as the run ends.
 
         Raises:
           RecordError: on every rank, if rank 0 could not record.
@@ -313,7 +313,9 @@ class Session:
         record.stop_if(failed > 0)
         if stops > 0 and window.steps.stop < self._plan.last:
             self._stops_for = asked or "another rank"
-        return window.saves or due > 0 or self._stops_for is not None
+        last = window.steps.stop == self._plan.last
+        ends = last and self.config.checkpoint.saves_end
+        return window.saves or ends or due > 0 or self._stops_for is not None
 
     def measure(
         self, issue: Callable[[range, Clock], object], wait: Callable[[], None]

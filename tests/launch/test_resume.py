@@ -20,7 +20,7 @@ from tests.conftest import NO_GPU, clean_environment
 from tests.launch.conftest import NORMED
 
 SHORT = ["train.steps=12", "train.log_every_steps=3", "checkpoint.every_minutes=null"]
-SAVING = [*SHORT, "checkpoint.every_steps=5"]
+SAVING = [*SHORT, "checkpoint.every_steps=5", "checkpoint.keep=3"]
 ADAM = ["optim=adamw", "parallel=fsdp", "optim.ema_decay=0.9"]
 AVERAGED = [*NORMED, "optim.ema_decay=0.9"]
 HALF = ["optim=adamw", "precision=fp16", "model.dropout=0.5"]
@@ -80,11 +80,12 @@ def test_a_killed_run_gone_on_with_is_the_uninterrupted_one(
 def test_a_finished_run_trained_on_is_the_one_that_was_longer_from_the_start(
     train, go_on, framework, tmp_path
 ):
-    constant = [*SAVING, "schedule=constant", "schedule.warmup_steps=4"]
+    constant = ["train.log_every_steps=3", "schedule=constant"]
+    constant += ["schedule.warmup_steps=4", "train.steps=12"]
     short = train(framework, *constant, "train.steps=7")
     longer = tmp_path / "run"
     said = go_on(framework, longer, *constant, f"run.resume={short}")
-    assert "goes on after step 5" in said
+    assert "goes on after step 7" in said
     assert_the_same(train(framework, *constant), longer)
     run = read_run(longer)
     assert [row["differences"] for row in run.of_kind("resume")] == [[]]

@@ -133,6 +133,21 @@ def test_every_window_has_two_agreements_and_a_run_four_more(tmp_path):
     assert run.summary["startup_seconds"] > 0
 
 
+@pytest.mark.parametrize(
+    ("saving", "saved"),
+    [
+        ({}, [4]),
+        ({"every_steps": 3}, [3, 4]),
+        ({"every_minutes": None}, []),
+        ({"at_end": False}, []),
+    ],
+)
+def test_a_run_saves_at_its_end_unless_it_saves_nothing(tmp_path, saving, saved):
+    given = recipe(tmp_path / "run")
+    given = replace(given, checkpoint=replace(given.checkpoint, **saving))
+    assert steps(train(given, session_of(given, alone()[0]))) == saved
+
+
 # The calls of `asked`: in start-up, before the first window, after each.
 @pytest.mark.parametrize(("call", "step"), [(2, 0), (3, 2)])
 @pytest.mark.parametrize("elsewhere", [False, True])
