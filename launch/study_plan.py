@@ -17,7 +17,14 @@ from hydra.errors import HydraException
 from launch.cluster import Work
 from launch.cost import PARITY
 from launch.overrides import refusal, typed_config
-from launch.trainings import SCRIPTS, check_sizes, command, own_files, quoted
+from launch.trainings import (
+    LEAVE_NO_STATE,
+    SCRIPTS,
+    check_sizes,
+    command,
+    own_files,
+    quoted,
+)
 from recipe.cluster import ClusterConfig
 from recipe.config import Config
 from recipe.errors import ConfigError
@@ -194,7 +201,9 @@ def works(study: Study) -> dict[str, Work]:
 def of_every_cell(study: Study) -> list[str]:
     """Overrides that every cell is given, and no parity check is."""
     pinned = f"parallel.cores_per_device={study.cores}"
-    return [*_of_all(study), *timing(study.plan), pinned]
+    asked = any(o.startswith("checkpoint.at_end=") for o in study.recipe)
+    state = [] if asked else [LEAVE_NO_STATE]
+    return [*_of_all(study), *timing(study.plan), pinned, *state]
 
 
 def _of_all(study: Study) -> list[str]:
@@ -243,9 +252,7 @@ def _parity(
     own = tuple(f"train.{key}" for key in own)
     parts = [PARITY, *([model] if model else []), precision, parallel]
     name = "-".join([*parts, *["compiled"] * compiled])
-    check = [
-        *(sys.executable, "launch/parity.py"),
-        *(o for o in _of_all(study) if not o.startswith(own)),
+    decided = [
         f"precision={precision}",
         f"parallel={parallel}",
         *([f"model={model}"] if model else []),
@@ -253,6 +260,12 @@ def _parity(
         f"train.global_batch_size={batch}",
         f"world_sizes={sizes}".replace(" ", ""),
         "jax_layouts=[processes]",
+    ]
+    asked = {o.lstrip("+").partition("=")[0] for o in plan.parity}
+    check = [
+        *(sys.executable, "launch/parity.py"),
+        *(o for o in _of_all(study) if not o.startswith(own)),
+        *(o for o in decided if o.partition("=")[0] not in asked),
         *plan.parity,
         f"run.dir={quoted(study.folder / name)}",
     ]

@@ -240,6 +240,8 @@ def test_a_check_trains_at_the_batch_of_one_device_and_the_plan_says_so(
     assert [w for w in check.command if "global_batch_size" in w] == [
         "train.global_batch_size=128"
     ]
+    keys = [w.partition("=")[0] for w in check.command if "=" in w]
+    assert len(keys) == len(set(keys))
     assert check.devices == 2  # conf/study/cluster.yaml's world_sizes
     assert study.batches == [
         "parity-bf16-dp trains at a global batch of 128, which one device holds as in "
