@@ -11,6 +11,7 @@ import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
 import sys
 import tempfile
+from collections.abc import Sized
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def check(config: Config) -> None:
         if wrong:
             say(
                 console,
-                f"verdict: different, {len(wrong)} leaves; docs/own-layers.md has the "
+                f"verdict: different, {counted(wrong)}; docs/own-layers.md has the "
                 "rule of names",
             )
             raise SystemExit(1)
@@ -69,9 +70,14 @@ def check(config: Config) -> None:
         raise SystemExit(1)
     say(
         console,
-        f"{len(torch[1])} leaves, every module's output, the gradients, the running "
+        f"{counted(torch[1])}, every module's output, the gradients, the running "
         "statistics and what evaluation says are the same",
     )
+
+
+def counted(leaves: Sized) -> str:
+    """How many there are, in words."""
+    return f"{len(leaves)} {'leaf' if len(leaves) == 1 else 'leaves'}"
 
 
 def hold(name: str, torch: Traced, jax: Traced) -> TraceVerdict:

@@ -92,21 +92,29 @@ def show(verdict: TraceVerdict, console: Console) -> None:
 
 
 def show_layers(verdict: TraceVerdict, console: Console) -> None:
-    """Layer by layer in forward order, and what was not held against each other."""
+    """Layer by layer in forward order, and what was not held against each other.
+
+    Of a layer that is called several times the worst call is shown.
+    """
     title = f"{verdict.experiment} in {verdict.precision}, step {verdict.step}"
     table = Table(title=escape(title), box=SIMPLE_HEAD)
     for column in ("layer", "torch", "jax"):
         table.add_column(column, no_wrap=True)
     for column in ("output", "gradient", "weights' gradients"):
         table.add_column(column, no_wrap=True, justify="right")
-    for layer, kinds in verdict.kinds.items():
-        of_layer = [d for d in verdict.differences if d.layer == layer]
+    calls: dict[str, list[str]] = {}  # of a layer, whose later ones are "layer#2"
+    for call in verdict.kinds:
+        calls.setdefault(call.partition("#")[0], []).append(call)
+    for layer, its_calls in calls.items():
+        kinds = verdict.kinds[its_calls[0]]
+        of_layer = [d for d in verdict.differences if d.layer in its_calls]
         output = [d for d in of_layer if d.stage == "forward"]
         backward = [d for d in of_layer if d.stage == "backward"]
         own = [d for d in backward if d.what.endswith("output")]
         leaves = [d for d in backward if not d.what.endswith("output")]
         cells = [_worst(group) for group in (output, own, leaves)]
-        table.add_row(escape(layer), *map(escape, kinds), *cells)
+        times = f" × {len(its_calls)}" if its_calls[1:] else ""
+        table.add_row(escape(layer + times), *map(escape, kinds), *cells)
     print_whole(table, console)
     for name in verdict.alone:
         say(console, f"in one twin alone: {name}")

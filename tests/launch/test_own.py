@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from launch.own import counted
+
 OWN = "launch/own.py"
 
 
@@ -57,6 +59,10 @@ def test_code_that_fails_is_told_with_its_line_in_both_twins(run_python, mine):
     for name in "torch", "jax":
         assert f"RuntimeError: of {name}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_one_leaf_is_no_leaves():
+    assert counted(["a"]) == "1 leaf" and counted([]) == "0 leaves"
 
 
 @pytest.mark.parametrize(
