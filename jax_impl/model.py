@@ -23,8 +23,9 @@ from jax_impl.layers import (
     gelu,
     max_pool,
 )
-from jax_impl.own_dropout import held_rates, key_dropout
+from jax_impl.own_dropout import held_rates, key_dropout, no_linen_dropout
 from jax_impl.precision import dtypes
+from jax_impl.weights import trained_leaves
 from recipe.architecture import (
     CNN_KERNEL,
     RESNETS,
@@ -41,6 +42,7 @@ from recipe.architecture import (
 from recipe.config import Config
 from recipe.dropout import check_rates, own_rates
 from recipe.own_model import check_inputs, checked_kind, own_module
+from recipe.weights import check_trained
 
 
 def build_dropout(config: Config) -> Callable[..., Array]:
@@ -394,9 +396,10 @@ def build_own(config: Config, folder: str) -> nnx.Module:
       ConfigError: if it is no module, or asks for more than the images.
     """
     own = own_module(folder, "jax_model.py")
-    built = nnx.eval_shape(
-        lambda: checked_kind("jax_model.py", own.build_model(config), nnx.Module)
-    )
+    with no_linen_dropout():
+        built = nnx.eval_shape(
+            lambda: checked_kind("jax_model.py", own.build_model(config), nnx.Module)
+        )
     check_inputs("jax_model.py", built.__call__)
     key_dropout(config, built)
     return built
@@ -407,6 +410,7 @@ def build_model(config: Config) -> nnx.Module:
     if config.model.folder is not None:
         own = build_own(config, config.model.folder)
         check_rates(held_rates(own), own_rates(config))
+        check_trained("jax_model.py", trained_leaves(own))
         return own
     model = {
         "cnn": CNN,

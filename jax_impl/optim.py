@@ -33,7 +33,7 @@ def build_optimizer(config: Config, params: nnx.State) -> optax.GradientTransfor
     optim = config.optim
     decayed = nnx.from_flat_state(
         [
-            (path, variable.replace(decays(config, canonical_name(path))))
+            (path, variable.replace(decays(config, canonical_name(path, variable))))
             for path, variable in nnx.to_flat_state(params)
         ]
     )
@@ -88,7 +88,7 @@ def save_optimizer_state(
     for part in cast(tuple[Any, ...], state):
         for name, its_name in _names(part).items():
             saved[name] = {
-                canonical_name(path): save_array(variable.get_value(), world)
+                canonical_name(path, variable): save_array(variable.get_value(), world)
                 for path, variable in nnx.to_flat_state(getattr(part, its_name))
             }
         if isinstance(part, optax.ScaleByAdamState):
@@ -107,7 +107,7 @@ def load_optimizer_state(
             arrays = checkpoint.arrays[name]
             leaves = nnx.from_flat_state(
                 [
-                    (path, variable.replace(arrays[canonical_name(path)]))
+                    (path, variable.replace(arrays[canonical_name(path, variable)]))
                     for path, variable in nnx.to_flat_state(getattr(part, its_name))
                 ]
             )

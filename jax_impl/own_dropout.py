@@ -3,10 +3,12 @@
 Shapes: B batch, L layers with dropout.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax.numpy as jnp
-from flax import nnx
+from flax import linen, nnx
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -17,6 +19,10 @@ from recipe.config import Config
 from recipe.dropout import check_call, check_rate, dropout_layers
 from recipe.errors import ConfigError
 
+# What drops in Flax Linen, and what its rate is called there.
+_LINEN = {linen.Dropout: "rate", linen.MultiHeadDotProductAttention: "dropout_rate"}
+OFF = "leave it to model.eval(), and call it without deterministic=False"
+
 
 class KeyedDropout(nnx.Dropout):
     """A model's own dropout, whose masks the examples' keys decide.
@@ -26,9 +32,11 @@ class KeyedDropout(nnx.Dropout):
     """
 
     name: str
+    kind: str  # its class's, as the user has it
     layer: int  # the column of its keys
     dtype: Any  # what is scaled in
     keys_BL: Int[Array, "B L"] | None
+    evaluates: bool  # this forward pass, which has no keys
     calls: int  # of this forward pass so far
 
     def __call__(
@@ -43,7 +51,9 @@ class KeyedDropout(nnx.Dropout):
         if not self.rate or off:
             return inputs
         keys_BL = self.keys_BL
-        check_call(self.name, len(inputs), None if keys_BL is None else len(keys_BL))
+        examples = None if keys_BL is None else len(keys_BL)
+        name = f"jax_model.py: {self.name}"
+        check_call(name, len(inputs), examples, self.evaluates, OFF)
         assert keys_BL is not None
         keys_B = keys_BL[:, self.layer]
         if self.calls:
@@ -77,14 +87,41 @@ def key_dropout(config: Config, model: nnx.Module) -> None:
                 "nnx.Dropout alone, and for each unit one"
             )
         check_rate(name, layer.rate)
-        layer.__class__ = KeyedDropout
+        kind, layer.__class__ = type(layer).__name__, KeyedDropout
         assert isinstance(layer, KeyedDropout)
+        layer.kind = kind
         layer.name, layer.dtype = name, parameter_dtype(config)
         layer.layer = listed.index(name) if name in listed else -1
         layer.rngs = nnx.data(None)  # a generator's state is no weight
-        layer.keys_BL, layer.calls = nnx.data(None), 0
+        layer.keys_BL, layer.calls, layer.evaluates = nnx.data(None), 0, False
     if found:
         _take_keys(model)
+
+
+@contextmanager
+def no_linen_dropout() -> Iterator[None]:
+    """Refuse dropout of Flax Linen's wherever a module of it is called in here.
+
+    A user's model calls its own to be initialised.
+
+    Raises:
+      ConfigError: naming the layer and its rate.
+    """
+
+    def refuse(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        for kind, its_rate in _LINEN.items():
+            if isinstance(module, kind) and (rate := getattr(module, its_rate)):
+                raise ConfigError(
+                    f"jax_model.py: {'.'.join(module.path)} is a linen."
+                    f"{type(module).__name__} with {its_rate}={rate}, which draws from "
+                    "Flax's generator, and torch draws other numbers; hold an "
+                    "nnx.Dropout between two Linen modules, as docs/own-layers.md says"
+                )
+        return call(*args, **kwargs)
+
+    with linen.intercept_methods(refuse):
+        yield
 
 
 def held_rates(model: nnx.Module) -> dict[str, float]:
@@ -107,9 +144,10 @@ def _take_keys(model: nnx.Module) -> None:
     def call(self: Any, images: Array, keys_BL: Array | None = None) -> Any:
         for layer in _layers(self):
             layer.keys_BL, layer.calls = nnx.data(keys_BL), 0
+            layer.evaluates = keys_BL is None
         output = kind.__call__(self, images)
         for layer in _layers(self):
-            layer.keys_BL, layer.calls = nnx.data(None), 0
+            layer.keys_BL, layer.calls, layer.evaluates = nnx.data(None), 0, False
         return output
 
     model.__class__ = type(kind.__name__, (kind,), {"__call__": call})

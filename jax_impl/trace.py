@@ -13,6 +13,7 @@ from flax.nnx.tracers import TraceState
 from jax import Array
 from jaxtyping import Float, Int
 
+from jax_impl.own_dropout import KeyedDropout
 from jax_impl.step import DeviceData, TrainState, gather, loss_fn
 from jax_impl.weights import canonical_name
 from recipe.config import Config
@@ -52,6 +53,8 @@ def trace_step(
             return output
         call = numbered(name, outputs)
         kinds[call] = type(module).__mro__[1].__name__
+        if isinstance(module, KeyedDropout):
+            kinds[call] = module.kind
         if call in nudges:
             output = output + nudges[call]
         outputs[call] = output
@@ -113,7 +116,7 @@ def _observe(module: nnx.Module, name: str, keep_output: Any) -> None:
 
 def _canonical_weights(params: nnx.State) -> dict[str, np.ndarray]:
     return {
-        canonical_name(path): np.asarray(variable.get_value())
+        canonical_name(path, variable): np.asarray(variable.get_value())
         for path, variable in nnx.to_flat_state(params)
     }
 

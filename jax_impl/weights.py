@@ -9,25 +9,42 @@ from flax import nnx
 from jax_impl.parallel import World, to_host, unshard
 from recipe.weights import Weights, check_leaves
 
+# What a cell's leaf is told by, since its own path has the cell in it.
+_NAME = "canonical_name"
 
-def canonical_name(path: tuple[Any, ...]) -> str:
+
+def canonical_name(path: tuple[Any, ...], leaf: nnx.Variable | None = None) -> str:
     """Flax's path ("dense", 0, "kernel") is the canonical `dense.0.kernel`.
 
-    The cell that an `nnx.RNN` holds has the name of that, as torch's `nn.GRU` is both.
+    Args:
+      leaf: what is there; that of an `nnx.RNN`'s cell knows its name.
     """
-    parts = [str(part) for part in path]
-    kept = [
-        part
-        for part, after in zip(parts, parts[1:] + [""], strict=False)
-        if part != "cell" or after not in ("dense_i", "dense_h")
-    ]
-    return ".".join(kept)
+    told = None if leaf is None else leaf.get_metadata().get(_NAME)
+    return told or ".".join(map(str, path))
 
 
 def leaf_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     """Canonical name -> canonical shape of all that the model holds."""
+    _name_cells(model)
     leaves = nnx.to_flat_state(nnx.state(model))
-    return {canonical_name(path): v.get_value().shape for path, v in leaves}
+    return {canonical_name(path, v): v.get_value().shape for path, v in leaves}
+
+
+def trained_leaves(model: nnx.Module) -> dict[str, bool]:
+    """Canonical name -> whether training moves it, of all that the model holds."""
+    _name_cells(model)
+    leaves = nnx.to_flat_state(nnx.state(model))
+    return {canonical_name(path, v): isinstance(v, nnx.Param) for path, v in leaves}
+
+
+def _name_cells(model: nnx.Module) -> None:
+    """Give the cell that an `nnx.RNN` holds the name of that, as `nn.GRU` is both."""
+    for path, module in nnx.iter_modules(model):
+        if not isinstance(module, nnx.RNN):
+            continue
+        for inner, leaf in nnx.iter_graph(module.cell):
+            if isinstance(leaf, nnx.Variable) and inner[0] in ("dense_i", "dense_h"):
+                leaf.set_metadata(**{_NAME: canonical_name((*path, *inner))})
 
 
 def load_weights(
@@ -44,7 +61,7 @@ def load_weights(
     graphdef, state = nnx.split(model)
     leaves = nnx.to_flat_state(state)
     filled = nnx.from_flat_state(
-        [(p, variable.replace(weights[canonical_name(p)])) for p, variable in leaves]
+        [(p, v.replace(weights[canonical_name(p, v)])) for p, v in leaves]
     )
     params, statistics = nnx.split_state(filled, nnx.Param, nnx.BatchStat)
     return graphdef, params, statistics
@@ -53,7 +70,7 @@ def load_weights(
 def save_weights(params: nnx.State, statistics: nnx.State, world: World) -> Weights:
     """The parameters and statistics as canonical NumPy arrays."""
     return {
-        canonical_name(path): save_array(variable.get_value(), world)
+        canonical_name(path, variable): save_array(variable.get_value(), world)
         for state in (params, statistics)
         for path, variable in nnx.to_flat_state(state)
     }

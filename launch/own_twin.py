@@ -10,6 +10,7 @@ process of its own, for it imports a framework.
 import json
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +74,24 @@ def in_torch(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weigh
     data = DeviceData(*(replicate(array, world) for array in batch(config)))
     indices_B = place_batch(np.arange(config.train.global_batch_size), world)
     keys_BL = place_batch(keys(config), world)
-    before = torch.get_rng_state()
+    states = [torch.get_rng_state()]
     trace = trace_step(config, model, data, indices_B, None, keys_BL, None, 1, world)
     images, labels = gather(config, data, indices_B)
+    states.append(torch.get_rng_state())
     with torch.no_grad():
         model.eval()
         evaluated = model(images).double().cpu().numpy()
+        states.append(torch.get_rng_state())
         model.train()
         loss_fn(config, model, images, labels, keys_BL)  # moves running statistics
-    if not torch.equal(before, torch.get_rng_state()):
+    drawn = [not torch.equal(*around) for around in pairwise(states)]
+    if any(drawn):
+        where = "evaluation is random: it" if drawn[1] else "the forward pass"
         raise ConfigError(
-            "torch_model.py: the forward pass draws from torch's generator, as "
-            "F.dropout, nn.GRU(dropout=...) and torch.rand do; JAX draws other "
-            "numbers. For dropout hold an nn.Dropout as an attribute of the module, "
-            "and leave out the rest"
+            f"torch_model.py: {where} draws from torch's generator, as F.dropout (in "
+            "evaluation too, unless it is given training=), nn.GRU(dropout=...) and "
+            "torch.rand do; JAX draws other numbers. For dropout hold an nn.Dropout as "
+            "an attribute of the module, and leave out the rest"
         )
     return with_evaluation(trace, evaluated), save_weights(model, world)
 

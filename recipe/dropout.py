@@ -103,16 +103,26 @@ def check_rates(held: Mapping[str, float], listed: Mapping[str, float]) -> None:
         )
 
 
-def check_call(name: str, rows: int, examples: int | None) -> None:
+def check_call(
+    name: str, rows: int, examples: int | None, evaluates: bool, off: str
+) -> None:
     """Refuse a call of a user's own dropout layer for which there are no masks.
 
     Args:
+      name: the layer's, with the file that it is in.
       rows: along the first axis of what it is given.
-      examples: of the batch; None outside of the model's forward pass.
+      examples: of the batch, which has keys; else None.
+      evaluates: whether the model's forward pass has none, as in evaluation.
+      off: how the framework's layer is left off there.
 
     Raises:
       ConfigError: naming the layer.
     """
+    if evaluates:
+        raise ConfigError(
+            f"{name}: dropout is on in evaluation, for which there are no keys for its "
+            f"masks, and which is not to be random; {off}"
+        )
     if examples is None:
         raise ConfigError(
             f"{name}: dropout is called in training, but not within the model's own "

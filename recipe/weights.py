@@ -164,6 +164,31 @@ def is_trained(name: str) -> bool:
     return not name.endswith((".mean", ".var"))
 
 
+def check_trained(file: str, trained: Mapping[str, bool]) -> None:
+    """Refuse a model of the user's own that trains what its names say is not trained.
+
+    Args:
+      file: of the model.
+      trained: canonical name -> whether training moves it, of all that is held.
+
+    Raises:
+      ConfigError: naming every leaf that is called otherwise than it is.
+    """
+    wrong = [
+        f"{name} is trained, and .mean and .var are names of running statistics alone"
+        if moved
+        else f"{name} is not trained (a buffer, requires_grad=False, or no nnx.Param), "
+        "and of leaves running statistics alone are not, .mean and .var"
+        for name, moved in trained.items()
+        if moved != is_trained(name)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{file}: {'; '.join(wrong)}; name it otherwise in both twins and "
+            "shapes.py, and compute what is constant in the forward pass"
+        )
+
+
 def check_leaves(shapes: Mapping[str, Shape], weights: Weights) -> None:
     """Refuse a model that does not hold what its architecture says.
 

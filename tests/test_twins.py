@@ -15,6 +15,7 @@ ALONE: dict[str, dict[str, str]] = {
     },
     "own_dropout.py": {
         "AxisDropout": "JAX's order of axes is the one that units are counted in",
+        "no_linen_dropout": "PyTorch has modules of one kind",
     },
     "parallel.py": {
         "only_the_last": "DDP shares gradients within the backward pass",

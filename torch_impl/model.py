@@ -28,6 +28,7 @@ from recipe.architecture import (
 from recipe.config import Config
 from recipe.dropout import check_rates, own_rates
 from recipe.own_model import check_inputs, checked_kind, own_module
+from recipe.weights import check_trained
 from torch_impl.layers import (
     NORMS,
     Conv,
@@ -39,6 +40,7 @@ from torch_impl.layers import (
 )
 from torch_impl.own_dropout import held_rates, key_dropout
 from torch_impl.precision import dtypes, parameter_dtype
+from torch_impl.weights import trained_leaves
 
 
 def build_dropout(config: Config) -> Callable[..., Tensor]:
@@ -416,6 +418,7 @@ def build_model(config: Config) -> nn.Module:
     if config.model.folder is not None:
         own = build_own(config, config.model.folder)
         check_rates(held_rates(own), own_rates(config))
+        check_trained("torch_model.py", trained_leaves(own))
         return own
     model = {
         "cnn": CNN,

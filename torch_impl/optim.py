@@ -98,7 +98,7 @@ def save_optimizer_state(
         for part in state:
             tensor = kept.get(_NAMES[part])
             tensor = torch.zeros_like(parameter) if tensor is None else tensor
-            array = save_array(names[name], tensor.detach(), world)
+            array = save_array(name, names[name], tensor.detach(), world)
             state[part][names[name]] = array
         count = int(kept.get("step", 0))
     counts = OPTIMIZERS[config.optim.name].counts_updates
@@ -117,7 +117,7 @@ def load_optimizer_state(
     for name, parameter in model.named_parameters():
         for part in optimizer_state(config.optim):
             array = checkpoint.arrays[part][names[name]]
-            tensor = load_array(names[name], array, world)
+            tensor = load_array(name, names[name], array, world)
             optimizer.state[parameter][_NAMES[part]] = place_state(tensor, parameter)
         if OPTIMIZERS[config.optim.name].counts_updates:
             steps = float(checkpoint.state[UPDATES])

@@ -15,6 +15,8 @@ from recipe.errors import ConfigError
 from torch_impl.layers import drop, words
 from torch_impl.precision import parameter_dtype
 
+OFF = "leave it to model.eval(), and call no .train() on it in the forward pass"
+
 
 class AxisDropout(nn.Dropout):
     """nn.Dropout of what is laid out otherwise than a batch of images.
@@ -39,17 +41,21 @@ class KeyedDropout(nn.Dropout):
     """
 
     name: str
+    kind: str  # its class's, as the user has it
     layer: int  # the column of its keys
     dtype: torch.dtype  # what is scaled in
     channels: int | None = None
     keys_BL: Int[Tensor, "B L"] | None = None
+    evaluates: bool = False  # this forward pass, which has no keys
     calls: int = 0  # of this forward pass so far
 
     def forward(self, input: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
         if not self.p or not self.training:
             return input
         keys_BL = self.keys_BL
-        check_call(self.name, len(input), None if keys_BL is None else len(keys_BL))
+        examples = None if keys_BL is None else len(keys_BL)
+        name = f"torch_model.py: {self.name}"
+        check_call(name, len(input), examples, self.evaluates, OFF)
         assert keys_BL is not None
         keys_B = keys_BL[:, self.layer]
         if self.calls:
@@ -90,8 +96,9 @@ def key_dropout(config: Config, model: nn.Module) -> None:
             )
         assert isinstance(layer, nn.Dropout)
         check_rate(name, layer.p)
-        layer.__class__ = KeyedDropout
+        kind, layer.__class__ = type(layer).__name__, KeyedDropout
         assert isinstance(layer, KeyedDropout)
+        layer.kind = kind
         layer.name, layer.dtype = name, parameter_dtype(config)
         layer.layer = listed.index(name) if name in listed else -1
     if found:
@@ -113,10 +120,11 @@ def _take_keys(model: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
     images, *keys = given
     for layer in _layers(model):
         layer.keys_BL, layer.calls = (keys[0] if keys else None), 0
+        layer.evaluates = not keys
     return (images,)
 
 
 def _leave_keys(model: nn.Module, given: Any, output: Any) -> None:
     """Take the keys back, which are of this forward pass."""
     for layer in _layers(model):
-        layer.keys_BL, layer.calls = None, 0
+        layer.keys_BL, layer.calls, layer.evaluates = None, 0, False

@@ -63,7 +63,7 @@ def trace_step(
         kinds[call] = type(module).__name__
         channels = -1 if isinstance(module, LAST) else None
         if isinstance(module, KeyedDropout):
-            channels = module.last_in_jax(output)
+            kinds[call], channels = module.kind, module.last_in_jax(output)
         outputs[call] = canonical_layout(output, channels)
         if output.is_floating_point():
             # Of the images alone, as dropout of pixels is, it has none unless asked.

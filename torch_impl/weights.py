@@ -65,7 +65,7 @@ def _canonical_leaf(path: str, module: nn.Module, leaf: str, tensor: Tensor) -> 
         parts = [path, *layer, f"dense_{found[2]}", kind]
     elif leaf != "weight":
         parts = [path, _CANONICAL.get(leaf, leaf)]
-    elif isinstance(module, nn.Embedding):
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
         parts = [path, "embedding"]
     elif isinstance(module, nn.PReLU):
         parts = [path, "negative_slope"]
@@ -79,17 +79,26 @@ def leaf_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Canonical name -> canonical shape of all that the model holds."""
     leaves = model.state_dict()
     return {
-        canonical: canonical_shape(canonical, leaves[name])
+        canonical: canonical_shape(name, canonical, leaves[name])
         for name, canonical in canonical_names(model).items()
     }
 
 
-def canonical_shape(canonical: str, tensor: Tensor) -> tuple[int, ...]:
-    """Of a tensor of this name, as canonical arrays are; Flax's are so already."""
+def canonical_shape(name: str, canonical: str, tensor: Tensor) -> tuple[int, ...]:
+    """Of a tensor of these names, as canonical arrays are; Flax's are so already."""
     shape = tuple(tensor.shape)
-    if _is_kernel(canonical) and len(shape) in _FROM_TORCH:
+    if _is_kernel(name, canonical) and len(shape) in _FROM_TORCH:
         return tuple(shape[axis] for axis in _FROM_TORCH[len(shape)])
     return shape
+
+
+def trained_leaves(model: nn.Module) -> dict[str, bool]:
+    """Canonical name -> whether training moves it, of all that the model holds."""
+    leaves = model.state_dict(keep_vars=True)
+    return {
+        canonical: leaves[name].requires_grad
+        for name, canonical in canonical_names(model).items()
+    }
 
 
 def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
@@ -100,9 +109,8 @@ def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
     """
     check_leaves(leaf_shapes(model), weights)
     names = canonical_names(model)
-    arrays = {
-        n: load_array(n, weights[n], world) for n in dict.fromkeys(names.values())
-    }
+    first = {canonical: name for name, canonical in reversed(names.items())}
+    arrays = {c: load_array(n, c, weights[c], world) for c, n in first.items()}
     tensors = {
         name: arrays[names[name]] if name in names else _no_count(world)
         for name in model.state_dict()
@@ -133,15 +141,15 @@ def _share_again(model: nn.Module, before: dict[str, nn.Parameter]) -> None:
             setattr(module, leaf, kept)
 
 
-def load_array(canonical: str, array: np.ndarray, world: World) -> Tensor:
-    """A canonical array of this name as torch's tensor, whole on the rank's device.
+def load_array(name: str, canonical: str, array: np.ndarray, world: World) -> Tensor:
+    """A canonical array as torch's tensor of this name, whole on the rank's device.
 
     JAX's twin takes the array as it is.
     """
-    if _is_kernel(canonical):
+    if _is_kernel(name, canonical):
         array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
     tensor = replicate(array, world)
-    if not _is_kernel(canonical) or array.ndim != 4:
+    if not _is_kernel(name, canonical) or array.ndim != 4:
         return tensor
     # OHWI in memory, as channels-last images make gradients, whose strides DDP wants of
     # parameters too; FSDP shards contiguous ones alone.
@@ -153,18 +161,20 @@ def save_weights(model: nn.Module, world: World) -> Weights:
     """The parameters and statistics as canonical NumPy arrays."""
     leaves = model.state_dict()
     return {
-        canonical: save_array(canonical, leaves[name], world)
+        canonical: save_array(name, canonical, leaves[name], world)
         for name, canonical in canonical_names(model).items()
     }
 
 
-def save_array(canonical: str, tensor: Tensor, world: World) -> np.ndarray:
-    """The tensor of this name as a canonical NumPy array; a call of all ranks."""
+def save_array(name: str, canonical: str, tensor: Tensor, world: World) -> np.ndarray:
+    """The tensor of these names as a canonical array; a call of all ranks."""
     array = unshard(tensor, world).cpu().numpy()
-    if _is_kernel(canonical):
+    if _is_kernel(name, canonical):
         array = np.ascontiguousarray(array.transpose(_FROM_TORCH[array.ndim]))
     return array
 
 
-def _is_kernel(canonical: str) -> bool:
-    return canonical.rpartition(".")[2] == "kernel"
+def _is_kernel(name: str, canonical: str) -> bool:
+    """Whether torch's layout is another; what a user calls `kernel` is as in Flax."""
+    leaf, canonical_leaf = (n.rpartition(".")[2] for n in (name, canonical))
+    return canonical_leaf == "kernel" and leaf != "kernel"

@@ -129,6 +129,29 @@ def test_evaluation_drops_nothing_and_needs_no_keys(keyed):
             np.testing.assert_array_equal(np.asarray(y), np.ones((3, 9)))
 
 
+def test_dropout_that_is_left_on_in_evaluation_is_told_with_its_twin(own):
+    class On(Torch):
+        def forward(self, x):
+            return self.drop.train()(x)
+
+    class OnJax(Jax):
+        def __call__(self, x):
+            return self.drop(x, deterministic=False)
+
+    ours, theirs = On(nn.Dropout(RATE)), OnJax(nnx.Dropout(RATE))
+    torch_own.key_dropout(own(), ours)
+    jax_own.key_dropout(own(), theirs)
+    for twin, model, x, keys in (
+        ("torch", ours, torch.ones(3, 9), torch.from_numpy(KEYS)),
+        ("jax", theirs, jnp.ones((3, 9)), KEYS),
+    ):
+        model(x, keys)
+        model.eval()
+        told = f"{twin}_model.py: drop: dropout is on in evaluation.*; leave it to"
+        with pytest.raises(ConfigError, match=told):
+            model(x)
+
+
 def test_training_without_keys_is_refused(keyed):
     for model, x in zip(keyed(), (torch.ones(3, 9), jnp.ones((3, 9))), strict=True):
         model.train()

@@ -1,18 +1,27 @@
 """docs/own-layers.md: each pair it shows is the same, and a fault in it is named."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from flax import nnx
+from rich.console import Console
 from torch import nn
 
 from jax_impl.model import build_model as build_jax
+from jax_impl.optim import build_optimizer, save_optimizer_state
+from jax_impl.parallel import place_state
+from jax_impl.precision import dtypes
+from jax_impl.recurrent import LSTM
 from jax_impl.weights import leaf_shapes as jax_shapes
+from jax_impl.weights import load_weights as load_jax
+from jax_impl.weights import save_weights as save_jax
 from launch.leaves import listed_leaves
 from launch.own import hold
 from launch.own_twin import in_jax, in_torch, leaves_of
+from launch.trace import show_layers
 from recipe.errors import ConfigError
 from recipe.leaves import wrong_leaves
 from recipe.weights import random_weights, weight_shapes
@@ -21,6 +30,8 @@ from tests.conftest import ROOT, exhaustive_but
 from tests.launch.pages import files_of, write_files
 from tests.twins.conftest import TORCH
 from torch_impl.model import build_model as build_torch
+from torch_impl.precision import dtypes as torch_dtypes
+from torch_impl.recurrent import LSTM as TorchLSTM
 from torch_impl.weights import canonical_names, leaf_shapes, load_weights, save_weights
 
 PAGE = (ROOT / "docs" / "own-layers.md").read_text()
@@ -233,10 +244,30 @@ def test_features_that_are_the_last_of_four_axes_are_no_channels_of_images(
     assert found.verdict == IDENTICAL, found.message
 
 
-def test_what_draws_from_torchs_own_generator_is_refused(pair, verdict):
-    drawn = {"self.tokens(mixture)": "F.dropout(mixture, 0.2)"}
-    with pytest.raises(ConfigError, match="torch's generator.* hold an nn.Dropout"):
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [("", "evaluation is random: it"), (", self.training", "the forward pass")],
+)
+def test_what_draws_from_torchs_own_generator_is_refused(given, where, pair, verdict):
+    drawn = {"self.tokens(mixture)": f"F.dropout(mixture, 0.2{given})"}
+    told = f"torch_model.py: {where} draws from torch's generator.* hold an nn.Dropout"
+    with pytest.raises(ConfigError, match=told):
         verdict(pair("dropout", "torch", drawn))
+
+
+def test_a_layer_is_shown_once_however_often_it_is_called_by_the_users_name(
+    pair, verdict
+):
+    with io.StringIO() as said:
+        show_layers(verdict(pair("dropout")), Console(file=said, width=200))
+        rows = [line.split("  ") for line in said.getvalue().splitlines()]
+    rows = [[cell.strip() for cell in row if cell.strip()][:3] for row in rows]
+    assert [row for row in rows if row and "block.0." in row[0]] == [
+        ["block.0.value", "Linear", "Linear"],
+        ["block.0.shares", "AxisDropout", "Dropout"],
+        ["block.0.tokens × 2", "Dropout", "Dropout"],
+        ["block.0.out", "Linear", "Linear"],
+    ]
 
 
 class Shared(nn.Module):
@@ -321,6 +352,79 @@ def test_every_layer_of_torchs_has_its_canonical_name():
         "relu.negative_slope": (1,),
     }
     assert "bn.num_batches_tracked" not in canonical_names(model)
+
+
+def test_a_cell_has_the_name_of_its_nnx_rnn_and_of_nothing_else(make_config, worlds):
+    class Torch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = TorchLSTM(2, 3, torch_dtypes(config), bias_i=False)
+            self.rnn = TorchLSTM(2, 3, torch_dtypes(config), bias_i=False)
+
+    class Jax(nnx.Module):
+        def __init__(self):
+            self.cell = LSTM(2, 3, dtypes(config), bias_i=False)
+            cell = nnx.OptimizedLSTMCell(2, 3, rngs=nnx.Rngs(0))
+            self.rnn = nnx.RNN(cell, rngs=False)
+
+    config = make_config("optim.momentum=0.9")
+    kernels = {"dense_i.kernel": (2, 12), "dense_h.kernel": (3, 12)}
+    leaves = {**kernels, "dense_h.bias": (12,)}
+    expected = {f"{m}.{n}": leaves[n] for m in ("cell", "rnn") for n in leaves}
+    assert leaf_shapes(Torch()) == jax_shapes(Jax()) == expected
+    weights = {n: np.full(s, len(n), np.float32) for n, s in expected.items()}
+    _, *states = load_jax(Jax(), weights)
+    params, statistics = (place_state(state, worlds[1]) for state in states)
+    saved = save_jax(params, statistics, worlds[1])
+    state = build_optimizer(config, params).init(params)
+    kept, _ = save_optimizer_state(state, worlds[1])
+    assert kept["momentum"].keys() == saved.keys() == weights.keys()
+    for name, array in weights.items():
+        np.testing.assert_array_equal(saved[name], array)
+
+
+def test_what_a_user_calls_kernel_in_torch_is_laid_out_as_in_flax():
+    class Torch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.own = nn.Module()
+            self.own.kernel = nn.Parameter(torch.zeros(2, 3))
+
+    weights = {"own.kernel": np.arange(6.0).reshape(2, 3)}
+    assert leaf_shapes(Torch()) == {"own.kernel": (2, 3)}
+    load_weights(model := Torch().double(), weights, TORCH)
+    np.testing.assert_array_equal(
+        model.get_parameter("own.kernel").detach(), weights["own.kernel"]
+    )
+    saved = save_weights(model, TORCH)
+    np.testing.assert_array_equal(saved["own.kernel"], weights["own.kernel"])
+
+
+@pytest.mark.parametrize(
+    ("twin", "added", "told"),
+    [
+        ("torch", "mean = nn.Parameter(torch.zeros(3))", "rnn.mean is trained"),
+        ("jax", "mean = nnx.Param(jnp.zeros(3))", "rnn.mean is trained"),
+        ("torch", "register_buffer('table', torch.zeros(3))", "rnn.table is not"),
+        ("jax", "table = nnx.BatchStat(jnp.zeros(3))", "rnn.table is not trained"),
+    ],
+)
+def test_what_is_trained_has_no_name_of_a_statistic_nor_the_reverse(
+    twin, added, told, pair
+):
+    head = "self.head ="
+    config = pair("gru", twin, {head: f"self.rnn.{added}\n        {head}"})
+    with pytest.raises(ConfigError, match=f"{twin}_model.py: {told}"):
+        {"torch": build_torch, "jax": build_jax}[twin](config)
+
+
+def test_dropout_of_linens_is_refused_with_what_to_do(pair):
+    hidden = 'x = linen.relu(linen.Dense(16, name="hidden")(x.reshape(len(x), -1)))'
+    drop = 'x = linen.Dropout(0.5, deterministic=False, name="drop")(x)'
+    config = pair("linen", "jax", {hidden: f"{hidden}\n        {drop}"})
+    told = r"jax_model.py: drop is a linen.Dropout with rate=0.5.*hold an nnx.Dropout"
+    with pytest.raises(ConfigError, match=told):
+        build_jax(config)
 
 
 @pytest.mark.parametrize("twin", ["torch", "jax"])
