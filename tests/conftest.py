@@ -139,6 +139,7 @@ def run_python(
       args: what follows `python`: a script, or -c or -m, and its arguments.
       gpu: whether the process may see GPUs.
       cwd: another folder to run in.
+      python: what stands in for this interpreter.
       timeout: seconds; then the process and those it started are killed.
       variables: environment variables by name, set last; None unsets one.
     """
@@ -148,6 +149,7 @@ def run_python(
         *,
         gpu: bool = False,
         cwd: Path = ROOT,
+        python: str | Path = sys.executable,
         timeout: float = 600,
         **variables: str | Path | None,
     ) -> subprocess.CompletedProcess[str]:
@@ -160,7 +162,7 @@ def run_python(
             environment.pop(name, None)
             if value is not None:
                 environment[name] = str(value)
-        command = [sys.executable, *map(str, args)]
+        command = [str(python), *map(str, args)]
         with subprocess.Popen(
             command,
             cwd=cwd,
