@@ -12,7 +12,7 @@ TINY = ["train.steps=3", "train.global_batch_size=32", "model.hidden=[8]"]
 
 
 @pytest.fixture
-def run_with(run_python, tmp_path):
+def run_with(run_quickly, tmp_path):
     """`run_with(folder, ...)`: a run's summary, its weights and stderr."""
 
     def run(cache, *overrides, processes=1, script="launch/jax.py", **variables):
@@ -20,7 +20,7 @@ def run_with(run_python, tmp_path):
         folder.mkdir()
         launcher = torchrun(processes, script) if processes > 1 else [script]
         variables = {"JAX_COMPILATION_CACHE_DIR": cache, **variables}
-        done = run_python(
+        done = run_quickly(
             [*launcher, *TINY, f"run.dir={folder}", *overrides], **variables
         )
         assert done.returncode == 0, done.stdout + done.stderr
