@@ -64,8 +64,10 @@ def clean_environment() -> dict[str, str]:
 # This process imports frameworks too, before any fixture could run. GPUs belong to the
 # processes that ask for them; memory held here would be missing there. Each has one
 # thread of PyTorch's unless a test asks for more: several wait for each other by
-# spinning, and where processes share the cores that takes longer than the work.
-os.environ.update(NO_GPU | {"OMP_NUM_THREADS": "1"})
+# spinning, and where processes share the cores that takes longer than the work. And
+# torch.compile has none that help it, each of which would import PyTorch.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+os.environ.update(NO_GPU | ONE_THREAD)
 
 
 def exhaustive_but(kept: Collection[Any], cases: Iterable[Any]) -> list[Any]:

@@ -112,14 +112,16 @@ def _started(kind: str, address: str, owner: str) -> socket.socket:
         if process is None:
             command = [sys.executable, __file__, "SERVER", kind, address, owner]
             # It is for all tests, so it has the environment of none.
-            one = {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
-            one |= {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
+            one = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
             path = {"PATH": os.environ.get("PATH", os.defpath)}
+            cpu = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
             with open(f"{address}.log", "w") as log:
                 process = subprocess.Popen(
                     command,
                     cwd=ROOT,
-                    env=one | path | {"CUDA_VISIBLE_DEVICES": ""},
+                    env=one
+                    | path
+                    | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=log,
@@ -130,6 +132,7 @@ def _started(kind: str, address: str, owner: str) -> socket.socket:
 
 def server(kind: str, address: str, owner: str) -> None:
     import selectors
+    import shutil
     from importlib import import_module
 
     sys.path[0] = str(ROOT)
@@ -151,7 +154,7 @@ def server(kind: str, address: str, owner: str) -> None:
         door.bind(address)
         door.listen(64)
         all_ends.register(door, selectors.EVENT_READ)
-        while os.path.exists(f"/proc/{owner}") or _runs(int(owner)):
+        while _runs(int(owner)):
             for key, _ in all_ends.select(0.01 if forks else 1):
                 if key.fileobj is door:
                     client, _ = door.accept()
@@ -175,7 +178,7 @@ def server(kind: str, address: str, owner: str) -> None:
                 client.close()
         for process in forks:
             kill(process)
-    os.unlink(address)
+    shutil.rmtree(os.path.dirname(address), ignore_errors=True)
 
 
 def kill(process: int) -> None:

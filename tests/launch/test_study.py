@@ -35,7 +35,7 @@ from tests.launch.slurm_cluster import NODES
 STUDY = "launch/study.py"
 SMALL = (
     *(STUDY, "experiment=linear_line", "train.steps=4", "study.precision=[fp64]"),
-    *('study.parity=["train.steps=4"]', "study.wait_minutes=0"),
+    *("study.parity=['train.steps=4','jax_layouts=[devices]']", "study.wait_minutes=0"),
     "study.timed_seconds=0.1",
 )
 
