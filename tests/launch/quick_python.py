@@ -111,17 +111,21 @@ def _started(kind: str, address: str, owner: str) -> socket.socket:
             time.sleep(0.02)
         if process is None:
             command = [sys.executable, __file__, "SERVER", kind, address, owner]
-            # It is for all tests, so it has the environment of none.
-            one = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-            path = {"PATH": os.environ.get("PATH", os.defpath)}
-            cpu = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+            # It is for all tests, so it has the environment of none, and no home's data.
+            environment = {
+                "PATH": os.environ.get("PATH", os.defpath),
+                "CUDA_VISIBLE_DEVICES": "",
+                "DUET_DATA": f"{address}.data",
+                "JAX_COMPILATION_CACHE_DIR": f"{address}.compiled",
+                "JAX_PLATFORMS": "cpu",
+                "OMP_NUM_THREADS": "1",
+                "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            }
             with open(f"{address}.log", "w") as log:
                 process = subprocess.Popen(
                     command,
                     cwd=ROOT,
-                    env=one
-                    | path
-                    | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"},
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=log,
