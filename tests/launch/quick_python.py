@@ -111,7 +111,7 @@ def _started(kind: str, address: str, owner: str) -> socket.socket:
             time.sleep(0.02)
         if process is None:
             command = [sys.executable, __file__, "SERVER", kind, address, owner]
-            # It is for all tests, so it has the environment of none, and no home's data.
+            # It is for all tests: it has the environment of none, and no home's data.
             environment = {
                 "PATH": os.environ.get("PATH", os.defpath),
                 "CUDA_VISIBLE_DEVICES": "",
