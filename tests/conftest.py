@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.config import Config, to_config
 from recipe.parity import ParityConfig
+from tests.launch.quick_python import write_client
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -183,6 +185,26 @@ def run_python(
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def quick_python() -> Path:
+    """Stands in for the interpreter, without the seconds that imports take.
+
+    Its servers are shared by pytest-xdist's workers, and end with what started those.
+    """
+    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    folder = Path(tempfile.gettempdir()) / f"duet-python-{os.getuid()}-{owner}"
+    folder.mkdir(0o700, exist_ok=True)
+    python = folder / f"python-{os.getpid()}"
+    write_client(python, folder, owner)
+    return python
+
+
+@pytest.fixture(scope="session")
+def run_quickly(run_python, quick_python):
+    """`run_python` where the start of the interpreter is not what is tested."""
+    return functools.partial(run_python, python=quick_python)
 
 
 @pytest.fixture(scope="session")

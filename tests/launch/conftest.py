@@ -2,17 +2,15 @@
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import NO_GPU, ROOT, clean_environment
 from tests.faults.ranks import free_port
-from tests.launch.quick_python import write_client
 from tests.launch.slurm_cluster import SlurmCluster, why_not
 
 # A network with batch normalisation, small enough to compile in a moment.
@@ -46,26 +44,6 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     assert done.stderr.count("error: ") == 1, done.stderr
     for word in words:
         assert word in done.stderr, done.stderr
-
-
-@pytest.fixture(scope="session")
-def quick_python() -> Path:
-    """Stands in for the interpreter, without the seconds that imports take.
-
-    Its servers are shared by pytest-xdist's workers, and end with what started those.
-    """
-    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
-    folder = Path(tempfile.gettempdir()) / f"duet-python-{os.getuid()}-{owner}"
-    folder.mkdir(0o700, exist_ok=True)
-    python = folder / f"python-{os.getpid()}"
-    write_client(python, folder, owner)
-    return python
-
-
-@pytest.fixture(scope="session")
-def run_quickly(run_python, quick_python):
-    """`run_python` where the start of the interpreter is not what is tested."""
-    return partial(run_python, python=quick_python)
 
 
 @pytest.fixture(scope="session")

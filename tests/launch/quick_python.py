@@ -29,6 +29,7 @@ KINDS = {
     "launch/parity.py": "neither",
     "launch/study.py": "neither",
 }
+FAULTY = "tests/faults/faulty.py"  # makes something go wrong in what follows it
 MODULES = {
     ("-m", "torch.distributed.run"): "torch",
     ("-m", "launch.own_twin", "torch"): "torch",
@@ -52,9 +53,7 @@ def write_client(python: Path, folder: Path, owner: int) -> None:
 
 def client(python: str, folder: str, owner: str, *arguments: str) -> None:
     plain = [a for a in arguments if a != "-u"]
-    script = os.path.relpath(os.path.abspath(plain[0]), ROOT) if plain else ""
-    kind = MODULES.get(tuple(plain[:2])) or MODULES.get(tuple(plain[:3]))
-    kind = kind or KINDS.get(script)
+    kind = kind_of(plain)
     if kind is None:
         os.execv(sys.executable, [sys.executable, *arguments])
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -79,6 +78,15 @@ def client(python: str, folder: str, owner: str, *arguments: str) -> None:
         signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
+
+
+def kind_of(arguments: list[str]) -> str | None:
+    """Whose server these are for: "torch", "jax" or "neither"; None of no server."""
+    places = [os.path.relpath(os.path.abspath(word), ROOT) for word in arguments[:2]]
+    if places and places[0] == FAULTY:
+        places = places[1:]
+    module = MODULES.get(tuple(arguments[:2])) or MODULES.get(tuple(arguments[:3]))
+    return module or KINDS.get(places[0] if places else "")
 
 
 def connected(kind: str, folder: str, owner: str) -> socket.socket:
