@@ -163,6 +163,8 @@ def server(kind: str, address: str, owner: str) -> None:
         import_what_a_run_does(kind)
     forks: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as door, selectors.DefaultSelector() as all_ends:
+        with contextlib.suppress(FileNotFoundError):  # of one that was killed
+            os.unlink(address)
         door.bind(address)
         door.listen(64)
         all_ends.register(door, selectors.EVENT_READ)
