@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from launch.children import end, start
-from launch.overrides import ROOT
+from launch.children import ROOT, end, guarded, start
 
 
 def alone(
@@ -37,11 +36,12 @@ def _run(
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
         with interrupts() as interrupted:
             process = start(command, output, variables, keep=[held.fileno()])
-            try:
-                while process.poll() is None and not interrupted.wait(0.2):
-                    pass
-            finally:
-                end(process)
+            with guarded(process, keep=[held.fileno()]):
+                try:
+                    while process.poll() is None and not interrupted.wait(0.2):
+                        pass
+                finally:
+                    end(process)
             # Said in here, where the next Ctrl-C is still only an event.
             if interrupted.is_set():
                 output.write("error: it was ended, or took more than cluster.minutes\n")

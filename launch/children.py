@@ -4,13 +4,16 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TextIO
 
 import psutil
 
-from launch.overrides import ROOT
+# Not launch.overrides' own, which would bring Hydra into the process of `guarded`.
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def start(
@@ -45,13 +48,51 @@ def end(process: subprocess.Popen[bytes]) -> None:
     """
     # What has ended well is asked in passing, and a Ctrl-C then is to be heard.
     with contextlib.nullcontext() if process.poll() is not None else _undisturbed():
-        family = _suspended(process.pid) if process.poll() is None else []
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
+        _kill(process.pid, _suspended(process.pid) if process.poll() is None else [])
         process.wait()
+
+
+@contextlib.contextmanager
+def guarded(
+    process: subprocess.Popen[bytes], keep: Sequence[int] = ()
+) -> Iterator[None]:
+    """Have a session ended even if this process is killed before it can `end` it.
+
+    submitit's controller gives a call that it interrupts one second, then SIGKILL; on a
+    busy machine a family may be suspended by then, and not yet killed.
+
+    Args:
+      keep: file descriptors that stay open until it is ended.
+    """
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "launch.children", str(process.pid)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # out of reach of whatever kills this process
+        pass_fds=keep,
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            guard.communicate(b"ended")
+
+
+def guard(first: int) -> None:
+    """End a session's first process and what came of it, unless told that it is."""
+    if sys.stdin.read() != "ended":
+        _kill(first, _suspended(first))
+
+
+def _kill(first: int, family: list[psutil.Process]) -> None:
+    """The youngest first: whoever is interrupted here can find the others again."""
+    for member in reversed(family):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(first, signal.SIGKILL)
 
 
 def _suspended(first: int) -> list[psutil.Process]:
@@ -82,3 +123,7 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in zip(stops, before, strict=True):
             signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    guard(int(sys.argv[1]))

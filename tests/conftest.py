@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipe.config import Config, to_config
 from recipe.parity import ParityConfig
+from tests.launch.quick_python import write_client
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,8 +66,10 @@ def clean_environment() -> dict[str, str]:
 # This process imports frameworks too, before any fixture could run. GPUs belong to the
 # processes that ask for them; memory held here would be missing there. Each has one
 # thread of PyTorch's unless a test asks for more: several wait for each other by
-# spinning, and where processes share the cores that takes longer than the work.
-os.environ.update(NO_GPU | {"OMP_NUM_THREADS": "1"})
+# spinning, and where processes share the cores that takes longer than the work. And
+# torch.compile has none that help it, each of which would import PyTorch.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+os.environ.update(NO_GPU | ONE_THREAD)
 
 
 def exhaustive_but(kept: Collection[Any], cases: Iterable[Any]) -> list[Any]:
@@ -139,6 +143,7 @@ def run_python(
       args: what follows `python`: a script, or -c or -m, and its arguments.
       gpu: whether the process may see GPUs.
       cwd: another folder to run in.
+      python: what stands in for this interpreter.
       timeout: seconds; then the process and those it started are killed.
       variables: environment variables by name, set last; None unsets one.
     """
@@ -148,6 +153,7 @@ def run_python(
         *,
         gpu: bool = False,
         cwd: Path = ROOT,
+        python: str | Path = sys.executable,
         timeout: float = 600,
         **variables: str | Path | None,
     ) -> subprocess.CompletedProcess[str]:
@@ -160,7 +166,7 @@ def run_python(
             environment.pop(name, None)
             if value is not None:
                 environment[name] = str(value)
-        command = [sys.executable, *map(str, args)]
+        command = [str(python), *map(str, args)]
         with subprocess.Popen(
             command,
             cwd=cwd,
@@ -179,6 +185,26 @@ def run_python(
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def quick_python() -> Path:
+    """Stands in for the interpreter, without the seconds that imports take.
+
+    Its servers are shared by pytest-xdist's workers, and end with what started those.
+    """
+    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    folder = Path(tempfile.gettempdir()) / f"duet-python-{os.getuid()}-{owner}"
+    folder.mkdir(0o700, exist_ok=True)
+    python = folder / f"python-{os.getpid()}"
+    write_client(python, folder, owner)
+    return python
+
+
+@pytest.fixture(scope="session")
+def run_quickly(run_python, quick_python):
+    """`run_python` where the start of the interpreter is not what is tested."""
+    return functools.partial(run_python, python=quick_python)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -174,7 +173,7 @@ def restarts(bench: Bench) -> Seen:
     loopback = {"GLOO_SOCKET_IFNAME": "lo", "DUET_FAULT": fault}
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(bench.python, "-m", "torch.distributed.run", "--standalone"),
             *("--nproc-per-node=2", "--max-restarts=2", str(script)),
             *(str(ROOT / SCRIPTS[bench.forks.framework]), *RECIPE),
             "parallel.timeout_seconds=60",

@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,11 +54,13 @@ class Bench:
       forks: of that framework.
       folder: for run folders, on a disk of its own where a row is to fill that.
       whole: the uninterrupted run that all others are held against.
+      python: that torchrun is started with.
     """
 
     forks: Forks
     folder: Path
     whole: Path
+    python: str | Path = sys.executable
 
     @classmethod
     def make(cls, forks: Forks, folder: Path) -> "Bench":

@@ -1,7 +1,11 @@
 """Some rows of the table of faults; `make faults` has all of them."""
 
+from dataclasses import replace
+from itertools import product
+
 import pytest
 
+from tests.conftest import exhaustive_but
 from tests.faults.more import CANARY, refuses, restarts, wandb
 from tests.faults.rows import Broken, bench, make_happen
 from tests.faults.table import TABLE, Fault
@@ -16,13 +20,22 @@ ROWS = (
 )
 
 
-@pytest.fixture(scope="module", params=["torch", "jax"])
-def ranks(request):
+FRAMEWORKS = "torch", "jax"
+# Each row in one framework, three of them in each.
+KEPT = [(FRAMEWORKS[number % 2], name) for number, name in enumerate(ROWS)]
+
+
+@pytest.fixture(scope="module", params=FRAMEWORKS)
+def ranks(request, quick_python):
     with bench(request.param) as ready:
-        yield ready
+        yield replace(ready, python=quick_python)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    ("ranks", "name"),
+    exhaustive_but(KEPT, product(FRAMEWORKS, ROWS)),
+    indirect=["ranks"],
+)
 def test_what_is_promised_of_a_fault_is_kept(ranks, name):
     (fault,) = [fault for fault in TABLE if fault.name == name]
     make_happen(fault, ranks)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CACHE, NO_GPU, clean_environment
-from tests.faults.ranks import Forks
+from tests.conftest import NO_GPU, ROOT, clean_environment
+from tests.faults.ranks import free_port
 from tests.launch.slurm_cluster import SlurmCluster, why_not
 
 # A network with batch normalisation, small enough to compile in a moment.
@@ -47,32 +47,47 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def forks(data_folder) -> Iterator[Callable[[str], Forks]]:
-    """`forks("jax")`: what has imported it once, and forks the ranks of every run."""
-    with ExitStack() as stack:
-
-        @cache
-        def forks(framework: str) -> Forks:
-            kept = CACHE["JAX_COMPILATION_CACHE_DIR"]
-            return stack.enter_context(Forks(framework, data_folder, cache=kept))
-
-        yield forks
-
-
-@pytest.fixture(scope="session")
-def forked(forks) -> Callable[..., tuple[list[int], str]]:
+def forked(
+    quick_python, data_folder, tmp_path_factory
+) -> Callable[..., tuple[list[int], str]]:
     """`forked("jax", "train.steps=9", processes=2)`: its ranks' statuses, and output.
 
     Each is the script that a user starts, without the seconds that imports take.
     """
 
     def forked(framework: str, *overrides: str, processes: int = 1, **variables: str):
-        ranks = forks(framework).start(*overrides, processes=processes, **variables)
-        statuses = ranks.wait(600)
-        ranks.end()
-        return statuses, ranks.said()
+        environment = clean_environment() | NO_GPU
+        environment |= {"DUET_DATA": str(data_folder), "WANDB_MODE": "offline"}
+        environment |= {"GLOO_SOCKET_IFNAME": "lo"}
+        port, ranks = free_port(), []
+        said = tmp_path_factory.mktemp("forked") / "said"
+        with ExitStack() as stack:
+            for rank in range(processes):
+                place = torchruns(rank, processes, port) if processes > 1 else {}
+                output = stack.enter_context(said.open("a"))
+                process = subprocess.Popen(
+                    [quick_python, SCRIPTS[framework], *overrides],
+                    cwd=ROOT,
+                    env=environment | place | variables,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                )
+                stack.callback(process.wait)
+                stack.callback(process.kill)
+                ranks.append(process)
+            return [rank.wait(600) for rank in ranks], said.read_text()
 
     return forked
+
+
+def torchruns(rank: int, processes: int, port: int) -> dict[str, str]:
+    """The variables that torchrun gives a rank on one machine."""
+    return {
+        **{"RANK": str(rank), "WORLD_SIZE": str(processes)},
+        **{"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+    }
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ FINDING = re.search(r"```text\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def done(run_python, tmp_path_factory):
+def done(run_quickly, tmp_path_factory):
     """Every command that the page shows, in its order: exit status and output."""
     folder = tmp_path_factory.mktemp("user")
     write_files(PAGE, folder)
@@ -31,7 +31,7 @@ def done(run_python, tmp_path_factory):
         program, *arguments = shlex.split(command)
         if program == "python":
             script, *overrides = arguments
-            result = run_python([ROOT / script, *overrides], cwd=folder)
+            result = run_quickly([ROOT / script, *overrides], cwd=folder)
         else:
             result = subprocess.run(
                 [shutil.which(program), *arguments],

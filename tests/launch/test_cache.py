@@ -9,19 +9,22 @@ from tests.conftest import exhaustive_but
 from tests.launch.conftest import torchrun
 
 TINY = ["train.steps=3", "train.global_batch_size=32", "model.hidden=[8]"]
+LINE = ["train.steps=3", "experiment=linear_line"]  # has fewest kernels for g++
 
 
 @pytest.fixture
-def run_with(run_python, tmp_path):
+def run_with(run_quickly, tmp_path):
     """`run_with(folder, ...)`: a run's summary, its weights and stderr."""
 
-    def run(cache, *overrides, processes=1, script="launch/jax.py", **variables):
+    def run(
+        cache, *overrides, recipe=TINY, processes=1, script="launch/jax.py", **variables
+    ):
         folder = tmp_path / f"run-{len(list(tmp_path.glob('run-*')))}"
         folder.mkdir()
         launcher = torchrun(processes, script) if processes > 1 else [script]
         variables = {"JAX_COMPILATION_CACHE_DIR": cache, **variables}
-        done = run_python(
-            [*launcher, *TINY, f"run.dir={folder}", *overrides], **variables
+        done = run_quickly(
+            [*launcher, *recipe, f"run.dir={folder}", *overrides], **variables
         )
         assert done.returncode == 0, done.stdout + done.stderr
         summary = json.loads((folder / "summary.json").read_text())
@@ -104,7 +107,8 @@ def test_torch_compile_has_a_cache_of_its_own(run_with, tmp_path):
     def run(*overrides):
         variables = {"TORCHINDUCTOR_CACHE_DIR": tmp_path / "inductor"}
         script = "launch/pytorch.py"
-        return run_with(None, "compile=true", *overrides, script=script, **variables)
+        given = "compile=true", *overrides
+        return run_with(None, *given, recipe=LINE, script=script, **variables)
 
     first, second, off = run(), run(), run("compile_cache=false")
     assert (first[0], second[0], off[0]) == (False, True, False)

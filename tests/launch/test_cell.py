@@ -128,18 +128,33 @@ CELL = """
 import sys, time
 from pathlib import Path
 from launch import cell, children
+folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 listed = children._suspended
 def slowly(first):
-    time.sleep(0.5)  # as where the machine is busy
-    return listed(first)
+    family = listed(first)
+    (folder / "suspended").touch()
+    time.sleep(seconds)  # as where the machine is busy
+    return family
 children._suspended = slowly
-folder = Path(sys.argv[1])
-cell.alone([sys.executable, *sys.argv[2:]], {}, folder / "log", 1, folder / "lock")
+cell.alone([sys.executable, *sys.argv[3:]], {}, folder / "log", 1, folder / "lock")
 """
 
 
+def test_a_cell_that_is_killed_before_it_has_ended_its_ranks_leaves_none(
+    launched, tmp_path
+):
+    cell, rank = launched("-c", CELL, tmp_path, "60")
+    cell.send_signal(signal.SIGINT)
+    while not (tmp_path / "suspended").exists():
+        assert cell.poll() is None
+        time.sleep(0.02)
+    cell.kill()  # as submitit does a second after it has interrupted a call
+    cell.wait()
+    assert_ends(rank)
+
+
 def test_a_cell_that_hears_ctrl_c_again_and_again_ends_its_ranks(launched, tmp_path):
-    cell, rank = launched("-c", CELL, tmp_path)
+    cell, rank = launched("-c", CELL, tmp_path, "0.5")
     while cell.poll() is None:  # of the terminal, of submitit, of the study
         cell.send_signal(signal.SIGINT)
         time.sleep(0.02)

@@ -18,7 +18,7 @@ LONG = [
     "train.log_every_steps=20",
     "train.evaluate_every_epochs=0",
 ]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
 
 
 def until_it_trains(folder: Path, seconds: float = 120) -> None:
@@ -75,10 +75,10 @@ def test_a_run_that_outlives_its_terminal_goes_on_to_its_end(in_a_terminal, tmp_
     ids=["", "nohup"],
 )
 def test_torchrun_hands_a_hangup_on_unless_nohup_is_meant(
-    before, options, more, status, tmp_path
+    before, options, more, status, quick_python, tmp_path
 ):
     folder = tmp_path / "run"
-    torchrun = [*before, *TORCHRUN, "--nproc-per-node=2", *options]
+    torchrun = [*before, quick_python, *TORCHRUN, "--nproc-per-node=2", *options]
     steps = more or ["train.steps=200"]
     with subprocess.Popen(
         [*torchrun, "launch/pytorch.py", *steps, f"run.dir={folder}"],

@@ -21,13 +21,13 @@ def edit(file, right, wrong):
     file.write_text(text.replace(right, wrong))
 
 
-def test_right_twins_are_the_same_in_under_a_minute(run_python, mine):
-    done = run_python([OWN, "check", mine], timeout=60)
+def test_right_twins_are_the_same_in_under_a_minute(run_quickly, mine):
+    done = run_quickly([OWN, "check", mine], timeout=60)
     assert done.returncode == 0, done.stderr
     assert "verdict: identical" in done.stdout
 
 
-def test_all_wrong_leaves_are_told_at_once_with_what_to_do(run_python, mine):
+def test_all_wrong_leaves_are_told_at_once_with_what_to_do(run_quickly, mine):
     twin = mine / "jax_model.py"
     with_dropout = """
 
@@ -41,7 +41,7 @@ def build_model(config):
 """
     twin.write_text(twin.read_text() + with_dropout)
     edit(mine / "shapes.py", '"body.kernel"', '"trunk.kernel"')
-    done = run_python([OWN, "check", mine], timeout=60)
+    done = run_quickly([OWN, "check", mine], timeout=60)
     assert done.returncode == 1
     told = done.stdout.splitlines()
     assert told[0].startswith("drop.rate is in one twin alone: nothing in torch_model")
@@ -50,11 +50,11 @@ def build_model(config):
     assert "verdict: different, 3 leaves" in told[-1]
 
 
-def test_code_that_fails_is_told_with_its_line_in_both_twins(run_python, mine):
+def test_code_that_fails_is_told_with_its_line_in_both_twins(run_quickly, mine):
     for name in "torch", "jax":
         file = mine / f"{name}_model.py"
         file.write_text(f"{file.read_text()}\nraise RuntimeError('of {name}')\n")
-    done = run_python([OWN, "check", mine], timeout=60)
+    done = run_quickly([OWN, "check", mine], timeout=60)
     assert done.returncode == 2
     for name in "torch", "jax":
         assert f"RuntimeError: of {name}" in done.stderr
@@ -75,8 +75,8 @@ def test_one_leaf_is_no_leaves():
         (["check", "mine", "learning=1"], "learning is no key"),
     ],
 )
-def test_bad_input_is_told_in_one_line(run_python, typed, told):
-    done = run_python([OWN, *typed])
+def test_bad_input_is_told_in_one_line(run_quickly, typed, told):
+    done = run_quickly([OWN, *typed])
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert told in line

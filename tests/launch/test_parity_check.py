@@ -15,9 +15,9 @@ PARITY = "launch/parity.py"
 
 
 def test_fp64_proves_both_frameworks_identical_at_world_sizes_one_and_two(
-    run_python, tmp_path
+    run_quickly, tmp_path
 ):
-    done = run_python(
+    done = run_quickly(
         [
             *(PARITY, "experiment=digits_mlp", "world_sizes=[1,2]", "precision=fp64"),
             *("train.steps=40", f"run.dir={tmp_path / 'check'}"),
@@ -36,8 +36,10 @@ def test_fp64_proves_both_frameworks_identical_at_world_sizes_one_and_two(
     assert "identical" in page and "http://" not in page and "https://" not in page
 
 
-def test_fp32_is_judged_by_controls_on_real_images(run_python, fashion_mnist, tmp_path):
-    done = run_python(
+def test_fp32_is_judged_by_controls_on_real_images(
+    run_quickly, fashion_mnist, tmp_path
+):
+    done = run_quickly(
         [
             *(PARITY, "experiment=fashion_mlp", "world_sizes=[1]", "controls=1"),
             f"run.dir={tmp_path / 'check'}",
@@ -49,8 +51,8 @@ def test_fp32_is_judged_by_controls_on_real_images(run_python, fashion_mnist, tm
     assert len(verdict["control_losses"]) == 100
 
 
-def test_a_training_that_fails_is_named_with_its_own_error(run_python, tmp_path):
-    done = run_python(
+def test_a_training_that_fails_is_named_with_its_own_error(run_quickly, tmp_path):
+    done = run_quickly(
         [
             *(PARITY, "experiment=mnist_mlp", f"data.root={tmp_path / 'data'}"),
             f"run.dir={tmp_path / 'check'}",
@@ -64,10 +66,10 @@ def test_a_training_that_fails_is_named_with_its_own_error(run_python, tmp_path)
 
 
 def test_folders_are_the_users_whatever_their_names(
-    run_python, root, fashion_mnist, tmp_path
+    run_quickly, root, fashion_mnist, tmp_path
 ):
     folder = tmp_path / "it's (a, b)"
-    done = run_python(
+    done = run_quickly(
         [
             *(root / PARITY, "experiment=fashion_mlp", "world_sizes=[1]"),
             *("precision=fp64", "train.steps=2", "data.root=mine"),
@@ -103,13 +105,13 @@ def test_parity_that_is_ended_ends_its_trainings(root, tmp_path):
     "given", exhaustive_but([[]], [[], ["trace=1"]]), ids=["whole", "traced"]
 )
 def test_all_wrong_leaves_of_both_twins_are_told_before_anything_is_trained(
-    run_python, root, tmp_path, given
+    run_quickly, root, tmp_path, given
 ):
     mine = shutil.copytree(root / "tests" / "twins" / "planted", tmp_path / "mine")
     shapes, twin = mine / "shapes.py", mine / "jax_model.py"
     shapes.write_text(shapes.read_text().replace('"body.kernel"', '"trunk.kernel"'))
     twin.write_text(twin.read_text().replace("(width, norm", "(4, norm"))
-    done = run_python(
+    done = run_quickly(
         [
             *(PARITY, "experiment=digits_cnn", "model=custom", f"model.folder={mine}"),
             *("precision=fp64", f"run.dir={tmp_path / 'check'}", *given),
@@ -164,13 +166,13 @@ WRONG = {
     ),
 )
 def test_a_planted_difference_is_caught_and_its_step_named(
-    run_python, planted, tmp_path, difference, precision
+    run_quickly, planted, tmp_path, difference, precision
 ):
     file, right, wrong, words = WRONG[difference]
     source = (planted / "jax_impl" / file).read_text()
     assert source.count(right) == 1
     (planted / "jax_impl" / file).write_text(source.replace(right, wrong))
-    done = run_python(
+    done = run_quickly(
         [
             *(planted / PARITY, "experiment=digits_mlp", "world_sizes=[1]"),
             *(f"precision={precision}", "controls=1", "train.steps=10"),

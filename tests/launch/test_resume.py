@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from report.parity.differences import (
     losses,
     relative_difference,
 )
-from tests.conftest import NO_GPU, clean_environment
+from tests.conftest import NO_GPU, clean_environment, exhaustive_but
 from tests.launch.conftest import NORMED
 
 SHORT = ["train.steps=12", "train.log_every_steps=3", "checkpoint.every_minutes=null"]
@@ -60,7 +59,10 @@ def assert_the_same(one, other):
 
 @pytest.mark.parametrize(
     ("overrides", "processes"),
-    [([], 1), (HALF, 1), (AVERAGED, 1), ([], 2), (ADAM, 2)],
+    exhaustive_but(
+        [([], 1), (HALF, 1), (AVERAGED, 1), (ADAM, 2)],
+        [([], 1), (HALF, 1), (AVERAGED, 1), ([], 2), (ADAM, 2)],
+    ),
     ids=[
         *("sgd", "dropout in fp16", "batch norm averaged", "two processes"),
         "sharded adamw averaged",
@@ -107,12 +109,12 @@ def test_a_run_swapped_between_frameworks_is_the_unswapped_one(train, go_on, tmp
 
 
 def test_a_run_that_is_told_to_stop_saves_and_goes_on(
-    train, go_on, script, framework, root, tmp_path
+    train, go_on, script, framework, quick_python, root, tmp_path
 ):
     recipe = ["train.steps=300", "train.log_every_steps=3"]
     folder = tmp_path / "run"
     with subprocess.Popen(
-        [sys.executable, str(root / script), f"run.dir={folder}", *recipe],
+        [quick_python, str(root / script), f"run.dir={folder}", *recipe],
         env=clean_environment() | NO_GPU,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -113,7 +113,7 @@ def freeze_beyond(slurm, runs, step) -> None:
 def test_jobs_told_of_their_limit_and_robbed_of_a_node_end_as_if_they_were_not(
     sbatch, slurm, train, tmp_path
 ):
-    recipe = ("experiment=linear_line", "train.steps=1000", "train.log_every_steps=1")
+    recipe = ("experiment=linear_line", "train.steps=600", "train.log_every_steps=1")
     # SLURM looks at limits every 30 s: the signal comes within as much of the start.
     limit = ("--time=10", "--signal=B:USR1@590")
     flags = (*limit, "--ntasks-per-node=1", "--gpus-per-node=1")
@@ -145,7 +145,7 @@ def test_jobs_told_of_their_limit_and_robbed_of_a_node_end_as_if_they_were_not(
         assert slurm.ended(job) == ["COMPLETED"], said(tmp_path)
         run = read_run(folder)
         kinds = Counter(row["kind"] for row in run.rows)
-        assert (kinds["resume"], kinds["step"]) == (told[job] + 1, 1000)
+        assert (kinds["resume"], kinds["step"]) == (told[job] + 1, 600)
         for name, array in read_run(whole).weights.items():
             assert np.array_equal(array, run.weights[name]), name
 
@@ -154,7 +154,7 @@ def test_an_array_trains_a_seed_in_each_of_its_tasks_and_the_last_is_requeued_al
     sbatch, slurm, tmp_path
 ):
     flags = ("--array=3-4", "--nodes=1", "--ntasks-per-node=1")
-    recipe = ("experiment=linear_line", "train.steps=2000", "train.log_every_steps=1")
+    recipe = ("experiment=linear_line", "train.steps=1200", "train.log_every_steps=1")
     array = sbatch("torch", *recipe, flags=flags)
     first, last = f"{array}_3", f"{array}_4"  # the array's id is the last one's, too
     runs = {job: tmp_path / f"slurm-pytorch-{job}" for job in (first, last)}

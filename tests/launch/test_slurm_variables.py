@@ -12,7 +12,9 @@ from report.parity.differences import losses
 from tests.conftest import NO_GPU, ROOT, clean_environment
 
 
-def test_the_tasks_of_a_slurm_step_train_one_run(script, framework, tmp_path):
+def test_the_tasks_of_a_slurm_step_train_one_run(
+    script, framework, quick_python, tmp_path
+):
     step = {
         "SLURM_JOB_ID": str(os.getpid()),  # and so a port of this test's own
         "SLURM_STEP_ID": "0",
@@ -22,7 +24,7 @@ def test_the_tasks_of_a_slurm_step_train_one_run(script, framework, tmp_path):
     }
     # What many a job script exports for torchrun, and srun hands on to its tasks.
     step |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-    command = [sys.executable, script, "train.steps=6", f"run.dir={tmp_path / 'run'}"]
+    command = [quick_python, script, "train.steps=6", f"run.dir={tmp_path / 'run'}"]
     tasks = [
         subprocess.Popen(
             command,

@@ -1,6 +1,7 @@
 """Studies as their users start them, on this machine and on a real SLURM."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from types import SimpleNamespace
 
 import psutil
@@ -20,9 +22,9 @@ from rich.console import Console
 
 from launch.overrides import refusal
 from launch.study import checked, run_study
-from launch.study_plan import Study, check_cells, description, works
+from launch.study_plan import Study, check_cells, composed, description, works
 from launch.study_screen import show_plan, table
-from recipe.config import to_config
+from recipe.config import Config, to_config
 from recipe.errors import ConfigError, RecordError
 from recipe.study import StudyConfig, StudyPlan, points
 from record.disk import locked
@@ -33,7 +35,7 @@ from tests.launch.slurm_cluster import NODES
 STUDY = "launch/study.py"
 SMALL = (
     *(STUDY, "experiment=linear_line", "train.steps=4", "study.precision=[fp64]"),
-    *('study.parity=["train.steps=4"]', "study.wait_minutes=0"),
+    *("study.parity=['train.steps=4','jax_layouts=[devices]']", "study.wait_minutes=0"),
     "study.timed_seconds=0.1",
 )
 
@@ -46,7 +48,7 @@ def own(tmp_path) -> dict[str, str]:
 
 
 def test_a_study_that_was_killed_runs_only_what_is_missing(
-    run_python, root, own, tmp_path
+    run_quickly, root, own, tmp_path
 ):
     command = [
         *(*SMALL, "study.framework=[torch]", "study.world_size=[1]"),
@@ -64,7 +66,7 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
         time.sleep(0.1)
     study.kill()
     study.wait()
-    done = run_python(command, **own)
+    done = run_quickly(command, **own)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "are finished; running the" in done.stdout
     assert "one at a time (" in done.stdout and ", by 1 cell that" in done.stdout
@@ -75,15 +77,15 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
         summary = read_summary(tmp_path / "study" / f"torch-1-fp64-dp-{repeat}")
         assert summary["status"] == "finished"
         assert len(summary["images_per_second"]["windows"]) >= 5
-    again = run_python(command, **own)
+    again = run_quickly(command, **own)
     assert "3 of 3 are finished" in again.stdout
     assert len(ended.read_text().splitlines()) == len(names)
 
 
 def test_a_failed_cell_is_named_with_its_log_and_the_study_goes_on(
-    run_python, own, tmp_path
+    run_quickly, own, tmp_path
 ):
-    done = run_python(
+    done = run_quickly(
         [
             *(STUDY, "experiment=mnist_mlp", f"data.root={tmp_path / 'data'}"),
             *("study.framework=[torch]", "study.world_size=[1]", "study.repeats=1"),
@@ -100,9 +102,9 @@ def test_a_failed_cell_is_named_with_its_log_and_the_study_goes_on(
     assert "train-images-idx3-ubyte" in done.stdout
 
 
-def test_a_dry_run_prints_every_cell_and_makes_nothing(run_python, tmp_path):
+def test_a_dry_run_prints_every_cell_and_makes_nothing(run_quickly, tmp_path):
     folder = tmp_path / "study"
-    done = run_python([STUDY, "--dry-run", f"run.dir={folder}"])
+    done = run_quickly([STUDY, "--dry-run", f"run.dir={folder}"])
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("recipe=(experiment=")
@@ -126,9 +128,18 @@ def test_every_cell_of_every_plan_is_one_that_can_be(name):
         check_cells(plan, plan.recipe)
 
 
+@functools.cache  # Hydra takes a tenth of a second, and there is one for each cell
+def composed_once(overrides: tuple[str, ...], *schema) -> Config:
+    return composed(list(overrides), *schema)
+
+
 @pytest.fixture
-def begin():
+def begin(monkeypatch):
     """`begin("study=demo")`: the checked study, of which nothing has started."""
+    monkeypatch.setattr(
+        "launch.study_plan.composed",
+        lambda overrides, *schema: deepcopy(composed_once(tuple(overrides), *schema)),
+    )
 
     def begin(*typed: str) -> Study:
         ConfigStore.instance().store("schema", node=StudyConfig)
@@ -213,8 +224,8 @@ def test_each_cell_is_timed_and_pinned_as_the_study_says_and_no_parity_check(
         assert own & {*work.command} == (set() if name.startswith("parity") else own)
 
 
-def test_a_refusal_is_one_line_and_status_2(run_python, tmp_path):
-    done = run_python([STUDY, "study.data=[fake]", f"run.dir={tmp_path / 'study'}"])
+def test_a_refusal_is_one_line_and_status_2(run_quickly, tmp_path):
+    done = run_quickly([STUDY, "study.data=[fake]", f"run.dir={tmp_path / 'study'}"])
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("\n") == done.stderr.count("error: ") == 1
     assert not (tmp_path / "study").exists()

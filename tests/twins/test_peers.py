@@ -12,6 +12,7 @@ from flax import nnx
 
 from benchmarks.all import MODELS, recipe
 from recipe.weights import initial_weights, is_trained
+from tests.conftest import exhaustive_but
 from torch_impl.model import build_model
 from torch_impl.parallel import World
 from torch_impl.weights import load_weights
@@ -28,7 +29,7 @@ def peers(root, monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=exhaustive_but(["mlp", "cnn", "vit_tiny"], MODELS))
 def given(request, make_config):
     """A cell, its initial weights, images with labels, and the twin's first loss."""
     cell = request.param

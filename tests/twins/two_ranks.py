@@ -92,10 +92,10 @@ def case(
     return config, weights, (images, labels), rows, 1e-3 if steps == 20 else 0.1
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *names: str) -> None:
     processes = from_environment(os.environ)
     world = start(case("normed")[0], processes)
-    for name in CASES:
+    for name in names:
         config, *given = case(name)
         configure(config, world.device)
         own = replace(world, strategy=Strategy(config.parallel.name))
@@ -106,4 +106,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
