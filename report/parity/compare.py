@@ -9,6 +9,7 @@ In fp64 there is room enough to do without: a difference there is a bug, not rou
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from recipe.errors import RecordError
 from record.run import Run
@@ -41,50 +42,38 @@ def compare(
     Raises:
       RecordError: if the runs are not of one recipe, or not equally long.
     """
-    (_, run_a), (_, run_b) = a, b
-    _same_recipe(a, b)
+    (label_a, run_a), (label_b, run_b) = a, b
+    for key in ("config_hash", "data_fingerprint"):
+        one, other = run_a.summary[key], run_b.summary[key]
+        if one != other:
+            raise RecordError(
+                f"{label_a} and {label_b} are not the same experiment: {key} is "
+                f"{one[:12]} and {other[:12]}"
+            )
     bounds = BOUNDS[run_a.config.precision.name]
     if bounds.controls and control is None:
         raise ValueError("this precision is judged by controls, none were given")
-    comparison = unjudged(a, b, kind)
-    allow(comparison, bounds, control if bounds.controls else None)
+    control = control if bounds.controls else None
+    comparison = measured(a, b, kind, bounds, control)
     judge_bounds(comparison, run_a, run_b, control)
-    lost = control.lost if bounds.controls and control else None
+    lost = control and control.lost
     comparison.broken.extend(scales_part(run_a, run_b, lost))
     settled = np.isfinite(bounds.hundred) and comparison.within(bounds.hundred)
-    if lost is None or control is None or settled:
+    if control is None or lost is None or settled:
         return comparison
     for run, other in (a, run_b), (b, run_a):
         _judge_score(comparison, run, control, other.summary["framework"])
     return replace(comparison, by_score=not comparison.within(bounds.first))
 
 
-def allow(comparison: Comparison, bounds: Bounds, control: Envelope | None) -> None:
-    """Set what each difference may be, by fixed bounds or by the controls' envelope."""
-    allowed = np.full(len(comparison.differences), bounds.hundred)
-    leaves_allowed = dict.fromkeys(comparison.leaves, bounds.hundred)
-    lost = None if control is None else control.lost
-    if control is not None:
-        held = fixed_bound_holds(control.losses, bounds)
-        # Where the controls have not parted yet, one step's own rounding.
-        near = np.maximum(ENVELOPE * control.losses, bounds.first)
-        allowed = np.minimum(near, np.where(held, bounds.hundred, np.inf))
-        for name in leaves_allowed:
-            moved = control.leaves[name]
-            # As for losses: for as long as the controls keep to it themselves.
-            keeps = held[-1] and moved <= bounds.hundred
-            most = bounds.hundred if keeps else np.inf
-            leaves_allowed[name] = min(max(ENVELOPE * moved, bounds.first), most)
-    allowed[0] = min(allowed[0], bounds.first)
-    if lost is not None:
-        allowed[max(lost - 1, 1) :] = np.inf  # the first step's bound always holds
-        leaves_allowed = dict.fromkeys(leaves_allowed, np.inf)
-    comparison.allowed[:] = allowed.tolist()
-    comparison.leaves_allowed.update(leaves_allowed)
-
-
-def unjudged(a: tuple[str, Run], b: tuple[str, Run], kind: str) -> Comparison:
-    """How far two labelled runs are apart, with everything allowed.
+def measured(
+    a: tuple[str, Run],
+    b: tuple[str, Run],
+    kind: str,
+    bounds: Bounds,
+    control: Envelope | None,
+) -> Comparison:
+    """How far two labelled runs are apart, beside what bounds and controls allow.
 
     Raises:
       RecordError: if they have not the same parameters, or are not equally long.
@@ -97,28 +86,42 @@ def unjudged(a: tuple[str, Run], b: tuple[str, Run], kind: str) -> Comparison:
             "their final weights are not of one step; train both for as many"
         )
     leaves = leaf_differences(run_a.weights, run_b.weights)
+    allowed = np.full(len(curves[0]), bounds.hundred)
+    leaves_allowed = dict.fromkeys(leaves, bounds.hundred)
+    if control is not None:
+        held = fixed_bound_holds(control.losses, bounds)
+        allowed = _allowed(control.losses, held, bounds)
+        for name, moved in control.leaves.items():
+            # As for losses: for as long as the controls keep to it themselves.
+            keeps = held[-1] and moved <= bounds.hundred
+            leaves_allowed[name] = float(_allowed(moved, keeps, bounds))
+    allowed[0] = min(allowed[0], bounds.first)
+    if control is not None and control.lost is not None:
+        allowed[max(control.lost - 1, 1) :] = np.inf  # the first step's always holds
+        leaves_allowed = dict.fromkeys(leaves, np.inf)
     tests = [np.array(run.summary["test"]["loss"]) for run in (run_a, run_b)]
     return Comparison(
         label_a,
         label_b,
         kind,
         differences=relative_difference(*curves).tolist(),
-        allowed=[np.inf] * len(curves[0]),
+        allowed=allowed.tolist(),
         leaves=leaves,
-        leaves_allowed=dict.fromkeys(leaves, np.inf),
+        leaves_allowed=leaves_allowed,
         test_difference=float(relative_difference(*tests)),
         scores=(score(run_a), score(run_b)),
     )
 
 
-def _same_recipe(a: tuple[str, Run], b: tuple[str, Run]) -> None:
-    for key in ("config_hash", "data_fingerprint"):
-        values = [run.summary[key] for _, run in (a, b)]
-        if values[0] != values[1]:
-            raise RecordError(
-                f"{a[0]} and {b[0]} are not the same experiment: {key} is "
-                f"{values[0][:12]} and {values[1][:12]}"
-            )
+def _allowed(
+    control: float | Float[np.ndarray, "..."],
+    holds: bool | Bool[np.ndarray, "..."],
+    bounds: Bounds,
+) -> Float[np.ndarray, "..."]:
+    """Ten times as far as the controls are, within the fixed bound where that holds."""
+    # Where the controls have not parted yet, one step's own rounding.
+    near = np.maximum(ENVELOPE * np.asarray(control), bounds.first)
+    return np.where(holds, np.minimum(near, bounds.hundred), near)
 
 
 def judge_bounds(

@@ -10,7 +10,7 @@ import numpy as np
 from record.run import Run
 from report.parity.bounds import BOUNDS, ENVELOPE, HUNDRED, looser
 from report.parity.differences import Envelope
-from report.parity.rounding import shift, size, wandering
+from report.parity.rounding import taken, wandering
 from report.parity.verdict import Comparison
 
 DECIDE = (
@@ -26,21 +26,29 @@ def excuse_leaves(
 ) -> list[str]:
     """Take the leaves out of what is judged that rounding alone may have moved.
 
-    Those of which there is evidence are moved to `wandering`, and are no doubt.
+    Those of which there is evidence are moved to `wandering`, and are no doubt. With
+    controls those are doubted that are beyond the bound for a hundred steps by less
+    than the controls allow, which all but reach it themselves.
 
     Returns:
-      The doubts about the others.
+      The doubt about the others.
     """
+    leaves, allowed = comparison.leaves, comparison.leaves_allowed
     doubted = _set_wandering_apart(comparison, a, b, control)
-    near = {} if control is None else _within_controls(comparison, control)
-    comparison.leaves_allowed.update(dict.fromkeys([*doubted, *near], np.inf))
-    doubts = ["; ".join(near.values())] if near else []
-    if doubted:
-        doubts.append(
-            f"{', '.join(doubted)} part by as much as they are large, while all losses "
-            "agree: as rounding does where it is all there is of a gradient"
+    doubt = (
+        f"{', '.join(doubted)} part by as much as they are large, while all losses "
+        "agree: as rounding does where it is all there is of a gradient"
+    )
+    if control is not None:
+        moved = control.leaves
+        doubted = [n for n in leaves if allowed[n] < leaves[n] <= ENVELOPE * moved[n]]
+        doubt = "; ".join(
+            f"{n} parts by {leaves[n]:.2e}, {allowed[n]:.2e} allowed, while rounding "
+            f"moved its controls by {moved[n]:.2e}"
+            for n in doubted
         )
-    return [f"{doubt}. {DECIDE}" for doubt in doubts]
+    allowed.update(dict.fromkeys(doubted, np.inf))
+    return [f"{doubt}. {DECIDE}"] if doubted else []
 
 
 def excuse_growth(
@@ -74,26 +82,10 @@ def agreed_steps(comparison: Comparison) -> int:
     return int(np.argmax(above)) if above.any() else len(above)
 
 
-def _within_controls(comparison: Comparison, control: Envelope) -> dict[str, str]:
-    """Leaves beyond the bound for a hundred steps by less than their controls allow.
-
-    Controls that all but reach that bound themselves are no evidence of a difference.
-
-    Returns:
-      Name -> how far it is apart, in words.
-    """
-    return {
-        name: f"{name} parts by {value:.2e}, {comparison.leaves_allowed[name]:.2e} "
-        f"allowed, while rounding moved its controls by {control.leaves[name]:.2e}"
-        for name, value in comparison.leaves.items()
-        if comparison.leaves_allowed[name] < value <= ENVELOPE * control.leaves[name]
-    }
-
-
 def _set_wandering_apart(
     comparison: Comparison, a: Run, b: Run, control: Envelope | None
 ) -> list[str]:
-    """Take out what wanders, and name what may."""
+    """Take out what wanders; what may, without evidence, is returned."""
     leaves, allowed = comparison.leaves, comparison.leaves_allowed
     precision = looser(*(run.config.precision.name for run in (a, b)))
     fixed = BOUNDS[precision].hundred
@@ -103,25 +95,12 @@ def _set_wandering_apart(
     controls = None if control is None else control.leaves
     if control is not None and not control.losses[-1] <= fixed < np.inf:
         controls = {}  # rounding has grown in all of the model
-    found = wandering(a, b, controls, precision)
-    doubted = []
-    for name in beyond:
-        if _moved_by(found.known, name, comparison, a, b):
-            comparison.wandering[name] = leaves.pop(name)
-        elif _moved_by(found.doubted, name, comparison, a, b):
-            doubted.append(name)
-    return doubted
-
-
-def _moved_by(
-    biases: frozenset[str], name: str, comparison: Comparison, a: Run, b: Run
-) -> bool:
-    """Whether a leaf is one of these, or a running mean as far apart as they are."""
-    if name in biases:
-        return True
-    largest = max(size(run.weights[name]) for run in (a, b))
-    reached = shift(name, a.weights, b.weights, biases)
-    return comparison.leaves[name] * largest <= reached
+    biases, evident = wandering(a, b, controls, precision)
+    moved = [n for n in beyond if leaves[n] <= taken(n, a.weights, b.weights, biases)]
+    if not evident:
+        return moved
+    comparison.wandering.update({name: leaves.pop(name) for name in moved})
+    return []
 
 
 def _grown_by_rounding(comparison: Comparison, agreed: int) -> bool:

@@ -6,9 +6,9 @@ weights after it. Whatever comes before the first to part agrees, so the cause l
 between it and the one before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -17,7 +17,8 @@ from recipe.weights import Weights
 from record.run import AVERAGE, averaged
 from record.trace import Trace
 from report.parity.bounds import BOUNDS, DIFFERENT, ENVELOPE, IDENTICAL
-from report.parity.rounding import WANDERS, gradient_rounding, shift, size
+from report.parity.differences import largest_difference, largest_finite, size
+from report.parity.rounding import WANDERS, gradient_rounding, taken
 from report.parity.suspects import suspects
 
 # A gradient that is zero but for rounding (of a bias before a normalisation, of an
@@ -120,6 +121,7 @@ class TraceVerdict:
         return {"schema_version": 1, **held, "first": first, "differences": found}
 
 
+T = TypeVar("T")
 Traced = tuple[Trace, Weights]  # a step, and `Run.weights` after it
 
 
@@ -157,7 +159,7 @@ def compare_traces(
         decided_by = f"the fixed bound {bound:.0e}"
     limits = [max(float(most), by) for most, by in zip(allowed, shifted, strict=True)]
     kinds_a, kinds_b = a[0].kinds, b[0].kinds
-    kinds = {n: (kinds_a[n], kinds_b[n]) for n in _both(kinds_a, kinds_b)}
+    kinds = _both(kinds_a, kinds_b)
     every = (kinds_a | kinds_b).items()
     alone = {f"{name} ({kind})" for name, kind in every if name not in kinds}
     return TraceVerdict(
@@ -185,28 +187,26 @@ def _wandering(
     Args:
       own: how far controls are apart in each of `found`, where there are some.
     """
-    terms = a[0].outputs["input"].size
-    rounding = gradient_rounding(precision, terms)
-
-    def without_gradient(name: str) -> bool:
-        both = a[0].gradients, b[0].gradients
-        return all(size(held[name]) <= rounding * _norm(held) for held in both)
-
-    def near(name: str) -> bool:
-        if own is None:
-            pairs = (a[0].weights, b[0].weights), (a[1], b[1])
-            apart = [
-                size(x[name] - y[name]) for x, y in pairs if name in x and name in y
-            ]
-            return max(apart, default=0.0) <= 2 * reach
-        return any(
-            value > WANDERS
+    rounding = gradient_rounding(precision, a[0].outputs["input"].size)
+    least = [rounding * _norm(trace.gradients) for trace, _ in (a, b)]
+    without_gradient = {
+        name
+        for name, pair in _both(a[0].gradients, b[0].gradients).items()
+        if all(size(g) <= most for g, most in zip(pair, least, strict=True))
+    }
+    if own is not None:
+        return frozenset(
+            d.layer
             for d, value in zip(found, own, strict=True)
-            if d.stage in ("weights", "update") and d.layer == name
-        )
-
-    both = _both(a[0].gradients, b[0].gradients)
-    return frozenset(name for name in both if without_gradient(name) and near(name))
+            if d.stage in ("weights", "update") and value > WANDERS
+        ).intersection(without_gradient)
+    pairs = [*_both(a[0].weights, b[0].weights).items(), *_both(a[1], b[1]).items()]
+    beyond = {
+        name
+        for name, (x, y) in pairs
+        if name in without_gradient and not size(x - y) <= 2 * reach
+    }
+    return frozenset(without_gradient - beyond)
 
 
 def _norm(gradients: Weights) -> float:
@@ -232,7 +232,7 @@ def _shifted(
 ) -> float:
     """How far wandering parameters may have taken a weight, relative; else 0."""
     name = difference.layer
-    if difference.what in {gradient_of(bias) for bias in biases}:
+    if difference.what in map(gradient_of, biases):
         return np.inf
     if difference.stage not in ("weights", "update", "average"):
         return 0.0
@@ -242,62 +242,54 @@ def _shifted(
     one, other = (t[0].weights if before else t[1] for t in (a, b))
     if name not in one or name not in other or one[name].shape != other[name].shape:
         return 0.0
-    largest = max(size(one[name]), size(other[name]))
-    return shift(name, one, other, biases) / largest if largest else 0.0
+    return taken(name, one, other, biases)
 
 
 def differences(a: Traced, b: Traced) -> list[Difference]:
     """Everything that both traces have, in the order in which a step computes it."""
     (trace_a, after_a), (trace_b, after_b) = a, b
-    found: list[Difference] = []
+    # As far apart as can be.
+    found = [
+        Difference("weights", name, f"{name}, which one twin alone has", np.inf)
+        for name in trace_a.weights | trace_b.weights
+        if name not in trace_a.weights or name not in trace_b.weights
+    ]
 
-    def compared(stage: str, layer: str, what: str, value: float) -> None:
+    def compared(
+        stage: str, layer: str, what: str, *pair: np.ndarray, scale: float = 0.0
+    ) -> None:
+        value = largest_difference(*pair, scale)
         found.append(Difference(stage, layer, what, value))
 
-    both = _both(trace_a.weights, trace_b.weights)
-    for name in trace_a.weights | trace_b.weights:
-        if name not in both:  # as far apart as can be
-            compared("weights", name, f"{name}, which one twin alone has", np.inf)
-    for name in both:
-        value = largest(trace_a.weights[name], trace_b.weights[name])
-        compared("weights", name, f"{name} before the step", value)
-    for name in _both(trace_a.outputs, trace_b.outputs):
-        pair = trace_a.outputs[name], trace_b.outputs[name]
-        own_stage = name not in trace_a.kinds
-        what = f"the {name}" if own_stage else f"the output of {name}"
-        compared(name if own_stage else "forward", name, what, largest(*pair))
+    for name, pair in _both(trace_a.weights, trace_b.weights).items():
+        compared("weights", name, f"{name} before the step", *pair)
+    for name, pair in _both(trace_a.outputs, trace_b.outputs).items():
+        if name in trace_a.kinds:
+            compared("forward", name, f"the output of {name}", *pair)
+        else:
+            compared(name, name, f"the {name}", *pair)
 
-    sums = [
-        {name: pixel_sums(g) for name, g in trace.output_gradients.items()}
-        for trace in (trace_a, trace_b)
-    ]
-    scales = [_largest_finite(*t.gradients.values()) for t in (trace_a, trace_b)]
+    every = [*trace_a.gradients.values(), *trace_b.gradients.values()]
+    least = LEAST_GRADIENT * largest_finite(*every)
     leaves = _both(trace_a.gradients, trace_b.gradients)
 
-    def leaf(name: str) -> None:
-        pair = trace_a.gradients[name], trace_b.gradients[name]
-        value = largest(*pair, LEAST_GRADIENT * max(scales))
-        layer = name.rpartition(".")[0]
-        compared("backward", layer or name, gradient_of(name), value)
+    def compare_leaves(names: Iterable[str]) -> None:
+        for name in list(names):
+            layer, pair = name.rpartition(".")[0] or name, leaves.pop(name)
+            compared("backward", layer, gradient_of(name), *pair, scale=least)
 
-    for name in reversed(_both(*sums)):
-        scale = _largest_finite(
-            *(pixel_sums(np.abs(t.output_gradients[name])) for t in (trace_a, trace_b))
-        )
-        value = largest(sums[0][name], sums[1][name], scale)
-        compared("backward", name, f"the gradient of {name}'s output", value)
+    outputs = _both(trace_a.output_gradients, trace_b.output_gradients)
+    for name, pair in reversed(outputs.items()):
+        scale = largest_finite(*(pixel_sums(np.abs(gradient)) for gradient in pair))
+        what, sums = f"the gradient of {name}'s output", map(pixel_sums, pair)
+        compared("backward", name, what, *sums, scale=scale)
         if "#" not in name:
-            own = [n for n in leaves if n.rpartition(".")[0] == name]
-            for n in own:
-                leaf(n)
-            leaves = [n for n in leaves if n not in own]
-    for name in leaves:
-        leaf(name)
+            compare_leaves(n for n in leaves if n.rpartition(".")[0] == name)
+    compare_leaves(leaves)
 
-    for name in _both(after_a, after_b):
-        pair = after_a[name], after_b[name]
+    for name, pair in _both(after_a, after_b).items():
         stage = "average" if averaged(name) else "update"
-        compared(stage, name, f"{name} after the step", largest(*pair))
+        compared(stage, name, f"{name} after the step", *pair)
     return found
 
 
@@ -306,36 +298,9 @@ def gradient_of(name: str) -> str:
     return f"the gradient of {name}"
 
 
-def _both(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Names in both, in the order of the first."""
-    return [name for name in a if name in b]
-
-
-def _largest_finite(*arrays: Float[np.ndarray, "..."]) -> float:
-    """In fp16 a gradient may overflow; the others are still to be told apart."""
-    every = (float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in arrays)
-    return max(every, default=0.0)
-
-
-def largest(
-    a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], scale: float = 0.0
-) -> float:
-    """Largest absolute difference over the largest absolute value, or over the scale.
-
-    Arrays of different shapes are infinitely far apart, and so is a number from one
-    that is not finite; infinities of one sign, and NaNs, are the same.
-
-    >>> largest(np.array([1.0, 4.0]), np.array([2.0, 4.0]))
-    0.25
-    """
-    if a.shape != b.shape:
-        return np.inf
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    if not np.isfinite(a[~same]).all() or not np.isfinite(b[~same]).all():
-        return np.inf
-    difference = float(np.abs(a[~same] - b[~same]).max(initial=0.0))
-    return difference / max(scale, _largest_finite(a, b)) if difference else 0.0
+def _both(a: Mapping[str, T], b: Mapping[str, T]) -> dict[str, tuple[T, T]]:
+    """What both have, in the order of the first."""
+    return {name: (a[name], b[name]) for name in a if name in b}
 
 
 def pixel_sums(gradient: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

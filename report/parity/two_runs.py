@@ -9,7 +9,7 @@ import numpy as np
 from recipe.config import leaves
 from record.run import Run
 from report.parity.bounds import BOUNDS, HUNDRED, looser
-from report.parity.compare import allow, judge_bounds, scales_part, unjudged
+from report.parity.compare import judge_bounds, measured, scales_part
 from report.parity.doubts import agreed_steps
 from report.parity.verdict import Comparison, Verdict
 
@@ -57,13 +57,13 @@ def compare_fixed(a: tuple[str, Run], b: tuple[str, Run], precision: str) -> Com
       RecordError: if the runs have not the same parameters, or are not equally long.
     """
     (_, run_a), (_, run_b) = a, b
-    comparison, bounds = unjudged(a, b, "runs"), BOUNDS[precision]
+    bounds = BOUNDS[precision]
     # fp64 has room for more; in fewer bits nothing says how far rounding has grown.
     covered = HUNDRED if bounds.controls else None
     if np.isinf(bounds.hundred):
         # Where controls alone bound a hundred steps, the first step's bound has to do.
         bounds, covered = replace(bounds, hundred=bounds.first), 1
-    allow(comparison, bounds, None)
+    comparison = measured(a, b, "runs", bounds, None)
     judge_bounds(comparison, run_a, run_b, None, covered)
     if run_a.config.precision.name == run_b.config.precision.name:
         # Of runs that part, what overflows in the one need not in the other.
