@@ -28,11 +28,11 @@ from report.analysis.intervals import (
 )
 from report.analysis.recipes import Recipe
 from report.analysis.runs import ABLATIONS, LeftOut, TimedRun
-from report.analysis.timings import HOST_PARTS, Rows
+from report.analysis.timings import Rows
 
-REST = "computation and the rest"
+REST, DATA = "computation and the rest", "data"
 Ablations = Mapping[str, Sequence[TimedRun]]  # key of what is left out -> repeats
-PARTS = (REST, *ABLATIONS.values(), *HOST_PARTS.values())  # as they are stacked
+PARTS = (REST, *ABLATIONS.values(), DATA)  # as they are stacked
 
 # What a run and its ablation share: all but what is left out, the hash that tells it,
 # and what either measured.
@@ -108,10 +108,9 @@ def breakdown(
             spread += [(1 - parts[part].value, rates)]
     if spread:
         spread += [(sum(slope for slope, _ in spread), cell.rates)]
-    for part in HOST_PARTS.values():
-        if shares := _host_shares(part, rows):
-            parts[part] = median_estimate(shares)
-            spread += [(parts[part].value, shares)]
+    if shares := _data_shares(rows):
+        parts[DATA] = median_estimate(shares)
+        spread += [(parts[DATA].value, shares)]
     if not parts:
         return None
     parts[REST] = _rest(1 - sum(p.value for p in parts.values()), spread)
@@ -174,15 +173,11 @@ def _over(cells: Iterable[Cell], **other: object) -> list[Ratio]:
     ]
 
 
-def _host_shares(part: str, rows: Sequence[Rows]) -> list[float]:
-    """A part's share of each run's median window; empty if one run did not time it."""
+def _data_shares(rows: Sequence[Rows]) -> list[float]:
+    """Data's share of each run's median window; empty if a run did not time it."""
     shares = []
     for run in rows:
-        timed = [
-            window.host_seconds[part] / window.seconds
-            for window in run.windows
-            if part in window.host_seconds
-        ]
+        timed = [w.data_seconds / w.seconds for w in run.windows if w.data_seconds]
         if not timed or min(timed) <= 0 or len(timed) < len(run.windows):
             return []
         shares.append(float(np.median(timed)))

@@ -12,16 +12,14 @@ from report.analysis.breakdown import (
     Ratio,
     ablations_of,
     breakdown,
-    compiled_over_eager,
     rank_times,
     real_over_synthetic,
 )
 from report.analysis.cells import Cell
 from report.analysis.checks import Check, LossCurve, read_check, read_loss_curve
 from report.analysis.comparisons import (
-    Compiled,
     SpeedComparison,
-    compiled_of,
+    compiled_against_eager,
     jax_against_torch,
 )
 from report.analysis.groups import Group, grouped
@@ -97,7 +95,7 @@ class Report:
     accuracies: Mapping[Cell, Accuracy]
     breakdowns: Mapping[Cell, Breakdown]
     data_costs: tuple[Ratio, ...]
-    compiled: tuple[Compiled, ...]
+    compiled: tuple[SpeedComparison, ...]
     ranks: Mapping[Cell, Ranks]
     projections: tuple[Projection, ...]
     losses: Mapping[str, tuple[LossCurve, ...]]
@@ -129,7 +127,7 @@ class Report:
         return [
             c
             for c in self.comparisons
-            if not c.withheld and {id(c.jax.runs), id(c.torch.runs)} <= inside
+            if not c.withheld and {id(c.cell.runs), id(c.under.runs)} <= inside
         ]
 
     def breakdowns_of(self, group: Group) -> list[tuple[str, Breakdown]]:
@@ -201,7 +199,6 @@ def make_report(
     of = {cell: [rows[run.path] for run in cell.runs] for cell in cells}
     evaluated = {cell: [run.evaluated for run in runs] for cell, runs in of.items()}
     left = (*left_out, *no_recipes, *no_ablations, *no_rows, *found.left_out)
-    ratios = compiled_over_eager(cells)
     return Report(
         scaling=replace(found, left_out=left),
         groups=tuple(groups),
@@ -216,7 +213,7 @@ def make_report(
             (c, breakdown(c, of[c], ablations.get(c, {}))) for c in cells
         ),
         data_costs=tuple(real_over_synthetic(cells)),
-        compiled=tuple(compiled_of(ratio, recipes, checks) for ratio in ratios),
+        compiled=tuple(compiled_against_eager(cells, recipes, checks)),
         ranks=_known((c, _ranks(c, rows, ablations.get(c, {}))) for c in cells),
         projections=tuple(project_curve(c, options.interconnect) for c in found.curves),
         losses={} if checks else _losses(groups),

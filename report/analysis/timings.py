@@ -10,22 +10,19 @@ from recipe.errors import RecordError
 from record.disk import parse_json
 from report.analysis.runs import DAMAGE
 
-# What the host times in each window: field -> the part of a step that it is.
-HOST_PARTS = {"data_seconds": "data"}
-
 
 @dataclass(frozen=True)
 class Window:
     """A timed window; names as in `metrics.jsonl`.
 
     Args:
-      host_seconds: part -> seconds, for each of `HOST_PARTS` that the row has.
+      data_seconds: of the host's, to plan batches and place them; None if not timed.
     """
 
     steps: int
     seconds: float
     rank_seconds: tuple[float, ...]
-    host_seconds: dict[str, float]
+    data_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -144,5 +141,5 @@ def _window(row: dict[str, Any]) -> Window:
         steps,
         seconds,
         tuple(map(float, row["rank_seconds"])),
-        {part: float(row[f]) for f, part in HOST_PARTS.items() if f in row},
+        float(row["data_seconds"]) if "data_seconds" in row else None,
     )

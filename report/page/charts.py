@@ -152,14 +152,11 @@ def _ratio(report: Report, group: Group) -> Chart:
     found = report.comparisons_in(group)
     rows = [
         row_of(
-            f"JAX over {program(of.torch.setting)}",
-            "",
-            of.jax.world_size,
-            of.difference.ratio,
+            f"JAX over {program(c.under.setting)}", "", c.cell.world_size, c.estimate
         )
-        for of in found
+        for c in found
     ]
-    levels = " and ".join(sorted({of.difference.level for of in found}))
+    levels = {c.difference.level for c in found if c.difference}
     return _chart(
         group,
         "ratio",
@@ -168,8 +165,8 @@ def _ratio(report: Report, group: Group) -> Chart:
         y_label="ratio of images/s",
         caption="Above 1 JAX is faster, below 1 PyTorch. An interval that holds 1 "
         "shows no difference. The axis is logarithmic: twice as fast and half as fast "
-        f"lie as far from 1. Intervals are of {levels}, for 95 % of all comparisons "
-        "together.",
+        f"lie as far from 1. Intervals are of {' and '.join(sorted(levels))}, for "
+        "95 % of all comparisons together.",
         log_y=True,
         one=1.0,
     )

@@ -66,9 +66,9 @@ def check_sentence(check: Check) -> str:
 def comparison_sentences(report: Report) -> Iterator[str]:
     """Every comparison, with what tells its cells from the report's others."""
     for found in report.comparisons:
-        own = own_parts(found.jax.setting, report.common)
+        own = own_parts(found.cell.setting, report.common)
         sentence = comparison_sentence(found, report.comparisons)
-        yield ", ".join([*own, f"batch {found.jax.global_batch_size}", sentence])
+        yield ", ".join([*own, f"batch {found.cell.global_batch_size}", sentence])
 
 
 def comparison_sentence(
@@ -79,10 +79,10 @@ def comparison_sentence(
     Args:
       beside: the comparisons that its programs are told from.
     """
-    where, difference = devices(found.jax.world_size), found.difference
-    jax = name_among(found.jax.setting, [c.jax.setting for c in beside])
-    torch = name_among(found.torch.setting, [c.torch.setting for c in beside])
-    if found.withheld:
+    where, difference = devices(found.cell.world_size), found.difference
+    jax = name_among(found.cell.setting, [c.cell.setting for c in beside])
+    torch = name_among(found.under.setting, [c.under.setting for c in beside])
+    if found.withheld or difference is None:
         return f"{where}: {jax} and {torch} not compared, {found.withheld}"
     faster = {"faster": f"{jax} is faster", "slower": f"{torch} is faster"}
     verdict = faster.get(difference.verdict, difference.verdict)
@@ -105,12 +105,12 @@ def comparison_sentence(
 
 def compiled_sentences(report: Report) -> Iterator[str]:
     """What compiling makes of PyTorch's speed; nothing without parity checks."""
-    others = [found.ratio.cell.setting for found in report.compiled]
+    others = [found.cell.setting for found in report.compiled]
     for found in report.compiled:
-        cell = found.ratio.cell
+        cell = found.cell
         own = own_parts(cell.setting, report.common)
         name, where = name_among(cell.setting, others), devices(cell.world_size)
-        speed = f"runs at {format_ratio(found.ratio)} of eager PyTorch's images/s"
+        speed = f"runs at {format_ratio(found)} of eager PyTorch's images/s"
         if found.withheld:
             speed = f"is not compared with eager PyTorch, {found.withheld}"
         elif len(found.commits) > 1:

@@ -51,7 +51,7 @@ def alone(timed_run):
 
 def rows(data=0.1, ranks=(1.0, 0.9), windows=4):
     """A run's rows: windows of a second, in ten steps."""
-    window = Window(10, 1.0, tuple(ranks), {"data": data})
+    window = Window(10, 1.0, tuple(ranks), data)
     return Rows((window,) * windows, Evaluated((), ()))
 
 
@@ -75,7 +75,7 @@ def test_the_parts_of_a_step_are_the_step(cell, alone):
 
 def test_a_part_that_no_run_measured_is_not_shown(cell, alone):
     whole, arm = cell([80.0] * 3), alone([100.0] * 3)
-    untimed = [rows(), rows(), Rows(rows().windows + (Window(1, 1.0, (), {}),), None)]
+    untimed = [rows(), rows(), Rows(rows().windows + (Window(1, 1.0, (), None),), None)]
     found = breakdown(whole, untimed, {GRAD_SYNC: arm})
     assert found is not None and list(found.shares) == [REST, EXPOSED]
     found = breakdown(whole, [rows()] * 3, {})

@@ -222,7 +222,7 @@ def test_frameworks_on_two_machines_are_not_compared(make_curve):
     jax = make_curve(STRONG, machine="128 logical cores", framework="jax")
     assert compared(scaling(torch + jax)) == []
     found = scaling(torch + jax + make_curve(STRONG, machine="128 logical cores"))
-    assert {v.torch.setting.machine for v in compared(found)} == {"128 logical cores"}
+    assert {v.under.setting.machine for v in compared(found)} == {"128 logical cores"}
     groups, _ = grouped(found.curves)
     assert [group.title.split(",")[0] for group in groups] == [
         "128 logical cores",
@@ -245,7 +245,7 @@ def test_jax_is_compared_with_pytorch_eager_and_compiled(make_curve):
         for name in ("jax", "torch")
     )
     found = scaling([*eager, *compiled, *jax])
-    pairs = [(v.torch.setting.compiled, v.jax.world_size) for v in compared(found)]
+    pairs = [(v.under.setting.compiled, v.cell.world_size) for v in compared(found)]
     assert sorted(pairs) == [(False, 1), (False, 2), (True, 1), (True, 2)]
     ((group,), _) = grouped(found.curves)
     labels = [group.label(curve) for curve in group.curves]

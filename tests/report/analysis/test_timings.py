@@ -35,7 +35,7 @@ def test_windows_before_an_evaluation_are_counted_and_later_ones_not(rows):
     run = rows(*stepped(WARMUP, TIMED, EVALUATION, TIMED, nothing))
     found = read_between_steps(run, [48.0, 48.0])
     assert found.evaluated == Evaluated((2.0,), (0.8,), (4,))
-    assert found.windows == (Window(2, 0.5, (1.5, 1.4), {"data": 0.3}),) * 2
+    assert found.windows == (Window(2, 0.5, (1.5, 1.4), 0.3),) * 2
 
 
 def stepped(*rows):

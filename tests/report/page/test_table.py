@@ -64,7 +64,7 @@ def test_csv_and_json_hold_the_rows(found):
         assert list(line) == list(row)
         for name, value in row.items():
             assert line[name] == ("" if value is None else str(value))
-    told = [(v["verdict"], v["jax_over_torch"]) for v in whole["jax_against_torch"]]
+    told = [(v["verdict"], v["ratio"]) for v in whole["jax_against_torch"]]
     assert told == [(None, None)] * 2  # no parity check is among these runs
     assert whole["fits"][0]["reason"].startswith("2 points, a fit needs 5")
 
