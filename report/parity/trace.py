@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from recipe.weights import Weights
 from record.run import AVERAGE, averaged
+from record.schema import strict_json
 from record.trace import Trace
 from report.parity.bounds import BOUNDS, DIFFERENT, ENVELOPE, IDENTICAL
 from report.parity.differences import largest_difference, largest_finite, size
@@ -107,18 +108,10 @@ class TraceVerdict:
         return usual
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; infinities, which JSON lacks, as None."""
-
-        def plain(value: Any) -> Any:
-            beyond = isinstance(value, float) and not np.isfinite(value)
-            return None if beyond else value
-
-        names = ("verdict", "decided_by", "experiment", "precision", "step", "first")
-        names += ("suspects", "differences", "kinds", "alone", "wandering")
-        held: dict[str, Any] = {name: getattr(self, name) for name in names}
-        found = [{k: plain(v) for k, v in asdict(d).items()} for d in self.differences]
-        first = self.first and found[self.differences.index(self.first)]
-        return {"schema_version": 1, **held, "first": first, "differences": found}
+        """Plain values; what is not finite as text, as in the run folder."""
+        found = {name: getattr(self, name) for name in ("verdict", "suspects")}
+        found |= {"first": self.first and asdict(self.first), **asdict(self)}
+        return {"schema_version": 2, **strict_json(found)}
 
 
 T = TypeVar("T")
