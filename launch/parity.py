@@ -44,9 +44,8 @@ from report.parity.bounds import (
     PASSES,
     UNDECIDED,
 )
-from report.parity.compare import compare
+from report.parity.compare import compare, compare_two, label_of
 from report.parity.differences import envelope
-from report.parity.two_runs import compare_two, label_of
 from report.parity.verdict import Verdict
 
 EXIT_UNDECIDED = 3  # 1 is a difference, 2 a check that could not begin

@@ -1,9 +1,10 @@
-"""Parity checks that lie beside the runs, and for which speeds each of them answers.
+"""Parity checks and studies that lie among the runs.
 
 A speed of one framework over the other is claimed where a check of the same workload,
 data, precision and strategy held both together and found them identical; nowhere else.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from report.analysis.cells import Cell, Setting
 from report.analysis.groups import framework_name
 from report.analysis.hardware import commit_name
 from report.analysis.recipes import Recipe, read_recipe
-from report.analysis.runs import DAMAGE, config_values, read_sane_summary
+from report.analysis.runs import DAMAGE, LeftOut, config_values, read_sane_summary
 from report.parity.bounds import PASSES, worst
 from report.parity.verdict import Comparison, checked_verdict
 
@@ -197,3 +198,61 @@ def _losses(run: Path) -> tuple[float, ...]:
     """
     rows = read_all_rows(run, read_summary(run)["steps"])
     return tuple(float(row["loss"]) for row in rows if row["kind"] == "step")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `study.json` says.
+
+    Args:
+      command: that began it, as typed in a shell.
+      cells: names of its run folders, in the order in which they were to run.
+      order_seed: that order was drawn from.
+    """
+
+    path: Path
+    name: str
+    command: str
+    cells: tuple[str, ...]
+    order_seed: int
+
+
+def read_study(folder: Path) -> tuple[Study, list[LeftOut]]:
+    """A study's plan, and each of its cells that left no run folder.
+
+    Raises:
+      RecordError: if `study.json` is missing or damaged.
+    """
+    file = folder / "study.json"
+    held = parse_json(read_text(file), file)
+    try:
+        names = tuple(str(cell["name"]) for cell in held["order"])
+        command = shlex.join(["python", *map(str, held["command"])])
+        study = Study(
+            folder, str(held["name"]), command, names, int(held["order_seed"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{file} is no study's plan: {error!r}") from error
+    ended = _ended(folder / "cells.jsonl")
+    left_out = []
+    for name in names:
+        if not (folder / name).is_dir():
+            reason = "is planned in study.json and was not run"
+            if name in ended:
+                reason = f"{ended[name]} before it left a run folder, see {name}.log"
+            left_out.append(LeftOut(str(folder / name), reason))
+    return study, left_out
+
+
+def _ended(file: Path) -> dict[str, str]:
+    """Cell -> how its last start ended."""
+    if not file.exists():
+        return {}
+    rows: list[Any] = [
+        parse_json(line, f"{file} line {number}")
+        for number, line in enumerate(read_text(file).splitlines(), start=1)
+    ]
+    try:
+        return {str(row["name"]): str(row["status"]) for row in rows}
+    except (KeyError, TypeError) as error:
+        raise RecordError(f"{file} is no study's: {error!r}") from error

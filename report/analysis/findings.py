@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from report.analysis.accuracy import Accuracy, TimeTo, accuracy, common_target, time_to
 from report.analysis.breakdown import (
     Breakdown,
     Ranks,
@@ -16,7 +15,14 @@ from report.analysis.breakdown import (
     real_over_synthetic,
 )
 from report.analysis.cells import Cell
-from report.analysis.checks import Check, LossCurve, read_check, read_loss_curve
+from report.analysis.checks import (
+    Check,
+    LossCurve,
+    Study,
+    read_check,
+    read_loss_curve,
+    read_study,
+)
 from report.analysis.comparisons import (
     SpeedComparison,
     compiled_against_eager,
@@ -37,9 +43,18 @@ from report.analysis.runs import (
     read_timed_runs,
 )
 from report.analysis.scaling import Curve, Point, Scaling, scaling
-from report.analysis.studies import Study, read_study
 from report.analysis.sweeps import told_apart
-from report.analysis.timings import NOTHING, Evaluated, Rows, read_between_steps
+from report.analysis.timings import (
+    NOTHING,
+    Accuracy,
+    Evaluated,
+    Rows,
+    TimeTo,
+    accuracy,
+    common_target,
+    read_between_steps,
+    time_to,
+)
 
 MOST_GROUPS = 12  # that are drawn: a hundred figures are none
 OfCell = TypeVar("OfCell")

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from report.analysis.accuracy import TimeTo
 from report.analysis.breakdown import PARTS
 from report.analysis.cells import Cell
 from report.analysis.findings import Report
@@ -14,6 +13,7 @@ from report.analysis.intervals import Estimate
 from report.analysis.runs import TimedRun
 from report.analysis.scaling import Curve, Point, Scaling
 from report.analysis.sweeps import words
+from report.analysis.timings import TimeTo
 
 # Beside which a row has the ends of their interval.
 ESTIMATES = ("images_per_second", "speedup", "efficiency", "serial_fraction")

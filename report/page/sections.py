@@ -205,12 +205,12 @@ def _further(report: Report, figures: Blocks) -> Blocks:
 def _left_out(report: Report, figures: Blocks) -> Blocks:
     rows = [(out.name, out.reason) for out in report.scaling.left_out]
     caption = "Left out, wholly or as far as is said"
-    return table(("what", "why"), rows, caption, (), wrap=True) or [Text("Nothing.")]
+    return table(("what", "why"), rows, caption, wrap=True) or [Text("Nothing.")]
 
 
 def _where(report: Report, figures: Blocks) -> Blocks:
     rows = [(name, "; ".join(values)) for name, values in environment_rows(report)]
-    yield from table(("what", "value"), rows, "Where it ran", (), wrap=True)
+    yield from table(("what", "value"), rows, "Where it ran", wrap=True)
     yield from items(
         f"Study {study.name}: {len(study.cells)} cells in an order drawn from seed "
         f"{study.order_seed}, in {study.path}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from report.analysis.accuracy import Accuracy
 from report.analysis.breakdown import REST, Breakdown, Ratio
 from report.analysis.findings import Report
 from report.analysis.groups import Group, framework_name
@@ -11,6 +10,7 @@ from report.analysis.projection import Projection, by_law
 from report.analysis.runs import ABLATIONS, GRAD_SYNC
 from report.analysis.scaling import WEAK
 from report.analysis.sweeps import words
+from report.analysis.timings import Accuracy
 
 
 def devices(count: int) -> str:

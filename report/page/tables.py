@@ -13,6 +13,7 @@ from report.page.blocks import Block, Entry, entry, items, table
 from report.page.points import compiled_runs, point_figures
 from report.page.sentences import group_target, in_words
 from report.page.verdicts import commit_sentences
+from report.parity.verdict import Comparison
 
 MOST_ROWS = 16  # of the ranks of one curve
 OVER_SEEDS = (
@@ -28,26 +29,33 @@ COUNTS = {
 }
 
 
+PAIR = (
+    *("run", "against", "loss at step 1", "worst loss", "worst weights", "test loss"),
+    "verdict",
+)
+
+
+def pair(c: Comparison) -> list[str | Entry]:
+    """Two runs that were held against each other, as `PAIR` has it."""
+
+    def apart(value: float, where: str = "") -> Entry:
+        return Entry(f"{value:.1e}", value, where) if value else Entry("0", value)
+
+    return [
+        *(c.a, c.b, apart(c.first), apart(c.worst, f"step {c.worst_step}")),
+        *(apart(c.weights, c.worst_leaf), apart(c.test_difference), c.verdict),
+    ]
+
+
 def checks_table(report: Report) -> list[Block]:
     """Every pair of runs that a parity check held against each other."""
-    head = (
-        *("experiment", "precision", "run", "against", "loss at step 1"),
-        *("worst loss", "worst weights", "verdict"),
-    )
     rows = [
-        [
-            *(check.experiment, check.precision, c.a, c.b),
-            *(
-                Entry(f"{value:.1e}" if value else "0", value)
-                for value in (c.first, c.worst, c.weights)
-            ),
-            c.verdict,
-        ]
+        [check.experiment, check.precision, *pair(comparison)]
         for check in report.checks
-        for c in check.comparisons
+        for comparison in check.comparisons
     ]
     caption = "Largest relative differences of every pair of runs; ×2: on 2 devices"
-    return table(head, rows, caption, numbers=(4, 5, 6))
+    return table(("experiment", "precision", *PAIR), rows, caption)
 
 
 def _entries(
@@ -161,7 +169,7 @@ def breakdown_table(report: Report, group: Group) -> list[Block]:
     rows = [
         [
             label,
-            str(of.cell.world_size),
+            entry(of.cell.world_size, ""),
             entry(of.milliseconds, ".4g"),
             *(entry(of.shares.get(part), ".1%") for part in parts),
         ]
@@ -183,9 +191,9 @@ def ranks_table(report: Report, group: Group) -> list[Block]:
         rows += [
             [
                 group.label(curve),
-                str(found.cell.world_size),
+                entry(found.cell.world_size, ""),
                 "no" if found.alone else "yes",
-                str(time.rank),
+                entry(time.rank, ""),
                 entry(time.median, ".4g"),
                 entry(time.over_mean, ".3f"),
                 entry(time.slowest, ".1%"),
@@ -197,4 +205,4 @@ def ranks_table(report: Report, group: Group) -> list[Block]:
         *("over the mean of all ranks", "slowest, share of windows"),
     )
     caption = f"Who is waited for{some}: {group.title}"
-    return table(head, rows, caption, numbers=(1, *range(3, len(head))))
+    return table(head, rows, caption)

@@ -8,9 +8,11 @@ between it and the one before.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import yaml
 from jaxtyping import Float
 
 from recipe.weights import Weights
@@ -20,7 +22,6 @@ from record.trace import Trace
 from report.parity.bounds import BOUNDS, DIFFERENT, ENVELOPE, IDENTICAL
 from report.parity.differences import largest_difference, largest_finite, size
 from report.parity.rounding import WANDERS, gradient_rounding, taken
-from report.parity.suspects import suspects
 
 # A gradient that is zero but for rounding (of a bias before a normalisation, of an
 # attention key's) has no size of its own: none counts for less than this share of the
@@ -304,3 +305,30 @@ def pixel_sums(gradient: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     on digits_cnn in fp64: .5 apart by pixels, 1e-15 in these sums and in the weights.
     """
     return gradient.sum(axis=(1, 2)) if gradient.ndim == 4 else gradient
+
+
+SUSPECTS: dict[str, str] = yaml.safe_load(
+    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+)
+BETWEEN = (
+    "or a function called between the two: activation (GELU's tanh or erf), pooling "
+    "(padding with -inf), flattening, residual"
+)
+
+
+def suspects(stage: str, layer: str, kinds: dict[str, tuple[str, str]]) -> str:
+    """What to look at where a stage of a step parts at a layer, from the contract.
+
+    Args:
+      kinds: module -> its class in either twin.
+
+    >>> suspects("forward", "stem", {"stem": ("Conv2d", "Conv")}).split(",")[0]
+    'padding (SAME pads (0'
+    """
+    if stage == "update" and layer.endswith((".mean", ".var")):
+        return SUSPECTS["statistics"]
+    if stage in SUSPECTS:
+        return SUSPECTS[stage]
+    kind = " ".join(kinds.get(layer, ())).lower()
+    found = next((text for name, text in SUSPECTS.items() if name in kind), "")
+    return "; ".join(filter(None, (found, BETWEEN)))

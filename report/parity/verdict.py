@@ -80,10 +80,11 @@ class Comparison:
         names = {field.name for field in fields(cls)} & held.keys()
         found = cls(**{name: held[name] for name in names})
         differences, leaves = _distances(found.differences), _distances(found.leaves)
+        (test,) = _distances([found.test_difference]).values()
         if not differences or not leaves:
             raise ValueError("compares no loss or no weight")
         broken, unseen = list(map(str, found.broken)), list(map(str, found.unseen))
-        if not broken and np.inf in (*differences.values(), *leaves.values()):
+        if not broken and np.inf in (test, *differences.values(), *leaves.values()):
             broken = ["a difference is no finite number"]
         reason = f"says {stated} and gives no reason"
         if stated == DIFFERENT and not broken:
@@ -96,6 +97,7 @@ class Comparison:
             b=str(found.b),
             differences=list(differences.values()),
             leaves=leaves,
+            test_difference=test,
             broken=broken,
             unseen=unseen,
             by_score=stated == ALIKE,

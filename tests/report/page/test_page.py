@@ -26,7 +26,7 @@ from report.page.scaling import page, to_markdown
 from report.page.sections import sections
 from report.page.verdicts import UNKNOWN, parity
 from report.parity.bounds import DIFFERENT, UNDECIDED
-from report.parity.two_runs import compare_two
+from report.parity.compare import compare_two
 from report.write import report_on, write_report
 from tests.report.folders import change, write_run_folder, write_study
 

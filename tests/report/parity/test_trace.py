@@ -8,8 +8,7 @@ import pytest
 
 from record.trace import Trace
 from report.parity.bounds import DIFFERENT, IDENTICAL
-from report.parity.suspects import SUSPECTS
-from report.parity.trace import compare_traces, pixel_sums
+from report.parity.trace import SUSPECTS, compare_traces, pixel_sums
 
 
 def trace(step=1):

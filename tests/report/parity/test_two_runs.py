@@ -10,7 +10,7 @@ from report.parity.bounds import (
     IDENTICAL,
     UNDECIDED,
 )
-from report.parity.two_runs import compare_two
+from report.parity.compare import compare_two
 
 
 @pytest.fixture
