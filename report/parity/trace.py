@@ -308,7 +308,7 @@ def pixel_sums(gradient: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 SUSPECTS: dict[str, str] = yaml.safe_load(
-    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+    Path(__file__).with_name("suspects.yaml").read_text(encoding="utf-8")
 )
 BETWEEN = (
     "or a function called between the two: activation (GELU's tanh or erf), pooling "
