@@ -4,7 +4,7 @@
 
 Leaves parity.json, parity.png, index.html and every run in `run.dir`; exits 1 when a
 bound is broken, 3 when what was seen decides nothing. Where one is broken, the step at
-which the loss parts can be taken apart, layer by layer; and two finished runs can be
+which the loss diverges can be taken apart, layer by layer; and two finished runs can be
 held together:
 
     python launch/parity.py experiment=digits_cnn precision=fp64 trace=1

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from report.analysis.runs import LeftOut, TimedRun
+from report.analysis.runs import Skipped, TimedRun
 from report.analysis.sweeps import Varied, words
 
 # How a run's devices are divided over processes; one device is one process either way.
@@ -84,8 +84,8 @@ class Cell:
         )
 
 
-def cells_of(runs: Iterable[TimedRun]) -> tuple[list[Cell], list[LeftOut]]:
-    """Repeats put together; a cell whose runs are of several recipes is left out.
+def cells_of(runs: Iterable[TimedRun]) -> tuple[list[Cell], list[Skipped]]:
+    """Repeats put together; a configuration with runs of several recipes is skipped.
 
     Seeds of one recipe are repeats, and sweeps are told apart before. Of other recipes
     nothing says which was meant, and their mean is of neither.
@@ -104,14 +104,14 @@ def cells_of(runs: Iterable[TimedRun]) -> tuple[list[Cell], list[LeftOut]]:
             key = (setting, run.world_size, run.global_batch_size, run.grad_accum_steps)
             piles[key].append(run)
     cells: list[Cell] = []
-    left_out: list[LeftOut] = []
+    skipped: list[Skipped] = []
     for key in sorted(piles):
         cell = Cell(*key, tuple(piles[key]))
         if mixed := different_recipes(cell.runs):
-            left_out.append(LeftOut(str(cell), f"holds runs of {mixed}"))
+            skipped.append(Skipped(str(cell), f"holds runs of {mixed}"))
         else:
             cells.append(cell)
-    return cells, left_out
+    return cells, skipped
 
 
 def _setting(run: TimedRun, layout: str) -> Setting:

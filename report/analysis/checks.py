@@ -17,7 +17,7 @@ from report.analysis.cells import Cell, Setting
 from report.analysis.groups import framework_name
 from report.analysis.hardware import commit_name
 from report.analysis.recipes import Recipe, read_recipe
-from report.analysis.runs import DAMAGE, LeftOut, config_values, read_sane_summary
+from report.analysis.runs import DAMAGE, Skipped, config_values, read_sane_summary
 from report.parity.bounds import PASSES, worst
 from report.parity.verdict import Comparison, checked_verdict
 
@@ -42,7 +42,7 @@ class Check:
     Args:
       path: its folder, with the runs that it compared.
       stated: its verdict as it stands above its comparisons.
-      runs: their folders, controls left out; curves: their losses.
+      runs: their folders, without controls; curves: their losses.
       recipe: of them.
       commits: that they were run at.
       compiled: whether PyTorch's were, as JAX's always are.
@@ -132,7 +132,7 @@ def read_check(folder: Path) -> Check:
         stated, of = checked_verdict(held["verdict"]), str(held["config_hash"])
         notes = tuple(map(str, held["notes"]))
     except (*DAMAGE, AttributeError) as error:
-        raise RecordError(f"{file} is no parity check's verdict: {error!r}") from error
+        raise RecordError(f"{file} is not a parity verdict: {error!r}") from error
     if not comparisons:
         raise RecordError(f"{file} compares nothing")
     runs = [p.parent for p in sorted(folder.glob("*/summary.json"))]
@@ -144,8 +144,8 @@ def read_check(folder: Path) -> Check:
     compared = {label for c in comparisons for label in (c.a, c.b)}
     if len(of_it) != len(compared):
         raise RecordError(
-            f"{file} compared {', '.join(sorted(compared))}, and {len(of_it)} such "
-            "runs lie beside it"
+            f"{file} compared {', '.join(sorted(compared))}, but {len(of_it)} such "
+            "run folders lie beside it"
         )
     pytorchs = [s for s in summaries.values() if s["framework"] == "torch"]
     return Check(
@@ -217,7 +217,7 @@ class Study:
     order_seed: int
 
 
-def read_study(folder: Path) -> tuple[Study, list[LeftOut]]:
+def read_study(folder: Path) -> tuple[Study, list[Skipped]]:
     """A study's plan, and each of its cells that left no run folder.
 
     Raises:
@@ -232,16 +232,16 @@ def read_study(folder: Path) -> tuple[Study, list[LeftOut]]:
             folder, str(held["name"]), command, names, int(held["order_seed"])
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"{file} is no study's plan: {error!r}") from error
+        raise RecordError(f"{file} is not a study's plan: {error!r}") from error
     ended = _ended(folder / "cells.jsonl")
-    left_out = []
+    skipped = []
     for name in names:
         if not (folder / name).is_dir():
             reason = "is planned in study.json and was not run"
             if name in ended:
                 reason = f"{ended[name]} before it left a run folder, see {name}.log"
-            left_out.append(LeftOut(str(folder / name), reason))
-    return study, left_out
+            skipped.append(Skipped(str(folder / name), reason))
+    return study, skipped
 
 
 def _ended(file: Path) -> dict[str, str]:
@@ -255,4 +255,4 @@ def _ended(file: Path) -> dict[str, str]:
     try:
         return {str(row["name"]): str(row["status"]) for row in rows}
     except (KeyError, TypeError) as error:
-        raise RecordError(f"{file} is no study's: {error!r}") from error
+        raise RecordError(f"{file} is not a study's: {error!r}") from error

@@ -36,14 +36,14 @@ from report.analysis.recipes import Recipe, read_recipe
 from report.analysis.runs import (
     ABLATIONS,
     GRAD_SYNC,
-    LeftOut,
+    Skipped,
     TimedRun,
     find,
     read_each,
     read_timed_runs,
 )
 from report.analysis.scaling import Curve, Point, Scaling, scaling
-from report.analysis.sweeps import told_apart
+from report.analysis.sweeps import with_varied
 from report.analysis.timings import (
     NOTHING,
     Accuracy,
@@ -84,7 +84,7 @@ class Report:
     """All that many runs show together.
 
     Args:
-      scaling: cells, curves and what was left out.
+      scaling: cells, curves and what was skipped.
       groups: its curves as they are drawn.
       common: what is the same in all groups, by what it is called.
       comparisons: of speeds, JAX against PyTorch.
@@ -152,7 +152,7 @@ class Report:
             for label, point in group.points
             if point.cell in self.breakdowns
         ]
-        measured = any(of.shares.keys() & {*ABLATIONS.values()} for _, of in found)
+        measured = any(of.fractions.keys() & {*ABLATIONS.values()} for _, of in found)
         return found if measured else []
 
     def utilisation(self, point: Point) -> Utilisation | None:
@@ -172,12 +172,12 @@ class Report:
 
 
 def gather(
-    roots: Sequence[Path], options: Options, left_out: Iterable[LeftOut] = ()
+    roots: Sequence[Path], options: Options, skipped: Iterable[Skipped] = ()
 ) -> Report:
     """Read all that lies at or below some folders.
 
     Args:
-      left_out: what was so before it became a folder.
+      skipped: what was skipped before it became a folder.
 
     Raises:
       RecordError: if a folder is missing, or holds neither run nor parity check.
@@ -187,14 +187,14 @@ def gather(
     checks, no_checks = read_each(read_check, found.checks)
     studies, no_studies = read_each(read_study, found.studies)
     missing = [out for _, cells in studies.values() for out in cells]
-    left_out = [*left_out, *no_runs, *missing, *no_studies, *no_checks, *found.left_out]
+    skipped = [*skipped, *no_runs, *missing, *no_studies, *no_checks, *found.skipped]
     plans = [study for study, _ in studies.values()]
-    return make_report(runs, left_out, [*checks.values()], plans, roots, options)
+    return make_report(runs, skipped, [*checks.values()], plans, roots, options)
 
 
 def make_report(
     runs: Sequence[TimedRun],
-    left_out: Sequence[LeftOut] = (),
+    skipped: Sequence[Skipped] = (),
     checks: Sequence[Check] = (),
     studies: Sequence[Study] = (),
     roots: Sequence[Path] = (),
@@ -203,7 +203,7 @@ def make_report(
     """What runs show together, and what speaks for it."""
     options = options or Options()
     recipes, no_recipes = _recipes(runs)
-    runs = told_apart(runs, recipes)
+    runs = with_varied(runs, recipes)
     found = scaling([run for run in runs if not run.ablated], options.base)
     groups, common = grouped(found.curves)
     points = [point for curve in found.curves for point in curve.points]
@@ -213,9 +213,9 @@ def make_report(
     rows, no_rows = _rows([*(run for cell in cells for run in cell.runs), *ablated])
     of = {cell: [rows[run.path] for run in cell.runs] for cell in cells}
     evaluated = {cell: [run.evaluated for run in runs] for cell, runs in of.items()}
-    left = (*left_out, *no_recipes, *no_ablations, *no_rows, *found.left_out)
+    left = (*skipped, *no_recipes, *no_ablations, *no_rows, *found.skipped)
     return Report(
-        scaling=replace(found, left_out=left),
+        scaling=replace(found, skipped=left),
         groups=tuple(groups),
         common=common,
         checks=tuple(checks),
@@ -241,7 +241,7 @@ def _known(found: Iterable[tuple[Cell, OfCell | None]]) -> dict[Cell, OfCell]:
     return {cell: value for cell, value in found if value is not None}
 
 
-def _recipes(runs: Iterable[TimedRun]) -> tuple[dict[str, Recipe], list[LeftOut]]:
+def _recipes(runs: Iterable[TimedRun]) -> tuple[dict[str, Recipe], list[Skipped]]:
     """Recipes by their hash, each read once."""
     first: dict[str, Path] = {}
     for run in runs:
@@ -254,15 +254,15 @@ def _recipes(runs: Iterable[TimedRun]) -> tuple[dict[str, Recipe], list[LeftOut]
     )
 
 
-def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[LeftOut]]:
+def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[Skipped]]:
     """Every run's windows and evaluations, by its folder."""
     rates = {run.path: run.windows for run in runs}
-    rows, left_out = read_each(
+    rows, skipped = read_each(
         lambda path: read_between_steps(path, rates[path]),
         rates,
         without="neither accuracies nor parts of a step: ",
     )
-    return dict.fromkeys(rates, NOTHING) | rows, left_out
+    return dict.fromkeys(rates, NOTHING) | rows, skipped
 
 
 def _ranks(

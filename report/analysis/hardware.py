@@ -90,7 +90,7 @@ def flops_per_device(
     """FLOP/s that the model's own products took of each device.
 
     Source: Chowdhery et al., PaLM (2022), appendix B: what the model needs, not what
-    the hardware did. Its share of the peak is the model FLOPs utilisation, MFU.
+    the hardware did. Its fraction of the peak is the model FLOPs utilisation, MFU.
     """
     return images_per_second * training_flops / world_size
 
@@ -101,12 +101,12 @@ class Utilisation:
 
     Args:
       flops: FLOP/s of one device.
-      share: of the device's peak, None where that is not known.
-      reason: why there is no share.
+      fraction: of the device's peak, None where that is not known.
+      reason: why there is none.
     """
 
     flops: Estimate
-    share: Estimate | None
+    fraction: Estimate | None
     reason: str
 
 
@@ -131,6 +131,6 @@ def utilisation(
     if peak is None and SEVERAL not in device:
         peak = peak_flops(device, precision)
     if peak is None:
-        reason = f"no peak is known of {device} in {precision}; give --peak-flops"
+        reason = f"no peak is known for {device} in {precision}; give --peak-flops"
         return Utilisation(flops, None, reason)
     return Utilisation(flops, through(flops, lambda x: x / peak), "")

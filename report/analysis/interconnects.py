@@ -128,7 +128,7 @@ def read_interconnect(given: str) -> Interconnect:
     file = Path(given)
     if not file.is_file():
         raise ConfigError(
-            f"--interconnect {given} is no machine and no file; one of: "
+            f"--interconnect {given} is neither a machine nor a file; give one of: "
             f"{', '.join(INTERCONNECTS)}, or a file of benchmarks/all_reduce.py"
         )
     held = parse_json(read_text(file), file)

@@ -235,10 +235,10 @@ def too_few(values: Sequence[float] | np.ndarray, what: str = "repeat") -> str:
     """Why these repeats carry no interval; empty if they do."""
     if len(values) >= LEAST_REPEATS:
         return ""
-    return f"{counted(len(values), what)}, an interval needs {LEAST_REPEATS}"
+    return f"{format_count(len(values), what)}, an interval needs {LEAST_REPEATS}"
 
 
-def counted(count: int, what: str) -> str:
+def format_count(count: int, what: str) -> str:
     """Such as "1 repeat" and "2,000 repeats"."""
     return f"{count:,} {what}{'s' * (count != 1)}"
 

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from report.analysis.intervals import Estimate, counted, half_width, locate, too_few
+from report.analysis.intervals import (
+    Estimate,
+    format_count,
+    half_width,
+    locate,
+    too_few,
+)
 
 LEAST_POINTS = 5  # of which the largest is held out
 
@@ -157,7 +163,7 @@ def fit(law: Law, devices: Sequence[int], repeats: Sequence[Sequence[float]]) ->
     '3 points, a fit needs 5: the largest is held out'
     """
     if len(devices) < LEAST_POINTS:
-        points = counted(len(devices), "point")
+        points = format_count(len(devices), "point")
         reason = f"{points}, a fit needs {LEAST_POINTS}: the largest is held out"
         return Fit(law.name, {}, reason=reason)
     multiples = np.asarray(devices, np.float64) / devices[0]

@@ -17,7 +17,7 @@ ABSENT = "–"
 Varied = tuple[tuple[str, str], ...]  # keys of a sweep and their values, by key
 
 
-def told_apart(
+def with_varied(
     runs: Sequence[TimedRun], recipes: Mapping[str, Recipe]
 ) -> list[TimedRun]:
     """The runs with `family`, what they share but for seeds, and `varied`.

@@ -2,7 +2,7 @@
 
 The time to an accuracy is that of the timed windows, warm-up included, up to the
 evaluation that first reached it: compilation, start-up and the evaluations themselves
-are left out. It is known no finer than evaluations are apart; of a run that was
+are excluded. It is known no finer than evaluations are apart; of a run that was
 evaluated only at its end it would be the time of the whole training, and so there is
 none.
 
@@ -80,7 +80,7 @@ class Rows:
     """What lies between a run's steps.
 
     Args:
-      windows: of the last start, warm-up left out.
+      windows: of the last start, warm-up excluded.
     """
 
     windows: tuple[Window, ...]
@@ -93,7 +93,7 @@ NOTHING = Rows((), Evaluated((), ()))
 def read_between_steps(run: Path, rates: Sequence[float]) -> Rows:
     """A run's timed windows, and its evaluations with the seconds trained before each.
 
-    Step rows are most of the file, and are counted unread.
+    Step rows are most of the file, and are format_count unread.
 
     Args:
       rates: images/s of its timed windows as `summary.json` has them.
@@ -137,8 +137,8 @@ def read_between_steps(run: Path, rates: Sequence[float]) -> Rows:
                 accuracies.append(float(row["accuracy"]))
                 steps.append(done)
         except DAMAGE as error:
-            raise RecordError(f"{where} is no row of a record: {error!r}") from error
-    # W&B does not tell where a run went on: earlier starts' windows come before.
+            raise RecordError(f"{where} is not a row of a record: {error!r}") from error
+    # W&B does not tell where a run was resumed: earlier starts' windows come before.
     last = windows[-len(rates) :]
     if [rate for rate, _ in last] != list(rates):
         raise RecordError(
@@ -272,7 +272,7 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     if reason := too_few(values, "seed"):
         return Estimate(mean, reason=reason)
     if min(values) == max(values):
-        return Estimate(mean, reason=f"all {count} seeds came to the same figure")
+        return Estimate(mean, reason=f"all {count} seeds reached the same figure")
     variance = np.array([np.var(values, ddof=1) / count])
     half = float(half_width(variance, [count - 1]))
     return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))

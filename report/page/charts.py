@@ -13,11 +13,11 @@ from report.analysis.groups import Group, file_name, program
 from report.analysis.intervals import Estimate
 from report.analysis.scaling import WEAK, Curve, Point
 from report.page.chart import Chart, Row, distribution, row_of
-from report.page.sentences import group_target, in_words
+from report.page.sentences import format_list, group_target
 
 MOST_RANKS = 3  # of a curve: more lines hide each other
 PEAK = "the device's peak"
-WINDOWS = {"y_label": "share of windows no slower", "form": "distribution"}
+WINDOWS = {"y_label": "fraction of windows no slower", "form": "distribution"}
 NEAR = 10  # a bound that many times above the points would press them together
 
 
@@ -143,9 +143,9 @@ def _peak_rate(report: Report, group: Group) -> float | None:
     """Images/s of one device at its peak; None where that is not known."""
     point = group.curves[0].points[0]
     use = report.utilisation(point)
-    if use is None or use.share is None:
+    if use is None or use.fraction is None:
         return None
-    return point.images_per_second.value / point.cell.world_size / use.share.value
+    return point.images_per_second.value / point.cell.world_size / use.fraction.value
 
 
 def _ratio(report: Report, group: Group) -> Chart:
@@ -182,7 +182,7 @@ def _accuracy(report: Report, group: Group) -> Chart:
         f"Time to test accuracy{group_target(report, group)}",
         _of_points(group, lambda p: p.cell in times and times[p.cell].seconds or None),
         y_label="seconds of training",
-        caption="Lower is faster. Compilation, start-up and evaluation are left out. "
+        caption="Lower is faster. Compilation, start-up and evaluation are excluded. "
         f"Evaluated every {every} steps: the time is known no finer.",
         from_zero=True,
     )
@@ -210,12 +210,12 @@ def _breakdown(report: Report, group: Group) -> Chart:
         (
             row_of(part, of.cell.setting.framework, of.cell.world_size, share, label)
             for label, of in report.breakdowns_of(group)
-            for part, share in of.shares.items()
+            for part, share in of.fractions.items()
         ),
-        y_label="share of a step",
+        y_label="fraction of a step",
         caption="Each bar is a step on so many devices. Hatched is what was measured "
-        "apart; filled is computation, and whatever was not. The vertical line is the "
-        "interval of where the filled part ends.",
+        "separately; filled is computation, and whatever was not. The vertical line is "
+        "the interval of where the filled part ends.",
         form="bars",
     )
 
@@ -290,7 +290,7 @@ def _rank_times(report: Report, group: Group) -> Chart:
 
 def _utilisation(report: Report, group: Group) -> Chart:
     used = {point: report.utilisation(point) for _, point in group.points}
-    known = all(use is not None and use.share is not None for use in used.values())
+    known = all(use is not None and use.fraction is not None for use in used.values())
     peak = "; its peak is not known."
     if known:
         given = report.options.peak_flops
@@ -299,7 +299,7 @@ def _utilisation(report: Report, group: Group) -> Chart:
 
     def figure(point: Point) -> Estimate | None:
         use = used[point]
-        return None if use is None else use.share if known else use.flops
+        return None if use is None else use.fraction if known else use.flops
 
     rows = list(_of_points(group, figure))
     if known:
@@ -310,7 +310,7 @@ def _utilisation(report: Report, group: Group) -> Chart:
         "utilisation",
         "MFU" if known else "FLOP/s of a device",
         rows,
-        y_label="share of the device's peak" if known else "FLOP/s per device",
+        y_label="fraction of the device's peak" if known else "FLOP/s per device",
         caption=f"What the model's own matrix products take of a device{peak}",
         log_y=known,
         from_zero=not known,
@@ -334,7 +334,7 @@ def _projection(report: Report, group: Group) -> Chart:
         y_label="images/s",
         caption="Points are measured; what is dashed is a model of computation and "
         "exchange alone, and so an upper bound. On the most devices measured it is off "
-        f"by {in_words(off) or '–'}.",
+        f"by {format_list(off) or '–'}.",
         log_y=True,
     )
 

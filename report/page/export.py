@@ -47,7 +47,7 @@ def to_json(report: Report) -> str:
         "ranks": list(report.ranks.values()),
         "projections": report.projections,
         "environment": dict(environment_rows(report)),
-        "left_out": report.scaling.left_out,
+        "skipped": report.scaling.skipped,
     }
     return json.dumps(strict_json(plain(whole)), indent=1, allow_nan=False) + "\n"
 

@@ -23,8 +23,8 @@ from report.parity.verdict import Verdict
 STYLES = ("-", "--", ":", "-.")
 MEANS = {
     IDENTICAL: "all of these runs, one for each line below, are the same",
-    ALIKE: "rounding parts their losses and weights, and their test scores lie in the "
-    "interval of each other's controls",
+    ALIKE: "rounding makes their losses and weights diverge, and their test scores lie "
+    "in the interval of each other's controls",
     UNDECIDED: "what would tell them apart could not be seen",
 }
 
@@ -60,7 +60,7 @@ def _page(
         for reason in c.broken + c.unseen
     ]
     pairs = table(PAIR, map(pair, verdict.comparisons), "Every pair of runs")
-    means = MEANS.get(verdict.verdict, "the runs part further than rounding allows")
+    means = MEANS.get(verdict.verdict, "the runs differ by more than rounding allows")
     sections = [
         Section("apart", "How far apart", (APART, *pairs)),
         Section("trained", "What was trained", (*_trained(runs), NO_BENCHMARK)),

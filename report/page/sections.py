@@ -125,13 +125,13 @@ def _fast(report: Report, figures: Blocks) -> Blocks:
         yield Text(
             "",
             "Rates of the two frameworks stand side by side here without proof that "
-            "they are of the same training: do not compare them.",
+            "both trained the same thing: do not compare them.",
         )
     yield Text(
-        "Images per second are the median over runs that were alike, each started "
-        "anew. Their 95 % intervals are bars and bands in the figures, small print in "
-        "the tables and in brackets in sentences. Those of a ratio of the two are "
-        "wider, as is said there."
+        "Images per second are the median over runs that are each other's repeats, "
+        "each in a process of its own. Their 95 % intervals are bars and bands in the "
+        "figures, small print in the tables and in parentheses in sentences. Those of "
+        "a ratio of the two frameworks are wider, as is stated there."
     )
     yield from figures
     yield Heading("JAX against PyTorch")
@@ -167,9 +167,10 @@ def _holds_back(report: Report, figures: Blocks) -> Blocks:
         yield Text(
             "The parts of a step: data is what the host took to plan batches and to "
             "place them on devices; a device that is still computing meanwhile does "
-            "not wait for it. Exposed communication is what a step takes longer than "
-            "one without the exchange of gradients. What no run measured apart is "
-            "within the rest; docs/study.md has the ablations that tell more."
+            "not wait for it. Exposed communication is how much longer a step takes "
+            "than one without the exchange of gradients. What no run measured "
+            "separately is in the rest; docs/study.md describes the ablations that "
+            "measure more."
         )
 
 
@@ -188,7 +189,7 @@ def _further(report: Report, figures: Blocks) -> Blocks:
     if any(p.points for _, p in found):
         yield Text(
             "It takes the step measured on one device and adds the part of the "
-            "exchange (of gradients; under fsdp of parameters, too) that does not hide "
+            "exchange (of gradients, under fsdp also of parameters) that does not hide "
             "behind computation. It knows of no data loading, host or straggler, so it "
             "is an upper bound.",
             "This is a model, not a measurement.",
@@ -202,9 +203,9 @@ def _further(report: Report, figures: Blocks) -> Blocks:
     yield from items(sorted({f"{net.name}: {net.source}." for net in nets}))
 
 
-def _left_out(report: Report, figures: Blocks) -> Blocks:
-    rows = [(out.name, out.reason) for out in report.scaling.left_out]
-    caption = "Left out, wholly or as far as is said"
+def _skipped(report: Report, figures: Blocks) -> Blocks:
+    rows = [(out.name, out.reason) for out in report.scaling.skipped]
+    caption = "Skipped, in whole or in the part that is named"
     return table(("what", "why"), rows, caption, wrap=True) or [Text("Nothing.")]
 
 
@@ -212,12 +213,12 @@ def _where(report: Report, figures: Blocks) -> Blocks:
     rows = [(name, "; ".join(values)) for name, values in environment_rows(report)]
     yield from table(("what", "value"), rows, "Where it ran", wrap=True)
     yield from items(
-        f"Study {study.name}: {len(study.cells)} cells in an order drawn from seed "
+        f"Study {study.name}: {len(study.cells)} runs in an order shuffled with seed "
         f"{study.order_seed}, in {study.path}"
         for study in report.studies
     )
     roots = " ".join(map(str, report.roots)) or "DIR"
-    yield Text("Run it again, and make this page again:")
+    yield Text("To repeat the runs and make this page again:")
     yield Commands((*commands(report), f"python launch/report.py {roots}"))
 
 
@@ -230,7 +231,7 @@ SECTIONS: dict[str, tuple[str, Make, Callable[[Report], Blocks] | None]] = {
     "scales": ("How well does it scale?", _scales, _by_group(_scaled)),
     "holds-back": ("What holds it back?", _holds_back, _by_group(held_back_sentences)),
     "further": ("What to expect further out?", _further, _by_group(_projected)),
-    "left-out": ("What was left out", _left_out, None),
+    "skipped": ("What was skipped", _skipped, None),
     "where": ("Where, and how to repeat it", _where, None),
 }
 MEANINGS = {
@@ -238,8 +239,8 @@ MEANINGS = {
     "Weak scaling": ": each device's batch is fixed, the global batch grows.",
     "Speed-up": ": images/s over those of the base case, one device unless said.",
     "Efficiency": ": speed-up over devices; 1 is ideal.",
-    "e(p), s(p)": ": the share of a step that behaves as if it did not scale (Karp and "
-    "Flatt; Gustafson).",
+    "e(p), s(p)": ": the fraction of a step that behaves as if it did not scale (Karp "
+    "and Flatt; Gustafson).",
     "runs, n": ": repeats of a point. Below 3 there is no interval; below 5 world "
     "sizes no fit.",
     "Faster": "stands only where the interval of the ratio excludes 1 for all "

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from report.analysis.breakdown import PARTS
 from report.analysis.findings import Report
 from report.analysis.groups import Group
-from report.analysis.intervals import counted
+from report.analysis.intervals import format_count
 from report.analysis.scaling import WEAK, Curve, Point
 from report.analysis.sweeps import number_of
 from report.page.blocks import Block, Entry, entry, items, table
 from report.page.points import compiled_runs, point_figures
-from report.page.sentences import group_target, in_words
+from report.page.sentences import format_list, group_target
 from report.page.verdicts import commit_sentences
 from report.parity.verdict import Comparison
 
@@ -107,7 +107,7 @@ def _target(report: Report, group: Group) -> str:
 
 
 def _noted(what: str, reasons: dict[str, list[str]]) -> list[str]:
-    return [f"{what}, {why}: {in_words(of)}" for why, of in reasons.items()]
+    return [f"{what}, {why}: {format_list(of)}" for why, of in reasons.items()]
 
 
 def points_table(report: Report, group: Group) -> list[Block]:
@@ -159,19 +159,20 @@ def _why_missing(report: Report, group: Group) -> Iterable[str]:
     yield from _noted("No time to accuracy", without)
     cells = [point.cell for _, point in group.points]
     if cached := sum(len(cell.runs) - len(compiled_runs(cell)) for cell in cells):
-        yield f"Compile s leaves out {counted(cached, 'run')} with steps from a cache"
+        excluded = format_count(cached, "run")
+        yield f"Compile s excludes {excluded} with steps from a cache"
 
 
 def breakdown_table(report: Report, group: Group) -> list[Block]:
     """Where the time of a step goes; nothing where no ablation measured that."""
     found = report.breakdowns_of(group)
-    parts = [part for part in PARTS if any(part in of.shares for _, of in found)]
+    parts = [part for part in PARTS if any(part in of.fractions for _, of in found)]
     rows = [
         [
             label,
             entry(of.cell.world_size, ""),
             entry(of.milliseconds, ".4g"),
-            *(entry(of.shares.get(part), ".1%") for part in parts),
+            *(entry(of.fractions.get(part), ".1%") for part in parts),
         ]
         for label, of in found
     ]
@@ -202,7 +203,7 @@ def ranks_table(report: Report, group: Group) -> list[Block]:
         ]
     head = (
         *("framework", "devices", "with the exchange", "rank", "ms per step"),
-        *("over the mean of all ranks", "slowest, share of windows"),
+        *("over the mean of all ranks", "slowest, fraction of windows"),
     )
     caption = f"Who is waited for{some}: {group.title}"
     return table(head, rows, caption)

@@ -8,14 +8,14 @@ from report.analysis.findings import Report
 from report.analysis.groups import name_among, own_parts
 from report.analysis.intervals import TOO_NOISY
 from report.analysis.scaling import Curve
-from report.page.sentences import devices, format_ratio, in_words
+from report.page.sentences import devices, format_list, format_ratio
 from report.parity.bounds import ALIKE, DIFFERENT, IDENTICAL, PASSES, UNDECIDED, worst
 
 # What the page says of parity as a whole: a check's verdict, or that there is none.
 UNKNOWN = "not checked"
 NOT_IDENTICAL = {
     DIFFERENT: "PyTorch and JAX did not train the same thing",
-    UNDECIDED: "Whether PyTorch and JAX trained the same thing could not be told",
+    UNDECIDED: "Whether PyTorch and JAX trained the same thing could not be decided",
 }
 
 
@@ -39,7 +39,7 @@ def parity(report: Report) -> tuple[str, str]:
             f"Whether PyTorch and JAX trained the same thing is not shown: {why}. "
             "Their speeds are not compared below."
         )
-    where = f"in {in_words(sorted({check.precision for check in checks}))}"
+    where = f"in {format_list(sorted({check.precision for check in checks}))}"
     part = ""
     if unproven:
         part = (
@@ -48,9 +48,9 @@ def parity(report: Report) -> tuple[str, str]:
         )
     if verdict == ALIKE:
         return ALIKE, (
-            f"PyTorch and JAX are not told apart {where}: where rounding parts their "
-            "losses and weights, their test scores lie in the interval of each other's "
-            f"controls.{part}"
+            f"PyTorch and JAX are not told apart {where}: where rounding makes their "
+            "losses and weights diverge, their test scores lie in the interval of each "
+            f"other's controls.{part}"
         )
     return IDENTICAL, (
         f"PyTorch and JAX trained the same thing {where}: their losses and final "
@@ -95,7 +95,7 @@ def comparison_sentence(
     if difference.ratio.low is not None:
         notes.insert(0, f"{difference.level} interval")
     if len(found.commits) > 1:
-        commits = in_words(found.commits)
+        commits = format_list(found.commits)
         notes.append(f"these runs and their parity check are of commits {commits}")
     return (
         f"{where}: {verdict}, {jax} runs at {difference.ratio:.3f} of {torch}'s "
@@ -114,7 +114,7 @@ def compiled_sentences(report: Report) -> Iterator[str]:
         if found.withheld:
             speed = f"is not compared with eager PyTorch, {found.withheld}"
         elif len(found.commits) > 1:
-            commits = in_words(found.commits)
+            commits = format_list(found.commits)
             speed += f" (these runs and their parity checks are of commits {commits})"
         yield ", ".join(
             [*own, f"batch {cell.global_batch_size}", f"{where}: {name} {speed}"]
@@ -126,7 +126,7 @@ def commit_sentences(curve: Curve) -> Iterator[str]:
     for point in curve.points:
         if len(commits := point.cell.commits) > 1:
             where = devices(point.cell.world_size)
-            yield f"{where}: runs of different commits, {in_words(commits)}"
+            yield f"{where}: runs of different commits, {format_list(commits)}"
 
 
 def batch_sentences(report: Report) -> Iterator[str]:
@@ -135,9 +135,9 @@ def batch_sentences(report: Report) -> Iterator[str]:
     for check in report.checks:
         batches = {c.global_batch_size for c in cells if check.is_called_like(c)}
         if batches and max(batches) > check.global_batch_size:
-            cells_at = in_words([f"{batch:,}" for batch in sorted(batches)])
+            cells_at = format_list([f"{batch:,}" for batch in sorted(batches)])
             yield (
                 f"{check.name} was checked at a global batch of "
-                f"{check.global_batch_size:,}, which one device holds too; timed at "
+                f"{check.global_batch_size:,}, which fits on one device; timed at "
                 f"{cells_at}"
             )

@@ -1,4 +1,4 @@
-"""Two records -> where they part, and whether that is allowed.
+"""Two records -> where they differ, and whether that is allowed.
 
 Training amplifies rounding, so in fp32 a fixed tolerance is either blind or wrong. The
 question asked here is whether two runs are further apart than a framework is from
@@ -36,8 +36,8 @@ from report.parity.verdict import Comparison, Verdict
 
 # A device's share of a gradient is rounded to 16 bits before the sum, which is of fp32.
 SCALE_BY_SIZE = (
-    " (what overflows on one device need not overflow in the shares of several; "
-    "a lower precision.loss_scale.initial keeps clear of it)"
+    " (a gradient that overflows on one device may not overflow when it is divided "
+    "over several; a lower precision.loss_scale.initial avoids that)"
 )
 
 
@@ -93,7 +93,7 @@ def measured(
     if len(curves[0]) != len(curves[1]):
         raise RecordError(
             f"{label_a} has {len(curves[0])} steps, {label_b} has {len(curves[1])}: "
-            "their final weights are not of one step; train both for as many"
+            "their final weights are not of the same step; train both equally long"
         )
     leaves = leaf_differences(run_a.weights, run_b.weights)
     allowed = np.full(len(curves[0]), bounds.hundred)
@@ -129,7 +129,7 @@ def _allowed(
     bounds: Bounds,
 ) -> Float[np.ndarray, "..."]:
     """Ten times as far as the controls are, within the fixed bound where that holds."""
-    # Where the controls have not parted yet, one step's own rounding.
+    # Where the controls have not diverged yet, one step's own rounding.
     near = np.maximum(ENVELOPE * np.asarray(control), bounds.first)
     return np.where(holds, np.minimum(near, bounds.hundred), near)
 
@@ -160,7 +160,7 @@ def broken_bounds(comparison: Comparison) -> list[str]:
     if above.any():
         step = int(np.argmax(above))
         broken.append(
-            f"the loss parts at step {step + 1}: "
+            f"the loss diverges at step {step + 1}: "
             f"{comparison.differences[step]:.2e} relative, "
             f"{comparison.allowed[step]:.2e} allowed"
         )
@@ -171,13 +171,13 @@ def broken_bounds(comparison: Comparison) -> list[str]:
     largest = max(excess, key=lambda name: excess[name], default="")
     if largest and excess[largest] > 1:
         broken.append(
-            f"the final weights part, most at {largest}: "
+            f"the final weights differ, most at {largest}: "
             f"{comparison.leaves[largest]:.2e} relative, "
             f"{comparison.leaves_allowed[largest]:.2e} allowed"
         )
     if comparison.test_difference > comparison.allowed[-1]:
         broken.append(
-            f"the test loss parts: {comparison.test_difference:.2e} relative, "
+            f"the test loss differs: {comparison.test_difference:.2e} relative, "
             f"{comparison.allowed[-1]:.2e} allowed"
         )
     return broken
@@ -196,7 +196,7 @@ def scales_part(a: Run, b: Run, lost: int | None) -> list[str]:
             sizes = a.summary["world_size"], b.summary["world_size"]
             mend = "" if sizes[0] == sizes[1] else SCALE_BY_SIZE
             return [
-                f"the loss scale parts at step {step}: {row_a['loss_scale']:g} and "
+                f"the loss scale differs at step {step}: {row_a['loss_scale']:g} and "
                 f"{row_b['loss_scale']:g}{mend}"
             ]
     return []
@@ -218,7 +218,7 @@ def _judge_score(
         )
     elif low <= control.chance:
         comparison.unseen.append(
-            f"the test score of {label} cannot be told from chance by {interval}: take "
+            f"the test score of {label} cannot be told from chance by {interval}: use "
             "more controls, or a recipe that learns"
         )
 
@@ -240,8 +240,8 @@ def label_of(run: Run) -> str:
 def compare_two(a: tuple[str, Run], b: tuple[str, Run]) -> Verdict:
     """Hold a run against another by the fixed bounds of the looser precision.
 
-    Recipes may differ: whoever looks for why two runs part wants the numbers, and the
-    keys first of all, so these are told as notes.
+    Recipes may differ: whoever looks for why two runs differ wants the numbers, and the
+    keys first of all, so these are in the notes.
 
     Raises:
       RecordError: if they have not the same parameters, or are not equally long.
@@ -276,17 +276,17 @@ def compare_fixed(a: tuple[str, Run], b: tuple[str, Run], precision: str) -> Com
     comparison = measured(a, b, "runs", bounds, None)
     judge_bounds(comparison, run_a, run_b, None, covered)
     if run_a.config.precision.name == run_b.config.precision.name:
-        # Of runs that part, what overflows in the one need not in the other.
+        # Once runs have diverged, what overflows in one need not in the other.
         lost = agreed_steps(comparison) + 1
         comparison.broken.extend(scales_part(run_a, run_b, lost))
     return comparison
 
 
 def notes(a: Run, b: Run, precision: str, steps: int) -> Iterator[str]:
-    """What tells the recipes apart, and what the bounds cannot tell."""
+    """How the recipes differ, and what the bounds cannot judge."""
     for name, run in ("a", a), ("b", b):
         for difference in run.summary["resumed_anyway"]:
-            yield f"{name} was gone on with by run.resume_anyway: {difference}"
+            yield f"{name} was resumed with run.resume_anyway: {difference}"
     for key, (one, other) in recipe_differences(a, b).items():
         yield f"the recipes differ: {key} is {one} in a and {other} in b"
     if a.summary["data_fingerprint"] != b.summary["data_fingerprint"]:
@@ -299,13 +299,13 @@ def notes(a: Run, b: Run, precision: str, steps: int) -> Iterator[str]:
         )
     elif steps > HUNDRED:
         yield (
-            f"the bound is for {HUNDRED} steps, these runs have {steps}: what parts "
-            "later, and grows step by step, may be rounding"
+            f"the bound is for {HUNDRED} steps, these runs have {steps}: a "
+            "difference that appears later and grows step by step may be rounding"
         )
 
 
 def recipe_differences(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
-    """Key -> its two values, where the recipes differ; places are left out."""
+    """Key -> its two values, where the recipes differ; places are excluded."""
     flat = [dict(leaves(asdict(run.config))) for run in (a, b)]
     return {
         key: (flat[0].get(key), flat[1].get(key))

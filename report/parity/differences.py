@@ -36,7 +36,7 @@ def relative_difference(
 def leaf_differences(a: Weights, b: Weights) -> dict[str, float]:
     """Each parameter's largest absolute difference over its largest absolute value.
 
-    An average that one run alone keeps is left out: its recipe tells of it.
+    An average that one run alone keeps is skipped: its recipe says so.
 
     Raises:
       RecordError: if the runs do not have the same parameters, naming the first.

@@ -14,8 +14,8 @@ from report.parity.rounding import taken, wandering
 from report.parity.verdict import Comparison
 
 DECIDE = (
-    "To decide, train both anew by launch/parity.py: in precision=fp64, or in others "
-    "with controls, for 100 steps"
+    "To decide, train both again with launch/parity.py for 100 steps: in "
+    "precision=fp64, or in another precision with controls"
 )
 # Steps in which every rule of an update has shown: by its first, momentum, correction.
 FEW = 5
@@ -36,14 +36,14 @@ def excuse_leaves(
     leaves, allowed = comparison.leaves, comparison.leaves_allowed
     doubted = _set_wandering_apart(comparison, a, b, control)
     doubt = (
-        f"{', '.join(doubted)} part by as much as they are large, while all losses "
-        "agree: as rounding does where it is all there is of a gradient"
+        f"{', '.join(doubted)} differ by as much as their own size while all losses "
+        "agree, as happens where a gradient is nothing but rounding"
     )
     if control is not None:
         moved = control.leaves
         doubted = [n for n in leaves if allowed[n] < leaves[n] <= ENVELOPE * moved[n]]
         doubt = "; ".join(
-            f"{n} parts by {leaves[n]:.2e}, {allowed[n]:.2e} allowed, while rounding "
+            f"{n} differs by {leaves[n]:.2e}, {allowed[n]:.2e} allowed, while rounding "
             f"moved its controls by {moved[n]:.2e}"
             for n in doubted
         )
@@ -66,12 +66,13 @@ def excuse_growth(
     if covered <= agreed and covered < steps:
         return [
             f"the losses agree up to step {agreed} of {steps}, the bounds are for "
-            f"{covered}. Later {why}: rounding may have grown to that. {DECIDE}"
+            f"{covered}. After that {why}: rounding may have grown this far. {DECIDE}"
         ]
     if covered == HUNDRED and _grown_by_rounding(comparison, agreed):
         return [
-            f"{why}. But the losses agreed to rounding at first and parted by growth "
-            f"alone, as those of one framework may when perturbed by one ulp. {DECIDE}"
+            f"{why}. But at first the losses agreed to rounding, and they diverged "
+            "gradually, as those of one framework may when perturbed by one ulp. "
+            f"{DECIDE}"
         ]
     return []
 
@@ -106,9 +107,9 @@ def _set_wandering_apart(
 def _grown_by_rounding(comparison: Comparison, agreed: int) -> bool:
     """Whether two runs may have broken fp32's fixed bounds by rounding alone.
 
-    Another rule makes losses part from the first steps on, and then by about the square
-    of the steps at most; another batch or image makes them part at once. Rounding that
-    ReLUs and poolings amplify does neither: at a tenth of the steps the losses are
+    Another rule makes losses differ from the first steps on, then by about the square
+    of the steps at most; another batch or image makes them differ at once. Rounding
+    that ReLUs and poolings amplify does neither: at a tenth of the steps the losses are
     within a first step's bound still, five hundred times below the one they break, and
     no step makes it a hundred times what it was. The weights are then not ten times as
     far apart as the losses.

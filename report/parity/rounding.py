@@ -147,8 +147,8 @@ def taken(name: str, a: Weights, b: Weights, biases: frozenset[str]) -> float:
 def no_gradient(names: Iterable[str]) -> str:
     """The sentence for what was not held against each other."""
     return (
-        f"no gradient beyond rounding: {', '.join(names)}. What follows takes it out "
-        "again (a norm, a softmax, a mean), so it was not held against the other's"
+        f"no gradient beyond rounding: {', '.join(names)}. What follows "
+        "cancels it (a norm, a softmax, a mean), so it was not compared"
     )
 
 

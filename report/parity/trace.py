@@ -1,8 +1,8 @@
-"""Two traces of one step -> the first layer at which they part, and what to suspect.
+"""Two traces of one step -> the first layer at which they differ, and what to suspect.
 
 What is compared, in the order in which a step computes it: the weights before it, the
 batch, each layer's output, the loss, then backwards each layer's gradients, and the
-weights after it. Whatever comes before the first to part agrees, so the cause lies
+weights after it. Whatever comes before the first to differ agrees, so the cause lies
 between it and the one before.
 """
 
@@ -24,8 +24,8 @@ from report.parity.differences import largest_difference, largest_finite, size
 from report.parity.rounding import WANDERS, gradient_rounding, taken
 
 # A gradient that is zero but for rounding (of a bias before a normalisation, of an
-# attention key's) has no size of its own: none counts for less than this share of the
-# largest in the model.
+# attention key's) has no size of its own: none counts for less than this fraction of
+# the largest in the model.
 LEAST_GRADIENT = 1e-3
 
 
@@ -49,7 +49,7 @@ class Difference:
     allowed: float = np.inf
 
     @property
-    def parts(self) -> bool:
+    def differs(self) -> bool:
         return self.value > self.allowed
 
 
@@ -78,8 +78,8 @@ class TraceVerdict:
 
     @property
     def first(self) -> Difference | None:
-        """The first to part."""
-        return next((d for d in self.differences if d.parts), None)
+        """The first to differ."""
+        return next((d for d in self.differences if d.differs), None)
 
     @property
     def verdict(self) -> str:
@@ -92,15 +92,15 @@ class TraceVerdict:
         if first is None:
             return f"both twins compute step {self.step} alike, down to its update"
         before = self.differences[: self.differences.index(first)]
-        known = f"; up to {before[-1].what} all agrees" if before else ""
+        known = f"; everything up to {before[-1].what} agrees" if before else ""
         return (
-            f"they part at {first.what}: {first.value:.1e} relative, "
+            f"the first difference is {first.what}: {first.value:.1e} relative, "
             f"{first.allowed:.1e} allowed{known}"
         )
 
     @property
     def suspects(self) -> str:
-        """What usually makes this kind of layer part; empty where nothing does."""
+        """What usually makes this kind of layer differ; empty if none does."""
         if self.first is None:
             return ""
         usual = suspects(self.first.stage, self.first.layer, self.kinds)
@@ -204,7 +204,7 @@ def _wandering(
 
 
 def _norm(gradients: Weights) -> float:
-    """The 2-norm of them all; what has overflowed is left out."""
+    """The 2-norm of them all; what has overflowed is excluded."""
     finite = (g[np.isfinite(g)].astype(np.float64) for g in gradients.values())
     return float(np.sqrt(sum(np.square(g).sum() for g in finite)))
 
@@ -317,7 +317,7 @@ BETWEEN = (
 
 
 def suspects(stage: str, layer: str, kinds: dict[str, tuple[str, str]]) -> str:
-    """What to look at where a stage of a step parts at a layer, from the contract.
+    """What to look at where a stage of a step differs at a layer, from the contract.
 
     Args:
       kinds: module -> its class in either twin.

@@ -85,7 +85,7 @@ class Comparison:
             raise ValueError("compares no loss or no weight")
         broken, unseen = list(map(str, found.broken)), list(map(str, found.unseen))
         if not broken and np.inf in (test, *differences.values(), *leaves.values()):
-            broken = ["a difference is no finite number"]
+            broken = ["a difference is not a finite number"]
         reason = f"says {stated} and gives no reason"
         if stated == DIFFERENT and not broken:
             broken = [reason]

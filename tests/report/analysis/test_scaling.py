@@ -73,7 +73,7 @@ def test_each_regime_is_known_and_gives_back_its_serial_fraction(make_curve, reg
         assert efficiency.value == point.speedup.value / point.cell.world_size
     assert [fit.held_out for fit in curve.fits] == [16, 16]
     assert curve.fits[0].parameters["serial fraction"].value == pytest.approx(SERIAL)
-    assert found.left_out == ()
+    assert found.skipped == ()
 
 
 def test_strong_and_weak_share_a_base_and_no_other_cell(make_curve):
@@ -143,11 +143,11 @@ def test_one_world_size_is_no_curve_but_keeps_its_rate(make_curve):
     assert curve.points[0].images_per_second.low is not None
 
 
-def test_runs_of_different_recipes_in_a_cell_are_left_out_by_name(make_curve):
+def test_runs_of_different_recipes_in_a_cell_are_skipped_by_name(make_curve):
     runs = make_curve(STRONG)
     other = replace(runs[4], config_hash="another", path=runs[4].path / "odd")
     found = scaling([*runs, other])
-    (out,) = found.left_out
+    (out,) = found.skipped
     assert out.name.endswith("world size 2, global batch 512")
     assert out.reason.startswith("holds runs of different recipes: recipe (run-4, ")
     assert "another (odd)" in out.reason
@@ -163,13 +163,13 @@ def test_runs_of_different_recipes_in_a_cell_are_left_out_by_name(make_curve):
         ("parameters", "parameters"),
     ],
 )
-def test_a_cell_of_another_recipe_than_the_base_is_left_out_by_name(
+def test_a_cell_of_another_recipe_than_the_base_is_skipped_by_name(
     make_curve, field, told
 ):
     runs = make_curve(STRONG)
     odd = [replace(r, **{field: "7"}) if r.world_size == 8 else r for r in runs]
     found = scaling(odd)
-    (out,) = found.left_out
+    (out,) = found.skipped
     assert out.name.endswith("world size 8, global batch 512")
     assert out.reason.startswith(f"is of different {told}: ")
     assert [p.cell.world_size for p in found.curves[0].points] == [1, 2, 4, 16]

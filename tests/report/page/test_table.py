@@ -51,7 +51,7 @@ def test_compile_seconds_leave_out_steps_that_came_from_a_cache(timed_run):
     report = make_report(runs)
     assert report_rows(report)[0]["compile_seconds"] == 8.0
     text = to_markdown(report)
-    assert "Compile s leaves out 2 runs with steps from a cache" in text
+    assert "Compile s excludes 2 runs with steps from a cache" in text
     assert report_rows(make_report(runs[1:]))[0]["compile_seconds"] is None
     assert "from a cache" not in to_markdown(make_report(runs[:1]))
 
@@ -139,10 +139,10 @@ def test_a_model_that_does_is_quoted_beside_the_law(timed_run):
     )
 
 
-def test_what_was_left_out_is_told(timed_run):
+def test_what_was_skipped_is_listed(timed_run):
     runs = [timed_run(1.0), timed_run(1.1, config_hash="other")]
     found = make_report(runs)
-    assert "### What was left out" in to_markdown(found)
-    *_, out = json.loads(to_json(found))["left_out"]
+    assert "### What was skipped" in to_markdown(found)
+    *_, out = json.loads(to_json(found))["skipped"]
     assert "different recipes" in out["reason"]
     assert to_csv(found) == ""
