@@ -83,7 +83,7 @@ def judge(config: ParityConfig, runs: dict[Training, Run]) -> TraceVerdict:
 
 
 def show(verdict: TraceVerdict, console: Console) -> None:
-    """Layer by layer in forward order, then where they differ first and what to suspect."""
+    """Layer by layer in forward order, then the first difference and its suspects."""
     show_layers(verdict, console)
     say(console, f"verdict: {verdict.verdict}, by {verdict.decided_by}")
     say(console, verdict.message)

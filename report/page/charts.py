@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from report.analysis.checks import MISSING, Check, LossCurve
+from report.analysis.checks import MISSING, LossCurve
 from report.analysis.findings import Report
 from report.analysis.groups import Group, file_name, program
 from report.analysis.intervals import Estimate
@@ -23,16 +23,13 @@ NEAR = 10  # a bound that many times above the points would press them together
 
 def charts(report: Report) -> list[Chart]:
     """Every figure of a report, in the page's order; the tables have all groups."""
-    found = [_losses(check) for check in report.checks]
-    if not report.checks:
-        found += [_unchecked_losses(report, group) for group in report.drawn]
-    found += [
+    of_groups = (
         replace(make(report, group), section=section)
         for section, makers in MAKERS.items()
         for make in makers
         for group in report.drawn
-    ]
-    return _apart([chart for chart in found if chart.rows])
+    )
+    return _apart([c for c in (*_losses(report), *of_groups) if c.rows])
 
 
 def _apart(found: Sequence[Chart]) -> list[Chart]:
@@ -63,26 +60,25 @@ def _chart(
     return chart
 
 
-def _losses(check: Check) -> Chart:
-    """What a parity check compared, one curve over the other."""
-    of = f"{check.precision} {check.parallel} {check.recipe.workload[:6]}"
-    return _loss_chart(
-        f"losses-{file_name(of)}",
-        f"{check.experiment} in {check.precision}: {check.verdict}",
-        "Training loss of every run that the check compared, ×2 on two devices. The "
-        "curves lie on each other where all train the same thing.",
-        check.curves,
-    )
-
-
-def _unchecked_losses(report: Report, group: Group) -> Chart:
-    return _loss_chart(
-        f"losses-{group.name}",
-        f"{group.title}: {MISSING}",
-        "Training loss of the first repeat of each. No parity check is among the "
-        "folders, so nothing says whether these are the same training.",
-        report.losses[group.title],
-    )
+def _losses(report: Report) -> Iterator[Chart]:
+    """What each parity check compared, one curve over the other; else each group's."""
+    for check in report.checks:
+        of = f"{check.precision} {check.parallel} {check.recipe.workload[:6]}"
+        yield _loss_chart(
+            f"losses-{file_name(of)}",
+            f"{check.experiment} in {check.precision}: {check.verdict}",
+            "Training loss of every run that the check compared, ×2 on two devices. "
+            "The curves lie on each other where all train the same thing.",
+            check.curves,
+        )
+    for group in () if report.checks else report.drawn:
+        yield _loss_chart(
+            f"losses-{group.name}",
+            f"{group.title}: {MISSING}",
+            "Training loss of the first repeat of each. No parity check is among the "
+            "folders, so nothing says whether these are the same training.",
+            report.losses[group.title],
+        )
 
 
 def _loss_chart(

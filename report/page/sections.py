@@ -5,7 +5,6 @@ from pathlib import Path
 
 from report.analysis.findings import MOST_GROUPS, Report
 from report.analysis.groups import Group
-from report.analysis.projection import Projection
 from report.page.blocks import (
     Block,
     Commands,
@@ -73,21 +72,23 @@ def shortened(report: Report) -> Iterator[str]:
 
 
 def _by_group(
-    answer: Callable[[Report, Group], Iterable[str]],
+    answer: Callable[[Report, Group], Iterable[str]], sweeps: bool = False
 ) -> Callable[[Report], Blocks]:
-    """The answer for each of the first groups, under its title if there are several."""
+    """The answer for each of the first groups, under its title if there are several.
+
+    Args:
+      sweeps: whether it answers for sweeps, too, which have a line for each recipe.
+    """
 
     def short(report: Report) -> Blocks:
         for group in report.groups[:SHORT]:
+            if group.is_sweep and not sweeps:
+                continue
             if lines := items(answer(report, group)):
                 yield from [Text(group.title)] * (len(report.groups) > 1)
                 yield from lines
 
     return short
-
-
-def _parity_in_short(report: Report) -> Blocks:
-    return items([f"Parity: {parity(report)[0]}, as said above."])
 
 
 def _parity(report: Report, figures: Blocks) -> Blocks:
@@ -113,8 +114,6 @@ def _accurate(report: Report, figures: Blocks) -> Blocks:
 
 def _speeds(report: Report, group: Group) -> Iterator[str]:
     """Each framework's, and which is faster where that may be said."""
-    if group.is_sweep:
-        return  # a line for each recipe, which its table has
     yield from rate_sentences(group)
     for found in report.comparisons_in(group):
         yield comparison_sentence(found, report.comparisons)
@@ -140,10 +139,6 @@ def _fast(report: Report, figures: Blocks) -> Blocks:
     if report.compiled:
         yield Heading("PyTorch compiled against eager")
         yield from items(compiled_sentences(report))
-
-
-def _scaled(report: Report, group: Group) -> Iterable[str]:
-    return () if group.is_sweep else scaling_sentences(group)
 
 
 def _scales(report: Report, figures: Blocks) -> Blocks:
@@ -174,19 +169,13 @@ def _holds_back(report: Report, figures: Blocks) -> Blocks:
         )
 
 
-def _projections(report: Report, group: Group) -> list[Projection]:
-    curves = () if group.is_sweep else group.curves
-    return [report.projection_of(curve) for curve in curves]
-
-
 def _projected(report: Report, group: Group) -> Iterator[str]:
-    for found in _projections(report, group):
-        yield projection_sentence(found, group.label(found.curve))
+    for curve in group.curves:
+        yield projection_sentence(report.projection_of(curve), group.label(curve))
 
 
 def _further(report: Report, figures: Blocks) -> Blocks:
-    found = [(g, p) for g in report.groups for p in _projections(report, g)]
-    if any(p.points for _, p in found):
+    if any(report.projection_of(c).points for g in report.scaled for c in g.curves):
         yield Text(
             "It takes the step measured on one device and adds the part of the "
             "exchange (of gradients, under fsdp also of parameters) that does not hide "
@@ -196,8 +185,9 @@ def _further(report: Report, figures: Blocks) -> Blocks:
         )
     yield from figures
     yield from items(
-        projection_sentence(p, f"{group.title}, {group.label(p.curve)}")
-        for group, p in found
+        f"{group.title}, {sentence}"
+        for group in report.scaled
+        for sentence in _projected(report, group)
     )
     nets = [p.interconnect for p in report.projections if p.points and p.interconnect]
     yield from items(sorted({f"{net.name}: {net.source}." for net in nets}))
@@ -225,11 +215,23 @@ def _where(report: Report, figures: Blocks) -> Blocks:
 Make = Callable[[Report, Blocks], Blocks]
 # Link -> title, what it shows, and its answer in short.
 SECTIONS: dict[str, tuple[str, Make, Callable[[Report], Blocks] | None]] = {
-    "parity": ("Did both train the same thing?", _parity, _parity_in_short),
-    "accurate": ("How accurate?", _accurate, _by_group(accuracy_sentences)),
+    "parity": (
+        "Did both train the same thing?",
+        _parity,
+        lambda report: items([f"Parity: {parity(report)[0]}, as said above."]),
+    ),
+    "accurate": (
+        "How accurate?",
+        _accurate,
+        _by_group(accuracy_sentences, sweeps=True),
+    ),
     "fast": ("How fast?", _fast, _by_group(_speeds)),
-    "scales": ("How well does it scale?", _scales, _by_group(_scaled)),
-    "holds-back": ("What holds it back?", _holds_back, _by_group(held_back_sentences)),
+    "scales": ("How well does it scale?", _scales, _by_group(scaling_sentences)),
+    "holds-back": (
+        "What holds it back?",
+        _holds_back,
+        _by_group(held_back_sentences, sweeps=True),
+    ),
     "further": ("What to expect further out?", _further, _by_group(_projected)),
     "skipped": ("What was skipped", _skipped, None),
     "where": ("Where, and how to repeat it", _where, None),

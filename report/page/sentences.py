@@ -91,7 +91,7 @@ def rate_sentences(group: Group) -> Iterator[str]:
         yield f"{group.label(curve)} trains {rates}{why}"
 
 
-def scaling_sentences(group: Group) -> Iterator[str]:
+def scaling_sentences(report: Report, group: Group) -> Iterator[str]:
     for curve in group.curves:
         last = curve.points[-1]
         if curve.reason or last.speedup is None or last is curve.points[0]:

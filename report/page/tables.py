@@ -11,8 +11,7 @@ from report.analysis.scaling import WEAK, Curve, Point
 from report.analysis.sweeps import number_of
 from report.page.blocks import Block, Entry, entry, items, table
 from report.page.points import compiled_runs, point_figures
-from report.page.sentences import format_list, group_target
-from report.page.verdicts import commit_sentences
+from report.page.sentences import devices, format_list, group_target
 from report.parity.verdict import Comparison
 
 MOST_ROWS = 16  # of the ranks of one curve
@@ -148,9 +147,10 @@ def _why_missing(report: Report, group: Group) -> Iterable[str]:
             if (reason := point.images_per_second.reason)
         }
     )
-    for curve in group.curves:
-        for sentence in commit_sentences(curve):
-            yield f"{group.label(curve)} on {sentence}"
+    for label, point in group.points:
+        if len(commits := point.cell.commits) > 1:
+            where = f"{label} on {devices(point.cell.world_size)}"
+            yield f"{where}: runs of different commits, {format_list(commits)}"
     without: dict[str, list[str]] = defaultdict(list)
     for label, point in group.points:
         time = report.times[group.title].get(point.cell)

@@ -7,7 +7,6 @@ from report.analysis.comparisons import SpeedComparison
 from report.analysis.findings import Report
 from report.analysis.groups import name_among, own_parts
 from report.analysis.intervals import TOO_NOISY
-from report.analysis.scaling import Curve
 from report.page.sentences import devices, format_list, format_ratio
 from report.parity.bounds import ALIKE, DIFFERENT, IDENTICAL, PASSES, UNDECIDED, worst
 
@@ -119,14 +118,6 @@ def compiled_sentences(report: Report) -> Iterator[str]:
         yield ", ".join(
             [*own, f"batch {cell.global_batch_size}", f"{where}: {name} {speed}"]
         )
-
-
-def commit_sentences(curve: Curve) -> Iterator[str]:
-    """Which of a curve's points average what different code did."""
-    for point in curve.points:
-        if len(commits := point.cell.commits) > 1:
-            where = devices(point.cell.world_size)
-            yield f"{where}: runs of different commits, {format_list(commits)}"
 
 
 def batch_sentences(report: Report) -> Iterator[str]:
