@@ -43,6 +43,7 @@ from report.page.verdicts import (
 from report.parity.bounds import IDENTICAL
 
 SHORT = 4  # groups whose sentences the summary repeats
+OF_SWEEPS = (accuracy_sentences, held_back_sentences)  # what answers for these as well
 Drawn = tuple[Chart, Path]  # with its SVG
 Blocks = Iterable[Block]
 
@@ -72,23 +73,23 @@ def shortened(report: Report) -> Iterator[str]:
 
 
 def _by_group(
-    answer: Callable[[Report, Group], Iterable[str]], sweeps: bool = False
+    answer: Callable[[Report, Group], Iterable[str]],
 ) -> Callable[[Report], Blocks]:
-    """The answer for each of the first groups, under its title if there are several.
-
-    Args:
-      sweeps: whether it answers for sweeps, too, which have a line for each recipe.
-    """
+    """The answer for each of the first groups, under its title if there are several."""
 
     def short(report: Report) -> Blocks:
         for group in report.groups[:SHORT]:
-            if group.is_sweep and not sweeps:
-                continue
+            if group.is_sweep and answer not in OF_SWEEPS:
+                continue  # recipes each have a line in their table
             if lines := items(answer(report, group)):
                 yield from [Text(group.title)] * (len(report.groups) > 1)
                 yield from lines
 
     return short
+
+
+def _parity_in_short(report: Report) -> Blocks:
+    return items([f"Parity: {parity(report)[0]}, as said above."])
 
 
 def _parity(report: Report, figures: Blocks) -> Blocks:
@@ -215,23 +216,11 @@ def _where(report: Report, figures: Blocks) -> Blocks:
 Make = Callable[[Report, Blocks], Blocks]
 # Link -> title, what it shows, and its answer in short.
 SECTIONS: dict[str, tuple[str, Make, Callable[[Report], Blocks] | None]] = {
-    "parity": (
-        "Did both train the same thing?",
-        _parity,
-        lambda report: items([f"Parity: {parity(report)[0]}, as said above."]),
-    ),
-    "accurate": (
-        "How accurate?",
-        _accurate,
-        _by_group(accuracy_sentences, sweeps=True),
-    ),
+    "parity": ("Did both train the same thing?", _parity, _parity_in_short),
+    "accurate": ("How accurate?", _accurate, _by_group(accuracy_sentences)),
     "fast": ("How fast?", _fast, _by_group(_speeds)),
     "scales": ("How well does it scale?", _scales, _by_group(scaling_sentences)),
-    "holds-back": (
-        "What holds it back?",
-        _holds_back,
-        _by_group(held_back_sentences, sweeps=True),
-    ),
+    "holds-back": ("What holds it back?", _holds_back, _by_group(held_back_sentences)),
     "further": ("What to expect further out?", _further, _by_group(_projected)),
     "skipped": ("What was skipped", _skipped, None),
     "where": ("Where, and how to repeat it", _where, None),
