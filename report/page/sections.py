@@ -226,7 +226,7 @@ SECTIONS: dict[str, tuple[str, Make, Callable[[Report], Blocks] | None]] = {
     "where": ("Where, and how to repeat it", _where, None),
 }
 MEANINGS = {
-    "Strong scaling": ": the global batch is fixed, each device's share shrinks.",
+    "Strong scaling": ": the global batch is fixed, each device's part of it shrinks.",
     "Weak scaling": ": each device's batch is fixed, the global batch grows.",
     "Speed-up": ": images/s over those of the base case, one device unless said.",
     "Efficiency": ": speed-up over devices; 1 is ideal.",
