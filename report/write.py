@@ -35,9 +35,9 @@ def check_place(folder: Path) -> None:
 
 
 def report_on(folder: Path) -> str:
-    """Write a study's report into its folder, and say where, or why there is none.
+    """Write a study's report into its folder, and say where or why there is none.
 
-    What a study has run is there whatever becomes of its report.
+    A failed report does not fail the study.
     """
     try:
         return f"report: {write_report(gather([folder], Options()), folder / 'report')}"

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, as far as runs measured it: fractions of a step.
+"""Where the time of a step goes, as fractions of a step, as far as runs measured it.
 
 A part is what the host timed in every window, or what a step takes longer than the same
 step without that part, which a study's ablations are run for. The rest is computation,
@@ -60,10 +60,10 @@ class Breakdown:
 def ablations_of(
     runs: Iterable[TimedRun], cells: Iterable[Cell], recipes: Mapping[str, Recipe]
 ) -> tuple[dict[Cell, dict[str, tuple[TimedRun, ...]]], list[Skipped]]:
-    """Runs without a part of the step, by each cell that they are ablations of.
+    """Ablations (runs without a part of the step), by the cell that each belongs to.
 
     Returns:
-      These, and the runs that are no cell's ablation, by name.
+      These, and by name the runs that match no cell.
     """
     whole: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
@@ -95,7 +95,7 @@ def _alike(run: TimedRun, recipes: Mapping[str, Recipe]) -> tuple[object, ...]:
 def breakdown(
     cell: Cell, rows: Sequence[Rows], ablations: Ablations
 ) -> Breakdown | None:
-    """A cell's step in the parts that its runs and ablations measured; None: in none.
+    """A cell's step in the parts that its runs and ablations measured; else None.
 
     Args:
       rows: of each of the cell's runs.
@@ -123,7 +123,7 @@ def breakdown(
 
 
 def saved(whole: Sequence[float], without: Sequence[float]) -> Estimate:
-    """The fraction of a step's time that steps without one of its parts do not take.
+    """The fraction of a step's time that is saved without one of its parts.
 
     Args:
       whole, without: images/s of repeats of either.
@@ -133,7 +133,7 @@ def saved(whole: Sequence[float], without: Sequence[float]) -> Estimate:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Images/s of a cell over those of another, that differs from it in one way."""
+    """Images/s of a cell over those of another that differs from it in one setting."""
 
     cell: Cell
     under: Cell
@@ -141,7 +141,7 @@ class Ratio:
 
 
 def real_over_synthetic(cells: Iterable[Cell]) -> list[Ratio]:
-    """Cells of real data over the same on synthetic images: below 1, it costs time."""
+    """Real data over synthetic images in cells of each: below 1, data costs time."""
     return _over(cells, data="synthetic")
 
 
@@ -186,7 +186,7 @@ def _data_shares(rows: Sequence[Rows]) -> list[float]:
 
 
 def _rest(value: float, spread: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
-    """What the parts leave of a step, which varies with each of them (delta method).
+    """What remains of a step after the parts; it varies with each (delta method).
 
     Args:
       spread: by how much the rest changes with a relative change of something, and

@@ -27,7 +27,7 @@ FACTS = ("experiment", "precision", "data_fingerprint", "decided_by")
 
 @dataclass(frozen=True)
 class LossCurve:
-    """A run's training loss of every step, from 1; none with a reason."""
+    """A run's training loss of every step, from 1; empty with a reason."""
 
     label: str
     framework: str
@@ -37,7 +37,7 @@ class LossCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A parity check's verdict, and what it was of.
+    """A parity check's verdict, and what was checked.
 
     Args:
       path: its folder, with the runs that it compared.
@@ -67,7 +67,7 @@ class Check:
 
     @property
     def name(self) -> str:
-        """What it was of, for people."""
+        """What was checked, for people."""
         return (
             f"{self.experiment} in {self.precision}, parallel={self.parallel}"
             f"{' and compile=true' * self.compiled}"
@@ -75,7 +75,7 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """The stated one, or that of any comparison which is worse."""
+        """The stated one, or a worse one of any comparison."""
         return worst([self.stated, *(c.verdict for c in self.comparisons)])
 
     @property
@@ -100,7 +100,7 @@ class Check:
         return self.compiled == setting.compiled or setting.framework == "jax"
 
     def differences(self, cell: Cell, recipe: Recipe) -> list[str]:
-        """In what a cell is not what was checked; empty where this answers for it."""
+        """How a cell differs from what was checked; empty if the check covers it."""
         setting = cell.setting
         alike = {
             "frameworks": any(c.kind != "world sizes" for c in self.comparisons),
@@ -118,11 +118,11 @@ class Check:
 
 
 def read_check(folder: Path) -> Check:
-    """One check's verdict and what it was of.
+    """One check's verdict and what was checked.
 
     Raises:
-      RecordError: naming what is missing or damaged, in its runs too: a verdict that
-        can no longer be seen to be right is none.
+      RecordError: naming what is missing or damaged, also in its runs: a verdict that
+        can no longer be verified does not count.
     """
     file = folder / "parity.json"
     held = parse_json(read_text(file), file)
@@ -167,7 +167,7 @@ def read_check(folder: Path) -> Check:
 def check_of(
     cell: Cell, recipe: Recipe | None, checks: Sequence[Check]
 ) -> Check | None:
-    """The check that answers for a cell, of several the one that found the worst."""
+    """The check that answers for a cell; of several, the one with the worst verdict."""
     if recipe is None:
         return None
     found = [check for check in checks if not check.differences(cell, recipe)]
@@ -205,9 +205,9 @@ class Study:
     """What `study.json` says.
 
     Args:
-      command: that began it, as typed in a shell.
+      command: that started it, as typed in a shell.
       cells: names of its run folders, in the order in which they were to run.
-      order_seed: that order was drawn from.
+      order_seed: the seed that shuffled that order.
     """
 
     path: Path
@@ -245,7 +245,7 @@ def read_study(folder: Path) -> tuple[Study, list[Skipped]]:
 
 
 def _ended(file: Path) -> dict[str, str]:
-    """Cell -> how its last start ended."""
+    """Run folder -> how its last start ended."""
     if not file.exists():
         return {}
     rows: list[Any] = [

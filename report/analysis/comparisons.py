@@ -1,4 +1,4 @@
-"""What is said of speeds: one cell over another, and the parity checks behind it."""
+"""Comparisons of speed: one cell over another, and the parity checks behind them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class SpeedComparison(Ratio):
 
     @property
     def commits(self) -> tuple[str, ...]:
-        """Of the runs and of the checks', as far as is known."""
+        """The known commits of the runs and of the checks."""
         places = (self.cell, self.under, *self.checks)
         return tuple(sorted({commit for place in places for commit in place.commits}))
 
@@ -43,9 +43,9 @@ def jax_against_torch(
     recipes: Mapping[str, Recipe],
     checks: Sequence[Check],
 ) -> list[SpeedComparison]:
-    """Every cell that both frameworks ran by the same recipe, JAX over PyTorch.
+    """Every cell that both frameworks ran with the same recipe, JAX over PyTorch.
 
-    A cell of one recipe in one framework and of another in the other is not compared.
+    A cell whose recipes differ between the frameworks is not compared.
     """
 
     def same(cell: Cell) -> tuple[object, ...]:

@@ -81,7 +81,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that many runs show together.
+    """All that a set of runs shows.
 
     Args:
       scaling: cells, curves and what was skipped.
@@ -119,7 +119,7 @@ class Report:
 
     @property
     def scaled(self) -> list[Group]:
-        """The groups of curves over devices: all but sweeps."""
+        """The groups of curves over devices: all except sweeps."""
         return [group for group in self.groups if not group.is_sweep]
 
     @property
@@ -174,7 +174,7 @@ class Report:
 def gather(
     roots: Sequence[Path], options: Options, skipped: Iterable[Skipped] = ()
 ) -> Report:
-    """Read all that lies at or below some folders.
+    """Read everything at or below some folders.
 
     Args:
       skipped: what was skipped before it became a folder.
@@ -200,7 +200,7 @@ def make_report(
     roots: Sequence[Path] = (),
     options: Options | None = None,
 ) -> Report:
-    """What runs show together, and what speaks for it."""
+    """What the runs show together, and the evidence for it."""
     options = options or Options()
     recipes, no_recipes = _recipes(runs)
     runs = with_varied(runs, recipes)
@@ -268,7 +268,7 @@ def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[Skipped]]:
 def _ranks(
     cell: Cell, rows: Mapping[Path, Rows], ablations: Mapping[str, Sequence[TimedRun]]
 ) -> Ranks | None:
-    """Without the exchange, where that was timed."""
+    """A cell's ranks, timed without the exchange where there is such an ablation."""
     alone = GRAD_SYNC in ablations
     runs = ablations[GRAD_SYNC] if alone else cell.runs
     return rank_times(cell, alone, [rows[run.path] for run in runs])

@@ -88,7 +88,7 @@ def scaled_serial_fraction(
 
 @dataclass(frozen=True)
 class Law:
-    """A law as a straight line in what it has to say of a rate X of p devices.
+    """A law as a linear model of the rate X of p devices.
 
     Args:
       parameters: their names; as many as there are columns beside the constant.
@@ -153,7 +153,7 @@ class Fit:
 
 
 def fit(law: Law, devices: Sequence[int], repeats: Sequence[Sequence[float]]) -> Fit:
-    """Fit a law to a curve and say how far it misses the largest point.
+    """Fit a law to a curve, and compare its prediction with the largest point.
 
     Args:
       devices: of each point, increasing; the first is the base case.

@@ -49,7 +49,7 @@ Blocks = Iterable[Block]
 
 
 def sections(report: Report, drawn: Iterable[Drawn] = ()) -> list[Section]:
-    """All that a report says, in order, each with its answer in short."""
+    """All sections of a report, in order, each with its answer in short."""
     of: dict[str, list[Drawn]] = {}
     for chart, svg in drawn:
         of.setdefault(chart.section, []).append((chart, svg))
@@ -63,7 +63,7 @@ def sections(report: Report, drawn: Iterable[Drawn] = ()) -> list[Section]:
 
 
 def shortened(report: Report) -> Iterator[str]:
-    """Which groups the answers and the figures go without."""
+    """Which groups are missing from the answers and the figures."""
     for most, what in ((SHORT, "told here"), (MOST_GROUPS, "drawn")):
         if len(report.groups) > most:
             yield (

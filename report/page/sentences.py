@@ -23,7 +23,7 @@ def group_target(report: Report, group: Group) -> str:
 
 
 def of_what(report: Report) -> str:
-    """What all of it has in common, in one line."""
+    """What was run, and what it all has in common, in one line."""
     runs = report.runs
     common = [v for name, v in report.common.items() if v and name != "experiment"]
     sizes = format_list([f"{size:,}" for size in sorted({r.world_size for r in runs})])
@@ -37,18 +37,18 @@ def of_what(report: Report) -> str:
 
 
 def format_reasons(*reasons: str) -> str:
-    """Reasons in brackets, each once, after a space; empty without."""
+    """Reasons in parentheses, each once, after a space; empty without any."""
     found = "; ".join(sorted({*reasons} - {""}))
     return f" ({found})" if found else ""
 
 
 def format_ratio(found: Ratio) -> str:
-    """With why there is no interval."""
+    """A ratio, with the reason if it has no interval."""
     return f"{found.estimate:.3f}{format_reasons(found.estimate.reason)}"
 
 
 def accuracy_sentences(report: Report, group: Group) -> Iterator[str]:
-    """What a group's trainings come to; of a sweep, its best recipe by program."""
+    """Test accuracies of a group; of a sweep, each program's best recipe."""
     if not group.is_sweep:
         for curve in group.curves:
             ends = dict.fromkeys((curve.points[0].cell, curve.points[-1].cell))
@@ -79,7 +79,7 @@ def _score(score: Accuracy) -> str:
 
 
 def rate_sentences(group: Group) -> Iterator[str]:
-    """The base case's absolute rates, and what the most devices make of them."""
+    """Absolute rates of the base case and of the most devices."""
     for curve in group.curves:
         first, last = curve.points[0], curve.points[-1]
         rates = f"{first.images_per_second:,.0f} images/s"
@@ -105,7 +105,7 @@ def scaling_sentences(report: Report, group: Group) -> Iterator[str]:
 
 
 def overhead_sentences(group: Group) -> Iterator[str]:
-    """What Karp and Flatt's fraction says of each curve, as far as it is sure."""
+    """What Karp and Flatt's fraction says of each curve, as far as it is certain."""
     for curve in group.curves:
         name = "s" if curve.regime == WEAK else "e"
         points = [p for p in curve.points if p.serial_fraction is not None]
@@ -166,7 +166,7 @@ def breakdown_sentence(found: Breakdown, label: str) -> str:
 
 
 def fit_sentences(group: Group) -> Iterator[str]:
-    """Each law that was fitted, and once why others were not."""
+    """Each law that was fitted, and once for all why others were not."""
     without: dict[str, list[str]] = {}
     for curve in group.curves:
         label = group.label(curve)

@@ -35,7 +35,7 @@ PAIR = (
 
 
 def pair(c: Comparison) -> list[str | Entry]:
-    """Two runs that were held against each other, as `PAIR` has it."""
+    """A row of `PAIR`: two runs and how far they are apart."""
 
     def apart(value: float, where: str = "") -> Entry:
         return Entry(f"{value:.1e}", value, where) if value else Entry("0", value)
@@ -47,7 +47,7 @@ def pair(c: Comparison) -> list[str | Entry]:
 
 
 def checks_table(report: Report) -> list[Block]:
-    """Every pair of runs that a parity check held against each other."""
+    """Every pair of runs that a parity check compared."""
     rows = [
         [check.experiment, check.precision, *pair(comparison)]
         for check in report.checks
@@ -60,7 +60,7 @@ def checks_table(report: Report) -> list[Block]:
 def _entries(
     report: Report, group: Group, columns: dict[str, tuple[str, str]]
 ) -> Iterator[tuple[Curve, Point, list[Entry]]]:
-    """A group's points with their entries in some columns."""
+    """A group's points, each with its entries in these columns."""
     times = report.times[group.title]
     for curve in group.curves:
         for point in curve.points:
@@ -72,7 +72,7 @@ def _entries(
 
 
 def accuracy_table(report: Report, group: Group) -> list[Block]:
-    """A group's test accuracies over seeds, with what is to be known of them.
+    """A group's test accuracies over seeds, with notes on them.
 
     Of a sweep its keys are columns, and every recipe has a row; else only cells with an
     accuracy.
@@ -136,7 +136,7 @@ def points_table(report: Report, group: Group) -> list[Block]:
 
 
 def _why_missing(report: Report, group: Group) -> Iterable[str]:
-    """Why figures of a group's points are missing, and what else to know of them."""
+    """Why figures of a group's points are missing, and other notes on them."""
     for curve in group.curves:
         if curve.reason:
             yield f"{group.label(curve)}: no speed-up, {curve.reason}"

@@ -1,4 +1,4 @@
-"""Verdicts in words: parity, and what may be claimed of speeds by it."""
+"""Verdicts as messages: parity, and what it allows to be claimed about speed."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +19,7 @@ NOT_IDENTICAL = {
 
 
 def parity(report: Report) -> tuple[str, str]:
-    """The verdict over everything that is compared, and a sentence for it."""
+    """The verdict over everything that is compared, and its message."""
     checks = report.checks
     verdict = worst(check.verdict for check in checks)
     if verdict not in PASSES:
@@ -58,12 +58,12 @@ def parity(report: Report) -> tuple[str, str]:
 
 
 def check_sentence(check: Check) -> str:
-    """How a check judged."""
+    """A check's verdict and what decided it."""
     return f"{check.name}: {check.verdict}, by {check.decided_by}"
 
 
 def comparison_sentences(report: Report) -> Iterator[str]:
-    """Every comparison, with what tells its cells from the report's others."""
+    """Every comparison, with how its cells differ from the report's others."""
     for found in report.comparisons:
         own = own_parts(found.cell.setting, report.common)
         sentence = comparison_sentence(found, report.comparisons)
@@ -103,7 +103,7 @@ def comparison_sentence(
 
 
 def compiled_sentences(report: Report) -> Iterator[str]:
-    """What compiling makes of PyTorch's speed; nothing without parity checks."""
+    """How compiling changes PyTorch's speed; nothing without parity checks."""
     others = [found.cell.setting for found in report.compiled]
     for found in report.compiled:
         cell = found.cell
@@ -121,7 +121,7 @@ def compiled_sentences(report: Report) -> Iterator[str]:
 
 
 def batch_sentences(report: Report) -> Iterator[str]:
-    """Checks that trained on less at once than the cells that they answer for."""
+    """Checks with a smaller global batch than the cells that they answer for."""
     cells = [p.cell for curve in report.scaling.curves for p in curve.points]
     for check in report.checks:
         batches = {c.global_batch_size for c in cells if check.is_called_like(c)}

@@ -74,7 +74,7 @@ def looser(*precisions: str) -> str:
 
 
 def worst(verdicts: Iterable[str]) -> str:
-    """What several comparisons come to together.
+    """The verdict over several.
 
     >>> worst(["identical", "undecided", "identical"])
     'undecided'

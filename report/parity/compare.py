@@ -44,7 +44,7 @@ SCALE_BY_SIZE = (
 def compare(
     a: tuple[str, Run], b: tuple[str, Run], kind: str, control: Envelope | None
 ) -> Comparison:
-    """Hold a labelled run against another.
+    """Compare two labelled runs.
 
     Args:
       control: the envelope of the controls; needed where the precision's bounds say so.
@@ -83,7 +83,7 @@ def measured(
     bounds: Bounds,
     control: Envelope | None,
 ) -> Comparison:
-    """How far two labelled runs are apart, beside what bounds and controls allow.
+    """How far two labelled runs are apart, and what bounds and controls allow.
 
     Raises:
       RecordError: if they have not the same parameters, or are not equally long.
@@ -141,7 +141,7 @@ def judge_bounds(
     control: Envelope | None,
     covered: int | None = None,
 ) -> None:
-    """Note in a comparison what its bounds do not allow, and what they cannot judge.
+    """Add to a comparison the bounds that it breaks, and what they cannot judge.
 
     Args:
       covered: steps that the bounds are for, which judge no later one; None: all.
@@ -184,7 +184,7 @@ def broken_bounds(comparison: Comparison) -> list[str]:
 
 
 def scales_part(a: Run, b: Run, lost: int | None) -> list[str]:
-    """The first step whose loss was scaled otherwise, while the trajectory is held.
+    """The first step at which the loss scales differ, before the trajectory is lost.
 
     A scale is a power of its factors, the same in both to the last bit.
     """
@@ -205,7 +205,7 @@ def scales_part(a: Run, b: Run, lost: int | None) -> list[str]:
 def _judge_score(
     comparison: Comparison, labelled: tuple[str, Run], control: Envelope, framework: str
 ) -> None:
-    """Hold a run's score against the interval of the controls of the other's framework.
+    """Compare a run's score with the interval of the other framework's controls.
 
     One that reaches down to chance would let anything pass.
     """
@@ -238,7 +238,7 @@ def label_of(run: Run) -> str:
 
 
 def compare_two(a: tuple[str, Run], b: tuple[str, Run]) -> Verdict:
-    """Hold a run against another by the fixed bounds of the looser precision.
+    """Compare two runs by the fixed bounds of the looser precision.
 
     Recipes may differ: whoever looks for why two runs differ wants the numbers, and the
     keys first of all, so these are in the notes.

@@ -79,7 +79,7 @@ def largest_difference(
 
 
 def largest_finite(*arrays: Float[np.ndarray, "..."]) -> float:
-    """In fp16 a gradient may overflow; the others are still to be told apart."""
+    """The largest absolute value of those that have not overflowed, as in fp16."""
     return max((size(a[np.isfinite(a)]) for a in arrays), default=0.0)
 
 

@@ -24,11 +24,11 @@ FEW = 5
 def excuse_leaves(
     comparison: Comparison, a: Run, b: Run, control: Envelope | None
 ) -> list[str]:
-    """Take the leaves out of what is judged that rounding alone may have moved.
+    """Exempt the leaves that rounding alone may have moved from their bounds.
 
-    Those of which there is evidence are moved to `wandering`, and are no doubt. With
-    controls those are doubted that are beyond the bound for a hundred steps by less
-    than the controls allow, which all but reach it themselves.
+    With evidence they are moved to `wandering`, and are not in doubt. With controls, in
+    doubt are those beyond the bound for a hundred steps but within what the controls
+    allow, which nearly reach that bound themselves.
 
     Returns:
       The doubt about the others.
@@ -86,7 +86,7 @@ def agreed_steps(comparison: Comparison) -> int:
 def _set_wandering_apart(
     comparison: Comparison, a: Run, b: Run, control: Envelope | None
 ) -> list[str]:
-    """Take out what wanders; what may, without evidence, is returned."""
+    """Move what wanders to `wandering`; return what may, without evidence."""
     leaves, allowed = comparison.leaves, comparison.leaves_allowed
     precision = looser(*(run.config.precision.name for run in (a, b)))
     fixed = BOUNDS[precision].hundred

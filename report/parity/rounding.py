@@ -145,7 +145,7 @@ def taken(name: str, a: Weights, b: Weights, biases: frozenset[str]) -> float:
 
 
 def no_gradient(names: Iterable[str]) -> str:
-    """The sentence for what was not held against each other."""
+    """The message for parameters that were not compared."""
     return (
         f"no gradient beyond rounding: {', '.join(names)}. What follows "
         "cancels it (a norm, a softmax, a mean), so it was not compared"

@@ -31,7 +31,7 @@ LEAST_GRADIENT = 1e-3
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one array of a step is apart.
+    """How far one array of a step differs.
 
     Args:
       stage: "weights", "input", "labels", "forward", "loss", "backward", "update" or
@@ -55,7 +55,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class TraceVerdict:
-    """What a trace came to; `trace.json` holds it.
+    """The verdict of a trace, as `trace.json` holds it.
 
     Args:
       differences: everything compared, in the order of the step.
@@ -128,7 +128,7 @@ def compare_traces(
     precision: str,
     reach: float = 0.0,
 ) -> TraceVerdict:
-    """Hold one step of either twin against the other's.
+    """Compare one step of the two twins.
 
     Args:
       controls: perturbed runs' with those of their originals. Where there are some, a
@@ -240,7 +240,7 @@ def _shifted(
 
 
 def differences(a: Traced, b: Traced) -> list[Difference]:
-    """Everything that both traces have, in the order in which a step computes it."""
+    """All that both traces hold, compared in the order in which a step computes it."""
     (trace_a, after_a), (trace_b, after_b) = a, b
     # As far apart as can be.
     found = [
