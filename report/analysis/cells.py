@@ -41,7 +41,7 @@ class Setting:
 
     @property
     def beside_eager(self) -> bool:
-        """Whether to say that it is compiled: JAX always is, which goes without saying."""
+        """Whether to say that it is compiled; JAX always is, so there it is not."""
         return self.compiled and self.framework == "torch"
 
 

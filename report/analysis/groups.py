@@ -75,7 +75,7 @@ def program(setting: Setting) -> str:
 
 
 def name_among(setting: Setting, others: Iterable[Setting]) -> str:
-    """A program's name, with layout, versions and sweep where others differ in these."""
+    """A program's name, with layout, versions and sweep where these tell it apart."""
     name = program(setting)
     alike = [other for other in others if program(other) == name]
     parts = [name]

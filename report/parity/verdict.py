@@ -71,7 +71,7 @@ class Comparison:
 
     @classmethod
     def from_json(cls, held: dict[str, Any]) -> "Comparison":
-        """A comparison from `parity.json`, with the worst verdict that it gives cause for.
+        """A comparison from `parity.json`, as bad as anything in it says.
 
         Raises:
           AttributeError, LookupError, TypeError, ValueError: where it is damaged.
