@@ -279,7 +279,7 @@ def read_timed_run(path: Path) -> TimedRun:
     if control:
         raise RecordError(
             f"{path} is a parity check's control (train.perturb_seed={control}), which "
-            "is trained beside others: its speed says nothing"
+            "is trained alongside others: its speed means nothing"
         )
     _check_metrics_end(path, summary["steps"])
     environment = read_environment(path)

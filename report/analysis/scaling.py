@@ -180,7 +180,9 @@ def curve_of(
     if (found := regime_of(cells)) != regime:
         raise RecordError(f"{recipe} is {found}, not {regime}")
     if len({cell.world_size for cell in cells}) < len(cells):
-        raise RecordError(f"duplicate cells on one curve: {recipe}, {cells[0].setting}")
+        raise RecordError(
+            f"duplicate configurations on one curve: {recipe}, {cells[0].setting}"
+        )
     cells = sorted(cells, key=lambda cell: cell.world_size)
     kept: list[Cell] = []
     skipped: list[Skipped] = []

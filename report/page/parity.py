@@ -25,7 +25,7 @@ MEANS = {
     IDENTICAL: "all of these runs, one for each line below, are the same",
     ALIKE: "rounding makes their losses and weights diverge, and their test scores lie "
     "in the interval of each other's controls",
-    UNDECIDED: "what would tell them apart could not be seen",
+    UNDECIDED: "nothing that was seen can decide it",
 }
 
 

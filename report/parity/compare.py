@@ -218,7 +218,7 @@ def _judge_score(
         )
     elif low <= control.chance:
         comparison.unseen.append(
-            f"the test score of {label} cannot be told from chance by {interval}: use "
+            f"the test score of {label} cannot be distinguished from chance by {interval}: use "
             "more controls, or a recipe that learns"
         )
 

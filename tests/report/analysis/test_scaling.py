@@ -265,7 +265,9 @@ def test_a_grid_of_batches_and_sizes_has_no_curve_without_a_base(timed_run):
 
 def test_a_cell_given_twice_is_refused(make_curve):
     cells, _ = cells_of(make_curve(STRONG))
-    with pytest.raises(RecordError, match="duplicate cells on one curve: here"):
+    with pytest.raises(
+        RecordError, match="duplicate configurations on one curve: here"
+    ):
         curve_of([*cells, cells[0]], STRONG, "here")
 
 

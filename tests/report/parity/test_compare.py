@@ -249,7 +249,7 @@ def test_an_interval_that_covers_chance_decides_nothing(make_run):
     lost = Envelope(np.full(STEPS, 0.2), {"a.kernel": 0.2, "b.bias": 0.2}, wide, 9, 0.1)
     found = held(make_run("fp32"), make_run("fp32", losses=bent(60, 0.5)), lost)
     assert found.verdict == UNDECIDED
-    assert "cannot be told from chance by torch's controls" in found.unseen[0]
+    assert "cannot be distinguished from chance by torch's controls" in found.unseen[0]
     assert Verdict("line", "fp32", "r", "d", [found], lost).verdict == UNDECIDED
 
 
