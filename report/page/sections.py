@@ -64,7 +64,7 @@ def sections(report: Report, drawn: Iterable[Drawn] = ()) -> list[Section]:
 
 def shortened(report: Report) -> Iterator[str]:
     """Which groups are missing from the answers and the figures."""
-    for most, what in ((SHORT, "summarized here"), (MOST_GROUPS, "drawn")):
+    for most, what in ((SHORT, "summarised here"), (MOST_GROUPS, "drawn")):
         if len(report.groups) > most:
             yield (
                 f"Of {len(report.groups)} groups of curves the first {most} are "

@@ -218,8 +218,8 @@ def _judge_score(
         )
     elif low <= control.chance:
         comparison.unseen.append(
-            f"the test score of {label} cannot be distinguished from chance by {interval}: use "
-            "more controls, or a recipe that learns"
+            f"the test score of {label} cannot be distinguished from chance by "
+            f"{interval}: use more controls, or a recipe that learns"
         )
 
 
