@@ -208,6 +208,6 @@ def test_a_check_at_another_batch_than_the_cells_says_so(trained, written, tmp_p
     write_check(written, tmp_path / "runs" / "parity-fp32")
     found = reported(tmp_path)
     (said,) = batch_sentences(found)
-    assert "was checked at a global batch of 8, which one device holds too" in said
+    assert "was checked at a global batch of 8, which fits on one device" in said
     assert said.endswith("timed at 8 and 16")
     assert said in page(found, {}) and said in to_markdown(found)
