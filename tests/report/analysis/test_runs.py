@@ -155,7 +155,7 @@ DAMAGE = {
     ),
     "two recipes": (
         lambda f: change(f, resumed_anyway=["train.seed is 1, was 0"]),
-        "mixes two recipes \(run.resume_anyway\): train.seed is 1, was 0$",
+        r"mixes two recipes \(run.resume_anyway\): train.seed is 1, was 0$",
     ),
     "no environment": (lambda f: (f / "environment.json").unlink(), "environment"),
 }
