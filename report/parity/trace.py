@@ -250,9 +250,14 @@ def differences(a: Traced, b: Traced) -> list[Difference]:
     ]
 
     def compared(
-        stage: str, layer: str, what: str, *pair: np.ndarray, scale: float = 0.0
+        stage: str,
+        layer: str,
+        what: str,
+        one: np.ndarray,
+        other: np.ndarray,
+        scale: float = 0.0,
     ) -> None:
-        value = largest_difference(*pair, scale)
+        value = largest_difference(one, other, scale)
         found.append(Difference(stage, layer, what, value))
 
     for name, pair in _both(trace_a.weights, trace_b.weights).items():
@@ -275,8 +280,8 @@ def differences(a: Traced, b: Traced) -> list[Difference]:
     outputs = _both(trace_a.output_gradients, trace_b.output_gradients)
     for name, pair in reversed(outputs.items()):
         scale = largest_finite(*(pixel_sums(np.abs(gradient)) for gradient in pair))
-        what, sums = f"the gradient of {name}'s output", map(pixel_sums, pair)
-        compared("backward", name, what, *sums, scale=scale)
+        what = f"the gradient of {name}'s output"
+        compared("backward", name, what, *map(pixel_sums, pair), scale=scale)
         if "#" not in name:
             compare_leaves(n for n in leaves if n.rpartition(".")[0] == name)
     compare_leaves(leaves)
