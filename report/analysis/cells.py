@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from report.analysis.runs import Skipped, TimedRun
-from report.analysis.sweeps import Varied, words
+from report.analysis.sweeps import Varied, format_varied
 
 # How a run's devices are divided over processes; one device is one process either way.
 PER_DEVICE, ONE_PROCESS = "a process per device", "one process"
@@ -35,7 +35,7 @@ class Setting:
         where = (self.device, self.machine, self.software)
         kernels = ("deterministic kernels",) * self.deterministic
         compiled = ("compiled",) * self.beside_eager
-        sweep = (words(self.varied),) * bool(self.varied)
+        sweep = (format_varied(self.varied),) * bool(self.varied)
         parts = (self.framework, *compiled, what, *sweep, *how, *where, *kernels)
         return ", ".join(parts)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from report.analysis.cells import PER_DEVICE, Setting
 from report.analysis.scaling import SINGLE, Curve, Point
-from report.analysis.sweeps import in_order, words
+from report.analysis.sweeps import format_varied, in_order
 
 FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX"}
 
@@ -84,7 +84,7 @@ def name_among(setting: Setting, others: Iterable[Setting]) -> str:
     if len({other.software for other in alike} | {setting.software}) > 1:
         parts.append(setting.software)
     if len({other.varied for other in alike} | {setting.varied}) > 1:
-        parts.append(words(setting.varied))
+        parts.append(format_varied(setting.varied))
     return ", ".join(parts)
 
 

@@ -97,10 +97,10 @@ def number_of(value: str) -> float | None:
         return None
 
 
-def words(varied: Varied) -> str:
+def format_varied(varied: Varied) -> str:
     """What tells a recipe of a sweep from the others, in words.
 
-    >>> words((("optim.peak_lr", "0.1"), ("train.epochs", "3")))
+    >>> format_varied((("optim.peak_lr", "0.1"), ("train.epochs", "3")))
     'optim.peak_lr=0.1, train.epochs=3'
     """
     return ", ".join(f"{name}={value}" for name, value in varied)

@@ -12,7 +12,7 @@ from report.analysis.findings import Report
 from report.analysis.intervals import Estimate
 from report.analysis.runs import TimedRun
 from report.analysis.scaling import Curve, Point, Scaling
-from report.analysis.sweeps import words
+from report.analysis.sweeps import format_varied
 from report.analysis.timings import TimeTo
 
 # Beside which a row has the ends of their interval.
@@ -70,7 +70,7 @@ def _own(curve: Curve, point: Point) -> dict[str, Any]:
     cell = point.cell
     return {
         **asdict(cell.setting),
-        "varied": words(cell.setting.varied),
+        "varied": format_varied(cell.setting.varied),
         "regime": curve.regime,
         "world_size": cell.world_size,
         "global_batch_size": cell.global_batch_size,

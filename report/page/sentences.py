@@ -9,7 +9,7 @@ from report.analysis.intervals import Estimate, format_count
 from report.analysis.projection import Projection, by_law
 from report.analysis.runs import ABLATIONS, GRAD_SYNC
 from report.analysis.scaling import WEAK
-from report.analysis.sweeps import words
+from report.analysis.sweeps import format_varied
 from report.analysis.timings import Accuracy
 
 
@@ -61,10 +61,10 @@ def accuracy_sentences(report: Report, group: Group) -> Iterator[str]:
         scores = [s for cell in cells if (s := report.accuracies.get(cell))]
         if scores:
             best = max(scores, key=lambda score: score.mean.value)
+            recipe = format_varied(best.cell.setting.varied)
             yield (
-                f"{name}, best of {len(scores)} recipes, "
-                f"{words(best.cell.setting.varied)}, {_score(best)}; the best of "
-                "several looks better than it is"
+                f"{name}, best of {len(scores)} recipes, {recipe}, {_score(best)}; "
+                "the best of several looks better than it is"
             )
 
 
