@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -283,7 +283,8 @@ def read_timed_run(path: Path) -> TimedRun:
         )
     _check_metrics_end(path, summary["steps"])
     environment = read_environment(path)
-    names = {field: summary[field] for field in _SUMMARY}
+    named = {f.name: summary[f.name] for f in fields(TimedRun) if f.name in summary}
+    named["ablated"] = tuple(map(str, summary["ablated"]))
     return TimedRun(
         path=path,
         device=device_name(environment),
@@ -291,10 +292,9 @@ def read_timed_run(path: Path) -> TimedRun:
         software=software_name(summary["framework"], environment),
         windows=tuple(map(float, windows)),
         grad_accum_steps=micro_batches,
-        ablated=tuple(map(str, summary["ablated"])),
         seed=config["seed"],
         environment=environment,
-        **names,
+        **named,
     )
 
 
@@ -327,14 +327,6 @@ def read_sane_summary(path: Path) -> dict[str, Any]:
 
 def _is_rate(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value <= MOST
-
-
-_SUMMARY = (
-    *("framework", "experiment", "data", "model", "precision", "parallel"),
-    *("deterministic", "compiled", "world_size", "processes", "global_batch_size"),
-    *("parameters", "config_hash", "data_fingerprint"),
-    *("compile_seconds", "compile_cached", "startup_seconds", "peak_memory_bytes"),
-)
 
 
 def config_values(path: Path, **defaults: int) -> dict[str, int]:
