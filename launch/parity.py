@@ -4,7 +4,7 @@
 
 Leaves parity.json, parity.png, index.html and every run in `run.dir`; exits 1 when a
 bound is broken, 3 when what was seen decides nothing. Where one is broken, the step at
-which the loss parts can be taken apart, layer by layer; and two finished runs can be
+which the loss diverges can be taken apart, layer by layer; and two finished runs can be
 held together:
 
     python launch/parity.py experiment=digits_cnn precision=fp64 trace=1
@@ -44,9 +44,8 @@ from report.parity.bounds import (
     PASSES,
     UNDECIDED,
 )
-from report.parity.compare import compare
+from report.parity.compare import compare, compare_two, label_of
 from report.parity.differences import envelope
-from report.parity.two_runs import compare_two, label_of
 from report.parity.verdict import Verdict
 
 EXIT_UNDECIDED = 3  # 1 is a difference, 2 a check that could not begin

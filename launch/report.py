@@ -20,7 +20,7 @@ from recipe.errors import ConfigError
 from record.wandb_project import fetch_runs, log_report
 from report.analysis.findings import Options, gather
 from report.analysis.interconnects import INTERCONNECTS, read_interconnect
-from report.analysis.runs import LeftOut
+from report.analysis.runs import Skipped
 from report.page.points import report_rows
 from report.write import FETCHED, check_place, write_report
 
@@ -103,13 +103,13 @@ def main(typed: list[str]) -> None:
         fetched, others = fetch_runs(given.wandb, place)
         # Of what lies there already, runs that this call did not list are no part.
         folders = [*given.folders, *fetched]
-        report = gather(folders, options, [LeftOut(*other) for other in others])
+        report = gather(folders, options, [Skipped(*other) for other in others])
         report = replace(report, roots=(*given.folders, place))
     else:
         report = gather(given.folders, options)
     page = write_report(report, out)
-    for left in report.scaling.left_out:
-        print(f"left out: {left.name}: {left.reason}")
+    for left in report.scaling.skipped:
+        print(f"skipped: {left.name}: {left.reason}")
     print(f"page: {page}")
     if given.log_wandb:
         images = {png.stem: png for png in sorted((out / "figures").glob("*.png"))}

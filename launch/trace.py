@@ -27,7 +27,7 @@ def trace_twins(config: ParityConfig) -> None:
 
     Raises:
       ConfigError: before anything starts.
-      SystemExit: 1 if they part.
+      SystemExit: 1 if they differ.
     """
     if any(t.lstrip("+").startswith("world_sizes=") for t in typed_keys()) and (
         config.world_sizes != [1]
@@ -83,7 +83,7 @@ def judge(config: ParityConfig, runs: dict[Training, Run]) -> TraceVerdict:
 
 
 def show(verdict: TraceVerdict, console: Console) -> None:
-    """Layer by layer in forward order, then where they part and what to suspect."""
+    """Layer by layer in forward order, then the first difference and its suspects."""
     show_layers(verdict, console)
     say(console, f"verdict: {verdict.verdict}, by {verdict.decided_by}")
     say(console, verdict.message)
@@ -128,4 +128,4 @@ def _worst(group: list[Difference]) -> str:
         return "–"
     worst = max(group, key=lambda d: d.value / d.allowed)
     text = f"{worst.value:.1e}"
-    return f"[bold red]{text}[/]" if worst.parts else text
+    return f"[bold red]{text}[/]" if worst.differs else text

@@ -29,15 +29,15 @@ def check_place(folder: Path) -> None:
     others = {path.name for path in folder.iterdir()} - {FETCHED}
     if others and not (folder / JSON).exists():
         raise RecordError(
-            f"--out {folder} holds something else than a report; nothing is "
+            f"--out {folder} holds files that are not a report's; nothing is "
             "overwritten: choose another folder"
         )
 
 
 def report_on(folder: Path) -> str:
-    """Write a study's report into its folder, and say where, or why there is none.
+    """Write a study's report into its folder, and say where or why there is none.
 
-    What a study has run is there whatever becomes of its report.
+    A failed report does not fail the study.
     """
     try:
         return f"report: {write_report(gather([folder], Options()), folder / 'report')}"
@@ -46,7 +46,7 @@ def report_on(folder: Path) -> str:
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Write the report anew.
+    """Write the report, replacing an earlier one.
 
     index.html        the page, which needs no other file
     report.md         for a pull request

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, as far as runs measured it; shares of the whole step.
+"""Where the time of a step goes, as fractions of a step, as far as runs measured it.
 
 A part is what the host timed in every window, or what a step takes longer than the same
 step without that part, which a study's ablations are run for. The rest is computation,
@@ -27,14 +27,14 @@ from report.analysis.intervals import (
     too_few,
 )
 from report.analysis.recipes import Recipe
-from report.analysis.runs import ABLATIONS, LeftOut, TimedRun
-from report.analysis.timings import HOST_PARTS, Rows
+from report.analysis.runs import ABLATIONS, Skipped, TimedRun
+from report.analysis.timings import Rows
 
-REST = "computation and the rest"
-Ablations = Mapping[str, Sequence[TimedRun]]  # key of what is left out -> repeats
-PARTS = (REST, *ABLATIONS.values(), *HOST_PARTS.values())  # as they are stacked
+REST, DATA = "computation and the rest", "data"
+Ablations = Mapping[str, Sequence[TimedRun]]  # key of a disabled part -> repeats
+PARTS = (REST, *ABLATIONS.values(), DATA)  # as they are stacked
 
-# What a run and its ablation share: all but what is left out, the hash that tells it,
+# What a run and its ablation share: all but what is disabled, the hash that shows it,
 # and what either measured.
 ALIKE = sorted(
     {field.name for field in fields(TimedRun)}
@@ -49,21 +49,21 @@ class Breakdown:
 
     Args:
       milliseconds: of a whole step.
-      shares: part -> its share of that, the rest among them; together they are 1.
+      fractions: part -> its fraction of that, the rest among them; together they are 1.
     """
 
     cell: Cell
     milliseconds: Estimate
-    shares: Mapping[str, Estimate]
+    fractions: Mapping[str, Estimate]
 
 
 def ablations_of(
     runs: Iterable[TimedRun], cells: Iterable[Cell], recipes: Mapping[str, Recipe]
-) -> tuple[dict[Cell, dict[str, tuple[TimedRun, ...]]], list[LeftOut]]:
-    """Runs without a part of the step, by each cell that they are ablations of.
+) -> tuple[dict[Cell, dict[str, tuple[TimedRun, ...]]], list[Skipped]]:
+    """Ablations (runs without a part of the step), by the cell that each belongs to.
 
     Returns:
-      These, and the runs that are no cell's ablation, by name.
+      These, and by name the runs that match no cell.
     """
     whole: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
@@ -72,17 +72,18 @@ def ablations_of(
     for run in runs:
         piles[(*_alike(run, recipes), run.ablated)].append(run)
     ablations: dict[Cell, dict[str, tuple[TimedRun, ...]]] = defaultdict(dict)
-    left_out = []
+    skipped = []
     for (*like, _), found in piles.items():
         of, ablated = whole.get(tuple(like), []), found[0].ablated
-        reason = "" if of else "no run of the whole step is like it"
+        reason = "" if of else "no run of the whole step matches it"
         if reason := reason or different_recipes(found):
-            what = f"left out {' and '.join(ablated)}, to be timed against whole steps"
-            left_out += [LeftOut(str(run.path), f"{what}: {reason}") for run in found]
+            without = " and ".join(ablated)
+            what = f"ran without {without}, to be compared with whole steps"
+            skipped += [Skipped(str(run.path), f"{what}: {reason}") for run in found]
             continue
         for cell in of:
             ablations[cell][" ".join(ablated)] = tuple(found)
-    return ablations, left_out
+    return ablations, skipped
 
 
 def _alike(run: TimedRun, recipes: Mapping[str, Recipe]) -> tuple[object, ...]:
@@ -94,7 +95,7 @@ def _alike(run: TimedRun, recipes: Mapping[str, Recipe]) -> tuple[object, ...]:
 def breakdown(
     cell: Cell, rows: Sequence[Rows], ablations: Ablations
 ) -> Breakdown | None:
-    """A cell's step in the parts that its runs and ablations measured; None: in none.
+    """A cell's step in the parts that its runs and ablations measured; else None.
 
     Args:
       rows: of each of the cell's runs.
@@ -108,10 +109,9 @@ def breakdown(
             spread += [(1 - parts[part].value, rates)]
     if spread:
         spread += [(sum(slope for slope, _ in spread), cell.rates)]
-    for part in HOST_PARTS.values():
-        if shares := _host_shares(part, rows):
-            parts[part] = median_estimate(shares)
-            spread += [(parts[part].value, shares)]
+    if shares := _data_shares(rows):
+        parts[DATA] = median_estimate(shares)
+        spread += [(parts[DATA].value, shares)]
     if not parts:
         return None
     parts[REST] = _rest(1 - sum(p.value for p in parts.values()), spread)
@@ -123,7 +123,7 @@ def breakdown(
 
 
 def saved(whole: Sequence[float], without: Sequence[float]) -> Estimate:
-    """The share of a step's time that steps without one of its parts do not take.
+    """The fraction of a step's time that is saved without one of its parts.
 
     Args:
       whole, without: images/s of repeats of either.
@@ -133,7 +133,7 @@ def saved(whole: Sequence[float], without: Sequence[float]) -> Estimate:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Images/s of a cell over those of another, that differs from it in one way."""
+    """Images/s of a cell over those of another that differs from it in one setting."""
 
     cell: Cell
     under: Cell
@@ -141,7 +141,7 @@ class Ratio:
 
 
 def real_over_synthetic(cells: Iterable[Cell]) -> list[Ratio]:
-    """Cells of real data over the same on synthetic images: below 1, it costs time."""
+    """Real data over synthetic images in cells of each: below 1, data costs time."""
     return _over(cells, data="synthetic")
 
 
@@ -174,15 +174,11 @@ def _over(cells: Iterable[Cell], **other: object) -> list[Ratio]:
     ]
 
 
-def _host_shares(part: str, rows: Sequence[Rows]) -> list[float]:
-    """A part's share of each run's median window; empty if one run did not time it."""
+def _data_shares(rows: Sequence[Rows]) -> list[float]:
+    """Data's fraction of each run's median window; empty if a run did not time it."""
     shares = []
     for run in rows:
-        timed = [
-            window.host_seconds[part] / window.seconds
-            for window in run.windows
-            if part in window.host_seconds
-        ]
+        timed = [w.data_seconds / w.seconds for w in run.windows if w.data_seconds]
         if not timed or min(timed) <= 0 or len(timed) < len(run.windows):
             return []
         shares.append(float(np.median(timed)))
@@ -190,7 +186,7 @@ def _host_shares(part: str, rows: Sequence[Rows]) -> list[float]:
 
 
 def _rest(value: float, spread: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
-    """What the parts leave of a step, which varies with each of them (delta method).
+    """What remains of a step after the parts; it varies with each (delta method).
 
     Args:
       spread: by how much the rest changes with a relative change of something, and
@@ -215,7 +211,7 @@ class RankTime:
       milliseconds: of a step, the mean of each timed window, over all runs.
       median: of the runs' medians.
       over_mean: its median over the mean of all ranks in the same window.
-      slowest: share of windows in which no rank was slower.
+      slowest: fraction of windows in which no rank was slower.
     """
 
     rank: int
@@ -239,10 +235,10 @@ class Ranks:
 
 
 def rank_times(cell: Cell, alone: bool, runs: Sequence[Rows]) -> Ranks | None:
-    """A cell's ranks; None where there are no two, or a run went on with other ranks.
+    """A cell's ranks; None if there are no two, or others after a run was resumed.
 
     Args:
-      alone: whether these runs left out the exchange.
+      alone: whether these runs are without the exchange.
       runs: the cell's, or those of its ablation.
     """
     ranks = cell.runs[0].processes

@@ -1,11 +1,11 @@
-"""Timed runs -> cells: runs that were alike, which are each other's repeats."""
+"""Timed runs -> cells: configurations, each with the runs that repeat it."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from report.analysis.runs import LeftOut, TimedRun
-from report.analysis.sweeps import Varied, words
+from report.analysis.runs import Skipped, TimedRun
+from report.analysis.sweeps import Varied, format_varied
 
 # How a run's devices are divided over processes; one device is one process either way.
 PER_DEVICE, ONE_PROCESS = "a process per device", "one process"
@@ -13,7 +13,7 @@ PER_DEVICE, ONE_PROCESS = "a process per device", "one process"
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """What is fixed along a curve, but for its regime."""
+    """What is fixed along a curve, apart from its regime."""
 
     experiment: str
     data: str
@@ -35,19 +35,19 @@ class Setting:
         where = (self.device, self.machine, self.software)
         kernels = ("deterministic kernels",) * self.deterministic
         compiled = ("compiled",) * self.beside_eager
-        sweep = (words(self.varied),) * bool(self.varied)
+        sweep = (format_varied(self.varied),) * bool(self.varied)
         parts = (self.framework, *compiled, what, *sweep, *how, *where, *kernels)
         return ", ".join(parts)
 
     @property
     def beside_eager(self) -> bool:
-        """Whether to say that it is compiled: of JAX, which always is, nobody asks."""
+        """Whether to say that it is compiled; JAX always is, so there it is not."""
         return self.compiled and self.framework == "torch"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs that were alike: the repeats of one point."""
+    """A configuration and its runs, which are each other's repeats."""
 
     setting: Setting
     world_size: int
@@ -62,17 +62,17 @@ class Cell:
 
     @property
     def device_batch(self) -> float:
-        """Examples that a device computes at once."""
+        """Examples per device and micro-batch."""
         return self.global_batch_size / (self.world_size * self.grad_accum_steps)
 
     @property
     def seeds(self) -> int:
-        """That its runs are of."""
+        """How many seeds its runs have."""
         return len({run.seed for run in self.runs})
 
     @property
     def commits(self) -> tuple[str, ...]:
-        """That its runs were made at, as far as is known."""
+        """The known commits of its runs."""
         return tuple(sorted({run.commit for run in self.runs} - {""}))
 
     def __str__(self) -> str:
@@ -84,11 +84,11 @@ class Cell:
         )
 
 
-def cells_of(runs: Iterable[TimedRun]) -> tuple[list[Cell], list[LeftOut]]:
-    """Repeats put together; a cell whose runs are of several recipes is left out.
+def cells_of(runs: Iterable[TimedRun]) -> tuple[list[Cell], list[Skipped]]:
+    """Runs grouped by configuration; one with runs of several recipes is skipped.
 
-    Seeds of one recipe are repeats, and sweeps are told apart before. Of other recipes
-    nothing says which was meant, and their mean is of neither.
+    Seeds of one recipe are repeats, and sweeps were separated before. Of other recipes
+    nothing says which was meant, and their mean describes neither.
     """
     runs = list(runs)
     layouts: dict[Setting, set[str]] = defaultdict(set)
@@ -104,14 +104,14 @@ def cells_of(runs: Iterable[TimedRun]) -> tuple[list[Cell], list[LeftOut]]:
             key = (setting, run.world_size, run.global_batch_size, run.grad_accum_steps)
             piles[key].append(run)
     cells: list[Cell] = []
-    left_out: list[LeftOut] = []
+    skipped: list[Skipped] = []
     for key in sorted(piles):
         cell = Cell(*key, tuple(piles[key]))
         if mixed := different_recipes(cell.runs):
-            left_out.append(LeftOut(str(cell), f"holds runs of {mixed}"))
+            skipped.append(Skipped(str(cell), f"holds runs of {mixed}"))
         else:
             cells.append(cell)
-    return cells, left_out
+    return cells, skipped
 
 
 def _setting(run: TimedRun, layout: str) -> Setting:
@@ -128,7 +128,7 @@ def _layout(run: TimedRun) -> str:
 
 
 def different_recipes(runs: Iterable[TimedRun], of_recipe: bool = True) -> str:
-    """In words, what these runs do not share; empty if they are of one recipe."""
+    """How the recipes of these runs differ; empty if they are of one recipe."""
     names = ["parameters", "data_fingerprint"] + ["of_recipe"] * of_recipe
     for name in names:
         paths: dict[str, list[str]] = defaultdict(list)

@@ -1,9 +1,10 @@
-"""Parity checks that lie beside the runs, and for which speeds each of them answers.
+"""Parity checks and studies that lie among the runs.
 
 A speed of one framework over the other is claimed where a check of the same workload,
 data, precision and strategy held both together and found them identical; nowhere else.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from report.analysis.cells import Cell, Setting
 from report.analysis.groups import framework_name
 from report.analysis.hardware import commit_name
 from report.analysis.recipes import Recipe, read_recipe
-from report.analysis.runs import DAMAGE, config_values, read_sane_summary
+from report.analysis.runs import DAMAGE, Skipped, config_values, read_sane_summary
 from report.parity.bounds import PASSES, worst
 from report.parity.verdict import Comparison, checked_verdict
 
@@ -26,7 +27,7 @@ FACTS = ("experiment", "precision", "data_fingerprint", "decided_by")
 
 @dataclass(frozen=True)
 class LossCurve:
-    """A run's training loss of every step, from 1; none with a reason."""
+    """A run's training loss of every step, from 1; empty with a reason."""
 
     label: str
     framework: str
@@ -36,12 +37,12 @@ class LossCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A parity check's verdict, and what it was of.
+    """A parity check's verdict, and what was checked.
 
     Args:
       path: its folder, with the runs that it compared.
       stated: its verdict as it stands above its comparisons.
-      runs: their folders, controls left out; curves: their losses.
+      runs: their folders, without controls; curves: their losses.
       recipe: of them.
       commits: that they were run at.
       compiled: whether PyTorch's were, as JAX's always are.
@@ -66,7 +67,7 @@ class Check:
 
     @property
     def name(self) -> str:
-        """What it was of, for people."""
+        """What was checked, for people."""
         return (
             f"{self.experiment} in {self.precision}, parallel={self.parallel}"
             f"{' and compile=true' * self.compiled}"
@@ -74,7 +75,7 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """The stated one, or that of any comparison which is worse."""
+        """The stated one, or a worse one of any comparison."""
         return worst([self.stated, *(c.verdict for c in self.comparisons)])
 
     @property
@@ -99,7 +100,7 @@ class Check:
         return self.compiled == setting.compiled or setting.framework == "jax"
 
     def differences(self, cell: Cell, recipe: Recipe) -> list[str]:
-        """In what a cell is not what was checked; empty where this answers for it."""
+        """How a cell differs from what was checked; empty if the check covers it."""
         setting = cell.setting
         alike = {
             "frameworks": any(c.kind != "world sizes" for c in self.comparisons),
@@ -117,11 +118,11 @@ class Check:
 
 
 def read_check(folder: Path) -> Check:
-    """One check's verdict and what it was of.
+    """One check's verdict and what was checked.
 
     Raises:
-      RecordError: naming what is missing or damaged, in its runs too: a verdict that
-        can no longer be seen to be right is none.
+      RecordError: naming what is missing or damaged, also in its runs: a verdict that
+        can no longer be verified does not count.
     """
     file = folder / "parity.json"
     held = parse_json(read_text(file), file)
@@ -131,7 +132,7 @@ def read_check(folder: Path) -> Check:
         stated, of = checked_verdict(held["verdict"]), str(held["config_hash"])
         notes = tuple(map(str, held["notes"]))
     except (*DAMAGE, AttributeError) as error:
-        raise RecordError(f"{file} is no parity check's verdict: {error!r}") from error
+        raise RecordError(f"{file} is not a parity verdict: {error!r}") from error
     if not comparisons:
         raise RecordError(f"{file} compares nothing")
     runs = [p.parent for p in sorted(folder.glob("*/summary.json"))]
@@ -143,8 +144,8 @@ def read_check(folder: Path) -> Check:
     compared = {label for c in comparisons for label in (c.a, c.b)}
     if len(of_it) != len(compared):
         raise RecordError(
-            f"{file} compared {', '.join(sorted(compared))}, and {len(of_it)} such "
-            "runs lie beside it"
+            f"{file} compared {', '.join(sorted(compared))}, but {len(of_it)} such "
+            "run folders lie beside it"
         )
     pytorchs = [s for s in summaries.values() if s["framework"] == "torch"]
     return Check(
@@ -166,7 +167,7 @@ def read_check(folder: Path) -> Check:
 def check_of(
     cell: Cell, recipe: Recipe | None, checks: Sequence[Check]
 ) -> Check | None:
-    """The check that answers for a cell, of several the one that found the worst."""
+    """The check that answers for a cell; of several, the one with the worst verdict."""
     if recipe is None:
         return None
     found = [check for check in checks if not check.differences(cell, recipe)]
@@ -197,3 +198,61 @@ def _losses(run: Path) -> tuple[float, ...]:
     """
     rows = read_all_rows(run, read_summary(run)["steps"])
     return tuple(float(row["loss"]) for row in rows if row["kind"] == "step")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `study.json` says.
+
+    Args:
+      command: that started it, as typed in a shell.
+      cells: names of its run folders, in the order in which they were to run.
+      order_seed: the seed that shuffled that order.
+    """
+
+    path: Path
+    name: str
+    command: str
+    cells: tuple[str, ...]
+    order_seed: int
+
+
+def read_study(folder: Path) -> tuple[Study, list[Skipped]]:
+    """A study's plan, and each of its cells that left no run folder.
+
+    Raises:
+      RecordError: if `study.json` is missing or damaged.
+    """
+    file = folder / "study.json"
+    held = parse_json(read_text(file), file)
+    try:
+        names = tuple(str(cell["name"]) for cell in held["order"])
+        command = shlex.join(["python", *map(str, held["command"])])
+        study = Study(
+            folder, str(held["name"]), command, names, int(held["order_seed"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{file} is not a study's plan: {error!r}") from error
+    ended = _ended(folder / "cells.jsonl")
+    skipped = []
+    for name in names:
+        if not (folder / name).is_dir():
+            reason = "is planned in study.json and was not run"
+            if name in ended:
+                reason = f"{ended[name]} before it left a run folder, see {name}.log"
+            skipped.append(Skipped(str(folder / name), reason))
+    return study, skipped
+
+
+def _ended(file: Path) -> dict[str, str]:
+    """Run folder -> how its last start ended."""
+    if not file.exists():
+        return {}
+    rows: list[Any] = [
+        parse_json(line, f"{file} line {number}")
+        for number, line in enumerate(read_text(file).splitlines(), start=1)
+    ]
+    try:
+        return {str(row["name"]): str(row["status"]) for row in rows}
+    except (KeyError, TypeError) as error:
+        raise RecordError(f"{file} is not a study's: {error!r}") from error

@@ -1,11 +1,11 @@
-"""What is said of speeds: one cell over another, and the parity checks behind it."""
+"""Comparisons of speed: one cell over another, and the parity checks behind them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from report.analysis.breakdown import Ratio
+from report.analysis.breakdown import Ratio, compiled_over_eager
 from report.analysis.cells import Cell
 from report.analysis.checks import Check, check_of
 from report.analysis.intervals import Difference, compare
@@ -15,49 +15,26 @@ from report.parity.bounds import PASSES
 
 
 @dataclass(frozen=True)
-class SpeedComparison:
-    """The same cell in JAX and in PyTorch, and the parity check that it stands on.
+class SpeedComparison(Ratio):
+    """JAX's images/s over PyTorch's, or compiled PyTorch's over eager PyTorch's.
 
     Args:
-      withheld: why nothing is claimed; empty where a check found both identical.
+      checks: the parity checks of PyTorch's cells that it stands on.
+      withheld: why nothing is claimed; empty where checks found all of it identical.
+      difference: whether JAX is faster, None for PyTorch alone.
       seconds: that the shortest of its runs was timed for; 0 where that is not known.
     """
 
-    jax: Cell
-    torch: Cell
-    difference: Difference
-    check: Check | None
-    withheld: str
-    seconds: float
-
-    @property
-    def commits(self) -> tuple[str, ...]:
-        """Of the runs and of the check's, as far as is known."""
-        return _commits(self.jax, self.torch, *filter(None, [self.check]))
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """PyTorch's images/s compiled over eager in one cell.
-
-    Args:
-      checks: of the compiled cell and of the eager one.
-      withheld: why nothing is said; empty where checks found both of them identical
-        with JAX.
-    """
-
-    ratio: Ratio
     checks: tuple[Check, ...]
     withheld: str
+    difference: Difference | None = None
+    seconds: float = 0.0
 
     @property
     def commits(self) -> tuple[str, ...]:
-        """Of the runs and of the checks', as far as is known."""
-        return _commits(self.ratio.cell, self.ratio.under, *self.checks)
-
-
-def _commits(*places: Cell | Check) -> tuple[str, ...]:
-    return tuple(sorted({commit for place in places for commit in place.commits}))
+        """The known commits of the runs and of the checks."""
+        places = (self.cell, self.under, *self.checks)
+        return tuple(sorted({commit for place in places for commit in place.commits}))
 
 
 def jax_against_torch(
@@ -66,9 +43,9 @@ def jax_against_torch(
     recipes: Mapping[str, Recipe],
     checks: Sequence[Check],
 ) -> list[SpeedComparison]:
-    """Every cell that both frameworks ran by the same recipe, JAX over PyTorch.
+    """Every cell that both frameworks ran with the same recipe, JAX over PyTorch.
 
-    A cell of one recipe in one framework and of another in the other is not compared.
+    A cell whose recipes differ between the frameworks is not compared.
     """
 
     def same(cell: Cell) -> tuple[object, ...]:
@@ -93,38 +70,52 @@ def jax_against_torch(
         SpeedComparison(
             jax,
             other,
+            difference.ratio,
+            *_proven([other], recipes, checks),
             difference,
-            *_proven(other, recipes, checks),
-            seconds=min(_timed(run.path, rows) for run in (*jax.runs, *other.runs)),
+            seconds=min(
+                sum(window.seconds for window in rows.get(run.path, NOTHING).windows)
+                for run in (*jax.runs, *other.runs)
+            ),
         )
         for (jax, other), difference in zip(pairs, differences, strict=True)
     ]
 
 
-def compiled_of(
-    ratio: Ratio, recipes: Mapping[str, Recipe], checks: Sequence[Check]
-) -> Compiled:
-    """What may be said of PyTorch compiled against eager."""
-    compiled, eager = (_proven(c, recipes, checks) for c in (ratio.cell, ratio.under))
-    both = tuple(check for check, _ in (compiled, eager) if check is not None)
-    return Compiled(ratio, both, compiled[1] or eager[1])
+def compiled_against_eager(
+    cells: Sequence[Cell], recipes: Mapping[str, Recipe], checks: Sequence[Check]
+) -> list[SpeedComparison]:
+    """PyTorch's compiled cells over its eager ones."""
+    return [
+        SpeedComparison(
+            ratio.cell,
+            ratio.under,
+            ratio.estimate,
+            *_proven([ratio.cell, ratio.under], recipes, checks),
+        )
+        for ratio in compiled_over_eager(cells)
+    ]
 
 
 def _proven(
-    cell: Cell, recipes: Mapping[str, Recipe], checks: Sequence[Check]
-) -> tuple[Check | None, str]:
-    """The check that comparisons of PyTorch's cell stand on; why they are withheld."""
-    recipe = recipes.get(cell.runs[0].config_hash)
-    check = check_of(cell, recipe, checks)
+    cells: Sequence[Cell], recipes: Mapping[str, Recipe], checks: Sequence[Check]
+) -> tuple[tuple[Check, ...], str]:
+    """The checks of PyTorch's cells, and why no comparison may stand on them."""
     failed = [check for check in checks if check.verdict not in PASSES]
-    reason = ""
-    if check is None:
-        reason = _unchecked(cell, recipe, checks)
-    elif check.verdict not in PASSES:
-        reason = f"its parity check is {check.verdict}"
-    elif failed:  # one bug of a framework is rarely of one recipe alone
-        reason = f"the parity check of {failed[0].name} is {failed[0].verdict}"
-    return check, reason
+    found, reasons = [], []
+    for cell in cells:
+        recipe = recipes.get(cell.runs[0].config_hash)
+        check = check_of(cell, recipe, checks)
+        if check is None:
+            reasons.append(_unchecked(cell, recipe, checks))
+            continue
+        found.append(check)
+        if check.verdict not in PASSES:
+            reasons.append(f"its parity check is {check.verdict}")
+        elif failed:  # one bug of a framework is rarely of one recipe alone
+            name, verdict = failed[0].name, failed[0].verdict
+            reasons.append(f"the parity check of {name} is {verdict}")
+    return tuple(found), next(iter(reasons), "")
 
 
 def _unchecked(cell: Cell, recipe: Recipe | None, checks: Sequence[Check]) -> str:
@@ -141,8 +132,3 @@ def _unchecked(cell: Cell, recipe: Recipe | None, checks: Sequence[Check]) -> st
         return f"whether the parity check of {of} is of its recipe cannot be read"
     parts = " and ".join(near.differences(cell, recipe))
     return f"the parity check of {of} is of other {parts}: {near.path}"
-
-
-def _timed(run: Path, rows: Mapping[Path, Rows]) -> float:
-    """The seconds of its timed windows."""
-    return sum(window.seconds for window in rows.get(run, NOTHING).windows)

@@ -5,23 +5,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from report.analysis.accuracy import Accuracy, TimeTo, accuracy, common_target, time_to
 from report.analysis.breakdown import (
     Breakdown,
     Ranks,
     Ratio,
     ablations_of,
     breakdown,
-    compiled_over_eager,
     rank_times,
     real_over_synthetic,
 )
 from report.analysis.cells import Cell
-from report.analysis.checks import Check, LossCurve, read_check, read_loss_curve
+from report.analysis.checks import (
+    Check,
+    LossCurve,
+    Study,
+    read_check,
+    read_loss_curve,
+    read_study,
+)
 from report.analysis.comparisons import (
-    Compiled,
     SpeedComparison,
-    compiled_of,
+    compiled_against_eager,
     jax_against_torch,
 )
 from report.analysis.groups import Group, grouped
@@ -32,16 +36,25 @@ from report.analysis.recipes import Recipe, read_recipe
 from report.analysis.runs import (
     ABLATIONS,
     GRAD_SYNC,
-    LeftOut,
+    Skipped,
     TimedRun,
     find,
     read_each,
     read_timed_runs,
 )
 from report.analysis.scaling import Curve, Point, Scaling, scaling
-from report.analysis.studies import Study, read_study
-from report.analysis.sweeps import told_apart
-from report.analysis.timings import NOTHING, Evaluated, Rows, read_between_steps
+from report.analysis.sweeps import with_varied
+from report.analysis.timings import (
+    NOTHING,
+    Accuracy,
+    Evaluated,
+    Rows,
+    TimeTo,
+    accuracy,
+    common_target,
+    read_between_steps,
+    time_to,
+)
 
 MOST_GROUPS = 12  # that are drawn: a hundred figures are none
 OfCell = TypeVar("OfCell")
@@ -68,10 +81,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that many runs show together.
+    """All that a set of runs shows.
 
     Args:
-      scaling: cells, curves and what was left out.
+      scaling: cells, curves and what was skipped.
       groups: its curves as they are drawn.
       common: what is the same in all groups, by what it is called.
       comparisons: of speeds, JAX against PyTorch.
@@ -97,7 +110,7 @@ class Report:
     accuracies: Mapping[Cell, Accuracy]
     breakdowns: Mapping[Cell, Breakdown]
     data_costs: tuple[Ratio, ...]
-    compiled: tuple[Compiled, ...]
+    compiled: tuple[SpeedComparison, ...]
     ranks: Mapping[Cell, Ranks]
     projections: tuple[Projection, ...]
     losses: Mapping[str, tuple[LossCurve, ...]]
@@ -106,7 +119,7 @@ class Report:
 
     @property
     def scaled(self) -> list[Group]:
-        """The groups of curves over devices: all but sweeps."""
+        """The groups of curves over devices: all except sweeps."""
         return [group for group in self.groups if not group.is_sweep]
 
     @property
@@ -129,7 +142,7 @@ class Report:
         return [
             c
             for c in self.comparisons
-            if not c.withheld and {id(c.jax.runs), id(c.torch.runs)} <= inside
+            if not c.withheld and {id(c.cell.runs), id(c.under.runs)} <= inside
         ]
 
     def breakdowns_of(self, group: Group) -> list[tuple[str, Breakdown]]:
@@ -139,7 +152,7 @@ class Report:
             for label, point in group.points
             if point.cell in self.breakdowns
         ]
-        measured = any(of.shares.keys() & {*ABLATIONS.values()} for _, of in found)
+        measured = any(of.fractions.keys() & {*ABLATIONS.values()} for _, of in found)
         return found if measured else []
 
     def utilisation(self, point: Point) -> Utilisation | None:
@@ -159,12 +172,12 @@ class Report:
 
 
 def gather(
-    roots: Sequence[Path], options: Options, left_out: Iterable[LeftOut] = ()
+    roots: Sequence[Path], options: Options, skipped: Iterable[Skipped] = ()
 ) -> Report:
-    """Read all that lies at or below some folders.
+    """Read everything at or below some folders.
 
     Args:
-      left_out: what was so before it became a folder.
+      skipped: what was skipped before it became a folder.
 
     Raises:
       RecordError: if a folder is missing, or holds neither run nor parity check.
@@ -174,23 +187,23 @@ def gather(
     checks, no_checks = read_each(read_check, found.checks)
     studies, no_studies = read_each(read_study, found.studies)
     missing = [out for _, cells in studies.values() for out in cells]
-    left_out = [*left_out, *no_runs, *missing, *no_studies, *no_checks, *found.left_out]
+    skipped = [*skipped, *no_runs, *missing, *no_studies, *no_checks, *found.skipped]
     plans = [study for study, _ in studies.values()]
-    return make_report(runs, left_out, [*checks.values()], plans, roots, options)
+    return make_report(runs, skipped, [*checks.values()], plans, roots, options)
 
 
 def make_report(
     runs: Sequence[TimedRun],
-    left_out: Sequence[LeftOut] = (),
+    skipped: Sequence[Skipped] = (),
     checks: Sequence[Check] = (),
     studies: Sequence[Study] = (),
     roots: Sequence[Path] = (),
     options: Options | None = None,
 ) -> Report:
-    """What runs show together, and what speaks for it."""
+    """What the runs show together, and the evidence for it."""
     options = options or Options()
     recipes, no_recipes = _recipes(runs)
-    runs = told_apart(runs, recipes)
+    runs = with_varied(runs, recipes)
     found = scaling([run for run in runs if not run.ablated], options.base)
     groups, common = grouped(found.curves)
     points = [point for curve in found.curves for point in curve.points]
@@ -200,10 +213,9 @@ def make_report(
     rows, no_rows = _rows([*(run for cell in cells for run in cell.runs), *ablated])
     of = {cell: [rows[run.path] for run in cell.runs] for cell in cells}
     evaluated = {cell: [run.evaluated for run in runs] for cell, runs in of.items()}
-    left = (*left_out, *no_recipes, *no_ablations, *no_rows, *found.left_out)
-    ratios = compiled_over_eager(cells)
+    left = (*skipped, *no_recipes, *no_ablations, *no_rows, *found.skipped)
     return Report(
-        scaling=replace(found, left_out=left),
+        scaling=replace(found, skipped=left),
         groups=tuple(groups),
         common=common,
         checks=tuple(checks),
@@ -216,7 +228,7 @@ def make_report(
             (c, breakdown(c, of[c], ablations.get(c, {}))) for c in cells
         ),
         data_costs=tuple(real_over_synthetic(cells)),
-        compiled=tuple(compiled_of(ratio, recipes, checks) for ratio in ratios),
+        compiled=tuple(compiled_against_eager(cells, recipes, checks)),
         ranks=_known((c, _ranks(c, rows, ablations.get(c, {}))) for c in cells),
         projections=tuple(project_curve(c, options.interconnect) for c in found.curves),
         losses={} if checks else _losses(groups),
@@ -229,7 +241,7 @@ def _known(found: Iterable[tuple[Cell, OfCell | None]]) -> dict[Cell, OfCell]:
     return {cell: value for cell, value in found if value is not None}
 
 
-def _recipes(runs: Iterable[TimedRun]) -> tuple[dict[str, Recipe], list[LeftOut]]:
+def _recipes(runs: Iterable[TimedRun]) -> tuple[dict[str, Recipe], list[Skipped]]:
     """Recipes by their hash, each read once."""
     first: dict[str, Path] = {}
     for run in runs:
@@ -242,21 +254,21 @@ def _recipes(runs: Iterable[TimedRun]) -> tuple[dict[str, Recipe], list[LeftOut]
     )
 
 
-def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[LeftOut]]:
+def _rows(runs: Iterable[TimedRun]) -> tuple[dict[Path, Rows], list[Skipped]]:
     """Every run's windows and evaluations, by its folder."""
     rates = {run.path: run.windows for run in runs}
-    rows, left_out = read_each(
+    rows, skipped = read_each(
         lambda path: read_between_steps(path, rates[path]),
         rates,
         without="neither accuracies nor parts of a step: ",
     )
-    return dict.fromkeys(rates, NOTHING) | rows, left_out
+    return dict.fromkeys(rates, NOTHING) | rows, skipped
 
 
 def _ranks(
     cell: Cell, rows: Mapping[Path, Rows], ablations: Mapping[str, Sequence[TimedRun]]
 ) -> Ranks | None:
-    """Without the exchange, where that was timed."""
+    """A cell's ranks, timed without the exchange where there is such an ablation."""
     alone = GRAD_SYNC in ablations
     runs = ablations[GRAD_SYNC] if alone else cell.runs
     return rank_times(cell, alone, [rows[run.path] for run in runs])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from report.analysis.cells import PER_DEVICE, Setting
 from report.analysis.scaling import SINGLE, Curve, Point
-from report.analysis.sweeps import in_order, words
+from report.analysis.sweeps import format_varied, in_order
 
 FRAMEWORKS = {"torch": "PyTorch", "jax": "JAX"}
 
@@ -16,7 +16,7 @@ class Group:
     """Curves that differ in framework and in how devices are divided over processes.
 
     Args:
-      title: what tells this group from the report's others.
+      title: how this group differs from the report's others.
       curves: PyTorch's first.
     """
 
@@ -34,27 +34,27 @@ class Group:
 
     @property
     def is_sweep(self) -> bool:
-        """Whether it compares recipes, at one world size, and no numbers of devices."""
+        """Whether it compares recipes at one world size, not numbers of devices."""
         return bool(self.varied) and all(c.regime == SINGLE for c in self.curves)
 
     @property
     def points(self) -> list[tuple[str, Point]]:
-        """Of all its curves, each with its curve's label."""
+        """The points of all its curves, each with its curve's label."""
         return [(self.label(c), point) for c in self.curves for point in c.points]
 
     def name_of(self, curve: Curve) -> str:
-        """The curve's where columns tell what a sweep varies."""
+        """The curve's name where columns show what a sweep varies."""
         alike = [c.setting for c in self.curves]
         others = [replace(setting, varied=()) for setting in alike]
         return name_among(replace(curve.setting, varied=()), others)
 
     def label(self, curve: Curve) -> str:
-        """The curve's in a legend: its framework, and what tells it from others."""
+        """The curve's name in a legend: framework, and how it differs from others."""
         return name_among(curve.setting, [other.setting for other in self.curves])
 
 
 def file_name(text: str) -> str:
-    """Of lower case, digits and hyphens alone; two texts may have the same.
+    """Only lower case, digits and hyphens; two texts may get the same name.
 
     >>> file_name("../My study, 2 < 3")
     'my-study-2-3'
@@ -64,18 +64,18 @@ def file_name(text: str) -> str:
 
 
 def framework_name(framework: str) -> str:
-    """As its authors write it."""
+    """The framework as its authors write it."""
     return FRAMEWORKS.get(framework, framework)
 
 
 def program(setting: Setting) -> str:
-    """The framework, and whether that was compiled where it need not be."""
+    """The framework, with "compiled" where it could have run eagerly."""
     name = framework_name(setting.framework)
     return f"{name} compiled" if setting.beside_eager else name
 
 
 def name_among(setting: Setting, others: Iterable[Setting]) -> str:
-    """A program's name, with layout, versions and sweep where others have others."""
+    """A program's name, with layout, versions and sweep where these tell it apart."""
     name = program(setting)
     alike = [other for other in others if program(other) == name]
     parts = [name]
@@ -84,12 +84,12 @@ def name_among(setting: Setting, others: Iterable[Setting]) -> str:
     if len({other.software for other in alike} | {setting.software}) > 1:
         parts.append(setting.software)
     if len({other.varied for other in alike} | {setting.varied}) > 1:
-        parts.append(words(setting.varied))
+        parts.append(format_varied(setting.varied))
     return ", ".join(parts)
 
 
 def what_is_fixed(setting: Setting) -> dict[str, str]:
-    """What all curves of a group share, by what it is called."""
+    """What all curves of a group have in common: name -> value."""
     return {
         "experiment": setting.experiment,
         "model": f"{setting.model} on {setting.data}",
@@ -102,13 +102,13 @@ def what_is_fixed(setting: Setting) -> dict[str, str]:
 
 
 def own_parts(setting: Setting, common: Mapping[str, str]) -> list[str]:
-    """What is fixed along a curve and not the same in the whole report."""
+    """What is fixed along a curve and is not common to the whole report."""
     fixed = what_is_fixed(setting)
     return [value for name, value in fixed.items() if value and name not in common]
 
 
 def grouped(curves: Sequence[Curve]) -> tuple[list[Group], dict[str, str]]:
-    """Groups, and what is the same in all of them, which no title repeats."""
+    """Groups, and what they all have in common, which no title repeats."""
     piles: dict[tuple[str, ...], list[Curve]] = defaultdict(list)
     for curve in curves:
         fixed = what_is_fixed(curve.setting)

@@ -37,7 +37,7 @@ def device_name(environment: Mapping[str, Any]) -> str:
 
 
 def machine_name(environment: Mapping[str, Any]) -> str:
-    """What is around the devices, but for what their own name says."""
+    """The machine around the devices, without what their own name says."""
     device, gpus = device_name(environment), environment["gpus"]
     parts = [environment["processor"], f"{environment['cpu_count']} logical cores"]
     if gpus is not None:
@@ -47,7 +47,7 @@ def machine_name(environment: Mapping[str, Any]) -> str:
 
 
 def software_name(framework: str, environment: Mapping[str, Any]) -> str:
-    """The versions of what computes: the framework's, and NVIDIA's where GPUs are."""
+    """Versions of the framework, and with GPUs of NVIDIA's libraries."""
     names = list(COMPUTES.get(framework, (framework,)))
     packages = environment["packages"]
     if environment["gpus"] is not None:
@@ -56,7 +56,7 @@ def software_name(framework: str, environment: Mapping[str, Any]) -> str:
 
 
 def commit_name(environment: Mapping[str, Any], digits: int = 40) -> str:
-    """The checkout that ran."""
+    """The commit that ran, and whether there were local changes."""
     commit = environment["git_commit"]
     if commit is None:
         return "outside git"
@@ -71,7 +71,7 @@ def peaks() -> list[dict[str, Any]]:
 
 
 def peak_flops(device: str, precision: str) -> float | None:
-    """Of one device in FLOP/s; None where no data sheet is known.
+    """FLOP/s of one device at its peak; None if no data sheet is known.
 
     >>> peak_flops("NVIDIA A100-SXM4-80GB", "bf16") / 1e12
     312.0
@@ -87,26 +87,26 @@ def peak_flops(device: str, precision: str) -> float | None:
 def flops_per_device(
     images_per_second: Float[np.ndarray, "..."], training_flops: int, world_size: int
 ) -> Float[np.ndarray, "..."]:
-    """FLOP/s that the model's own products took of each device.
+    """FLOP/s of each device that go into the model's own matrix products.
 
     Source: Chowdhery et al., PaLM (2022), appendix B: what the model needs, not what
-    the hardware did. Its share of the peak is the model FLOPs utilisation, MFU.
+    the hardware did. Its fraction of the peak is the model FLOPs utilisation, MFU.
     """
     return images_per_second * training_flops / world_size
 
 
 @dataclass(frozen=True)
 class Utilisation:
-    """What a point's training takes of a device.
+    """How much of a device a point's training uses.
 
     Args:
       flops: FLOP/s of one device.
-      share: of the device's peak, None where that is not known.
-      reason: why there is no share.
+      fraction: of the device's peak, None where that is not known.
+      reason: why there is none.
     """
 
     flops: Estimate
-    share: Estimate | None
+    fraction: Estimate | None
     reason: str
 
 
@@ -118,7 +118,7 @@ def utilisation(
     precision: str,
     peak: float | None = None,
 ) -> Utilisation:
-    """What a training takes of each device.
+    """How much of each device a training uses.
 
     Args:
       images_per_second: over all devices.
@@ -131,6 +131,6 @@ def utilisation(
     if peak is None and SEVERAL not in device:
         peak = peak_flops(device, precision)
     if peak is None:
-        reason = f"no peak is known of {device} in {precision}; give --peak-flops"
+        reason = f"no peak is known for {device} in {precision}; give --peak-flops"
         return Utilisation(flops, None, reason)
     return Utilisation(flops, through(flops, lambda x: x / peak), "")

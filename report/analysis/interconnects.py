@@ -96,7 +96,7 @@ def measured_interconnect(
 def assumed_interconnect(
     device: str, links: Sequence[Sequence[str | None]] = ()
 ) -> Interconnect | None:
-    """The machine that such a device is sold in; None where its name does not tell.
+    """The machine that such a device is sold in; None if its name does not say.
 
     Args:
       links: how the machine's GPUs are joined, as `environment.json` has them; without
@@ -115,7 +115,7 @@ def assumed_interconnect(
 
 
 def read_interconnect(given: str) -> Interconnect:
-    """A machine of `INTERCONNECTS` by name, or what a file of timed all-reduces says.
+    """A machine of `INTERCONNECTS` by name, or one measured by a file of all-reduces.
 
     The file is JSON: `devices`, `nbytes` and `seconds` (a list each, of one length),
     `name` and `source` in words; `benchmarks/all_reduce.py` writes it.
@@ -128,7 +128,7 @@ def read_interconnect(given: str) -> Interconnect:
     file = Path(given)
     if not file.is_file():
         raise ConfigError(
-            f"--interconnect {given} is no machine and no file; one of: "
+            f"--interconnect {given} is neither a machine nor a file; give one of: "
             f"{', '.join(INTERCONNECTS)}, or a file of benchmarks/all_reduce.py"
         )
     held = parse_json(read_text(file), file)

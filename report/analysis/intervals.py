@@ -30,7 +30,7 @@ LEAST_REPEATS = 3  # with two, the interval's width is itself a guess
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, its 95 % interval, and why it has none if it has none.
+    """A figure and its 95 % interval, or why it has none.
 
     Args:
       low, high: ends of the interval, None without.
@@ -60,7 +60,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Location:
-    """Where repeats lie, on the logarithm of what was measured.
+    """The location of repeats, on the logarithm of what was measured.
 
     Leading dimensions, where there are any, are independent studies.
 
@@ -174,7 +174,7 @@ def means_differ(
     under: Float[np.ndarray, "... others"],
     confidence: float = CONFIDENCE,
 ) -> Bool[np.ndarray, "..."]:
-    """Whether the means of the logarithms are too far apart for chance.
+    """Whether the means of the logarithms differ by more than chance allows.
 
     Welch's statistic on the fewer repeats' degrees of freedom. Satterthwaite's are
     more, and too many where runs have two speeds: a group's may all have the same.
@@ -223,7 +223,7 @@ def ratio_estimate(
 def through(
     estimate: Estimate, function: Callable[[np.ndarray], np.ndarray]
 ) -> Estimate:
-    """What a monotone function makes of a figure and of its interval."""
+    """A monotone function of a figure and of its interval."""
     value = float(function(np.array(estimate.value)))
     if estimate.low is None or estimate.high is None:
         return Estimate(value, reason=estimate.reason)
@@ -235,10 +235,10 @@ def too_few(values: Sequence[float] | np.ndarray, what: str = "repeat") -> str:
     """Why these repeats carry no interval; empty if they do."""
     if len(values) >= LEAST_REPEATS:
         return ""
-    return f"{counted(len(values), what)}, an interval needs {LEAST_REPEATS}"
+    return f"{format_count(len(values), what)}, an interval needs {LEAST_REPEATS}"
 
 
-def counted(count: int, what: str) -> str:
+def format_count(count: int, what: str) -> str:
     """Such as "1 repeat" and "2,000 repeats"."""
     return f"{count:,} {what}{'s' * (count != 1)}"
 

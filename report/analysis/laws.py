@@ -14,7 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from report.analysis.intervals import Estimate, counted, half_width, locate, too_few
+from report.analysis.intervals import (
+    Estimate,
+    format_count,
+    half_width,
+    locate,
+    too_few,
+)
 
 LEAST_POINTS = 5  # of which the largest is held out
 
@@ -82,7 +88,7 @@ def scaled_serial_fraction(
 
 @dataclass(frozen=True)
 class Law:
-    """A law as a straight line in what it has to say of a rate X of p devices.
+    """A law as a linear model of the rate X of p devices.
 
     Args:
       parameters: their names; as many as there are columns beside the constant.
@@ -147,7 +153,7 @@ class Fit:
 
 
 def fit(law: Law, devices: Sequence[int], repeats: Sequence[Sequence[float]]) -> Fit:
-    """Fit a law to a curve and say how far it misses the largest point.
+    """Fit a law to a curve, and compare its prediction with the largest point.
 
     Args:
       devices: of each point, increasing; the first is the base case.
@@ -157,7 +163,7 @@ def fit(law: Law, devices: Sequence[int], repeats: Sequence[Sequence[float]]) ->
     '3 points, a fit needs 5: the largest is held out'
     """
     if len(devices) < LEAST_POINTS:
-        points = counted(len(devices), "point")
+        points = format_count(len(devices), "point")
         reason = f"{points}, a fit needs {LEAST_POINTS}: the largest is held out"
         return Fit(law.name, {}, reason=reason)
     multiples = np.asarray(devices, np.float64) / devices[0]

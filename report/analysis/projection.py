@@ -193,7 +193,7 @@ def project(
       gradient_bytes: of all parameters, and so of all gradients.
       strong: whether the global batch stays and a device's share of it shrinks, and
         with it the computation; optimistic, as small batches fill a device less.
-      overlap: share of the computation, all in backward, that exchange may hide
+      overlap: fraction of the computation, all in backward, that exchange may hide
         behind; in forward half as much, as it computes half as much. 0 for none.
       exchange: what a step exchanges.
 

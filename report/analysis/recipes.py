@@ -28,7 +28,7 @@ class Recipe:
 
     Args:
       workload: hash of the recipe but for its length, batch, seed and name, and for
-        what an ablation leaves out.
+        what an ablation disables.
       training_flops: of one example's forward and backward pass, None for a model that
         is not among Duet's own.
       config_hash: of this recipe; another than a run's where its config was changed.

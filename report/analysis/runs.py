@@ -2,14 +2,14 @@
 
 They may be ten thousand, so neither weights nor metrics are read: `summary.json` has
 the timed windows, and of `metrics.jsonl` only the end is looked at, to see that it is
-all there. What cannot be used is left out by name.
+all there. What cannot be used is skipped by name.
 """
 
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,8 +32,8 @@ from report.analysis.hardware import (
 TAIL_BYTES = 4096
 # What reading a value raises that is missing, or of another kind or size than it was.
 DAMAGE = (LookupError, TypeError, ValueError, OverflowError)
-# What `ablated` may name, and which part of the step that leaves out. Such a run is no
-# training, but an ablation: what a whole step takes longer is the part.
+# What `ablated` may name, and the part of the step that it disables. Such a run is not
+# a training but an ablation: the part is what a whole step takes longer.
 GRAD_SYNC = "parallel.grad_sync"
 ABLATIONS = {"optim.update": "optimizer", GRAD_SYNC: "exposed communication"}
 
@@ -48,8 +48,8 @@ class TimedRun:
       machine, software: what is around the devices, and versions of what computes.
       grad_accum_steps: micro-batches that a global batch is computed in, one after
         another.
-      ablated: what its steps leave out; empty for a training.
-      windows: images/s over all devices of each timed window, warm-up left out.
+      ablated: what its steps are without; empty for a training.
+      windows: images/s over all devices of each timed window, warm-up excluded.
       seed: of its training; tells no two repeats apart.
       family: hash of its recipe but for the seed; empty where that was not read.
       varied: keys of the recipe, and their values, in which a sweep's runs differ.
@@ -108,7 +108,7 @@ class TimedRun:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Skipped:
     """A run folder, or a cell of them, that no figure is made of, and why."""
 
     name: str
@@ -124,19 +124,19 @@ def read_each(
     keys: Iterable[Key],
     name: Callable[[Key], str] = str,
     without: str = "",
-) -> tuple[dict[Key, Read], list[LeftOut]]:
+) -> tuple[dict[Key, Read], list[Skipped]]:
     """What can be read of each, and the others by name with the reason.
 
     Args:
       without: what is then missing, before the reason.
     """
-    found, left_out = {}, []
+    found, skipped = {}, []
     for key in keys:
         try:
             found[key] = read(key)
         except RecordError as error:
-            left_out.append(LeftOut(name(key), f"{without}{error}"))
-    return found, left_out
+            skipped.append(Skipped(name(key), f"{without}{error}"))
+    return found, skipped
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,13 @@ class Found:
         steps as that takes, and beside its controls.
       checks: folders of parity checks, which hold `parity.json`.
       studies: folders of studies, which hold `study.json`.
-      left_out: folders that were not looked into, and why.
+      skipped: folders that were not looked into, and why.
     """
 
     runs: list[Path]
     checks: list[Path]
     studies: list[Path]
-    left_out: list[LeftOut]
+    skipped: list[Skipped]
 
 
 def find(roots: Iterable[Path]) -> Found:
@@ -165,7 +165,7 @@ def find(roots: Iterable[Path]) -> Found:
       RecordError: if a given folder is missing or holds neither run nor check.
     """
     kinds: dict[str, dict[Path, Path]] = {"run": {}, "check": {}, "study": {}}
-    left_out: dict[Path, LeftOut] = {}
+    skipped: dict[Path, Skipped] = {}
     for root in roots:
         here = list(_walk(root))
         if not any(kind in ("run", "check") for kind, _ in here):
@@ -177,15 +177,15 @@ def find(roots: Iterable[Path]) -> Found:
             if kind in kinds:
                 kinds[kind].setdefault(path.resolve(), path)
             else:
-                left_out.setdefault(path.resolve(), LeftOut(str(path), kind))
+                skipped.setdefault(path.resolve(), Skipped(str(path), kind))
     runs, checks, studies = (sorted(paths.values()) for paths in kinds.values())
-    return Found(runs, checks, studies, list(left_out.values()))
+    return Found(runs, checks, studies, list(skipped.values()))
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:
-    """What each folder below is: "run", "check", "study", or why it is left out."""
+    """What each folder below is: "run", "check", "study", or why it is skipped."""
     if not root.is_dir():
-        raise RecordError(f"{root} is no folder; give run folders, or one above them")
+        raise RecordError(f"{root} is not a folder; give run folders or one above")
     seen: set[str] = set()
     unread: list[OSError] = []
     for name, below, files in os.walk(root, onerror=unread.append, followlinks=True):
@@ -207,7 +207,7 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
             for part in list(below):
                 if part == "unfinished":
                     below.remove(part)
-                    yield "holds starts of a study that were cut short", folder / part
+                    yield "holds starts of a study that were interrupted", folder / part
                 elif part.startswith("parity-") and not _judged(folder / part):
                     below.remove(part)
                     yield "is a parity check without a verdict", folder / part
@@ -219,12 +219,12 @@ def _judged(folder: Path) -> bool:
     return (folder / "parity.json").exists()
 
 
-def read_timed_runs(paths: Iterable[Path]) -> tuple[list[TimedRun], list[LeftOut]]:
+def read_timed_runs(paths: Iterable[Path]) -> tuple[list[TimedRun], list[Skipped]]:
     """The runs that can be timed, and the others with the reason, in the given order.
 
     A run that was copied, so that its every window is another's to the last digit, is
-    left out too: it would count as a repeat, and narrow intervals that it says nothing
-    about.
+    skipped as well: it would count as a repeat, and narrow intervals without adding any
+    evidence.
     """
     seen: dict[tuple[Any, ...], Path] = {}
 
@@ -235,8 +235,8 @@ def read_timed_runs(paths: Iterable[Path]) -> tuple[list[TimedRun], list[LeftOut
             raise RecordError(f"is a copy of {first}")
         return run
 
-    runs, left_out = read_each(read, paths)
-    return list(runs.values()), left_out
+    runs, skipped = read_each(read, paths)
+    return list(runs.values()), skipped
 
 
 def read_timed_run(path: Path) -> TimedRun:
@@ -244,10 +244,12 @@ def read_timed_run(path: Path) -> TimedRun:
 
     Raises:
       RecordError: if the run did not finish, has no timed window, or a file of it is
-        missing, damaged or cut short.
+        missing, damaged or truncated.
     """
     if not (path / "summary.json").exists():
-        raise RecordError(f"{path} has no summary.json: the run was killed, or runs")
+        raise RecordError(
+            f"{path} has no summary.json: the run was killed, or is still running"
+        )
     summary = read_sane_summary(path)
     if summary["status"] != "finished":
         raise RecordError(
@@ -255,7 +257,7 @@ def read_timed_run(path: Path) -> TimedRun:
         )
     if summary["resumed_anyway"]:
         raise RecordError(
-            f"{path} is of two recipes, by run.resume_anyway: "
+            f"{path} mixes two recipes (run.resume_anyway): "
             f"{'; '.join(map(str, summary['resumed_anyway']))}"
         )
     windows = summary["images_per_second"].get("windows")
@@ -277,11 +279,12 @@ def read_timed_run(path: Path) -> TimedRun:
     if control:
         raise RecordError(
             f"{path} is a parity check's control (train.perturb_seed={control}), which "
-            "is trained beside others: its speed says nothing"
+            "is trained alongside others: its speed means nothing"
         )
     _check_metrics_end(path, summary["steps"])
     environment = read_environment(path)
-    names = {field: summary[field] for field in _SUMMARY}
+    named = {f.name: summary[f.name] for f in fields(TimedRun) if f.name in summary}
+    named["ablated"] = tuple(map(str, summary["ablated"]))
     return TimedRun(
         path=path,
         device=device_name(environment),
@@ -289,10 +292,9 @@ def read_timed_run(path: Path) -> TimedRun:
         software=software_name(summary["framework"], environment),
         windows=tuple(map(float, windows)),
         grad_accum_steps=micro_batches,
-        ablated=tuple(map(str, summary["ablated"])),
         seed=config["seed"],
         environment=environment,
-        **names,
+        **named,
     )
 
 
@@ -325,14 +327,6 @@ def read_sane_summary(path: Path) -> dict[str, Any]:
 
 def _is_rate(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value <= MOST
-
-
-_SUMMARY = (
-    *("framework", "experiment", "data", "model", "precision", "parallel"),
-    *("deterministic", "compiled", "world_size", "processes", "global_batch_size"),
-    *("parameters", "config_hash", "data_fingerprint"),
-    *("compile_seconds", "compile_cached", "startup_seconds", "peak_memory_bytes"),
-)
 
 
 def config_values(path: Path, **defaults: int) -> dict[str, int]:
@@ -373,6 +367,6 @@ def _check_metrics_end(path: Path, steps: int) -> None:
         whole = False
     if not whole:
         raise RecordError(
-            f"{file} is cut short: it does not end with a row of step {steps}, the "
+            f"{file} is truncated: it does not end with a row of step {steps}, the "
             "last in summary.json"
         )

@@ -30,7 +30,7 @@ from report.analysis.laws import (
     karp_flatt,
     scaled_serial_fraction,
 )
-from report.analysis.runs import LeftOut, TimedRun
+from report.analysis.runs import Skipped, TimedRun
 
 STRONG, WEAK, ACCUMULATION = "strong", "weak", "strong by accumulation"
 SINGLE = "single"  # one world size: nothing to scale over
@@ -80,11 +80,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Cells and the curves that they lie on, and which runs were left out of it."""
+    """Cells and the curves that they lie on, and the runs that were skipped."""
 
     cells: tuple[Cell, ...]
     curves: tuple[Curve, ...]
-    left_out: tuple[LeftOut, ...]
+    skipped: tuple[Skipped, ...]
 
 
 def scaling(runs: Sequence[TimedRun], base: int = 1) -> Scaling:
@@ -95,7 +95,7 @@ def scaling(runs: Sequence[TimedRun], base: int = 1) -> Scaling:
       base: world size that speed-ups are over; another than 1 for what does not fit on
         one device.
     """
-    cells, left_out = cells_of(runs)
+    cells, skipped = cells_of(runs)
     groups: dict[Setting, list[Cell]] = defaultdict(list)
     for cell in cells:
         groups[cell.setting].append(cell)
@@ -103,11 +103,11 @@ def scaling(runs: Sequence[TimedRun], base: int = 1) -> Scaling:
     for _, group in sorted(groups.items()):
         found, others = _curves_of(group, base)
         curves += found
-        left_out += others
-    return Scaling(tuple(cells), tuple(curves), tuple(left_out))
+        skipped += others
+    return Scaling(tuple(cells), tuple(curves), tuple(skipped))
 
 
-def _curves_of(cells: list[Cell], base: int) -> tuple[list[Curve], list[LeftOut]]:
+def _curves_of(cells: list[Cell], base: int) -> tuple[list[Curve], list[Skipped]]:
     """The curves that a setting's cells lie on, each cell on one at least."""
     families: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells:
@@ -121,20 +121,20 @@ def _curves_of(cells: list[Cell], base: int) -> tuple[list[Curve], list[LeftOut]
     with_base = [at for at in several.values() if at[0].world_size == base]
     placed = {id(cell) for at in with_base for cell in at}
     curves: list[Curve] = []
-    left_out: list[LeftOut] = []
+    skipped: list[Skipped] = []
     in_order = sorted(several.items(), key=lambda family: REGIMES.index(family[0][0]))
     for (regime, recipe), at in in_order:
         # A grid of world sizes and batches has diagonals without a base by the way.
         if at[0].world_size == base or not all(id(cell) in placed for cell in at):
             curve, others = curve_of(at, regime, recipe, base)
             curves.append(curve)
-            left_out += others
+            skipped += others
     drawn = {id(cell) for at in several.values() for cell in at}
     for cell in cells:
         if id(cell) not in drawn:
             alone = f"global batch {cell.global_batch_size}"
             curves.append(curve_of([cell], SINGLE, alone, base)[0])
-    return curves, left_out
+    return curves, skipped
 
 
 def regime_of(cells: Sequence[Cell]) -> str:
@@ -167,7 +167,7 @@ def regime_of(cells: Sequence[Cell]) -> str:
 
 def curve_of(
     cells: Sequence[Cell], regime: str, recipe: str, base: int = 1
-) -> tuple[Curve, list[LeftOut]]:
+) -> tuple[Curve, list[Skipped]]:
     """Cells of one regime as a curve, and those that are not of its recipe.
 
     The base case's recipe is the curve's, or the first's where there is no base case. A
@@ -180,14 +180,16 @@ def curve_of(
     if (found := regime_of(cells)) != regime:
         raise RecordError(f"{recipe} is {found}, not {regime}")
     if len({cell.world_size for cell in cells}) < len(cells):
-        raise RecordError(f"duplicate cells on one curve: {recipe}, {cells[0].setting}")
+        raise RecordError(
+            f"duplicate configurations on one curve: {recipe}, {cells[0].setting}"
+        )
     cells = sorted(cells, key=lambda cell: cell.world_size)
     kept: list[Cell] = []
-    left_out: list[LeftOut] = []
+    skipped: list[Skipped] = []
     for cell in cells:
         both = (cells[0].runs[0], cell.runs[0])
         if mixed := different_recipes(both, of_recipe=regime == STRONG):
-            left_out.append(LeftOut(f"{regime} curve: {cell}", f"is of {mixed}"))
+            skipped.append(Skipped(f"{regime} curve: {cell}", f"is of {mixed}"))
         else:
             kept.append(cell)
     reason = ""
@@ -205,7 +207,7 @@ def curve_of(
         fits = tuple(fit(law, sizes, rates) for law in laws)
     at = None if under is None else base
     curve = Curve(cells[0].setting, regime, recipe, points, at, reason, fits)
-    return curve, left_out
+    return curve, skipped
 
 
 def _point(cell: Cell, base: Cell | None, regime: str) -> Point:

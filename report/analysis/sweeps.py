@@ -17,7 +17,7 @@ ABSENT = "–"
 Varied = tuple[tuple[str, str], ...]  # keys of a sweep and their values, by key
 
 
-def told_apart(
+def with_varied(
     runs: Sequence[TimedRun], recipes: Mapping[str, Recipe]
 ) -> list[TimedRun]:
     """The runs with `family`, what they share but for seeds, and `varied`.
@@ -97,10 +97,10 @@ def number_of(value: str) -> float | None:
         return None
 
 
-def words(varied: Varied) -> str:
+def format_varied(varied: Varied) -> str:
     """What tells a recipe of a sweep from the others, in words.
 
-    >>> words((("optim.peak_lr", "0.1"), ("train.epochs", "3")))
+    >>> format_varied((("optim.peak_lr", "0.1"), ("train.epochs", "3")))
     'optim.peak_lr=0.1, train.epochs=3'
     """
     return ", ".join(f"{name}={value}" for name, value in varied)

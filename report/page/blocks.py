@@ -60,7 +60,7 @@ class Table:
     """A table; on the page its columns can be sorted.
 
     Args:
-      numbers: columns whose entries are aligned to the right.
+      numbers: columns of figures, which are aligned to the right.
       wrap: whether it holds names with long texts, which Markdown has as a list.
     """
 
@@ -115,25 +115,22 @@ def table(
     head: Sequence[str],
     rows: Iterable[Sequence[str | Entry]],
     caption: str,
-    numbers: Iterable[int] | None = None,
     wrap: bool = False,
 ) -> list[Block]:
-    """A table without the columns that say nothing; none if it has no row.
-
-    Args:
-      numbers: columns aligned to the right; by default all but the first.
-    """
+    """A table without the columns that say nothing; none if it has no row."""
     held = [[Entry(e) if isinstance(e, str) else e for e in row] for row in rows]
     if not held:
         return []
-    right = set(range(1, len(head)) if numbers is None else numbers)
     kept = [n for n, _ in enumerate(head) if any(row[n].text != NONE for row in held)]
+    figures = {
+        n for n in kept if any(isinstance(row[n].value, int | float) for row in held)
+    }
     return [
         Table(
             tuple(head[n] for n in kept),
             tuple(tuple(row[n] for n in kept) for row in held),
             caption,
-            tuple(place for place, n in enumerate(kept) if n in right),
+            tuple(place for place, n in enumerate(kept) if n in figures),
             wrap,
         )
     ]

@@ -55,7 +55,7 @@ def row_of(
 def distribution(
     series: str, framework: str, times: Sequence[float], emphasis: float = 1.0
 ) -> Iterator[Row]:
-    """Each time, and the share of times that are no longer."""
+    """Each time, and the fraction of times that are no longer."""
     for number, time in enumerate(sorted(times), start=1):
         share = number / len(times)
         yield Row(series, framework, "measured", time, share, emphasis=emphasis)

@@ -7,32 +7,29 @@ from typing import Any
 
 import numpy as np
 
-from report.analysis.checks import MISSING, Check, LossCurve
+from report.analysis.checks import MISSING, LossCurve
 from report.analysis.findings import Report
 from report.analysis.groups import Group, file_name, program
 from report.analysis.intervals import Estimate
 from report.analysis.scaling import WEAK, Curve, Point
 from report.page.chart import Chart, Row, distribution, row_of
-from report.page.sentences import group_target, in_words
+from report.page.sentences import format_list, group_target
 
 MOST_RANKS = 3  # of a curve: more lines hide each other
 PEAK = "the device's peak"
-WINDOWS = {"y_label": "share of windows no slower", "form": "distribution"}
+WINDOWS = {"y_label": "fraction of windows no slower", "form": "distribution"}
 NEAR = 10  # a bound that many times above the points would press them together
 
 
 def charts(report: Report) -> list[Chart]:
     """Every figure of a report, in the page's order; the tables have all groups."""
-    found = [_losses(check) for check in report.checks]
-    if not report.checks:
-        found += [_unchecked_losses(report, group) for group in report.drawn]
-    found += [
+    of_groups = (
         replace(make(report, group), section=section)
         for section, makers in MAKERS.items()
         for make in makers
         for group in report.drawn
-    ]
-    return _apart([chart for chart in found if chart.rows])
+    )
+    return _apart([c for c in (*_losses(report), *of_groups) if c.rows])
 
 
 def _apart(found: Sequence[Chart]) -> list[Chart]:
@@ -63,26 +60,25 @@ def _chart(
     return chart
 
 
-def _losses(check: Check) -> Chart:
-    """What a parity check compared, one curve over the other."""
-    of = f"{check.precision} {check.parallel} {check.recipe.workload[:6]}"
-    return _loss_chart(
-        f"losses-{file_name(of)}",
-        f"{check.experiment} in {check.precision}: {check.verdict}",
-        "Training loss of every run that the check compared, ×2 on two devices. The "
-        "curves lie on each other where all train the same thing.",
-        check.curves,
-    )
-
-
-def _unchecked_losses(report: Report, group: Group) -> Chart:
-    return _loss_chart(
-        f"losses-{group.name}",
-        f"{group.title}: {MISSING}",
-        "Training loss of the first repeat of each. No parity check is among the "
-        "folders, so nothing says whether these are the same training.",
-        report.losses[group.title],
-    )
+def _losses(report: Report) -> Iterator[Chart]:
+    """What each parity check compared, one curve over the other; else each group's."""
+    for check in report.checks:
+        of = f"{check.precision} {check.parallel} {check.recipe.workload[:6]}"
+        yield _loss_chart(
+            f"losses-{file_name(of)}",
+            f"{check.experiment} in {check.precision}: {check.verdict}",
+            "Training loss of every run that the check compared, ×2 on two devices. "
+            "The curves lie on each other where all train the same thing.",
+            check.curves,
+        )
+    for group in () if report.checks else report.drawn:
+        yield _loss_chart(
+            f"losses-{group.name}",
+            f"{group.title}: {MISSING}",
+            "Training loss of the first repeat of each. No parity check is among the "
+            "folders, so nothing says whether these are the same training.",
+            report.losses[group.title],
+        )
 
 
 def _loss_chart(
@@ -143,23 +139,20 @@ def _peak_rate(report: Report, group: Group) -> float | None:
     """Images/s of one device at its peak; None where that is not known."""
     point = group.curves[0].points[0]
     use = report.utilisation(point)
-    if use is None or use.share is None:
+    if use is None or use.fraction is None:
         return None
-    return point.images_per_second.value / point.cell.world_size / use.share.value
+    return point.images_per_second.value / point.cell.world_size / use.fraction.value
 
 
 def _ratio(report: Report, group: Group) -> Chart:
     found = report.comparisons_in(group)
     rows = [
         row_of(
-            f"JAX over {program(of.torch.setting)}",
-            "",
-            of.jax.world_size,
-            of.difference.ratio,
+            f"JAX over {program(c.under.setting)}", "", c.cell.world_size, c.estimate
         )
-        for of in found
+        for c in found
     ]
-    levels = " and ".join(sorted({of.difference.level for of in found}))
+    levels = {c.difference.level for c in found if c.difference}
     return _chart(
         group,
         "ratio",
@@ -168,8 +161,8 @@ def _ratio(report: Report, group: Group) -> Chart:
         y_label="ratio of images/s",
         caption="Above 1 JAX is faster, below 1 PyTorch. An interval that holds 1 "
         "shows no difference. The axis is logarithmic: twice as fast and half as fast "
-        f"lie as far from 1. Intervals are of {levels}, for 95 % of all comparisons "
-        "together.",
+        f"lie as far from 1. Intervals are of {' and '.join(sorted(levels))}, for "
+        "95 % of all comparisons together.",
         log_y=True,
         one=1.0,
     )
@@ -185,7 +178,7 @@ def _accuracy(report: Report, group: Group) -> Chart:
         f"Time to test accuracy{group_target(report, group)}",
         _of_points(group, lambda p: p.cell in times and times[p.cell].seconds or None),
         y_label="seconds of training",
-        caption="Lower is faster. Compilation, start-up and evaluation are left out. "
+        caption="Lower is faster. Compilation, start-up and evaluation are excluded. "
         f"Evaluated every {every} steps: the time is known no finer.",
         from_zero=True,
     )
@@ -213,12 +206,12 @@ def _breakdown(report: Report, group: Group) -> Chart:
         (
             row_of(part, of.cell.setting.framework, of.cell.world_size, share, label)
             for label, of in report.breakdowns_of(group)
-            for part, share in of.shares.items()
+            for part, share in of.fractions.items()
         ),
-        y_label="share of a step",
+        y_label="fraction of a step",
         caption="Each bar is a step on so many devices. Hatched is what was measured "
-        "apart; filled is computation, and whatever was not. The vertical line is the "
-        "interval of where the filled part ends.",
+        "separately; filled is computation, and whatever was not. The vertical line is "
+        "the interval of where the filled part ends.",
         form="bars",
     )
 
@@ -293,7 +286,7 @@ def _rank_times(report: Report, group: Group) -> Chart:
 
 def _utilisation(report: Report, group: Group) -> Chart:
     used = {point: report.utilisation(point) for _, point in group.points}
-    known = all(use is not None and use.share is not None for use in used.values())
+    known = all(use is not None and use.fraction is not None for use in used.values())
     peak = "; its peak is not known."
     if known:
         given = report.options.peak_flops
@@ -302,7 +295,7 @@ def _utilisation(report: Report, group: Group) -> Chart:
 
     def figure(point: Point) -> Estimate | None:
         use = used[point]
-        return None if use is None else use.share if known else use.flops
+        return None if use is None else use.fraction if known else use.flops
 
     rows = list(_of_points(group, figure))
     if known:
@@ -313,7 +306,7 @@ def _utilisation(report: Report, group: Group) -> Chart:
         "utilisation",
         "MFU" if known else "FLOP/s of a device",
         rows,
-        y_label="share of the device's peak" if known else "FLOP/s per device",
+        y_label="fraction of the device's peak" if known else "FLOP/s per device",
         caption=f"What the model's own matrix products take of a device{peak}",
         log_y=known,
         from_zero=not known,
@@ -337,7 +330,7 @@ def _projection(report: Report, group: Group) -> Chart:
         y_label="images/s",
         caption="Points are measured; what is dashed is a model of computation and "
         "exchange alone, and so an upper bound. On the most devices measured it is off "
-        f"by {in_words(off) or '–'}.",
+        f"by {format_list(off) or '–'}.",
         log_y=True,
     )
 

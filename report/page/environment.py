@@ -6,7 +6,7 @@ from typing import Any
 
 from report.analysis.findings import Report
 from report.analysis.hardware import commit_name, device_name
-from report.analysis.intervals import counted
+from report.analysis.intervals import format_count
 
 GIB = 2**30
 
@@ -68,7 +68,7 @@ def _links(environment: Mapping[str, Any]) -> str:
     links = (environment["gpus"] or {}).get("links", [])
     pairs = Counter(str(link) for n, row in enumerate(links) for link in row[:n])
     found = pairs.most_common()
-    return ", ".join(f"{link} ({counted(count, 'pair')})" for link, count in found)
+    return ", ".join(f"{link} ({format_count(count, 'pair')})" for link, count in found)
 
 
 def _package(name: str) -> Callable[[Mapping[str, Any]], str]:

@@ -9,7 +9,7 @@ from typing import Any
 from record.schema import strict_json
 from report.analysis.cells import Cell
 from report.analysis.checks import Check
-from report.analysis.comparisons import Compiled, SpeedComparison
+from report.analysis.comparisons import SpeedComparison
 from report.analysis.findings import Report
 from report.analysis.projection import Projection
 from report.analysis.scaling import Curve
@@ -19,7 +19,7 @@ from report.page.points import report_rows
 from report.page.verdicts import check_sentence, parity
 from report.parity.verdict import Comparison
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 def to_csv(report: Report) -> str:
@@ -47,7 +47,7 @@ def to_json(report: Report) -> str:
         "ranks": list(report.ranks.values()),
         "projections": report.projections,
         "environment": dict(environment_rows(report)),
-        "left_out": report.scaling.left_out,
+        "skipped": report.scaling.skipped,
     }
     return json.dumps(strict_json(plain(whole)), indent=1, allow_nan=False) + "\n"
 
@@ -79,25 +79,17 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def _comparison(found: SpeedComparison) -> dict[str, Any]:
     """Without a parity check there is no figure that could be quoted."""
-    difference, withheld = found.difference, bool(found.withheld)
-    return {
-        "cell": str(found.jax),
-        "against": str(found.torch),
+    withheld, difference = bool(found.withheld), found.difference
+    row = {
+        "cell": str(found.cell),
+        "against": str(found.under),
         "withheld": found.withheld,
-        "jax_over_torch": None if withheld else plain(difference.ratio),
-        "verdict": None if withheld else difference.verdict,
-        "confidence": difference.confidence,
-        "repeats": list(difference.repeats),
+        "ratio": None if withheld else plain(found.estimate),
     }
-
-
-def _compiled(found: Compiled) -> dict[str, Any]:
-    return {
-        "cell": str(found.ratio.cell),
-        "against": str(found.ratio.under),
-        "withheld": found.withheld,
-        "compiled_over_eager": None if found.withheld else plain(found.ratio.estimate),
-    }
+    if difference is not None:
+        row["verdict"] = None if withheld else difference.verdict
+        row |= _named(difference, "confidence", "repeats")
+    return row
 
 
 PAIR = ("a", "b", "kind", "first", "worst", "weights", "verdict", "broken", "unseen")
@@ -108,7 +100,6 @@ SHAPES: dict[type, Any] = {
     Curve: str,
     Comparison: lambda c: _named(c, *PAIR),
     SpeedComparison: _comparison,
-    Compiled: _compiled,
     Check: lambda c: {
         **{"verdict": c.verdict, "message": check_sentence(c)},
         **_fields(c),

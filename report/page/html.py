@@ -69,7 +69,7 @@ def answers(sections: Iterable[Section]) -> str:
             if section.blocks:
                 question = f'<a href="#{section.link}">{question}</a>'
             short = "".join(map(_block, section.short))
-            short = short or "Nothing that was measured says so."
+            short = short or "No measurement answers this."
             found += f"<li><b>{question}</b>{short}</li>"
     return f'<ol class="short">{found}</ol>'
 

@@ -10,10 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from record.run import Run
+from report.analysis.hardware import commit_name
 from report.page import html
 from report.page.blocks import Block, Entry, Section, Text, entry, items, table
 from report.page.escape import to_html, visible
 from report.page.figures import COLOURS
+from report.page.tables import PAIR, pair
 from report.parity.bounds import ALIKE, IDENTICAL, UNDECIDED
 from report.parity.differences import losses
 from report.parity.verdict import Verdict
@@ -21,9 +23,9 @@ from report.parity.verdict import Verdict
 STYLES = ("-", "--", ":", "-.")
 MEANS = {
     IDENTICAL: "all of these runs, one for each line below, are the same",
-    ALIKE: "rounding parts their losses and weights, and their test scores lie in the "
-    "interval of each other's controls",
-    UNDECIDED: "what would tell them apart could not be seen",
+    ALIKE: "rounding makes their losses and weights diverge, and their test scores lie "
+    "in the interval of each other's controls",
+    UNDECIDED: "nothing that was seen can decide it",
 }
 
 
@@ -57,9 +59,10 @@ def _page(
         for c in verdict.comparisons
         for reason in c.broken + c.unseen
     ]
-    means = MEANS.get(verdict.verdict, "the runs part further than rounding allows")
+    pairs = table(PAIR, map(pair, verdict.comparisons), "Every pair of runs")
+    means = MEANS.get(verdict.verdict, "the runs differ by more than rounding allows")
     sections = [
-        Section("apart", "How far apart", (APART, *_comparisons(verdict))),
+        Section("apart", "How far apart", (APART, *pairs)),
         Section("trained", "What was trained", (*_trained(runs), NO_BENCHMARK)),
         Section("where", "Where", tuple(map(Text, _where(verdict, runs)))),
     ]
@@ -87,20 +90,6 @@ NO_BENCHMARK = Text(
 )
 
 
-def _comparisons(verdict: Verdict) -> list[Block]:
-    head = ("run", "against", "loss at step 1", "worst loss", "worst weights")
-    rows = [
-        (
-            *(c.a, c.b, f"{c.first:.1e}", f"{c.worst:.1e} (step {c.worst_step})"),
-            f"{c.weights:.1e} ({c.worst_leaf})",
-            *(f"{c.test_difference:.1e}", c.verdict),
-        )
-        for c in verdict.comparisons
-    ]
-    head = (*head, "test loss", "verdict")
-    return table(head, rows, "Every pair of runs", numbers=(2, 3, 4, 5))
-
-
 def _trained(runs: dict[str, Run]) -> list[Block]:
     """All but the controls, which train two at once: their speed says nothing."""
     rows = []
@@ -109,7 +98,7 @@ def _trained(runs: dict[str, Run]) -> list[Block]:
             continue
         test, rate = run.summary["test"], run.summary["images_per_second"]["median"]
         cached, seconds = (run.summary[f"compile_{k}"] for k in ("cached", "seconds"))
-        compiled = Entry("cached" if cached else f"{seconds:.1f}")
+        compiled = Entry("cached") if cached else entry(seconds, ".1f")
         scores = entry(test["loss"], ".6g"), entry(test["accuracy"], ".4f")
         rows.append((label, *scores, entry(rate, ",.0f"), compiled))
     head = ("run", "test loss", "test accuracy", "images/s", "compile s")
@@ -123,8 +112,7 @@ def _where(verdict: Verdict, runs: dict[str, Run]) -> Iterator[str]:
         f"{environment['processor']}, {environment['cpu_count']} cores; Python "
         f"{environment['python']}; {packages}."
     )
-    changed = ", with local changes" * bool(environment["git_dirty"])
-    yield f"Commit {environment['git_commit']}{changed}."
+    yield f"Commit {commit_name(environment)}."
     yield f"Recipe {verdict.config_hash[:12]}, data {verdict.data_fingerprint[:12]}."
 
 

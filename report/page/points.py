@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from report.analysis.accuracy import TimeTo
 from report.analysis.breakdown import PARTS
 from report.analysis.cells import Cell
 from report.analysis.findings import Report
 from report.analysis.intervals import Estimate
 from report.analysis.runs import TimedRun
 from report.analysis.scaling import Curve, Point, Scaling
-from report.analysis.sweeps import words
+from report.analysis.sweeps import format_varied
+from report.analysis.timings import TimeTo
 
 # Beside which a row has the ends of their interval.
 ESTIMATES = ("images_per_second", "speedup", "efficiency", "serial_fraction")
@@ -33,7 +33,8 @@ def rows(found: Scaling) -> list[dict[str, Any]]:
 def report_rows(report: Report) -> list[dict[str, Any]]:
     """The rows with what else a report knows of each point.
 
-    Beside the units above: FLOP/s of one device, seconds of training, shares of a step.
+    Units beside those above: FLOP/s of one device, seconds of training, fractions of a
+    step.
     """
     times = {cell: t for of in report.times.values() for cell, t in of.items()}
     return [
@@ -49,18 +50,18 @@ def point_figures(
     """All that is known of a point; estimates with their intervals."""
     cell, use = point.cell, report.utilisation(point)
     score, parts = report.accuracies.get(cell), report.breakdowns.get(cell)
-    shares = {part: parts and parts.shares.get(part) for part in PARTS}
+    shares = {part: parts and parts.fractions.get(part) for part in PARTS}
     return {
         **_own(curve, point),
         "flops_per_device": use and use.flops.value,
-        "mfu": use and use.share,
+        "mfu": use and use.fraction,
         "seeds": cell.seeds,
         "test_accuracy": score and score.mean,
         "test_accuracy_spread": score and score.spread,
         "target_accuracy": time and time.target,
         "seconds_to_accuracy": time and time.seconds,
         "device_hours_to_accuracy": time and time.device_hours,
-        **{f"{part.replace(' ', '_')}_share": of for part, of in shares.items()},
+        **{f"{part.replace(' ', '_')}_fraction": of for part, of in shares.items()},
     }
 
 
@@ -69,7 +70,7 @@ def _own(curve: Curve, point: Point) -> dict[str, Any]:
     cell = point.cell
     return {
         **asdict(cell.setting),
-        "varied": words(cell.setting.varied),
+        "varied": format_varied(cell.setting.varied),
         "regime": curve.regime,
         "world_size": cell.world_size,
         "global_batch_size": cell.global_batch_size,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from report.analysis.findings import MOST_GROUPS, Report
 from report.analysis.groups import Group
-from report.analysis.projection import Projection
 from report.page.blocks import (
     Block,
     Commands,
@@ -44,12 +43,13 @@ from report.page.verdicts import (
 from report.parity.bounds import IDENTICAL
 
 SHORT = 4  # groups whose sentences the summary repeats
+OF_SWEEPS = (accuracy_sentences, held_back_sentences)  # what answers for these as well
 Drawn = tuple[Chart, Path]  # with its SVG
 Blocks = Iterable[Block]
 
 
 def sections(report: Report, drawn: Iterable[Drawn] = ()) -> list[Section]:
-    """All that a report says, in order, each with its answer in short."""
+    """All sections of a report, in order, each with its answer in short."""
     of: dict[str, list[Drawn]] = {}
     for chart, svg in drawn:
         of.setdefault(chart.section, []).append((chart, svg))
@@ -63,8 +63,8 @@ def sections(report: Report, drawn: Iterable[Drawn] = ()) -> list[Section]:
 
 
 def shortened(report: Report) -> Iterator[str]:
-    """Which groups the answers and the figures go without."""
-    for most, what in ((SHORT, "told here"), (MOST_GROUPS, "drawn")):
+    """Which groups are missing from the answers and the figures."""
+    for most, what in ((SHORT, "summarised here"), (MOST_GROUPS, "drawn")):
         if len(report.groups) > most:
             yield (
                 f"Of {len(report.groups)} groups of curves the first {most} are "
@@ -79,6 +79,8 @@ def _by_group(
 
     def short(report: Report) -> Blocks:
         for group in report.groups[:SHORT]:
+            if group.is_sweep and answer not in OF_SWEEPS:
+                continue  # recipes each have a line in their table
             if lines := items(answer(report, group)):
                 yield from [Text(group.title)] * (len(report.groups) > 1)
                 yield from lines
@@ -113,8 +115,6 @@ def _accurate(report: Report, figures: Blocks) -> Blocks:
 
 def _speeds(report: Report, group: Group) -> Iterator[str]:
     """Each framework's, and which is faster where that may be said."""
-    if group.is_sweep:
-        return  # a line for each recipe, which its table has
     yield from rate_sentences(group)
     for found in report.comparisons_in(group):
         yield comparison_sentence(found, report.comparisons)
@@ -125,13 +125,13 @@ def _fast(report: Report, figures: Blocks) -> Blocks:
         yield Text(
             "",
             "Rates of the two frameworks stand side by side here without proof that "
-            "they are of the same training: do not compare them.",
+            "both trained the same thing: do not compare them.",
         )
     yield Text(
-        "Images per second are the median over runs that were alike, each started "
-        "anew. Their 95 % intervals are bars and bands in the figures, small print in "
-        "the tables and in brackets in sentences. Those of a ratio of the two are "
-        "wider, as is said there."
+        "Images per second are the median over runs that are each other's repeats, "
+        "each in a process of its own. Their 95 % intervals are bars and bands in the "
+        "figures, small print in the tables and in parentheses in sentences. Those of "
+        "a ratio of the two frameworks are wider, as is stated there."
     )
     yield from figures
     yield Heading("JAX against PyTorch")
@@ -140,10 +140,6 @@ def _fast(report: Report, figures: Blocks) -> Blocks:
     if report.compiled:
         yield Heading("PyTorch compiled against eager")
         yield from items(compiled_sentences(report))
-
-
-def _scaled(report: Report, group: Group) -> Iterable[str]:
-    return () if group.is_sweep else scaling_sentences(group)
 
 
 def _scales(report: Report, figures: Blocks) -> Blocks:
@@ -167,57 +163,53 @@ def _holds_back(report: Report, figures: Blocks) -> Blocks:
         yield Text(
             "The parts of a step: data is what the host took to plan batches and to "
             "place them on devices; a device that is still computing meanwhile does "
-            "not wait for it. Exposed communication is what a step takes longer than "
-            "one without the exchange of gradients. What no run measured apart is "
-            "within the rest; docs/study.md has the ablations that tell more."
+            "not wait for it. Exposed communication is how much longer a step takes "
+            "than one without the exchange of gradients. What no run measured "
+            "separately is in the rest; docs/study.md describes the ablations that "
+            "measure more."
         )
 
 
-def _projections(report: Report, group: Group) -> list[Projection]:
-    curves = () if group.is_sweep else group.curves
-    return [report.projection_of(curve) for curve in curves]
-
-
 def _projected(report: Report, group: Group) -> Iterator[str]:
-    for found in _projections(report, group):
-        yield projection_sentence(found, group.label(found.curve))
+    for curve in group.curves:
+        yield projection_sentence(report.projection_of(curve), group.label(curve))
 
 
 def _further(report: Report, figures: Blocks) -> Blocks:
-    found = [(g, p) for g in report.groups for p in _projections(report, g)]
-    if any(p.points for _, p in found):
+    if any(report.projection_of(c).points for g in report.scaled for c in g.curves):
         yield Text(
             "It takes the step measured on one device and adds the part of the "
-            "exchange (of gradients; under fsdp of parameters, too) that does not hide "
+            "exchange (of gradients, under fsdp also of parameters) that does not hide "
             "behind computation. It knows of no data loading, host or straggler, so it "
             "is an upper bound.",
             "This is a model, not a measurement.",
         )
     yield from figures
     yield from items(
-        projection_sentence(p, f"{group.title}, {group.label(p.curve)}")
-        for group, p in found
+        f"{group.title}, {sentence}"
+        for group in report.scaled
+        for sentence in _projected(report, group)
     )
     nets = [p.interconnect for p in report.projections if p.points and p.interconnect]
     yield from items(sorted({f"{net.name}: {net.source}." for net in nets}))
 
 
-def _left_out(report: Report, figures: Blocks) -> Blocks:
-    rows = [(out.name, out.reason) for out in report.scaling.left_out]
-    caption = "Left out, wholly or as far as is said"
-    return table(("what", "why"), rows, caption, (), wrap=True) or [Text("Nothing.")]
+def _skipped(report: Report, figures: Blocks) -> Blocks:
+    rows = [(out.name, out.reason) for out in report.scaling.skipped]
+    caption = "Skipped, in whole or in the part that is named"
+    return table(("what", "why"), rows, caption, wrap=True) or [Text("Nothing.")]
 
 
 def _where(report: Report, figures: Blocks) -> Blocks:
     rows = [(name, "; ".join(values)) for name, values in environment_rows(report)]
-    yield from table(("what", "value"), rows, "Where it ran", (), wrap=True)
+    yield from table(("what", "value"), rows, "Where it ran", wrap=True)
     yield from items(
-        f"Study {study.name}: {len(study.cells)} cells in an order drawn from seed "
+        f"Study {study.name}: {len(study.cells)} runs in an order shuffled with seed "
         f"{study.order_seed}, in {study.path}"
         for study in report.studies
     )
     roots = " ".join(map(str, report.roots)) or "DIR"
-    yield Text("Run it again, and make this page again:")
+    yield Text("To repeat the runs and make this page again:")
     yield Commands((*commands(report), f"python launch/report.py {roots}"))
 
 
@@ -227,19 +219,19 @@ SECTIONS: dict[str, tuple[str, Make, Callable[[Report], Blocks] | None]] = {
     "parity": ("Did both train the same thing?", _parity, _parity_in_short),
     "accurate": ("How accurate?", _accurate, _by_group(accuracy_sentences)),
     "fast": ("How fast?", _fast, _by_group(_speeds)),
-    "scales": ("How well does it scale?", _scales, _by_group(_scaled)),
+    "scales": ("How well does it scale?", _scales, _by_group(scaling_sentences)),
     "holds-back": ("What holds it back?", _holds_back, _by_group(held_back_sentences)),
     "further": ("What to expect further out?", _further, _by_group(_projected)),
-    "left-out": ("What was left out", _left_out, None),
+    "skipped": ("What was skipped", _skipped, None),
     "where": ("Where, and how to repeat it", _where, None),
 }
 MEANINGS = {
-    "Strong scaling": ": the global batch is fixed, each device's share shrinks.",
+    "Strong scaling": ": the global batch is fixed, each device's part of it shrinks.",
     "Weak scaling": ": each device's batch is fixed, the global batch grows.",
     "Speed-up": ": images/s over those of the base case, one device unless said.",
     "Efficiency": ": speed-up over devices; 1 is ideal.",
-    "e(p), s(p)": ": the share of a step that behaves as if it did not scale (Karp and "
-    "Flatt; Gustafson).",
+    "e(p), s(p)": ": the fraction of a step that behaves as if it did not scale (Karp "
+    "and Flatt; Gustafson).",
     "runs, n": ": repeats of a point. Below 3 there is no interval; below 5 world "
     "sizes no fit.",
     "Faster": "stands only where the interval of the ratio excludes 1 for all "

@@ -2,19 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 
-from report.analysis.accuracy import Accuracy
 from report.analysis.breakdown import REST, Breakdown, Ratio
 from report.analysis.findings import Report
 from report.analysis.groups import Group, framework_name
-from report.analysis.intervals import Estimate, counted
+from report.analysis.intervals import Estimate, format_count
 from report.analysis.projection import Projection, by_law
 from report.analysis.runs import ABLATIONS, GRAD_SYNC
 from report.analysis.scaling import WEAK
-from report.analysis.sweeps import words
+from report.analysis.sweeps import format_varied
+from report.analysis.timings import Accuracy
 
 
 def devices(count: int) -> str:
-    return counted(count, "device")
+    return format_count(count, "device")
 
 
 def group_target(report: Report, group: Group) -> str:
@@ -23,32 +23,32 @@ def group_target(report: Report, group: Group) -> str:
 
 
 def of_what(report: Report) -> str:
-    """What all of it has in common, in one line."""
+    """What was run, and what it all has in common, in one line."""
     runs = report.runs
     common = [v for name, v in report.common.items() if v and name != "experiment"]
-    sizes = in_words([f"{size:,}" for size in sorted({r.world_size for r in runs})])
+    sizes = format_list([f"{size:,}" for size in sorted({r.world_size for r in runs})])
     names = " and ".join(sorted({framework_name(r.framework) for r in runs})[::-1])
     what = f"{len(runs)} runs of {names} on {sizes} devices"
     if not runs:
         what = "No run that can be timed is among the folders"
-        if count := len(report.scaling.left_out):
-            what += f"; {count} were left out, each with its reason under that heading"
+        if count := len(report.scaling.skipped):
+            what += f"; {count} were skipped, each with its reason under that heading"
     return "; ".join([what, *common])
 
 
-def because(*reasons: str) -> str:
-    """Reasons in brackets, each once, after a space; empty without."""
+def format_reasons(*reasons: str) -> str:
+    """Reasons in parentheses, each once, after a space; empty without any."""
     found = "; ".join(sorted({*reasons} - {""}))
     return f" ({found})" if found else ""
 
 
 def format_ratio(found: Ratio) -> str:
-    """With why there is no interval."""
-    return f"{found.estimate:.3f}{because(found.estimate.reason)}"
+    """A ratio, with the reason if it has no interval."""
+    return f"{found.estimate:.3f}{format_reasons(found.estimate.reason)}"
 
 
 def accuracy_sentences(report: Report, group: Group) -> Iterator[str]:
-    """What a group's trainings come to; of a sweep, its best recipe by program."""
+    """Test accuracies of a group; of a sweep, each program's best recipe."""
     if not group.is_sweep:
         for curve in group.curves:
             ends = dict.fromkeys((curve.points[0].cell, curve.points[-1].cell))
@@ -61,10 +61,10 @@ def accuracy_sentences(report: Report, group: Group) -> Iterator[str]:
         scores = [s for cell in cells if (s := report.accuracies.get(cell))]
         if scores:
             best = max(scores, key=lambda score: score.mean.value)
+            recipe = format_varied(best.cell.setting.varied)
             yield (
-                f"{name}, best of {len(scores)} recipes, "
-                f"{words(best.cell.setting.varied)}, {_score(best)}; the best of "
-                "several looks better than it is"
+                f"{name}, best of {len(scores)} recipes, {recipe}, {_score(best)}; "
+                "the best of several looks better than it is"
             )
 
 
@@ -73,13 +73,13 @@ def _score(score: Accuracy) -> str:
     if score.spread is not None:
         spread = f" over {score.seeds} seeds, spread {score.spread:.2g}"
     return (
-        f"on {devices(score.cell.world_size)} comes to a test accuracy of "
-        f"{score.mean:.4f}{spread}{because(score.mean.reason)}"
+        f"on {devices(score.cell.world_size)} reaches a test accuracy of "
+        f"{score.mean:.4f}{spread}{format_reasons(score.mean.reason)}"
     )
 
 
 def rate_sentences(group: Group) -> Iterator[str]:
-    """The base case's absolute rates, and what the most devices make of them."""
+    """Absolute rates of the base case and of the most devices."""
     for curve in group.curves:
         first, last = curve.points[0], curve.points[-1]
         rates = f"{first.images_per_second:,.0f} images/s"
@@ -87,11 +87,11 @@ def rate_sentences(group: Group) -> Iterator[str]:
         if last is not first:
             at = devices(last.cell.world_size)
             rates += f" and {last.images_per_second:,.0f} on {at}"
-        why = because(*(p.images_per_second.reason for p in curve.points))
+        why = format_reasons(*(p.images_per_second.reason for p in curve.points))
         yield f"{group.label(curve)} trains {rates}{why}"
 
 
-def scaling_sentences(group: Group) -> Iterator[str]:
+def scaling_sentences(report: Report, group: Group) -> Iterator[str]:
     for curve in group.curves:
         last = curve.points[-1]
         if curve.reason or last.speedup is None or last is curve.points[0]:
@@ -100,12 +100,12 @@ def scaling_sentences(group: Group) -> Iterator[str]:
         yield (
             f"{group.label(curve)} is {last.speedup:.2f} times as fast on "
             f"{devices(last.cell.world_size)} as on {curve.base}: efficiency "
-            f"{last.efficiency:.3f}{because(last.speedup.reason)}"
+            f"{last.efficiency:.3f}{format_reasons(last.speedup.reason)}"
         )
 
 
 def overhead_sentences(group: Group) -> Iterator[str]:
-    """What Karp and Flatt's fraction says of each curve, as far as it is sure."""
+    """What Karp and Flatt's fraction says of each curve, as far as it is certain."""
     for curve in group.curves:
         name = "s" if curve.regime == WEAK else "e"
         points = [p for p in curve.points if p.serial_fraction is not None]
@@ -121,7 +121,7 @@ def overhead_sentences(group: Group) -> Iterator[str]:
 
 def _overhead(first: Estimate, last: Estimate, points: int) -> str:
     if last.low is None or last.high is None:
-        return f"how sure that is is not known, {last.reason}"
+        return f"its uncertainty is not known, {last.reason}"
     if last.low > 1:
         return "more devices take longer than they save"
     if points > 1 and first.high is not None and last.low > first.high:
@@ -131,7 +131,7 @@ def _overhead(first: Estimate, last: Estimate, points: int) -> str:
         return f"{part} of a step does not get faster with more devices"
     if last.high < 0:
         return "faster than ideal: each device has less to do, or more to do it with"
-    return "not told from 0: no part that does not scale is shown"
+    return "indistinguishable from 0: no part that does not scale is visible"
 
 
 def held_back_sentences(report: Report, group: Group) -> Iterator[str]:
@@ -150,23 +150,23 @@ def held_back_sentences(report: Report, group: Group) -> Iterator[str]:
 
 
 def breakdown_sentence(found: Breakdown, label: str) -> str:
-    size, shares = found.cell.world_size, found.shares
+    size, shares = found.cell.world_size, found.fractions
     parts = [f"{shares[part]:.1%} is {part}" for part in shares if part != REST]
     unmeasured = ""
     if size > 1 and ABLATIONS[GRAD_SYNC] not in shares:
         unmeasured = (
-            "; what the exchange takes was not measured, by runs without it "
+            "; what the exchange takes was not measured: that needs runs without it "
             "(study.grad_sync=[true,false])"
         )
-    why = because(*(share.reason for share in shares.values()))
+    why = format_reasons(*(share.reason for share in shares.values()))
     return (
         f"{label}, {devices(size)}: of a step of {found.milliseconds.value:.3g} ms, "
-        f"{in_words(parts)}{unmeasured}{why}"
+        f"{format_list(parts)}{unmeasured}{why}"
     )
 
 
 def fit_sentences(group: Group) -> Iterator[str]:
-    """Each law that was fitted, and once why others were not."""
+    """Each law that was fitted, and once for all why others were not."""
     without: dict[str, list[str]] = {}
     for curve in group.curves:
         label = group.label(curve)
@@ -178,10 +178,10 @@ def fit_sentences(group: Group) -> Iterator[str]:
             yield (
                 f"{label}, {fit.law}: {', '.join(values)}; {fit.held_out} devices, "
                 f"held out, are predicted {fit.prediction_error:+.1%}"
-                f"{because(*(held.reason for held in fit.parameters.values()))}"
+                f"{format_reasons(*(held.reason for held in fit.parameters.values()))}"
             )
     for reason, laws in without.items():
-        yield f"Not fitted, with {reason}: {in_words(laws)}"
+        yield f"Not fitted, with {reason}: {format_list(laws)}"
 
 
 def projection_sentence(projection: Projection, label: str) -> str:
@@ -190,7 +190,7 @@ def projection_sentence(projection: Projection, label: str) -> str:
     last, net = projection.points[-1], projection.interconnect
     assert net is not None
     errors = [f"{error:+.0%} on {n}" for n, error in sorted(projection.errors.items())]
-    off = f"Where it was measured, the model is off by {in_words(errors) or '–'}"
+    off = f"Where it was measured, the model is off by {format_list(errors) or '–'}"
     law = "".join(
         f" {fit.law}'s law, fitted to the curve, says "
         f"{by_law(fit, last.devices):,.0f} images/s on {devices(last.devices)}."
@@ -210,7 +210,7 @@ def projection_sentence(projection: Projection, label: str) -> str:
     )
 
 
-def in_words(words: Sequence[str]) -> str:
+def format_list(words: Sequence[str]) -> str:
     """In words: "a", "a and b", "a, b and c"."""
     *most, last = words or [""]
     return f"{', '.join(most)} and {last}" if most else last

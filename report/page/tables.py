@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from report.analysis.breakdown import PARTS
 from report.analysis.findings import Report
 from report.analysis.groups import Group
-from report.analysis.intervals import counted
+from report.analysis.intervals import format_count
 from report.analysis.scaling import WEAK, Curve, Point
 from report.analysis.sweeps import number_of
 from report.page.blocks import Block, Entry, entry, items, table
 from report.page.points import compiled_runs, point_figures
-from report.page.sentences import group_target, in_words
-from report.page.verdicts import commit_sentences
+from report.page.sentences import devices, format_list, group_target
+from report.parity.verdict import Comparison
 
 MOST_ROWS = 16  # of the ranks of one curve
 OVER_SEEDS = (
@@ -28,32 +28,39 @@ COUNTS = {
 }
 
 
+PAIR = (
+    *("run", "against", "loss at step 1", "worst loss", "worst weights", "test loss"),
+    "verdict",
+)
+
+
+def pair(c: Comparison) -> list[str | Entry]:
+    """A row of `PAIR`: two runs and how far they are apart."""
+
+    def apart(value: float, where: str = "") -> Entry:
+        return Entry(f"{value:.1e}", value, where) if value else Entry("0", value)
+
+    return [
+        *(c.a, c.b, apart(c.first), apart(c.worst, f"step {c.worst_step}")),
+        *(apart(c.weights, c.worst_leaf), apart(c.test_difference), c.verdict),
+    ]
+
+
 def checks_table(report: Report) -> list[Block]:
-    """Every pair of runs that a parity check held against each other."""
-    head = (
-        *("experiment", "precision", "run", "against", "loss at step 1"),
-        *("worst loss", "worst weights", "verdict"),
-    )
+    """Every pair of runs that a parity check compared."""
     rows = [
-        [
-            *(check.experiment, check.precision, c.a, c.b),
-            *(
-                Entry(f"{value:.1e}" if value else "0", value)
-                for value in (c.first, c.worst, c.weights)
-            ),
-            c.verdict,
-        ]
+        [check.experiment, check.precision, *pair(comparison)]
         for check in report.checks
-        for c in check.comparisons
+        for comparison in check.comparisons
     ]
     caption = "Largest relative differences of every pair of runs; ×2: on 2 devices"
-    return table(head, rows, caption, numbers=(4, 5, 6))
+    return table(("experiment", "precision", *PAIR), rows, caption)
 
 
 def _entries(
     report: Report, group: Group, columns: dict[str, tuple[str, str]]
 ) -> Iterator[tuple[Curve, Point, list[Entry]]]:
-    """A group's points with their entries in some columns."""
+    """A group's points, each with its entries in these columns."""
     times = report.times[group.title]
     for curve in group.curves:
         for point in curve.points:
@@ -65,7 +72,7 @@ def _entries(
 
 
 def accuracy_table(report: Report, group: Group) -> list[Block]:
-    """A group's test accuracies over seeds, with what is to be known of them.
+    """A group's test accuracies over seeds, with notes on them.
 
     Of a sweep its keys are columns, and every recipe has a row; else only cells with an
     accuracy.
@@ -99,7 +106,7 @@ def _target(report: Report, group: Group) -> str:
 
 
 def _noted(what: str, reasons: dict[str, list[str]]) -> list[str]:
-    return [f"{what}, {why}: {in_words(of)}" for why, of in reasons.items()]
+    return [f"{what}, {why}: {format_list(of)}" for why, of in reasons.items()]
 
 
 def points_table(report: Report, group: Group) -> list[Block]:
@@ -129,7 +136,7 @@ def points_table(report: Report, group: Group) -> list[Block]:
 
 
 def _why_missing(report: Report, group: Group) -> Iterable[str]:
-    """Why figures of a group's points are missing, and what else to know of them."""
+    """Why figures of a group's points are missing, and other notes on them."""
     for curve in group.curves:
         if curve.reason:
             yield f"{group.label(curve)}: no speed-up, {curve.reason}"
@@ -140,9 +147,10 @@ def _why_missing(report: Report, group: Group) -> Iterable[str]:
             if (reason := point.images_per_second.reason)
         }
     )
-    for curve in group.curves:
-        for sentence in commit_sentences(curve):
-            yield f"{group.label(curve)} on {sentence}"
+    for label, point in group.points:
+        if len(commits := point.cell.commits) > 1:
+            where = f"{label} on {devices(point.cell.world_size)}"
+            yield f"{where}: runs of different commits, {format_list(commits)}"
     without: dict[str, list[str]] = defaultdict(list)
     for label, point in group.points:
         time = report.times[group.title].get(point.cell)
@@ -151,19 +159,20 @@ def _why_missing(report: Report, group: Group) -> Iterable[str]:
     yield from _noted("No time to accuracy", without)
     cells = [point.cell for _, point in group.points]
     if cached := sum(len(cell.runs) - len(compiled_runs(cell)) for cell in cells):
-        yield f"Compile s leaves out {counted(cached, 'run')} with steps from a cache"
+        excluded = format_count(cached, "run")
+        yield f"Compile s excludes {excluded} with steps from a cache"
 
 
 def breakdown_table(report: Report, group: Group) -> list[Block]:
     """Where the time of a step goes; nothing where no ablation measured that."""
     found = report.breakdowns_of(group)
-    parts = [part for part in PARTS if any(part in of.shares for _, of in found)]
+    parts = [part for part in PARTS if any(part in of.fractions for _, of in found)]
     rows = [
         [
             label,
-            str(of.cell.world_size),
+            entry(of.cell.world_size, ""),
             entry(of.milliseconds, ".4g"),
-            *(entry(of.shares.get(part), ".1%") for part in parts),
+            *(entry(of.fractions.get(part), ".1%") for part in parts),
         ]
         for label, of in found
     ]
@@ -183,9 +192,9 @@ def ranks_table(report: Report, group: Group) -> list[Block]:
         rows += [
             [
                 group.label(curve),
-                str(found.cell.world_size),
+                entry(found.cell.world_size, ""),
                 "no" if found.alone else "yes",
-                str(time.rank),
+                entry(time.rank, ""),
                 entry(time.median, ".4g"),
                 entry(time.over_mean, ".3f"),
                 entry(time.slowest, ".1%"),
@@ -194,7 +203,7 @@ def ranks_table(report: Report, group: Group) -> list[Block]:
         ]
     head = (
         *("framework", "devices", "with the exchange", "rank", "ms per step"),
-        *("over the mean of all ranks", "slowest, share of windows"),
+        *("over the mean of all ranks", "slowest, fraction of windows"),
     )
     caption = f"Who is waited for{some}: {group.title}"
-    return table(head, rows, caption, numbers=(1, *range(3, len(head))))
+    return table(head, rows, caption)

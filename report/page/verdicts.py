@@ -1,4 +1,4 @@
-"""Verdicts in words: parity, and what may be claimed of speeds by it."""
+"""Verdicts as messages: parity, and what it allows to be claimed about speed."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,20 +7,19 @@ from report.analysis.comparisons import SpeedComparison
 from report.analysis.findings import Report
 from report.analysis.groups import name_among, own_parts
 from report.analysis.intervals import TOO_NOISY
-from report.analysis.scaling import Curve
-from report.page.sentences import devices, format_ratio, in_words
+from report.page.sentences import devices, format_list, format_ratio
 from report.parity.bounds import ALIKE, DIFFERENT, IDENTICAL, PASSES, UNDECIDED, worst
 
 # What the page says of parity as a whole: a check's verdict, or that there is none.
 UNKNOWN = "not checked"
 NOT_IDENTICAL = {
     DIFFERENT: "PyTorch and JAX did not train the same thing",
-    UNDECIDED: "Whether PyTorch and JAX trained the same thing could not be told",
+    UNDECIDED: "Whether PyTorch and JAX trained the same thing could not be decided",
 }
 
 
 def parity(report: Report) -> tuple[str, str]:
-    """The verdict over everything that is compared, and a sentence for it."""
+    """The verdict over everything that is compared, and its message."""
     checks = report.checks
     verdict = worst(check.verdict for check in checks)
     if verdict not in PASSES:
@@ -39,7 +38,7 @@ def parity(report: Report) -> tuple[str, str]:
             f"Whether PyTorch and JAX trained the same thing is not shown: {why}. "
             "Their speeds are not compared below."
         )
-    where = f"in {in_words(sorted({check.precision for check in checks}))}"
+    where = f"in {format_list(sorted({check.precision for check in checks}))}"
     part = ""
     if unproven:
         part = (
@@ -48,9 +47,9 @@ def parity(report: Report) -> tuple[str, str]:
         )
     if verdict == ALIKE:
         return ALIKE, (
-            f"PyTorch and JAX are not told apart {where}: where rounding parts their "
-            "losses and weights, their test scores lie in the interval of each other's "
-            f"controls.{part}"
+            f"PyTorch and JAX are not told apart {where}: where rounding makes their "
+            "losses and weights diverge, their test scores lie in the interval of each "
+            f"other's controls.{part}"
         )
     return IDENTICAL, (
         f"PyTorch and JAX trained the same thing {where}: their losses and final "
@@ -59,16 +58,16 @@ def parity(report: Report) -> tuple[str, str]:
 
 
 def check_sentence(check: Check) -> str:
-    """How a check judged."""
+    """A check's verdict and what decided it."""
     return f"{check.name}: {check.verdict}, by {check.decided_by}"
 
 
 def comparison_sentences(report: Report) -> Iterator[str]:
-    """Every comparison, with what tells its cells from the report's others."""
+    """Every comparison, with how its cells differ from the report's others."""
     for found in report.comparisons:
-        own = own_parts(found.jax.setting, report.common)
+        own = own_parts(found.cell.setting, report.common)
         sentence = comparison_sentence(found, report.comparisons)
-        yield ", ".join([*own, f"batch {found.jax.global_batch_size}", sentence])
+        yield ", ".join([*own, f"batch {found.cell.global_batch_size}", sentence])
 
 
 def comparison_sentence(
@@ -79,10 +78,10 @@ def comparison_sentence(
     Args:
       beside: the comparisons that its programs are told from.
     """
-    where, difference = devices(found.jax.world_size), found.difference
-    jax = name_among(found.jax.setting, [c.jax.setting for c in beside])
-    torch = name_among(found.torch.setting, [c.torch.setting for c in beside])
-    if found.withheld:
+    where, difference = devices(found.cell.world_size), found.difference
+    jax = name_among(found.cell.setting, [c.cell.setting for c in beside])
+    torch = name_among(found.under.setting, [c.under.setting for c in beside])
+    if found.withheld or difference is None:
         return f"{where}: {jax} and {torch} not compared, {found.withheld}"
     faster = {"faster": f"{jax} is faster", "slower": f"{torch} is faster"}
     verdict = faster.get(difference.verdict, difference.verdict)
@@ -95,7 +94,7 @@ def comparison_sentence(
     if difference.ratio.low is not None:
         notes.insert(0, f"{difference.level} interval")
     if len(found.commits) > 1:
-        commits = in_words(found.commits)
+        commits = format_list(found.commits)
         notes.append(f"these runs and their parity check are of commits {commits}")
     return (
         f"{where}: {verdict}, {jax} runs at {difference.ratio:.3f} of {torch}'s "
@@ -104,40 +103,32 @@ def comparison_sentence(
 
 
 def compiled_sentences(report: Report) -> Iterator[str]:
-    """What compiling makes of PyTorch's speed; nothing without parity checks."""
-    others = [found.ratio.cell.setting for found in report.compiled]
+    """How compiling changes PyTorch's speed; nothing without parity checks."""
+    others = [found.cell.setting for found in report.compiled]
     for found in report.compiled:
-        cell = found.ratio.cell
+        cell = found.cell
         own = own_parts(cell.setting, report.common)
         name, where = name_among(cell.setting, others), devices(cell.world_size)
-        speed = f"runs at {format_ratio(found.ratio)} of eager PyTorch's images/s"
+        speed = f"runs at {format_ratio(found)} of eager PyTorch's images/s"
         if found.withheld:
             speed = f"is not compared with eager PyTorch, {found.withheld}"
         elif len(found.commits) > 1:
-            commits = in_words(found.commits)
+            commits = format_list(found.commits)
             speed += f" (these runs and their parity checks are of commits {commits})"
         yield ", ".join(
             [*own, f"batch {cell.global_batch_size}", f"{where}: {name} {speed}"]
         )
 
 
-def commit_sentences(curve: Curve) -> Iterator[str]:
-    """Which of a curve's points average what different code did."""
-    for point in curve.points:
-        if len(commits := point.cell.commits) > 1:
-            where = devices(point.cell.world_size)
-            yield f"{where}: runs of different commits, {in_words(commits)}"
-
-
 def batch_sentences(report: Report) -> Iterator[str]:
-    """Checks that trained on less at once than the cells that they answer for."""
+    """Checks with a smaller global batch than the cells that they answer for."""
     cells = [p.cell for curve in report.scaling.curves for p in curve.points]
     for check in report.checks:
         batches = {c.global_batch_size for c in cells if check.is_called_like(c)}
         if batches and max(batches) > check.global_batch_size:
-            cells_at = in_words([f"{batch:,}" for batch in sorted(batches)])
+            cells_at = format_list([f"{batch:,}" for batch in sorted(batches)])
             yield (
                 f"{check.name} was checked at a global batch of "
-                f"{check.global_batch_size:,}, which one device holds too; timed at "
+                f"{check.global_batch_size:,}, which fits on one device; timed at "
                 f"{cells_at}"
             )

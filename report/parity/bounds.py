@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 IDENTICAL, DIFFERENT = "identical", "different"
-# Rounding has parted the trajectories, and test scores are all that could be compared.
+# Rounding has made the trajectories diverge: test scores alone could be compared.
 ALIKE = "not told apart by test score"
 PASSES = (IDENTICAL, ALIKE)
-UNDECIDED = "undecided"  # nothing parts, but only since nothing could be seen to
+UNDECIDED = "undecided"  # no difference, but only since none could be seen
 
 # A run may be this many times further from another than the controls are from their
 # originals: a control's first difference is one ulp of the weights, a framework's is
@@ -74,7 +74,7 @@ def looser(*precisions: str) -> str:
 
 
 def worst(verdicts: Iterable[str]) -> str:
-    """What several comparisons come to together.
+    """The verdict over several.
 
     >>> worst(["identical", "undecided", "identical"])
     'undecided'

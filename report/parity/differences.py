@@ -36,7 +36,7 @@ def relative_difference(
 def leaf_differences(a: Weights, b: Weights) -> dict[str, float]:
     """Each parameter's largest absolute difference over its largest absolute value.
 
-    An average that one run alone keeps is left out: its recipe tells of it.
+    An average that one run alone keeps is skipped: its recipe says so.
 
     Raises:
       RecordError: if the runs do not have the same parameters, naming the first.
@@ -49,16 +49,43 @@ def leaf_differences(a: Weights, b: Weights) -> dict[str, float]:
                 f"parameter {name} is {shapes[0]} in the one and {shapes[1]} in the "
                 "other: runs of different models are not compared"
             )
-    return {name: _leaf_difference(a[name], b[name]) for name in names}
+
+    def apart(name: str) -> float:
+        finite = all(np.isfinite(w[name]).all() for w in (a, b))
+        return largest_difference(a[name], b[name]) if finite else np.inf
+
+    return {name: apart(name) for name in names}
 
 
-def _leaf_difference(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> float:
+def largest_difference(
+    a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], scale: float = 0.0
+) -> float:
+    """Largest absolute difference over the largest absolute value, or over the scale.
+
+    Arrays of different shapes are infinitely far apart, and so is a number from one
+    that is not finite; infinities of one sign, and NaNs, are the same.
+
+    >>> largest_difference(np.array([1.0, 4.0]), np.array([2.0, 4.0]))
+    0.25
+    """
+    if a.shape != b.shape:
+        return np.inf
     a, b = a.astype(np.float64), b.astype(np.float64)
-    difference = np.abs(a - b).max(initial=0.0)
-    if difference == 0:
-        return 0.0
-    relative = difference / max(np.abs(a).max(), np.abs(b).max())
-    return float(np.nan_to_num(relative, nan=np.inf))
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if not np.isfinite(a[~same]).all() or not np.isfinite(b[~same]).all():
+        return np.inf
+    difference = size(a[~same] - b[~same])
+    return difference / max(scale, largest_finite(a, b)) if difference else 0.0
+
+
+def largest_finite(*arrays: Float[np.ndarray, "..."]) -> float:
+    """The largest absolute value of those that have not overflowed, as in fp16."""
+    return max((size(a[np.isfinite(a)]) for a in arrays), default=0.0)
+
+
+def size(array: Float[np.ndarray, "..."]) -> float:
+    """The largest absolute value."""
+    return float(np.abs(array).max(initial=0.0))
 
 
 def losses(run: Run) -> Float[np.ndarray, " steps"]:

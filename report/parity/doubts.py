@@ -10,12 +10,12 @@ import numpy as np
 from record.run import Run
 from report.parity.bounds import BOUNDS, ENVELOPE, HUNDRED, looser
 from report.parity.differences import Envelope
-from report.parity.rounding import shift, size, wandering
+from report.parity.rounding import taken, wandering
 from report.parity.verdict import Comparison
 
 DECIDE = (
-    "To decide, train both anew by launch/parity.py: in precision=fp64, or in others "
-    "with controls, for 100 steps"
+    "To decide, train both again with launch/parity.py for 100 steps: in "
+    "precision=fp64, or in another precision with controls"
 )
 # Steps in which every rule of an update has shown: by its first, momentum, correction.
 FEW = 5
@@ -24,23 +24,31 @@ FEW = 5
 def excuse_leaves(
     comparison: Comparison, a: Run, b: Run, control: Envelope | None
 ) -> list[str]:
-    """Take the leaves out of what is judged that rounding alone may have moved.
+    """Exempt the leaves that rounding alone may have moved from their bounds.
 
-    Those of which there is evidence are moved to `wandering`, and are no doubt.
+    With evidence they are moved to `wandering`, and are not in doubt. With controls, in
+    doubt are those beyond the bound for a hundred steps but within what the controls
+    allow, which nearly reach that bound themselves.
 
     Returns:
-      The doubts about the others.
+      The doubt about the others.
     """
+    leaves, allowed = comparison.leaves, comparison.leaves_allowed
     doubted = _set_wandering_apart(comparison, a, b, control)
-    near = {} if control is None else _within_controls(comparison, control)
-    comparison.leaves_allowed.update(dict.fromkeys([*doubted, *near], np.inf))
-    doubts = ["; ".join(near.values())] if near else []
-    if doubted:
-        doubts.append(
-            f"{', '.join(doubted)} part by as much as they are large, while all losses "
-            "agree: as rounding does where it is all there is of a gradient"
+    doubt = (
+        f"{', '.join(doubted)} differ by as much as their own size while all losses "
+        "agree, as happens where a gradient is nothing but rounding"
+    )
+    if control is not None:
+        moved = control.leaves
+        doubted = [n for n in leaves if allowed[n] < leaves[n] <= ENVELOPE * moved[n]]
+        doubt = "; ".join(
+            f"{n} differs by {leaves[n]:.2e}, {allowed[n]:.2e} allowed, while rounding "
+            f"moved its controls by {moved[n]:.2e}"
+            for n in doubted
         )
-    return [f"{doubt}. {DECIDE}" for doubt in doubts]
+    allowed.update(dict.fromkeys(doubted, np.inf))
+    return [f"{doubt}. {DECIDE}"] if doubted else []
 
 
 def excuse_growth(
@@ -58,12 +66,13 @@ def excuse_growth(
     if covered <= agreed and covered < steps:
         return [
             f"the losses agree up to step {agreed} of {steps}, the bounds are for "
-            f"{covered}. Later {why}: rounding may have grown to that. {DECIDE}"
+            f"{covered}. After that {why}: rounding may have grown this far. {DECIDE}"
         ]
     if covered == HUNDRED and _grown_by_rounding(comparison, agreed):
         return [
-            f"{why}. But the losses agreed to rounding at first and parted by growth "
-            f"alone, as those of one framework may when perturbed by one ulp. {DECIDE}"
+            f"{why}. But at first the losses agreed to rounding, and they diverged "
+            "gradually, as those of one framework may when perturbed by one ulp. "
+            f"{DECIDE}"
         ]
     return []
 
@@ -74,26 +83,10 @@ def agreed_steps(comparison: Comparison) -> int:
     return int(np.argmax(above)) if above.any() else len(above)
 
 
-def _within_controls(comparison: Comparison, control: Envelope) -> dict[str, str]:
-    """Leaves beyond the bound for a hundred steps by less than their controls allow.
-
-    Controls that all but reach that bound themselves are no evidence of a difference.
-
-    Returns:
-      Name -> how far it is apart, in words.
-    """
-    return {
-        name: f"{name} parts by {value:.2e}, {comparison.leaves_allowed[name]:.2e} "
-        f"allowed, while rounding moved its controls by {control.leaves[name]:.2e}"
-        for name, value in comparison.leaves.items()
-        if comparison.leaves_allowed[name] < value <= ENVELOPE * control.leaves[name]
-    }
-
-
 def _set_wandering_apart(
     comparison: Comparison, a: Run, b: Run, control: Envelope | None
 ) -> list[str]:
-    """Take out what wanders, and name what may."""
+    """Move what wanders to `wandering`; return what may, without evidence."""
     leaves, allowed = comparison.leaves, comparison.leaves_allowed
     precision = looser(*(run.config.precision.name for run in (a, b)))
     fixed = BOUNDS[precision].hundred
@@ -103,33 +96,20 @@ def _set_wandering_apart(
     controls = None if control is None else control.leaves
     if control is not None and not control.losses[-1] <= fixed < np.inf:
         controls = {}  # rounding has grown in all of the model
-    found = wandering(a, b, controls, precision)
-    doubted = []
-    for name in beyond:
-        if _moved_by(found.known, name, comparison, a, b):
-            comparison.wandering[name] = leaves.pop(name)
-        elif _moved_by(found.doubted, name, comparison, a, b):
-            doubted.append(name)
-    return doubted
-
-
-def _moved_by(
-    biases: frozenset[str], name: str, comparison: Comparison, a: Run, b: Run
-) -> bool:
-    """Whether a leaf is one of these, or a running mean as far apart as they are."""
-    if name in biases:
-        return True
-    largest = max(size(run.weights[name]) for run in (a, b))
-    reached = shift(name, a.weights, b.weights, biases)
-    return comparison.leaves[name] * largest <= reached
+    biases, evident = wandering(a, b, controls, precision)
+    moved = [n for n in beyond if leaves[n] <= taken(n, a.weights, b.weights, biases)]
+    if not evident:
+        return moved
+    comparison.wandering.update({name: leaves.pop(name) for name in moved})
+    return []
 
 
 def _grown_by_rounding(comparison: Comparison, agreed: int) -> bool:
     """Whether two runs may have broken fp32's fixed bounds by rounding alone.
 
-    Another rule makes losses part from the first steps on, and then by about the square
-    of the steps at most; another batch or image makes them part at once. Rounding that
-    ReLUs and poolings amplify does neither: at a tenth of the steps the losses are
+    Another rule makes losses differ from the first steps on, then by about the square
+    of the steps at most; another batch or image makes them differ at once. Rounding
+    that ReLUs and poolings amplify does neither: at a tenth of the steps the losses are
     within a first step's bound still, five hundred times below the one they break, and
     no step makes it a hundred times what it was. The weights are then not ten times as
     far apart as the losses.

@@ -12,7 +12,6 @@ held against itself it differs by 100 %. What tells it from others:
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +20,7 @@ from recipe.errors import ConfigError
 from recipe.weights import SIGNIFICAND_BITS, Weights, is_trained
 from record.run import Run
 from record.weights import starting_weights
+from report.parity.differences import size
 
 # A sum of n terms is rounded to some sqrt(n) units in the last place of its size, and
 # to more where what it is taken over is far from zero, as before a norm. Measured on
@@ -32,33 +32,22 @@ MARGIN, FP64_MARGIN = 10.0, 100.0
 WANDERS = 0.1
 
 
-@dataclass(frozen=True)
-class Wandering:
-    """Parameters that rounding alone moved.
-
-    Args:
-      known: of which there is evidence.
-      doubted: which may be such, and may as well be different.
-    """
-
-    known: frozenset[str]
-    doubted: frozenset[str] = frozenset()
-
-
 def wandering(
     a: Run, b: Run, controls: Mapping[str, float] | None, precision: str
-) -> Wandering:
+) -> tuple[frozenset[str], bool]:
     """Which parameters of two runs rounding alone moved.
 
     Args:
       controls: name -> how far controls are from their originals, relative, where there
         are some.
       precision: the looser of both runs'.
+
+    Returns:
+      Their names, and whether there is evidence; without, they may as well differ.
     """
     if controls is not None:
-        return Wandering(
-            frozenset(n for n, v in controls.items() if is_trained(n) and v > WANDERS)
-        )
+        apart = (n for n, v in controls.items() if is_trained(n) and v > WANDERS)
+        return frozenset(apart), True
     most, moves = reach([a, b]), [moved(run) for run in (a, b)]
     near = frozenset(
         name
@@ -66,18 +55,16 @@ def wandering(
         if max(size(move[name]) for move in moves) <= most
     )
     if precision == "fp64" and np.isfinite(most):
-        return Wandering(near)
+        return near, True
     # In fewer bits a gradient may be as small as another's rounding, and AdamW makes of
     # both as large an update; that two values have nothing in common is no more than a
     # doubt. What multiplies, a kernel, is never taken out again.
-    return Wandering(
-        frozenset(),
-        frozenset(
-            name
-            for name in near
-            if not name.endswith(".kernel") and _unlike(*(move[name] for move in moves))
-        ),
+    unlike = (
+        name
+        for name in near
+        if not name.endswith(".kernel") and _unlike(*(move[name] for move in moves))
     )
+    return frozenset(unlike), False
 
 
 def moved(run: Run) -> Weights:
@@ -141,29 +128,28 @@ def _finite(reach: float) -> float:
     return reach if np.isfinite(reach) else 0.0  # diverged: nothing can be told by it
 
 
-def shift(name: str, a: Weights, b: Weights, biases: frozenset[str]) -> float:
-    """How far apart wandering biases may have taken a running mean.
+def taken(name: str, a: Weights, b: Weights, biases: frozenset[str]) -> float:
+    """How far wandering biases may have taken a weight, relative to its largest value.
 
-    A BatchNorm's mean follows the bias before it, some steps behind, and may so be
-    further from the other's than the bias itself, which has come back: twice as far.
+    Themselves any distance. A BatchNorm's mean follows the bias before it, some steps
+    behind, and may so be further from the other's than the bias itself, which has come
+    back: twice as far. Nothing else.
     """
-    if not name.endswith(".mean"):
+    if name in biases:
+        return np.inf
+    largest = max(size(a[name]), size(b[name]))
+    if not name.endswith(".mean") or not largest:
         return 0.0
     alike = (n for n in biases if a[n].shape == a[name].shape)
-    return 2 * max((size(np.subtract(a[n], b[n])) for n in alike), default=0.0)
+    return 2 * max((size(a[n] - b[n]) for n in alike), default=0.0) / largest
 
 
 def no_gradient(names: Iterable[str]) -> str:
-    """The sentence for what was not held against each other."""
+    """The message for parameters that were not compared."""
     return (
-        f"no gradient beyond rounding: {', '.join(names)}. What follows takes it out "
-        "again (a norm, a softmax, a mean), so it was not held against the other's"
+        f"no gradient beyond rounding: {', '.join(names)}. What follows "
+        "cancels it (a norm, a softmax, a mean), so it was not compared"
     )
-
-
-def size(array: Float[np.ndarray, "..."]) -> float:
-    """The largest absolute value."""
-    return float(np.abs(array).max(initial=0.0))
 
 
 def _unlike(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> bool:

@@ -1,34 +1,37 @@
-"""Two traces of one step -> the first layer at which they part, and what to suspect.
+"""Two traces of one step -> the first layer at which they differ, and what to suspect.
 
 What is compared, in the order in which a step computes it: the weights before it, the
 batch, each layer's output, the loss, then backwards each layer's gradients, and the
-weights after it. Whatever comes before the first to part agrees, so the cause lies
+weights after it. Whatever comes before the first to differ agrees, so the cause lies
 between it and the one before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import yaml
 from jaxtyping import Float
 
 from recipe.weights import Weights
 from record.run import AVERAGE, averaged
+from record.schema import strict_json
 from record.trace import Trace
 from report.parity.bounds import BOUNDS, DIFFERENT, ENVELOPE, IDENTICAL
-from report.parity.rounding import WANDERS, gradient_rounding, shift, size
-from report.parity.suspects import suspects
+from report.parity.differences import largest_difference, largest_finite, size
+from report.parity.rounding import WANDERS, gradient_rounding, taken
 
 # A gradient that is zero but for rounding (of a bias before a normalisation, of an
-# attention key's) has no size of its own: none counts for less than this share of the
-# largest in the model.
+# attention key's) has no size of its own: none counts for less than this fraction of
+# the largest in the model.
 LEAST_GRADIENT = 1e-3
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one array of a step is apart.
+    """How far one array of a step differs.
 
     Args:
       stage: "weights", "input", "labels", "forward", "loss", "backward", "update" or
@@ -46,13 +49,13 @@ class Difference:
     allowed: float = np.inf
 
     @property
-    def parts(self) -> bool:
+    def differs(self) -> bool:
         return self.value > self.allowed
 
 
 @dataclass(frozen=True)
 class TraceVerdict:
-    """What a trace came to; `trace.json` holds it.
+    """The verdict of a trace, as `trace.json` holds it.
 
     Args:
       differences: everything compared, in the order of the step.
@@ -75,8 +78,8 @@ class TraceVerdict:
 
     @property
     def first(self) -> Difference | None:
-        """The first to part."""
-        return next((d for d in self.differences if d.parts), None)
+        """The first to differ."""
+        return next((d for d in self.differences if d.differs), None)
 
     @property
     def verdict(self) -> str:
@@ -89,15 +92,15 @@ class TraceVerdict:
         if first is None:
             return f"both twins compute step {self.step} alike, down to its update"
         before = self.differences[: self.differences.index(first)]
-        known = f"; up to {before[-1].what} all agrees" if before else ""
+        known = f"; everything up to {before[-1].what} agrees" if before else ""
         return (
-            f"they part at {first.what}: {first.value:.1e} relative, "
+            f"the first difference is {first.what}: {first.value:.1e} relative, "
             f"{first.allowed:.1e} allowed{known}"
         )
 
     @property
     def suspects(self) -> str:
-        """What usually makes this kind of layer part; empty where nothing does."""
+        """What usually makes this kind of layer differ; empty if none does."""
         if self.first is None:
             return ""
         usual = suspects(self.first.stage, self.first.layer, self.kinds)
@@ -106,20 +109,13 @@ class TraceVerdict:
         return usual
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; infinities, which JSON lacks, as None."""
-
-        def plain(value: Any) -> Any:
-            beyond = isinstance(value, float) and not np.isfinite(value)
-            return None if beyond else value
-
-        names = ("verdict", "decided_by", "experiment", "precision", "step", "first")
-        names += ("suspects", "differences", "kinds", "alone", "wandering")
-        held: dict[str, Any] = {name: getattr(self, name) for name in names}
-        found = [{k: plain(v) for k, v in asdict(d).items()} for d in self.differences]
-        first = self.first and found[self.differences.index(self.first)]
-        return {"schema_version": 1, **held, "first": first, "differences": found}
+        """Plain values; what is not finite as text, as in the run folder."""
+        found = {name: getattr(self, name) for name in ("verdict", "suspects")}
+        found |= {"first": self.first and asdict(self.first), **asdict(self)}
+        return {"schema_version": 2, **strict_json(found)}
 
 
+T = TypeVar("T")
 Traced = tuple[Trace, Weights]  # a step, and `Run.weights` after it
 
 
@@ -132,7 +128,7 @@ def compare_traces(
     precision: str,
     reach: float = 0.0,
 ) -> TraceVerdict:
-    """Hold one step of either twin against the other's.
+    """Compare one step of the two twins.
 
     Args:
       controls: perturbed runs' with those of their originals. Where there are some, a
@@ -157,7 +153,7 @@ def compare_traces(
         decided_by = f"the fixed bound {bound:.0e}"
     limits = [max(float(most), by) for most, by in zip(allowed, shifted, strict=True)]
     kinds_a, kinds_b = a[0].kinds, b[0].kinds
-    kinds = {n: (kinds_a[n], kinds_b[n]) for n in _both(kinds_a, kinds_b)}
+    kinds = _both(kinds_a, kinds_b)
     every = (kinds_a | kinds_b).items()
     alone = {f"{name} ({kind})" for name, kind in every if name not in kinds}
     return TraceVerdict(
@@ -185,32 +181,30 @@ def _wandering(
     Args:
       own: how far controls are apart in each of `found`, where there are some.
     """
-    terms = a[0].outputs["input"].size
-    rounding = gradient_rounding(precision, terms)
-
-    def without_gradient(name: str) -> bool:
-        both = a[0].gradients, b[0].gradients
-        return all(size(held[name]) <= rounding * _norm(held) for held in both)
-
-    def near(name: str) -> bool:
-        if own is None:
-            pairs = (a[0].weights, b[0].weights), (a[1], b[1])
-            apart = [
-                size(x[name] - y[name]) for x, y in pairs if name in x and name in y
-            ]
-            return max(apart, default=0.0) <= 2 * reach
-        return any(
-            value > WANDERS
+    rounding = gradient_rounding(precision, a[0].outputs["input"].size)
+    least = [rounding * _norm(trace.gradients) for trace, _ in (a, b)]
+    without_gradient = {
+        name
+        for name, pair in _both(a[0].gradients, b[0].gradients).items()
+        if all(size(g) <= most for g, most in zip(pair, least, strict=True))
+    }
+    if own is not None:
+        return frozenset(
+            d.layer
             for d, value in zip(found, own, strict=True)
-            if d.stage in ("weights", "update") and d.layer == name
-        )
-
-    both = _both(a[0].gradients, b[0].gradients)
-    return frozenset(name for name in both if without_gradient(name) and near(name))
+            if d.stage in ("weights", "update") and value > WANDERS
+        ).intersection(without_gradient)
+    pairs = [*_both(a[0].weights, b[0].weights).items(), *_both(a[1], b[1]).items()]
+    beyond = {
+        name
+        for name, (x, y) in pairs
+        if name in without_gradient and not size(x - y) <= 2 * reach
+    }
+    return frozenset(without_gradient - beyond)
 
 
 def _norm(gradients: Weights) -> float:
-    """The 2-norm of them all; what has overflowed is left out."""
+    """The 2-norm of them all; what has overflowed is excluded."""
     finite = (g[np.isfinite(g)].astype(np.float64) for g in gradients.values())
     return float(np.sqrt(sum(np.square(g).sum() for g in finite)))
 
@@ -232,7 +226,7 @@ def _shifted(
 ) -> float:
     """How far wandering parameters may have taken a weight, relative; else 0."""
     name = difference.layer
-    if difference.what in {gradient_of(bias) for bias in biases}:
+    if difference.what in map(gradient_of, biases):
         return np.inf
     if difference.stage not in ("weights", "update", "average"):
         return 0.0
@@ -242,62 +236,59 @@ def _shifted(
     one, other = (t[0].weights if before else t[1] for t in (a, b))
     if name not in one or name not in other or one[name].shape != other[name].shape:
         return 0.0
-    largest = max(size(one[name]), size(other[name]))
-    return shift(name, one, other, biases) / largest if largest else 0.0
+    return taken(name, one, other, biases)
 
 
 def differences(a: Traced, b: Traced) -> list[Difference]:
-    """Everything that both traces have, in the order in which a step computes it."""
+    """All that both traces hold, compared in the order in which a step computes it."""
     (trace_a, after_a), (trace_b, after_b) = a, b
-    found: list[Difference] = []
+    # As far apart as can be.
+    found = [
+        Difference("weights", name, f"{name}, which one twin alone has", np.inf)
+        for name in trace_a.weights | trace_b.weights
+        if name not in trace_a.weights or name not in trace_b.weights
+    ]
 
-    def compared(stage: str, layer: str, what: str, value: float) -> None:
+    def compared(
+        stage: str,
+        layer: str,
+        what: str,
+        one: np.ndarray,
+        other: np.ndarray,
+        scale: float = 0.0,
+    ) -> None:
+        value = largest_difference(one, other, scale)
         found.append(Difference(stage, layer, what, value))
 
-    both = _both(trace_a.weights, trace_b.weights)
-    for name in trace_a.weights | trace_b.weights:
-        if name not in both:  # as far apart as can be
-            compared("weights", name, f"{name}, which one twin alone has", np.inf)
-    for name in both:
-        value = largest(trace_a.weights[name], trace_b.weights[name])
-        compared("weights", name, f"{name} before the step", value)
-    for name in _both(trace_a.outputs, trace_b.outputs):
-        pair = trace_a.outputs[name], trace_b.outputs[name]
-        own_stage = name not in trace_a.kinds
-        what = f"the {name}" if own_stage else f"the output of {name}"
-        compared(name if own_stage else "forward", name, what, largest(*pair))
+    for name, pair in _both(trace_a.weights, trace_b.weights).items():
+        compared("weights", name, f"{name} before the step", *pair)
+    for name, pair in _both(trace_a.outputs, trace_b.outputs).items():
+        if name in trace_a.kinds:
+            compared("forward", name, f"the output of {name}", *pair)
+        else:
+            compared(name, name, f"the {name}", *pair)
 
-    sums = [
-        {name: pixel_sums(g) for name, g in trace.output_gradients.items()}
-        for trace in (trace_a, trace_b)
-    ]
-    scales = [_largest_finite(*t.gradients.values()) for t in (trace_a, trace_b)]
+    every = [*trace_a.gradients.values(), *trace_b.gradients.values()]
+    least = LEAST_GRADIENT * largest_finite(*every)
     leaves = _both(trace_a.gradients, trace_b.gradients)
 
-    def leaf(name: str) -> None:
-        pair = trace_a.gradients[name], trace_b.gradients[name]
-        value = largest(*pair, LEAST_GRADIENT * max(scales))
-        layer = name.rpartition(".")[0]
-        compared("backward", layer or name, gradient_of(name), value)
+    def compare_leaves(names: Iterable[str]) -> None:
+        for name in list(names):
+            layer, pair = name.rpartition(".")[0] or name, leaves.pop(name)
+            compared("backward", layer, gradient_of(name), *pair, scale=least)
 
-    for name in reversed(_both(*sums)):
-        scale = _largest_finite(
-            *(pixel_sums(np.abs(t.output_gradients[name])) for t in (trace_a, trace_b))
-        )
-        value = largest(sums[0][name], sums[1][name], scale)
-        compared("backward", name, f"the gradient of {name}'s output", value)
+    outputs = _both(trace_a.output_gradients, trace_b.output_gradients)
+    for name, pair in reversed(outputs.items()):
+        scale = largest_finite(*(pixel_sums(np.abs(gradient)) for gradient in pair))
+        what = f"the gradient of {name}'s output"
+        compared("backward", name, what, *map(pixel_sums, pair), scale=scale)
         if "#" not in name:
-            own = [n for n in leaves if n.rpartition(".")[0] == name]
-            for n in own:
-                leaf(n)
-            leaves = [n for n in leaves if n not in own]
-    for name in leaves:
-        leaf(name)
+            compare_leaves(n for n in leaves if n.rpartition(".")[0] == name)
+    compare_leaves(leaves)
 
-    for name in _both(after_a, after_b):
-        pair = after_a[name], after_b[name]
+    for name, pair in _both(after_a, after_b).items():
         stage = "average" if averaged(name) else "update"
-        compared(stage, name, f"{name} after the step", largest(*pair))
+        compared(stage, name, f"{name} after the step", *pair)
     return found
 
 
@@ -306,36 +297,9 @@ def gradient_of(name: str) -> str:
     return f"the gradient of {name}"
 
 
-def _both(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Names in both, in the order of the first."""
-    return [name for name in a if name in b]
-
-
-def _largest_finite(*arrays: Float[np.ndarray, "..."]) -> float:
-    """In fp16 a gradient may overflow; the others are still to be told apart."""
-    every = (float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in arrays)
-    return max(every, default=0.0)
-
-
-def largest(
-    a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], scale: float = 0.0
-) -> float:
-    """Largest absolute difference over the largest absolute value, or over the scale.
-
-    Arrays of different shapes are infinitely far apart, and so is a number from one
-    that is not finite; infinities of one sign, and NaNs, are the same.
-
-    >>> largest(np.array([1.0, 4.0]), np.array([2.0, 4.0]))
-    0.25
-    """
-    if a.shape != b.shape:
-        return np.inf
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    if not np.isfinite(a[~same]).all() or not np.isfinite(b[~same]).all():
-        return np.inf
-    difference = float(np.abs(a[~same] - b[~same]).max(initial=0.0))
-    return difference / max(scale, _largest_finite(a, b)) if difference else 0.0
+def _both(a: Mapping[str, T], b: Mapping[str, T]) -> dict[str, tuple[T, T]]:
+    """What both have, in the order of the first."""
+    return {name: (a[name], b[name]) for name in a if name in b}
 
 
 def pixel_sums(gradient: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -346,3 +310,30 @@ def pixel_sums(gradient: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     on digits_cnn in fp64: .5 apart by pixels, 1e-15 in these sums and in the weights.
     """
     return gradient.sum(axis=(1, 2)) if gradient.ndim == 4 else gradient
+
+
+SUSPECTS: dict[str, str] = yaml.safe_load(
+    Path(__file__).with_name("suspects.yaml").read_text(encoding="utf-8")
+)
+BETWEEN = (
+    "or a function called between the two: activation (GELU's tanh or erf), pooling "
+    "(padding with -inf), flattening, residual"
+)
+
+
+def suspects(stage: str, layer: str, kinds: dict[str, tuple[str, str]]) -> str:
+    """What to look at where a stage of a step differs at a layer, from the contract.
+
+    Args:
+      kinds: module -> its class in either twin.
+
+    >>> suspects("forward", "stem", {"stem": ("Conv2d", "Conv")}).split(",")[0]
+    'padding (SAME pads (0'
+    """
+    if stage == "update" and layer.endswith((".mean", ".var")):
+        return SUSPECTS["statistics"]
+    if stage in SUSPECTS:
+        return SUSPECTS[stage]
+    kind = " ".join(kinds.get(layer, ())).lower()
+    found = next((text for name, text in SUSPECTS.items() if name in kind), "")
+    return "; ".join(filter(None, (found, BETWEEN)))

@@ -1,4 +1,4 @@
-"""What a parity check came to, pair by pair and as a whole."""
+"""The verdict of a parity check, pair by pair and as a whole."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -27,7 +27,7 @@ from report.parity.rounding import no_gradient
 
 @dataclass(frozen=True)
 class Comparison:
-    """One run held against another.
+    """Two runs compared.
 
     Args:
       a, b: labels of the runs.
@@ -71,7 +71,7 @@ class Comparison:
 
     @classmethod
     def from_json(cls, held: dict[str, Any]) -> "Comparison":
-        """One of `parity.json`, as bad as anything in it says.
+        """A comparison from `parity.json`, as bad as anything in it says.
 
         Raises:
           AttributeError, LookupError, TypeError, ValueError: where it is damaged.
@@ -80,11 +80,12 @@ class Comparison:
         names = {field.name for field in fields(cls)} & held.keys()
         found = cls(**{name: held[name] for name in names})
         differences, leaves = _distances(found.differences), _distances(found.leaves)
+        (test,) = _distances([found.test_difference]).values()
         if not differences or not leaves:
             raise ValueError("compares no loss or no weight")
         broken, unseen = list(map(str, found.broken)), list(map(str, found.unseen))
-        if not broken and np.inf in (*differences.values(), *leaves.values()):
-            broken = ["a difference is no finite number"]
+        if not broken and np.inf in (test, *differences.values(), *leaves.values()):
+            broken = ["a difference is not a finite number"]
         reason = f"says {stated} and gives no reason"
         if stated == DIFFERENT and not broken:
             broken = [reason]
@@ -96,6 +97,7 @@ class Comparison:
             b=str(found.b),
             differences=list(differences.values()),
             leaves=leaves,
+            test_difference=test,
             broken=broken,
             unseen=unseen,
             by_score=stated == ALIKE,
@@ -129,7 +131,7 @@ class Comparison:
 
 
 def checked_verdict(given: Any) -> str:
-    """A verdict out of a file.
+    """A verdict from a file.
 
     Raises:
       ValueError: if there is no such verdict.
@@ -140,7 +142,7 @@ def checked_verdict(given: Any) -> str:
 
 
 def _distances(held: Mapping[str, Any] | Sequence[Any]) -> dict[Any, float]:
-    """Differences by name or place; what can be none is infinite."""
+    """Differences by name or place; what cannot be a distance is infinite."""
     given = held if isinstance(held, Mapping) else dict(enumerate(held))
     found = {name: float(value) for name, value in given.items()}
     return {n: value if 0 <= value < np.inf else np.inf for n, value in found.items()}
@@ -148,7 +150,7 @@ def _distances(held: Mapping[str, Any] | Sequence[Any]) -> dict[Any, float]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a parity check came to; `parity.json` holds it.
+    """The verdict of a parity check, as `parity.json` holds it.
 
     Args:
       comparisons: every pair that was held against each other.
@@ -170,7 +172,7 @@ class Verdict:
 
     @property
     def set_apart(self) -> list[str]:
-        """What was not held against the other, in words: one line, or none."""
+        """What was not compared: one message, or none."""
         names = dict.fromkeys(name for c in self.comparisons for name in c.wandering)
         return [no_gradient(names)] if names else []
 

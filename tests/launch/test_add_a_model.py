@@ -64,7 +64,7 @@ def test_the_right_twins_are_identical_and_the_wrong_one_is_named_by_its_layer(d
         if "run.dir" in line
     }
     assert "verdict: identical" in said["right"]
-    assert "the loss parts at step 1" in said["wrong"]
+    assert "the loss diverges at step 1" in said["wrong"]
     for line in FINDING[1].splitlines():
         assert line in said["taken-apart"]
-    assert "the loss parts at step 1" in said["compared"]
+    assert "the loss diverges at step 1" in said["compared"]

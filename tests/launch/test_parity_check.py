@@ -144,13 +144,13 @@ WRONG = {
         "train.py",
         "positions[position]",
         "positions[position + (step == 3)]",
-        "parts at step 4",
+        "diverges at step 4",
     ),
     "half the learning rate": (
         "train.py",
         "learning_rate(config, min(s, last), plan.steps) for",
         "learning_rate(config, min(s, last), plan.steps) / 2 for",
-        "parts at step 2",
+        "diverges at step 2",
     ),
 }
 

@@ -527,7 +527,7 @@ def test_speed_is_that_of_the_steps_timed_after_the_training(written, tmp_path):
     timed = read_timed_run(folder)
     assert timed.windows == (160.0, 160.0)
     found = read_between_steps(folder, timed.windows)
-    assert [window.host_seconds for window in found.windows] == [{"data": 0.025}] * 2
+    assert [window.data_seconds for window in found.windows] == [0.025] * 2
     assert found.evaluated.seconds == (0.5, 1.0)  # of the training alone
 
 

@@ -21,7 +21,7 @@ def write_run_folder(
     """A copy of a run folder in which the speed, and whatever is given, is another.
 
     Args:
-      without: key of what its steps left out: "parallel.grad_sync", "optim.update".
+      without: key of what its steps are without: "parallel.grad_sync", "optim.update".
     """
     shutil.copytree(written, folder)
     if without is not None:
@@ -115,12 +115,12 @@ def write_study(
                 rate = 100 * size**0.9 * (1 + repeat / 1000)
                 rate *= faster if framework == "jax" else 1
                 fields = {"framework": framework, "world_size": size}
-                arms = [("", None, 1.0), ("frozen-", "optim.update", 0.9)]
+                ablations = [("", None, 1.0), ("frozen-", "optim.update", 0.9)]
                 if size > 1:
-                    arms.append(("alone-", "parallel.grad_sync", 0.8))
-                for arm, without, share in arms:
-                    name = f"{framework}-{size}-fp32-dp-{arm}{repeat}"
-                    timed = rate / share
+                    ablations.append(("alone-", "parallel.grad_sync", 0.8))
+                for prefix, without, fraction in ablations:
+                    name = f"{framework}-{size}-fp32-dp-{prefix}{repeat}"
+                    timed = rate / fraction
                     write_run_folder(
                         written, folder / name, timed, without=without, **fields
                     )

@@ -41,7 +41,10 @@ def folder(written, tmp_path_factory):
         (["runs", "--base", "0"], "--base must be at least 1, got 0"),
         (["runs", "--accuracy", "97"], r"--accuracy must lie in \(0, 1\], got 97"),
         (["runs", "--peak-flops", "0"], "--peak-flops must be positive"),
-        (["runs", "--interconnect", "dgx"], "is no machine and no file; one of: dgx-1"),
+        (
+            ["runs", "--interconnect", "dgx"],
+            "is neither a machine nor a file; give one of: dgx-1",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(typed, told, tmp_path, monkeypatch):
@@ -88,8 +91,8 @@ def test_from_wandb_and_from_folders_come_the_same_numbers(
             WANDB_CACHE_DIR=tmp_path / "cache",
         )
         assert done.returncode == 0, done.stderr
-    told = "left out: e/p/slow (shown as slow): is still running"
-    assert told in done.stdout and told[10:] in (out / "report.md").read_text()
+    told = "skipped: e/p/slow (shown as slow): is still running"
+    assert told in done.stdout and told[9:] in (out / "report.md").read_text()
     assert len(list(place.iterdir())) == 13 + 1
     assert (out / "table.csv").read_text() == (offline / "table.csv").read_text()
     one, other = (json.loads((f / "report.json").read_text()) for f in (offline, out))

@@ -121,7 +121,7 @@ def test_a_scaler_that_grows_one_step_late_is_named_at_that_step(
     same = envelope([(runs[0], runs[0])])
     found = compare(("torch", runs[0]), ("jax", runs[1]), "frameworks", same)
     assert found.verdict == DIFFERENT
-    assert any("the loss scale parts at step 6: " in why for why in found.broken)
+    assert any("the loss scale differs at step 6: " in why for why in found.broken)
 
 
 @TWINS

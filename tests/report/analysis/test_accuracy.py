@@ -2,10 +2,9 @@
 
 import pytest
 
-from report.analysis.accuracy import common_target, time_to
 from report.analysis.cells import cells_of
 from report.analysis.intervals import median_estimate
-from report.analysis.timings import Evaluated
+from report.analysis.timings import Evaluated, common_target, time_to
 
 FAST, SLOW = Evaluated((1.0, 2.0), (0.8, 0.95)), Evaluated((1.0, 4.0), (0.7, 0.92))
 NEVER = Evaluated((1.0, 2.0), (0.1, 0.2))

@@ -51,7 +51,7 @@ def alone(timed_run):
 
 def rows(data=0.1, ranks=(1.0, 0.9), windows=4):
     """A run's rows: windows of a second, in ten steps."""
-    window = Window(10, 1.0, tuple(ranks), {"data": data})
+    window = Window(10, 1.0, tuple(ranks), data)
     return Rows((window,) * windows, Evaluated((), ()))
 
 
@@ -63,34 +63,34 @@ def test_the_parts_of_a_step_are_the_step(cell, alone):
     }
     assert set(ablations) == set(ABLATIONS)
     found = breakdown(whole, [rows(), rows(), rows()], ablations)
-    assert found is not None and list(found.shares) == list(PARTS)
-    shares = {part: share.value for part, share in found.shares.items()}
+    assert found is not None and list(found.fractions) == list(PARTS)
+    fractions = {part: f.value for part, f in found.fractions.items()}
     optimizer = 1 - 80 / 83.2
     parts = {EXPOSED: 0.2, ABLATIONS[UPDATE]: optimizer, "data": 0.1}
-    assert shares == pytest.approx({REST: 0.7 - optimizer, **parts})
+    assert fractions == pytest.approx({REST: 0.7 - optimizer, **parts})
     assert found.milliseconds.value == 1000 * 64 / 80
-    for share in found.shares.values():
-        assert share.low - 1e-9 <= share.value <= share.high + 1e-9
+    for fraction in found.fractions.values():
+        assert fraction.low - 1e-9 <= fraction.value <= fraction.high + 1e-9
 
 
 def test_a_part_that_no_run_measured_is_not_shown(cell, alone):
-    whole, arm = cell([80.0] * 3), alone([100.0] * 3)
-    untimed = [rows(), rows(), Rows(rows().windows + (Window(1, 1.0, (), {}),), None)]
-    found = breakdown(whole, untimed, {GRAD_SYNC: arm})
-    assert found is not None and list(found.shares) == [REST, EXPOSED]
+    whole, ablation = cell([80.0] * 3), alone([100.0] * 3)
+    untimed = [rows(), rows(), Rows(rows().windows + (Window(1, 1.0, (), None),), None)]
+    found = breakdown(whole, untimed, {GRAD_SYNC: ablation})
+    assert found is not None and list(found.fractions) == [REST, EXPOSED]
     found = breakdown(whole, [rows()] * 3, {})
-    assert found is not None and list(found.shares) == [REST, "data"]
+    assert found is not None and list(found.fractions) == [REST, "data"]
     assert breakdown(whole, untimed, {}) is None
 
 
-def test_too_few_repeats_of_an_arm_have_no_interval(cell, alone):
-    whole, arm = cell([80.0] * 3), alone([100.0, 101.0])
-    found = breakdown(whole, [rows()] * 3, {GRAD_SYNC: arm})
+def test_too_few_repeats_of_an_ablation_have_no_interval(cell, alone):
+    whole, ablation = cell([80.0] * 3), alone([100.0, 101.0])
+    found = breakdown(whole, [rows()] * 3, {GRAD_SYNC: ablation})
     assert found is not None
     for part in EXPOSED, REST:
-        assert found.shares[part].low is None
-        assert found.shares[part].reason == "2 repeats, an interval needs 3"
-    assert found.shares["data"].low is not None
+        assert found.fractions[part].low is None
+        assert found.fractions[part].reason == "2 repeats, an interval needs 3"
+    assert found.fractions["data"].low is not None
 
 
 def test_of_simulated_studies_the_intervals_hold_the_truth(cell, alone):
@@ -100,20 +100,23 @@ def test_of_simulated_studies_the_intervals_hold_the_truth(cell, alone):
     studies = 400
     for _ in range(studies):
         noise = np.exp(generator.normal(0, 0.02, (3, 5)))
-        whole, arm = cell((80 * noise[0]).tolist()), alone((100 * noise[1]).tolist())
+        whole, ablation = (
+            cell((80 * noise[0]).tolist()),
+            alone((100 * noise[1]).tolist()),
+        )
         timed = [rows(data=0.1 * factor) for factor in noise[2]]
-        found = breakdown(whole, timed, {GRAD_SYNC: arm})
+        found = breakdown(whole, timed, {GRAD_SYNC: ablation})
         assert found is not None
         for part, value in truth.items():
-            share = found.shares[part]
-            held[part] += share.low < value < share.high
+            fraction = found.fractions[part]
+            held[part] += fraction.low < value < fraction.high
     assert all(0.92 < count / studies < 0.99 for count in held.values()), held
 
 
-def test_an_arm_is_no_repeat_and_goes_to_the_cell_that_it_is_of(cell, alone):
-    whole, arm = cell([80.0] * 3), alone([100.0] * 3)
-    ablations, left_out = ablations_of(arm, [whole], RECIPES)
-    assert ablations == {whole: {GRAD_SYNC: tuple(arm)}} and left_out == []
+def test_an_ablation_is_no_repeat_and_goes_to_the_cell_that_it_is_of(cell, alone):
+    whole, ablation = cell([80.0] * 3), alone([100.0] * 3)
+    ablations, skipped = ablations_of(ablation, [whole], RECIPES)
+    assert ablations == {whole: {GRAD_SYNC: tuple(ablation)}} and skipped == []
     (curve,) = scaling(list(whole.runs)).curves
     assert curve.points[0].cell.rates == [80.0] * 3
 
@@ -121,35 +124,35 @@ def test_an_arm_is_no_repeat_and_goes_to_the_cell_that_it_is_of(cell, alone):
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"world_size": 4}, "no run of the whole step is like it"),
-        ({"framework": "jax"}, "no run of the whole step is like it"),
-        ({"global_batch_size": 128}, "no run of the whole step is like it"),
-        ({"config_hash": "another"}, "no run of the whole step is like it"),
-        ({"config_hash": "unread"}, "no run of the whole step is like it"),
+        ({"world_size": 4}, "no run of the whole step matches it"),
+        ({"framework": "jax"}, "no run of the whole step matches it"),
+        ({"global_batch_size": 128}, "no run of the whole step matches it"),
+        ({"config_hash": "another"}, "no run of the whole step matches it"),
+        ({"config_hash": "unread"}, "no run of the whole step matches it"),
     ],
 )
-def test_an_arm_of_nothing_is_left_out_by_name(cell, alone, fields, told):
-    (arm,) = alone([100.0], **fields)
-    ablations, (out,) = ablations_of([arm], [cell([80.0])], RECIPES)
-    assert ablations == {} and out.name == str(arm.path)
-    assert out.reason.startswith("left out parallel.grad_sync, to be timed against")
+def test_an_ablation_of_nothing_is_skipped_by_name(cell, alone, fields, told):
+    (ablation,) = alone([100.0], **fields)
+    ablations, (out,) = ablations_of([ablation], [cell([80.0])], RECIPES)
+    assert ablations == {} and out.name == str(ablation.path)
+    assert out.reason.startswith("ran without parallel.grad_sync, to be compared")
     assert told in out.reason
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_an_ablation_has_the_workload_of_what_it_is_of(make_config, ablation):
-    whole, arm, seed, other = (
+    whole, ablation, seed, other = (
         workload(make_config("experiment=digits_mlp", *given))
         for given in ([], [f"{ablation}=false"], ["train.seed=1"], ["optim.peak_lr=1"])
     )
-    assert whole == arm == seed != other
+    assert whole == ablation == seed != other
 
 
 def test_ablations_of_two_recipes_are_not_averaged(cell, alone):
-    arm = alone([100.0]) + alone([100.0], config_hash="recipe")
-    ablations, left_out = ablations_of(arm, [cell([80.0])], RECIPES)
-    assert ablations == {} and len(left_out) == 2
-    assert all("different recipes: " in out.reason for out in left_out)
+    ablation = alone([100.0]) + alone([100.0], config_hash="recipe")
+    ablations, skipped = ablations_of(ablation, [cell([80.0])], RECIPES)
+    assert ablations == {} and len(skipped) == 2
+    assert all("different recipes: " in out.reason for out in skipped)
 
 
 def test_real_data_is_held_against_synthetic_images_of_the_same_point(timed_run):

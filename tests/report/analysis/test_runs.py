@@ -1,4 +1,4 @@
-"""Run folders in any state: read, or left out by name with the reason."""
+"""Run folders in any state: read, or skipped by name with the reason."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_a_run_folder_gives_its_timing(folder):
     assert run.device == environment["processor"]  # on a CPU
 
 
-def test_what_a_steps_arm_leaves_out_is_known(folder):
+def test_what_an_ablation_disables_is_known(folder):
     assert read_timed_run(folder).ablated == ()
     change(folder, ablated=["parallel.grad_sync"])
     assert read_timed_run(folder).ablated == ("parallel.grad_sync",)
@@ -135,9 +135,9 @@ DAMAGE = {
     "endless digits": (grad_accum_steps("1" * 5000), "cannot read .*config"),
     "a control": (perturb, r"is a parity check's control \(train\.perturb_seed=3\)"),
     "no config": (lambda f: (f / "config.yaml").unlink(), "cannot read .*config"),
-    "a row cut short": (cut, r"metrics\.jsonl is cut short: .* row of step 4"),
-    "rows missing": (cut_a_row, r"metrics\.jsonl is cut short"),
-    "no rows": (lambda f: (f / "metrics.jsonl").write_text(""), "is cut short"),
+    "a truncated row": (cut, r"metrics\.jsonl is truncated: .* row of step 4"),
+    "rows missing": (cut_a_row, r"metrics\.jsonl is truncated"),
+    "no rows": (lambda f: (f / "metrics.jsonl").write_text(""), "is truncated"),
     "no metrics": (lambda f: (f / "metrics.jsonl").unlink(), "cannot read .*metrics"),
     "killed": (lambda f: (f / "summary.json").unlink(), "the run was killed"),
     "no JSON": (lambda f: (f / "summary.json").write_text("{"), "is not JSON"),
@@ -155,22 +155,22 @@ DAMAGE = {
     ),
     "two recipes": (
         lambda f: change(f, resumed_anyway=["train.seed is 1, was 0"]),
-        "is of two recipes, by run.resume_anyway: train.seed is 1, was 0$",
+        r"mixes two recipes \(run.resume_anyway\): train.seed is 1, was 0$",
     ),
     "no environment": (lambda f: (f / "environment.json").unlink(), "environment"),
 }
 
 
 @pytest.mark.parametrize("harm", DAMAGE)
-def test_a_damaged_folder_is_left_out_by_name_and_the_others_are_read(folder, harm):
+def test_a_damaged_folder_is_skipped_by_name_and_the_others_are_read(folder, harm):
     good = shutil.copytree(folder, folder.with_name("good"))
     damage, told = DAMAGE[harm]
     damage(folder)
     with pytest.raises(RecordError, match=told) as refused:
         read_timed_run(folder)
-    runs, left_out = read_timed_runs([folder, good])
+    runs, skipped = read_timed_runs([folder, good])
     assert [run.path for run in runs] == [good]
-    assert [(out.name, out.reason) for out in left_out] == [
+    assert [(out.name, out.reason) for out in skipped] == [
         (str(folder), str(refused.value))
     ]
 
@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     found = find([folder.parent])
     assert found.runs == [folder]
-    (out,) = found.left_out
+    (out,) = found.skipped
     assert (out.name, out.reason) == (str(locked), "cannot be read: Permission denied")
 
 
@@ -223,7 +223,7 @@ def test_an_empty_folder_is_refused_by_name(tmp_path, folder):
     empty.mkdir()
     with pytest.raises(RecordError, match=f"{empty} holds no run folder; give folders"):
         find([folder, empty])
-    with pytest.raises(RecordError, match="absent is no folder"):
+    with pytest.raises(RecordError, match="absent is not a folder"):
         find([tmp_path / "absent"])
 
 

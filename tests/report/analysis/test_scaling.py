@@ -73,7 +73,7 @@ def test_each_regime_is_known_and_gives_back_its_serial_fraction(make_curve, reg
         assert efficiency.value == point.speedup.value / point.cell.world_size
     assert [fit.held_out for fit in curve.fits] == [16, 16]
     assert curve.fits[0].parameters["serial fraction"].value == pytest.approx(SERIAL)
-    assert found.left_out == ()
+    assert found.skipped == ()
 
 
 def test_strong_and_weak_share_a_base_and_no_other_cell(make_curve):
@@ -143,11 +143,11 @@ def test_one_world_size_is_no_curve_but_keeps_its_rate(make_curve):
     assert curve.points[0].images_per_second.low is not None
 
 
-def test_runs_of_different_recipes_in_a_cell_are_left_out_by_name(make_curve):
+def test_runs_of_different_recipes_in_a_cell_are_skipped_by_name(make_curve):
     runs = make_curve(STRONG)
     other = replace(runs[4], config_hash="another", path=runs[4].path / "odd")
     found = scaling([*runs, other])
-    (out,) = found.left_out
+    (out,) = found.skipped
     assert out.name.endswith("world size 2, global batch 512")
     assert out.reason.startswith("holds runs of different recipes: recipe (run-4, ")
     assert "another (odd)" in out.reason
@@ -163,13 +163,13 @@ def test_runs_of_different_recipes_in_a_cell_are_left_out_by_name(make_curve):
         ("parameters", "parameters"),
     ],
 )
-def test_a_cell_of_another_recipe_than_the_base_is_left_out_by_name(
+def test_a_cell_of_another_recipe_than_the_base_is_skipped_by_name(
     make_curve, field, told
 ):
     runs = make_curve(STRONG)
     odd = [replace(r, **{field: "7"}) if r.world_size == 8 else r for r in runs]
     found = scaling(odd)
-    (out,) = found.left_out
+    (out,) = found.skipped
     assert out.name.endswith("world size 8, global batch 512")
     assert out.reason.startswith(f"is of different {told}: ")
     assert [p.cell.world_size for p in found.curves[0].points] == [1, 2, 4, 16]
@@ -222,7 +222,7 @@ def test_frameworks_on_two_machines_are_not_compared(make_curve):
     jax = make_curve(STRONG, machine="128 logical cores", framework="jax")
     assert compared(scaling(torch + jax)) == []
     found = scaling(torch + jax + make_curve(STRONG, machine="128 logical cores"))
-    assert {v.torch.setting.machine for v in compared(found)} == {"128 logical cores"}
+    assert {v.under.setting.machine for v in compared(found)} == {"128 logical cores"}
     groups, _ = grouped(found.curves)
     assert [group.title.split(",")[0] for group in groups] == [
         "128 logical cores",
@@ -245,7 +245,7 @@ def test_jax_is_compared_with_pytorch_eager_and_compiled(make_curve):
         for name in ("jax", "torch")
     )
     found = scaling([*eager, *compiled, *jax])
-    pairs = [(v.torch.setting.compiled, v.jax.world_size) for v in compared(found)]
+    pairs = [(v.under.setting.compiled, v.cell.world_size) for v in compared(found)]
     assert sorted(pairs) == [(False, 1), (False, 2), (True, 1), (True, 2)]
     ((group,), _) = grouped(found.curves)
     labels = [group.label(curve) for curve in group.curves]
@@ -265,7 +265,9 @@ def test_a_grid_of_batches_and_sizes_has_no_curve_without_a_base(timed_run):
 
 def test_a_cell_given_twice_is_refused(make_curve):
     cells, _ = cells_of(make_curve(STRONG))
-    with pytest.raises(RecordError, match="duplicate cells on one curve: here"):
+    with pytest.raises(
+        RecordError, match="duplicate configurations on one curve: here"
+    ):
         curve_of([*cells, cells[0]], STRONG, "here")
 
 

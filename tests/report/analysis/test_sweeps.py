@@ -67,7 +67,7 @@ def seeds(trained, tmp_path) -> Report:
 
 
 def test_seeds_are_repeats_of_accuracy_and_their_speeds_are_pooled(seeds):
-    assert seeds.scaling.left_out == ()
+    assert seeds.scaling.skipped == ()
     for curve in seeds.scaling.curves:
         (point,) = curve.points
         assert (len(point.cell.runs), point.cell.seeds) == (4, 3)
@@ -108,7 +108,7 @@ def test_seeds_that_came_to_the_same_figure_have_no_interval_without_width(
         trained(f"run-{seed}", 100.0 + seed, 346 / 359, seed=seed)
     (score,) = reported(tmp_path).accuracies.values()
     assert (score.spread, score.mean.low) == (0.0, None)
-    assert score.mean.reason == "all 3 seeds came to the same figure"
+    assert score.mean.reason == "all 3 seeds reached the same figure"
 
 
 RATES = {0.01: 0.70, 0.1: 0.95, 1.0: 0.40}
@@ -127,7 +127,7 @@ def sweep(trained, tmp_path) -> Report:
 
 
 def test_a_sweep_is_one_table_with_the_keys_that_differ_as_columns(sweep):
-    assert sweep.scaling.left_out == ()
+    assert sweep.scaling.skipped == ()
     (group,) = sweep.groups
     assert group.is_sweep and group.varied == ("optim.peak_lr",)
     table, _ = accuracy_table(sweep, group)
@@ -165,7 +165,7 @@ def test_a_sweep_over_world_sizes_has_a_curve_for_each_recipe(trained, tmp_path)
                 name = f"{size}-{peak_lr}-{repeat}"
                 trained(name, rate, world_size=size, peak_lr=peak_lr)
     found = reported(tmp_path)
-    assert found.scaling.left_out == ()
+    assert found.scaling.skipped == ()
     assert len(found.scaling.curves) == len(RATES)
     assert all(len(curve.points) == 2 for curve in found.scaling.curves)
     (group,) = found.groups
@@ -196,7 +196,7 @@ def test_a_config_that_is_not_the_runs_own_pools_nothing(trained, tmp_path):
         trained(f"run-{seed}", 100.0 + seed, seed=seed)
     folder = trained("changed", 102.0, seed=2)
     change(folder / "summary.json", config_hash="0" * 64)
-    (left,) = reported(tmp_path).scaling.left_out
+    (left,) = reported(tmp_path).scaling.skipped
     assert "different recipes" in left.reason
 
 
@@ -208,6 +208,6 @@ def test_a_check_at_another_batch_than_the_cells_says_so(trained, written, tmp_p
     write_check(written, tmp_path / "runs" / "parity-fp32")
     found = reported(tmp_path)
     (said,) = batch_sentences(found)
-    assert "was checked at a global batch of 8, which one device holds too" in said
+    assert "was checked at a global batch of 8, which fits on one device" in said
     assert said.endswith("timed at 8 and 16")
     assert said in page(found, {}) and said in to_markdown(found)

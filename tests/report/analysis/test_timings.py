@@ -35,7 +35,7 @@ def test_windows_before_an_evaluation_are_counted_and_later_ones_not(rows):
     run = rows(*stepped(WARMUP, TIMED, EVALUATION, TIMED, nothing))
     found = read_between_steps(run, [48.0, 48.0])
     assert found.evaluated == Evaluated((2.0,), (0.8,), (4,))
-    assert found.windows == (Window(2, 0.5, (1.5, 1.4), {"data": 0.3}),) * 2
+    assert found.windows == (Window(2, 0.5, (1.5, 1.4), 0.3),) * 2
 
 
 def stepped(*rows):
@@ -66,7 +66,9 @@ def test_a_hole_is_found_wherever_it_is(rows):
         for stop in range(start + 1, len(whole)):
             if {row["kind"] for row in whole[start:stop]} == {"evaluation"}:
                 continue  # nothing but the config says how many there should be
-            with pytest.raises(RecordError, match="is no row|does not end with the 2"):
+            with pytest.raises(
+                RecordError, match="is not a row|does not end with the 2"
+            ):
                 read_between_steps(rows(*whole[:start], *whole[stop:]), rates)
 
 
@@ -80,5 +82,5 @@ def test_windows_of_another_speed_than_the_summarys_are_refused(rows):
 )
 def test_a_row_that_is_none_is_refused_by_its_line(rows, harm):
     harmed = {k: v for k, v in (TIMED | harm).items() if k != "warmup" or v is not None}
-    with pytest.raises(RecordError, match=r"metrics.jsonl line 6 is no row"):
+    with pytest.raises(RecordError, match=r"metrics.jsonl line 6 is not a row"):
         read_between_steps(rows(*stepped(WARMUP, harmed)), [48.0])

@@ -1,4 +1,4 @@
-"""The report of run folders: its verdict first, its files, and all that is left out."""
+"""The report of run folders: its verdict first, its files, and all that is skipped."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ from report.page.scaling import page, to_markdown
 from report.page.sections import sections
 from report.page.verdicts import UNKNOWN, parity
 from report.parity.bounds import DIFFERENT, UNDECIDED
-from report.parity.two_runs import compare_two
+from report.parity.compare import compare_two
 from report.write import report_on, write_report
 from tests.report.folders import change, write_run_folder, write_study
 
@@ -61,7 +61,7 @@ def out(kept, tmp_path_factory):
 def test_the_page_opens_with_the_verdict_and_then_tells_speeds(out):
     text = (out / "index.html").read_text()
     order = ["Parity: identical", "How fast?", FASTER, 'id="parity"', 'id="fast"']
-    order += ['id="scales"', 'id="holds-back"', 'id="further"', 'id="left-out"']
+    order += ['id="scales"', 'id="holds-back"', 'id="further"', 'id="skipped"']
     places = [text.index(part) for part in order]
     assert places == sorted(places)
     markdown = (out / "report.md").read_text()
@@ -74,7 +74,7 @@ def test_the_page_opens_with_the_verdict_and_then_tells_speeds(out):
     assert {c["confidence"] for c in told} == {1 - (1 - 0.95) / 3}
 
 
-REASON = "the loss parts at step 3"  # or whatever a check says
+REASON = "the loss diverges at step 3"  # or whatever a check says
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_without_parity_no_speed_is_claimed_anywhere(written, tmp_path, harm, to
         assert not re.search("(JAX|PyTorch) is faster|JAX runs at", text)
         assert (REASON in text) == (harm in given)
     for compared in json.loads(to_json(found))["jax_against_torch"]:
-        assert compared["jax_over_torch"] is compared["verdict"] is None
+        assert compared["ratio"] is compared["verdict"] is None
         assert compared["withheld"]
     assert not [chart for chart in charts(found) if chart.name.startswith("ratio")]
 
@@ -114,8 +114,8 @@ def test_without_parity_no_speed_is_claimed_anywhere(written, tmp_path, harm, to
     ("harm", "told"),
     [
         ({"verdict": DIFFERENT}, "says different and gives no reason"),
-        ({"differences": [1e-8, "NaN", 1e-8, 1e-8]}, "is no finite number"),
-        ({"leaves": {"dense.0.kernel": "Infinity"}}, "is no finite number"),
+        ({"differences": [1e-8, "NaN", 1e-8, 1e-8]}, "is not a finite number"),
+        ({"leaves": {"dense.0.kernel": "Infinity"}}, "is not a finite number"),
     ],
 )
 def test_whatever_speaks_against_parity_in_a_check_decides(study, harm, told):
@@ -157,7 +157,9 @@ def test_a_check_of_one_strategy_does_not_answer_for_another(study):
 
 
 def test_one_failed_check_among_several_fails_the_report(study, written, tmp_path):
-    write_study(written, tmp_path / "bad", sizes=(1,), broken=("the test loss parts",))
+    write_study(
+        written, tmp_path / "bad", sizes=(1,), broken=("the test loss differs",)
+    )
     found = report(study, tmp_path / "bad" / "parity-fp32")
     assert parity(found)[0] == DIFFERENT
     assert all(compared.withheld for compared in found.comparisons)
@@ -166,13 +168,14 @@ def test_one_failed_check_among_several_fails_the_report(study, written, tmp_pat
 def test_an_identical_check_does_not_answer_for_speeds_beside_a_failed_one(
     study, written, tmp_path
 ):
-    write_study(written, tmp_path / "bad", sizes=(1,), broken=("the loss parts",))
+    write_study(written, tmp_path / "bad", sizes=(1,), broken=("the loss diverges",))
     for config in (tmp_path / "bad" / "parity-fp32").glob("*-1/config.yaml"):
         config.write_text(config.read_text().replace("  peak_lr: ", "  peak_lr: 1"))
     found = report(study, tmp_path / "bad" / "parity-fp32")
     reasons = {compared.withheld for compared in found.comparisons}
     assert len(reasons) == 1 and reasons.pop().endswith("is different")
-    assert {c.check.verdict for c in found.comparisons if c.check} == {"identical"}
+    checks = [check for compared in found.comparisons for check in compared.checks]
+    assert {check.verdict for check in checks} == {"identical"}
 
 
 def test_a_check_of_other_data_is_said_to_be_of_other_data(study):
@@ -203,7 +206,7 @@ def test_behind_every_figure_lie_its_numbers(out, kept):
     assert files == sorted(f"{c.name}.{s}" for c in charts(found) for s in SUFFIXES)
     for chart in charts(found):
         if chart.name.startswith("utilisation"):
-            continue  # a share of the peak that only `out` was given
+            continue  # a fraction of the peak that only `out` was given
         text = (out / "figures" / f"{chart.name}.csv").read_text()
         head, *lines = csv.reader(text.splitlines())
         assert head[3:5] == [chart.x_label, chart.y_label]
@@ -252,14 +255,16 @@ def test_what_is_sharded_is_projected_by_what_it_exchanges(study):
 def test_what_is_not_known_is_said_with_its_reason(kept):
     text = page(report(kept), {})
     assert "no projection, how " in text and "give --interconnect" in text
-    assert "No MFU: no peak is known of" in text
+    assert "No MFU: no peak is known for" in text
     assert "Not fitted, with 3 points, a fit needs 5: the largest is held out" in text
 
 
 def test_a_step_is_told_in_the_parts_that_runs_and_ablations_measured(out, kept):
     (file,) = (out / "figures").glob("step-parts-*.csv")
     rows = list(csv.DictReader(file.read_text().splitlines()))
-    told = {(r["panel"], r["devices"], r["series"]): r["share of a step"] for r in rows}
+    told = {
+        (r["panel"], r["devices"], r["series"]): r["fraction of a step"] for r in rows
+    }
     assert float(told["PyTorch", "4", "exposed communication"]) == pytest.approx(0.2)
     assert float(told["JAX", "1", "data"]) == pytest.approx(0.1)
     assert float(told["JAX", "1", "optimizer"]) == pytest.approx(0.1)
@@ -286,9 +291,9 @@ def peak(kept, flops):
 
 
 def test_the_peak_is_drawn_where_it_does_not_press_the_points_together(kept):
-    ((far, share), (said, _)) = peak(kept, 1e12)
+    ((far, fraction), (said, _)) = peak(kept, 1e12)
     assert not far and "times as high, and not drawn" in said
-    assert {row.y for row in share} == {1.0} and {row.kind for row in share} == {
+    assert {row.y for row in fraction} == {1.0} and {row.kind for row in fraction} == {
         "bound"
     }
     ((near, _), (said, _)) = peak(kept, 3e6)
@@ -308,7 +313,9 @@ def test_without_an_ablation_the_page_says_what_was_not_measured(study):
     for run in study.glob("*-alone-*"):
         shutil.rmtree(run)
     text = page(report(study), {})
-    assert "what the exchange takes was not measured, by runs without it" in text
+    assert (
+        "what the exchange takes was not measured: that needs runs without it" in text
+    )
     assert "exposed communication</button>" not in text
 
 
@@ -480,8 +487,8 @@ def test_compiled_pytorch_is_held_against_eager_where_both_are_proven(study):
     for file in check.glob("torch-*/summary.json"):
         change(file, compiled=True)
     (proven,) = report(study).compiled
-    assert proven.withheld == "" and proven.ratio.estimate.value > 1
-    said = f"PyTorch compiled runs at {proven.ratio.estimate.value:.3f} ("
+    assert proven.withheld == "" and proven.estimate.value > 1
+    said = f"PyTorch compiled runs at {proven.estimate.value:.3f} ("
     assert said in page(report(study), {}) and said in to_markdown(report(study))
     shutil.rmtree(study / "parity-fp32")  # which was the eager one's
     (unproven,) = report(study).compiled
@@ -489,7 +496,7 @@ def test_compiled_pytorch_is_held_against_eager_where_both_are_proven(study):
     for text in page(report(study), {}), to_markdown(report(study)):
         assert "of eager PyTorch" not in text
     (row,) = json.loads(to_json(report(study)))["compiled_against_eager"]
-    assert row["compiled_over_eager"] is None and row["withheld"]
+    assert row["ratio"] is None and row["withheld"]
 
 
 def kill_check(study):
@@ -510,35 +517,39 @@ def a_copy(study):
 
 HARM = [
     (harm_summary, "jax-1-fp32-dp-1", "is not JSON"),
-    (harm_metrics, "jax-1-fp32-dp-1", "metrics.jsonl is cut short"),
+    (harm_metrics, "jax-1-fp32-dp-1", "metrics.jsonl is truncated"),
     (harm_middle, "jax-1-fp32-dp-1", "neither accuracies nor parts of a step: "),
     (lose_a_cell, "jax-1-fp32-dp-1", "is planned in study.json and was not run"),
     (fail_a_cell, "jax-1-fp32-dp-1", "failed before it left a run folder, see jax-1"),
-    (harm_check, "parity-fp32", "is no parity check's verdict"),
+    (harm_check, "parity-fp32", "is not a parity verdict"),
     (harm_check_run, "parity-fp32", "does not hold steps 1 to 4 once each"),
     (rename_check_framework, "parity-fp32", "framework is 'mxnet', expected one of"),
-    (lose_check_run, "parity-fp32", "compared jax ×1, torch ×1, and 1 such runs lie"),
+    (
+        lose_check_run,
+        "parity-fp32",
+        "compared jax ×1, torch ×1, but 1 such run folders lie",
+    ),
     (unheard_of_verdict, "parity-fp32", "verdict <b>as good as</b>"),
-    (harm_plan, "study", "is no study's plan"),
+    (harm_plan, "study", "is not a study's plan"),
     (kill_check, "parity-fp32", "is a parity check without a verdict"),
-    (cut_short, "unfinished", "holds starts of a study that were cut short"),
+    (cut_short, "unfinished", "holds starts of a study that were interrupted"),
     (two_recipes, "world size 1, global batch 8", "different recipes"),
     (a_copy, "jax-1-fp32-dp-1", "is a copy of"),
 ]
 
 
 @pytest.mark.parametrize(("harm", "name", "reason"), HARM)
-def test_what_is_damaged_or_missing_is_left_out_by_name(study, harm, name, reason):
+def test_what_is_damaged_or_missing_is_skipped_by_name(study, harm, name, reason):
     harm(study)
-    left_out = [(o.name, o.reason) for o in report(study).scaling.left_out]
-    assert any(n.endswith(name) and reason in why for n, why in left_out), left_out
+    skipped = [(o.name, o.reason) for o in report(study).scaling.skipped]
+    assert any(n.endswith(name) and reason in why for n, why in skipped), skipped
 
 
-def test_nothing_is_left_out_of_a_whole_study(kept):
-    assert report(kept).scaling.left_out == ()
+def test_nothing_is_skipped_of_a_whole_study(kept):
+    assert report(kept).scaling.skipped == ()
 
 
-def test_where_all_is_left_out_the_page_says_so_at_its_top(written, tmp_path):
+def test_where_all_is_skipped_the_page_says_so_at_its_top(written, tmp_path):
     study = write_study(written, tmp_path / "study", sizes=(1,), repeats=1)
     for file in study.rglob("summary.json"):
         held = json.loads(file.read_text())
@@ -546,7 +557,7 @@ def test_where_all_is_left_out_the_page_says_so_at_its_top(written, tmp_path):
         file.write_text(json.dumps(held))
     text = page(report(study), {})
     top = text[: text.index("<h2")]
-    assert "No run that can be timed is among the folders; 5 were left out" in top
+    assert "No run that can be timed is among the folders; 5 were skipped" in top
     assert "no parity check that can be read is among them" in top
 
 
@@ -610,7 +621,7 @@ def test_a_report_replaces_a_report_and_nothing_else(kept, tmp_path):
     stale.touch()
     write_report(found, tmp_path / "out")
     assert not stale.exists() and file.exists()
-    with pytest.raises(RecordError, match="holds something else than a report"):
+    with pytest.raises(RecordError, match="holds files that are not a report's"):
         write_report(found, kept)
     (tmp_path / "file").touch()
     with pytest.raises(RecordError, match="is a file"):
@@ -625,7 +636,7 @@ def test_a_study_has_its_report_beside_its_runs(kept, tmp_path):
     study = tmp_path / "study"
     shutil.copytree(kept / "parity-fp32", study / "parity-fp32")
     assert report_on(study) == f"report: {study / 'report' / 'index.html'}"
-    assert report(study).scaling.left_out == ()  # it is not taken for a run
+    assert report(study).scaling.skipped == ()  # it is not taken for a run
 
 
 # In a browser

@@ -51,7 +51,7 @@ def test_compile_seconds_leave_out_steps_that_came_from_a_cache(timed_run):
     report = make_report(runs)
     assert report_rows(report)[0]["compile_seconds"] == 8.0
     text = to_markdown(report)
-    assert "Compile s leaves out 2 runs with steps from a cache" in text
+    assert "Compile s excludes 2 runs with steps from a cache" in text
     assert report_rows(make_report(runs[1:]))[0]["compile_seconds"] is None
     assert "from a cache" not in to_markdown(make_report(runs[:1]))
 
@@ -64,7 +64,7 @@ def test_csv_and_json_hold_the_rows(found):
         assert list(line) == list(row)
         for name, value in row.items():
             assert line[name] == ("" if value is None else str(value))
-    told = [(v["verdict"], v["jax_over_torch"]) for v in whole["jax_against_torch"]]
+    told = [(v["verdict"], v["ratio"]) for v in whole["jax_against_torch"]]
     assert told == [(None, None)] * 2  # no parity check is among these runs
     assert whole["fits"][0]["reason"].startswith("2 points, a fit needs 5")
 
@@ -139,10 +139,10 @@ def test_a_model_that_does_is_quoted_beside_the_law(timed_run):
     )
 
 
-def test_what_was_left_out_is_told(timed_run):
+def test_what_was_skipped_is_listed(timed_run):
     runs = [timed_run(1.0), timed_run(1.1, config_hash="other")]
     found = make_report(runs)
-    assert "### What was left out" in to_markdown(found)
-    *_, out = json.loads(to_json(found))["left_out"]
+    assert "### What was skipped" in to_markdown(found)
+    *_, out = json.loads(to_json(found))["skipped"]
     assert "different recipes" in out["reason"]
     assert to_csv(found) == ""

@@ -123,7 +123,7 @@ def test_a_loss_scale_that_grows_one_step_late_is_named_at_that_step(make_run, c
     right, late = (make_run("fp16", scales=loss_scales(n)) for n in (5, 6))
     assert held(right, right, control).verdict == IDENTICAL
     told = held(right, late, control).broken
-    assert told == ["the loss scale parts at step 6: 16 and 8"]
+    assert told == ["the loss scale differs at step 6: 16 and 8"]
 
 
 def test_loss_scales_are_not_compared_once_the_trajectory_is_lost(make_run, control):
@@ -153,7 +153,7 @@ def test_fp64_bounds_are_those_of_the_contract(make_run, step, by, verdict):
     result = held(make_run(), make_run(losses=bent(step, by)))
     assert result.verdict == verdict
     if result.broken:
-        assert f"the loss parts at step {step}:" in result.broken[0]
+        assert f"the loss diverges at step {step}:" in result.broken[0]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_an_interval_that_covers_chance_decides_nothing(make_run):
     lost = Envelope(np.full(STEPS, 0.2), {"a.kernel": 0.2, "b.bias": 0.2}, wide, 9, 0.1)
     found = held(make_run("fp32"), make_run("fp32", losses=bent(60, 0.5)), lost)
     assert found.verdict == UNDECIDED
-    assert "cannot be told from chance by torch's controls" in found.unseen[0]
+    assert "cannot be distinguished from chance by torch's controls" in found.unseen[0]
     assert Verdict("line", "fp32", "r", "d", [found], lost).verdict == UNDECIDED
 
 
@@ -409,7 +409,7 @@ def test_relative_difference_is_symmetric_and_has_no_holes():
     np.testing.assert_allclose(relative_difference(b, a), expected)
 
 
-def test_an_average_that_one_run_alone_keeps_is_left_out():
+def test_an_average_that_one_run_alone_keeps_is_skipped():
     plain, w = {"w": np.ones(2)}, np.zeros(2)
     both = plain | {"average of w": w}
     assert leaf_differences(plain, both) == leaf_differences(both, plain) == {"w": 0.0}

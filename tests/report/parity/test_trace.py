@@ -8,8 +8,7 @@ import pytest
 
 from record.trace import Trace
 from report.parity.bounds import DIFFERENT, IDENTICAL
-from report.parity.suspects import SUSPECTS
-from report.parity.trace import compare_traces, pixel_sums
+from report.parity.trace import SUSPECTS, compare_traces, pixel_sums
 
 
 def trace(step=1):
@@ -79,7 +78,7 @@ def test_the_first_in_the_order_of_the_step_is_named():
     wrong = replace(wrong, outputs=wrong.outputs | {"head": np.ones((5, 4))})
     verdict = held(trace(), wrong)
     assert verdict.first.what == "the output of conv"
-    assert "up to the labels all agrees" in verdict.message
+    assert "everything up to the labels agrees" in verdict.message
 
 
 def test_an_update_and_a_running_statistic_have_suspects_of_their_own():

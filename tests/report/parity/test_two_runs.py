@@ -10,7 +10,7 @@ from report.parity.bounds import (
     IDENTICAL,
     UNDECIDED,
 )
-from report.parity.two_runs import compare_two
+from report.parity.compare import compare_two
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_keys_that_differ_are_named_with_both_values(make_run):
 def test_a_run_of_two_recipes_is_told(make_run):
     mixed = make_run("precision=fp64", anyway=["train.seed is 1, was 0"])
     (note,) = held(make_run("precision=fp64"), mixed).notes
-    assert note == "b was gone on with by run.resume_anyway: train.seed is 1, was 0"
+    assert note == "b was resumed with run.resume_anyway: train.seed is 1, was 0"
 
 
 def test_runs_of_another_length_are_refused_with_both(make_run):
@@ -113,7 +113,7 @@ def test_runs_of_another_length_are_refused_with_both(make_run):
 def test_the_step_and_the_leaf_that_part_are_named(make_run):
     other = make_run("precision=fp64", losses=(2.0, 1.6, 1.0), weight=1.1)
     (comparison,) = held(make_run("precision=fp64"), other).comparisons
-    assert "the loss parts at step 2" in comparison.broken[0]
+    assert "the loss diverges at step 2" in comparison.broken[0]
     assert "dense.0.kernel" in comparison.broken[1]
 
 
@@ -142,7 +142,7 @@ def test_beyond_the_steps_of_its_bound_a_comparison_without_controls_decides_not
     if verdict == UNDECIDED:
         (unseen,) = found.comparisons[0].unseen
         assert f"the losses agree up to step {step - 1} of 440" in unseen
-        assert "precision=fp64, or in others with controls" in unseen
+        assert "precision=fp64, or in another precision with controls" in unseen
 
 
 def test_two_runs_that_keep_to_the_bound_to_the_end_are_identical(make_run):
@@ -185,7 +185,7 @@ def test_without_controls_what_rounding_may_have_grown_to_is_no_difference(
     assert found.verdict == verdict
     if verdict == UNDECIDED:
         (unseen,) = found.comparisons[0].unseen
-        assert "precision=fp64, or in others with controls" in unseen
+        assert "precision=fp64, or in another precision with controls" in unseen
 
 
 def test_in_fp64_growth_is_a_difference(make_run):
@@ -199,7 +199,7 @@ def test_a_loss_scale_that_parts_while_losses_agree_is_a_difference(make_run):
     late = make_run(*given, losses=LONG, scales=[8.0] * 6 + [4.0] * 434)
     right = make_run(*given, losses=LONG, scales=[8.0] * 440)
     assert held(right, late).comparisons[0].broken == [
-        "the loss scale parts at step 7: 8 and 4"
+        "the loss scale differs at step 7: 8 and 4"
     ]
 
 
@@ -211,7 +211,7 @@ def test_in_fp32_a_bias_that_rounding_may_have_moved_is_a_doubt_and_no_verdict(
 
     found = held(*pair(bias=1e-7, other=0.0))
     assert found.verdict == UNDECIDED
-    assert "dense.0.bias part by as much" in found.comparisons[0].unseen[0]
+    assert "dense.0.bias differ by as much" in found.comparisons[0].unseen[0]
     # Not where it has moved further than SGD moves rounding, nor where it has half of
     # the other's value, as by half the learning rate.
     assert held(*pair(bias=0.1, other=0.0)).verdict == DIFFERENT
