@@ -73,7 +73,7 @@ def test_a_killed_run_gone_on_with_is_the_uninterrupted_one(
     whole = train(framework, *overrides, processes=processes)
     cut = killed(whole, tmp_path / "run", step=5)
     said = go_on(framework, cut, *overrides, processes=processes)
-    assert "goes on after step 5" in said
+    assert "resumes after step 5" in said
     assert_the_same(whole, cut)
 
 
@@ -84,7 +84,7 @@ def test_a_finished_run_trained_on_is_the_one_that_was_longer_from_the_start(
     short = train(framework, *constant, "train.steps=7")
     longer = tmp_path / "run"
     said = go_on(framework, longer, *constant, f"run.resume={short}")
-    assert "goes on after step 5" in said
+    assert "resumes after step 5" in said
     assert_the_same(train(framework, *constant), longer)
     run = read_run(longer)
     assert [row["differences"] for row in run.of_kind("resume")] == [[]]
@@ -129,7 +129,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(
     assert err.startswith("stopped: asked to by SIGTERM; saved after step ")
     assert read_summary(folder)["status"] == "stopped"
     step = json.loads((folder / "REQUEUE").read_text())["step"]
-    assert f"goes on after step {step}" in go_on(framework, folder, *recipe)
+    assert f"resumes after step {step}" in go_on(framework, folder, *recipe)
     assert not (folder / "REQUEUE").exists()
     assert_the_same(train(framework, *recipe), folder)
 
@@ -139,7 +139,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(
     [
         (["train.seed=1"], "train.seed is 1, was 0"),
         (["model.hidden=[8]", "run.resume_anyway=true"], "does not fit: in weights"),
-        (["run.resume=never"], "already holds a run without an end"),
+        (["run.resume=never"], "already holds an unfinished run"),
     ],
 )
 def test_what_would_be_another_run_is_refused(cut, go_on, overrides, words, tmp_path):

@@ -294,7 +294,7 @@ def test_the_folder_of_another_study_is_refused(begin, tmp_path):
     with pytest.raises(RecordError, match="is no study's"):
         again()
     held.rename(tmp_path / "notes.json")
-    with pytest.raises(RecordError, match="already holds files of something else"):
+    with pytest.raises(RecordError, match="already holds other files"):
         again()
 
 

@@ -62,9 +62,9 @@ def test_numbers_that_json_lacks_are_given_back(writer):
 def test_the_newest_is_taken(writer, tmp_path):
     for step in 10, 30, 20:
         writer.save(checkpoint(step))
-    newest, left_out = newest_checkpoint(tmp_path)
+    newest, skipped = newest_checkpoint(tmp_path)
     assert_same(newest, checkpoint(30))
-    assert left_out == []
+    assert skipped == []
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path):
@@ -124,7 +124,7 @@ FILES = ["COMMITTED", "manifest.json", "momentum.safetensors", "weights.safetens
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("harm", [flip, cut])
-def test_a_checkpoint_that_was_harmed_is_left_out_in_words(
+def test_a_checkpoint_that_was_harmed_is_skipped_in_words(
     writer, tmp_path, harm, file
 ):
     writer.save(checkpoint(10))
@@ -132,9 +132,9 @@ def test_a_checkpoint_that_was_harmed_is_left_out_in_words(
     intact = path.read_bytes()
     for position in [0, *range(1, len(intact), 1 + len(intact) // 20)]:
         harm(path, position)
-        newest, left_out = newest_checkpoint(tmp_path)
+        newest, skipped = newest_checkpoint(tmp_path)
         assert newest is not None and newest.step == 10, (file, position)
-        (reason,) = left_out
+        (reason,) = skipped
         assert str(path.parent) in reason
         path.write_bytes(intact)
     assert newest_checkpoint(tmp_path)[0].step == 20
@@ -143,12 +143,12 @@ def test_a_checkpoint_that_was_harmed_is_left_out_in_words(
 @pytest.mark.parametrize(
     "file, said",
     [
-        ("COMMITTED", "has no COMMITTED: its writing was cut short"),
+        ("COMMITTED", "has no COMMITTED: writing it was interrupted"),
         ("manifest.json", "cannot read .*manifest.json"),
         ("weights.safetensors", "cannot read .*weights.safetensors"),
     ],
 )
-def test_a_checkpoint_that_lacks_a_file_is_left_out(writer, tmp_path, file, said):
+def test_a_checkpoint_that_lacks_a_file_is_skipped(writer, tmp_path, file, said):
     writer.save(checkpoint(10))
     (writer.save(checkpoint(20)) / file).unlink()
     newest, (reason,) = newest_checkpoint(tmp_path)
@@ -284,8 +284,8 @@ def test_wherever_the_disk_fails_nothing_is_half_written(tmp_path, monkeypatch):
                     break
                 except RecordError as error:
                     assert "Input/output error" in str(error)
-            newest, left_out = newest_checkpoint(run)
-            assert newest is not None and left_out == []
+            newest, skipped = newest_checkpoint(run)
+            assert newest is not None and skipped == []
             assert_same(newest, checkpoint(newest.step))
             assert list(run.glob("checkpoints/.saving-*")) == []
     assert failing > 8
@@ -369,7 +369,7 @@ for half in True, False:
             save(run, point, half)
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        newest, left_out = newest_checkpoint(run)
+        newest, skipped = newest_checkpoint(run)
         assert newest.step in (10, 20), newest
         assert_same(newest, checkpoint(newest.step))
         with CheckpointWriter(run, keep=1) as writer:

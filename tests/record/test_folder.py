@@ -31,8 +31,8 @@ def foreign(path: Path) -> None:
     [
         (finished, "already holds a finished run; nothing is overwritten: choose"),
         (diverged, "already holds a diverged run; nothing"),
-        (unfinished, "already holds a run without an end; nothing"),
-        (foreign, "already holds files of something else; nothing"),
+        (unfinished, "already holds an unfinished run; nothing"),
+        (foreign, "already holds other files; nothing"),
         (lambda path: path.write_text(""), "is a file; choose another"),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_run_dir_that_is_empty_or_not_there_is_taken(tmp_path, there):
 def test_a_folder_is_claimed_by_its_config_and_given_once(tmp_path, monkeypatch):
     folder = create_folder(recipe(tmp_path / "run"), "jax")
     assert [p.name for p in folder.iterdir()] == ["config.yaml"]
-    with pytest.raises(RecordError, match="already holds a run without an end"):
+    with pytest.raises(RecordError, match="already holds an unfinished run"):
         create_folder(recipe(folder), "jax")
     # Both of two runs may have found it empty.
     monkeypatch.setattr("record.folder.check_folder", lambda _: None)

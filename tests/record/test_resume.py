@@ -72,9 +72,9 @@ def test_auto_takes_the_newest_good_checkpoint_and_tells_what_it_left_out(run):
     resume = resume_point(config(run))
     assert resume is not None and resume.step == 2
     assert (resume.folder, resume.source) == (run, run)
-    left_out, last = resume.told()
-    assert "step-00000004/weights.safetensors has 50 bytes of" in left_out
-    assert last == f"{run} goes on after step 2"
+    skipped, last = resume.messages()
+    assert "step-00000004/weights.safetensors has 50 bytes of" in skipped
+    assert last == f"{run} resumes after step 2"
 
 
 def test_looking_for_where_to_go_on_changes_nothing(run):
@@ -104,7 +104,7 @@ def test_a_run_that_came_to_its_end_is_left_alone(tmp_path, occupy, resume):
 
 
 def test_never_refuses_a_run_that_was_interrupted(run):
-    with pytest.raises(RecordError, match="already holds a run without an end"):
+    with pytest.raises(RecordError, match="already holds an unfinished run"):
         resume_point(config(run, resume="never"))
 
 
@@ -185,17 +185,17 @@ def test_a_checkpoint_as_path_that_is_not_good_is_refused(run):
 def test_a_path_without_a_good_checkpoint_is_refused_and_says_why(tmp_path, run):
     cut(checkpoint_folder(run, 2) / "COMMITTED", 5)
     (checkpoint_folder(run, 4) / "COMMITTED").unlink()
-    said = "no good checkpoint; .*04 has no COMMITTED.*; .*02.*was changed"
+    said = "no valid checkpoint; .*04 has no COMMITTED.*; .*02.*was changed"
     with pytest.raises(RecordError, match=said):
         resume_point(config(None, resume=run))
 
 
 NOWHERE = {
-    "sometimes": "sometimes is no word that it takes, .*give auto, never, or the path",
+    "sometimes": "sometimes is neither auto nor never nor a path; .*give auto, never, or the path",
     "gone/run": "gone/run does not exist; give auto, never, or the path",
-    "empty": "empty is no run folder; give auto, never, or the path",
+    "empty": "empty is not a run folder; give auto, never, or the path",
     "finished": r"before a checkpoint was due, .*model.weights=.*final\.safetensors",
-    "killed": "cut short before its first checkpoint; .*run.resume=auto begins it",
+    "killed": "interrupted before its first checkpoint; .*run.resume=auto starts it",
 }
 
 
@@ -226,7 +226,7 @@ def test_another_run_dir_goes_on_with_its_own_checkpoints_once_it_has_some(
     (fork / "config.yaml").write_text(to_yaml(config(fork)))  # auto, in between
     own = resume_point(given)
     assert own is not None and (own.folder, own.source, own.step) == (fork, fork, 3)
-    with pytest.raises(RecordError, match="was not begun from"):
+    with pytest.raises(RecordError, match="was not started from"):
         resume_point(config(fork, resume=checkpoint_folder(run, 4)))
 
 
@@ -236,7 +236,7 @@ def test_a_run_of_its_own_is_not_taken_for_one_that_began_elsewhere(
 ):
     other = interrupted(tmp_path / "other", *saved)
     before = contents(other)
-    said = f"{other} holds a run that was cut .* not begun from run.resume={run}"
+    said = f"{other} holds an interrupted run .* not started from run.resume={run}"
     with pytest.raises(RecordError, match=said):
         resume_point(config(other, resume=run))
     assert contents(other) == before
@@ -253,7 +253,7 @@ def test_a_finished_run_is_gone_on_from_in_another_folder_alone(tmp_path, run):
 def test_another_run_dir_must_be_free(tmp_path, run):
     (tmp_path / "fork").mkdir()
     (tmp_path / "fork" / "thesis.tex").touch()
-    with pytest.raises(RecordError, match="files of something else"):
+    with pytest.raises(RecordError, match="other files"):
         resume_point(config(tmp_path / "fork", resume=run))
 
 
@@ -278,7 +278,7 @@ def test_what_would_be_another_run_is_refused_key_by_key(
         resume_point(config(run, **changes))
     resume = resume_point(config(run, run={"resume_anyway": True}, **changes))
     assert resume is not None and resume.differences == (said,)
-    assert f"resumed anyway: {said}" in resume.told()
+    assert f"resumed anyway: {said}" in resume.messages()
 
 
 @pytest.mark.parametrize("steps", [3, 9])
@@ -311,11 +311,11 @@ def test_a_schedule_that_the_length_sets_is_gone_on_with_at_that_length_alone(tm
 def test_what_is_finished_is_trained_on_in_another_folder(tmp_path):
     run = tmp_path / "run"
     finished(run)
-    with pytest.raises(RecordError, match=r"train it on: model.weights=.*/final.safet"):
+    with pytest.raises(RecordError, match=r"continue it: model.weights=.*/final.safet"):
         resume_point(config(run, steps=9))
     with CheckpointWriter(run, keep=9) as writer:
         writer.save(of_run(run, 4))
-    with pytest.raises(RecordError, match="to train it on: run.resume=.*/run, another"):
+    with pytest.raises(RecordError, match="to continue it: run.resume=.*/run, another"):
         resume_point(config(run, steps=9))
 
 

@@ -452,8 +452,8 @@ STEP = {
     [
         (json.dumps(STEP)[:40], "is not JSON"),
         ("", "is not JSON"),
-        ("[]", r"is of no known kind \(step, window, evaluation, resume\)"),
-        (json.dumps(STEP | {"kind": "stride"}), "is of no known kind"),
+        ("[]", r"is of unknown kind \(step, window, evaluation, resume\)"),
+        (json.dumps(STEP | {"kind": "stride"}), "is of unknown kind"),
         (json.dumps({k: STEP[k] for k in STEP if k != "loss"}), "lacks loss"),
         (json.dumps(STEP | {"perplexity": 9.0}), "has unknown perplexity"),
         (json.dumps(STEP | {"step": "2"}), ": step is '2', expected int"),

@@ -30,7 +30,7 @@ def test_a_run_starts_from_what_was_exported(make_config, tmp_path, layout, kind
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("weights.h5", b"", r"none of .safetensors, .npz, .pth and .pt"),
+        ("weights.h5", b"", r"not a .safetensors, .npz, .pth or .pt file"),
         ("weights.pth", b"", "is damaged, or holds more than tensors"),
         ("missing.pt", None, "cannot be read: No such file"),
         ("empty.npz", b"", "cannot be read"),
