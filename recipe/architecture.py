@@ -1,7 +1,7 @@
 """What a model is made of: its layers in forward order, with their shapes and sizes.
 
 Weights, FLOPs and the twins' `model.py` agree on this description: the twins write each
-architecture out in their own words, under these names.
+architecture out in their own framework, under these names.
 
 Canonical names are module paths joined by dots (`stage.0.block.1.conv.0`); canonical
 layouts are HWIO for convolution kernels and (in, out) for dense ones.
@@ -46,7 +46,7 @@ RESNETS = {
 
 @dataclass(frozen=True)
 class Leaf:
-    """One array of numbers, and how it begins: a rule in `recipe/weights.py`."""
+    """One array: its shape, and the name of its initialiser in `recipe/weights.py`."""
 
     shape: tuple[int, ...]
     init: str
@@ -54,7 +54,7 @@ class Leaf:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One step of the forward pass that holds numbers, or multiplies matrices.
+    """One step of the forward pass that has parameters, or multiplies matrices.
 
     Args:
       name: canonical.
@@ -72,7 +72,7 @@ class Layer:
 
 
 class _Network:
-    """Layers as they are added, and the image (height, width, channels) after them."""
+    """Collects layers, and tracks the image (height, width, channels) after them."""
 
     def __init__(self, model: ModelConfig, data: DataConfig):
         self.norm_config = model.norm
@@ -162,12 +162,12 @@ class _Network:
 
 
 def _windows(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Places of a kernel along an axis."""
+    """Positions of a kernel along an axis."""
     return (size + 2 * padding - kernel) // stride + 1
 
 
 def _pixels_met(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Pixels that a kernel meets in all its places along an axis, padding left out."""
+    """Pixels under a kernel over all its positions along an axis, without padding."""
     places = range(_windows(size, kernel, stride, padding))
     starts = [place * stride - padding for place in places]
     return sum(min(start + kernel, size) - max(start, 0) for start in starts)
@@ -236,7 +236,7 @@ def layers(model: ModelConfig, data: DataConfig) -> list[Layer]:
 
 
 def _add_nothing(network: _Network, model: ModelConfig, data: DataConfig) -> None:
-    """A user's own files describe it, and are read where it is built."""
+    """A custom model is described by its own files, which are read when it is built."""
 
 
 def _add_mlp(network: _Network, model: ModelConfig, data: DataConfig) -> None:

@@ -1,16 +1,16 @@
-"""What the two twins of a user's own model hold, against each other and its shapes.py.
+"""Compares the leaves of a custom model's twins, and those of its shapes.py.
 
-And what to do about names that neither framework's own training ever meets elsewhere.
+Also says what to do about names that only one framework has.
 """
 
 import re
 from collections.abc import Mapping
 
-# Of a leaf its shape; of a dropout layer, which has none, its rate.
+# The shape of a leaf; for a dropout layer, which has none, its rate.
 Leaves = Mapping[str, tuple[int, ...] | float]
 
-# The end of a name that is in one twin alone, or that nobody listed -> what to do. The
-# first that matches is told.
+# The end of a name that is in one twin alone, or not in shapes.py -> what to do. The
+# first match counts.
 WAYS_OUT = {
     r"(rnn|gru|lstm)\w*\.rngs\.(count|key)": "an nnx.RNN's generator, of which nothing "
     "is drawn: give it rngs=False and initial_carry=, or take GRU or LSTM of "
@@ -49,24 +49,24 @@ WAYS_OUT = {
 
 
 def way_out(name: str) -> str:
-    """What to do about a leaf that is somewhere and elsewhere not; else nothing.
+    """What to do about a leaf that is missing somewhere; empty if unknown.
 
     >>> way_out("norm.num_batches_tracked")
     " (torch's counter, no weight: leave it out of shapes.py)"
     >>> way_out("stem.bias")
     ''
     """
-    for pattern, told in WAYS_OUT.items():
+    for pattern, advice in WAYS_OUT.items():
         if re.search(rf"(^|\.)({pattern})$", name):
-            return f" ({told})"
+            return f" ({advice})"
     return ""
 
 
 def wrong_leaves(torch: Leaves, jax: Leaves, listed: Leaves) -> list[str]:
-    """Every leaf that is not the same in both twins and in shapes.py, a line for each.
+    """Every leaf that differs between the twins and shapes.py, a line for each.
 
-    What one twin alone has comes first, then other shapes, then what shapes.py lacks
-    or has beyond both.
+    Leaves in one twin alone come first, then other shapes, then leaves that shapes.py
+    lacks or has in excess.
 
     >>> wrong_leaves({"a.b": (1,)}, {"a.b": (2,)}, {"a.b": (1,)})
     ['a.b is (1,) in torch_model.py, (2,) in jax_model.py, (1,) in shapes.py']

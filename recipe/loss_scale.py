@@ -1,7 +1,7 @@
-"""The dynamic loss scale: what keeps small fp16 gradients from vanishing.
+"""The dynamic loss scale, which keeps small fp16 gradients from underflowing.
 
 The loss is multiplied by the scale before the backward pass and the gradients divided
-by it after. A step whose gradient is not finite is skipped and backs the scale off; it
+by it after. A step whose gradient is not finite is skipped and reduces the scale, which
 grows again after an interval of finite steps.
 """
 
@@ -31,10 +31,10 @@ class LossScale(NamedTuple):
 def initial_loss_scale(
     config: Config, state: Mapping[str, int | float] | None = None
 ) -> LossScale | None:
-    """Before the first step; None where the precision does without.
+    """The initial scale; None where the precision uses none.
 
     Args:
-      state: a checkpoint's, to go on from; none where the run begins.
+      state: of the checkpoint to resume from; empty for a new run.
     """
     if config.precision.loss_scale is None:
         return None
@@ -56,8 +56,8 @@ def next_loss_scale(
 ) -> LossScale:
     """The scale after a step.
 
-    Nothing but arithmetic, so that a compiled step can hold it. It grows at the
-    `interval`-th finite step in a row, not one later, and never beyond fp32.
+    Pure arithmetic, for compiled steps. It grows at the `interval`-th finite step in a
+    row, not one later, and never beyond fp32.
 
     Args:
       finite: whether the step's global gradient was; of the same kind as `scale`.

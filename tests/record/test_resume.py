@@ -333,7 +333,7 @@ def test_a_run_is_gone_on_with_only_where_steps_are_left(tmp_path, steps, tested
         writer.save(replace(of_run(run, 4), test=test))
     given = config(run, steps=steps, run={"resume_anyway": True})
     plan = BatchPlan.of(given, examples=16)
-    with pytest.raises(RecordError, match=f"step 4, .* asked for is step {steps}; "):
+    with pytest.raises(RecordError, match=f"step 4, .* asked for is {steps}; "):
         ResumePlan("jax", given, 1).resolve(plan, METADATA.data_fingerprint)
 
 

@@ -337,7 +337,7 @@ def test_a_config_that_holds_the_key_is_refused_without_showing_it(monkeypatch, 
     check_tracking(given)  # nobody's key as yet
     monkeypatch.setenv("WANDB_API_KEY", CANARY)
     with pytest.raises(
-        ConfigError, match="tracking.tags holds what WANDB_API_KEY"
+        ConfigError, match="tracking.tags contains the value of WANDB_API_KEY"
     ) as e:
         check_tracking(given)
     assert CANARY not in str(e.value)
