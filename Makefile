@@ -3,7 +3,7 @@
 
 PYTHON ?= python3#   the interpreter .venv is made from, 3.11 or newer
 EXTRAS ?= dev#       dev,cuda where there are NVIDIA GPUs
-CELLS ?=#            of make identity and make bench: make bench CELLS='mlp cnn'; all of them
+ONLY ?=#            of make identity and make bench: make bench ONLY='mlp cnn'; all of them
 ARGS ?=#             handed on to pytest: make test ARGS='-k schedule'
 
 PY := .venv/bin/python
@@ -57,10 +57,10 @@ demo: setup ## both frameworks train the same recipe: is it the same, how fast; 
 	  run.dir="runs/demo-$$(date -u +%Y%m%d-%H%M%S)"
 
 identity: setup ## every parity check of conf/identity.yaml, then docs/identity.md anew
-	$(PY) launch/identity.py $(CELLS)
+	$(PY) launch/identity.py $(ONLY)
 
 bench: setup ## each twin against plain loops of its framework, then docs/performance.md
-	$(PY) benchmarks/all.py $(CELLS)
+	$(PY) benchmarks/all.py $(ONLY)
 
 faults: setup ## every fault of tests/faults/, fuzzed input, then docs/reliability.md anew
 	DUET_FUZZ=2000 $(PY) -m pytest -q tests/faults/test_fuzz.py

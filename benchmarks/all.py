@@ -7,7 +7,7 @@
 Every measurement is a process of its own. In a repeat each program of a cell runs once,
 in an order drawn anew, and a ratio is taken within it: what slows the machine for
 minutes slows both of its terms. Exit status 1 where the 95 % interval of a ratio lies
-wholly on the wrong side of its bound in benchmarks/cells.yaml.
+wholly on the wrong side of its bound in benchmarks/bounds.yaml.
 """
 
 import argparse
@@ -37,7 +37,7 @@ FRAMEWORKS = ("torch", "jax")
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 IMPORTS = {"torch": "import torch", "jax": "import jax, flax.nnx, optax"}
 NOW = "import json, time; print(json.dumps({'at': time.time()}))"
-MATRIX = yaml.safe_load((ROOT / "benchmarks" / "cells.yaml").read_text())
+MATRIX = yaml.safe_load((ROOT / "benchmarks" / "bounds.yaml").read_text())
 MODELS: dict[str, dict[str, Any]] = MATRIX["models"]
 Figures = dict[str, dict[str, Any]]  # title -> cell or framework -> figure
 

@@ -100,7 +100,9 @@ class StudyPlan:
             )
         positive("study.timed_seconds", self.timed_seconds)
         at_least("study.wait_minutes", self.wait_minutes, 0.0)
-        if False in self.grad_sync and all(point.grad_sync for point in points(self)):
+        if False in self.grad_sync and all(
+            point.grad_sync for point in configurations(self)
+        ):
             raise ConfigError(
                 f"study.grad_sync={self.grad_sync}: only several devices under dp "
                 "exchange gradients; add a study.world_size above 1 (and dp), or "
@@ -125,7 +127,7 @@ class StudyConfig(Config):
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyRun:
     """One run of a study.
 
     Args:
@@ -144,12 +146,14 @@ class Cell:
     repeat: int = 1
 
     @property
-    def point(self) -> str:
+    def configuration(self) -> str:
         """Without the repeat: "torch-2-fp32-dp", "jax-mlp-2-fp32-dp-alone"."""
         axes = self.framework, *([self.model] if self.model else [])
         axes = *axes, str(self.world_size), self.precision, self.parallel
-        arms = ("compiled",) * self.compile + (self.data,) * (self.data != "real")
-        return "-".join([*axes, *arms, *(ABLATIONS[axis] for axis in self.ablated)])
+        ablations = ("compiled",) * self.compile + (self.data,) * (self.data != "real")
+        return "-".join(
+            [*axes, *ablations, *(ABLATIONS[axis] for axis in self.ablated)]
+        )
 
     @property
     def ablated(self) -> list[str]:
@@ -159,7 +163,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Its folder's name: "torch-2-fp32-dp-3"."""
-        return f"{self.point}-{self.repeat}"
+        return f"{self.configuration}-{self.repeat}"
 
     def overrides(
         self, global_batch_size: int, regime: str, grad_accum_steps: int = 1
@@ -172,9 +176,9 @@ class Cell:
         Raises:
           ConfigError: if the micro-batches do not divide over the devices.
 
-        >>> Cell("torch", 2, "fp32", "dp").overrides(64, "weak")[-1]
+        >>> StudyRun("torch", 2, "fp32", "dp").overrides(64, "weak")[-1]
         'train.global_batch_size=128'
-        >>> Cell("jax", 2, "fp32", "dp").overrides(64, "strong_accumulate", 4)[-1]
+        >>> StudyRun("jax", 2, "fp32", "dp").overrides(64, "strong_accumulate", 4)[-1]
         'train.grad_accum_steps=2'
         """
         batch = global_batch_size * (self.world_size if regime == "weak" else 1)
@@ -273,7 +277,7 @@ def other_batches(
     ]
 
 
-def points(plan: StudyPlan) -> list[Cell]:
+def configurations(plan: StudyPlan) -> list[StudyRun]:
     """Every valid combination, once.
 
     pmap is JAX's alone, and JAX is always compiled. Only several devices under dp
@@ -281,19 +285,19 @@ def points(plan: StudyPlan) -> list[Cell]:
     """
     axes = (getattr(plan, axis) or [None] for axis in AXES)
     every = (
-        replace(cell, compile=cell.compile and cell.framework == "torch")
-        for cell in starmap(Cell, product(*axes))
+        replace(run, compile=run.compile and run.framework == "torch")
+        for run in starmap(StudyRun, product(*axes))
     )
     return [
-        cell
-        for cell in dict.fromkeys(every)
-        if (cell.framework, cell.parallel) != ("torch", "pmap")
-        and (cell.grad_sync or (cell.parallel == "dp" and cell.world_size > 1))
-        and len(cell.ablated) <= 1
+        run
+        for run in dict.fromkeys(every)
+        if (run.framework, run.parallel) != ("torch", "pmap")
+        and (run.grad_sync or (run.parallel == "dp" and run.world_size > 1))
+        and len(run.ablated) <= 1
     ]
 
 
-def cells(plan: StudyPlan) -> list[Cell]:
+def study_runs(plan: StudyPlan) -> list[StudyRun]:
     """Every repeat of every configuration, in the order of execution.
 
     A randomised block design: each repeat has every configuration once, in a random
@@ -303,7 +307,7 @@ def cells(plan: StudyPlan) -> list[Cell]:
     generator = random.Random(plan.order_seed)
     order = []
     for repeat in range(1, plan.repeats + 1):
-        block = [replace(point, repeat=repeat) for point in points(plan)]
+        block = [replace(point, repeat=repeat) for point in configurations(plan)]
         generator.shuffle(block)
         order += block
     return order

@@ -143,7 +143,7 @@ def test_cifar_s_own_ids_catch_another_order(prepared, monkeypatch):
     folder, expected = prepared("cifar100")
     assert fingerprint(tfds.read(folder)) == fingerprint(expected)
     monkeypatch.setattr(tfds, "_places", lambda split, count: list(range(count)))
-    with pytest.raises(DataError, match=r"train_0000\d lies where train_00000 is exp"):
+    with pytest.raises(DataError, match=r"train_0000\d is where train_00000 is exp"):
         tfds.read(folder)
 
 

@@ -65,7 +65,7 @@ def test_code_that_fails_is_told_with_its_line_in_both_twins(run_python, mine):
         ([], "usage: "),
         (["look", "mine"], "usage: "),
         (["check", "nowhere"], "lacks shapes.py, torch_model.py, jax_model.py"),
-        (["check", "mine", "precision=bf16"], "precision=bf16: the check looks at"),
+        (["check", "mine", "precision=bf16"], "precision=bf16: the check is of"),
         (["check", "mine", "learning=1"], "learning is no key"),
     ],
 )

@@ -20,11 +20,11 @@ from rich.console import Console
 
 from launch.overrides import refusal
 from launch.study import checked, run_study
-from launch.study_plan import Study, check_cells, description, works
+from launch.study_plan import Study, check_runs, description, works
 from launch.study_screen import show_plan, table
 from recipe.config import to_config
 from recipe.errors import ConfigError, RecordError
-from recipe.study import StudyConfig, StudyPlan, points
+from recipe.study import StudyConfig, StudyPlan, configurations
 from record.disk import locked
 from record.run import read_summary
 from tests.conftest import NO_GPU, ROOT, clean_environment
@@ -67,7 +67,7 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
     done = run_python(command, **own)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "are finished; running the" in done.stdout
-    assert "one at a time (" in done.stdout and ", by 1 cell that" in done.stdout
+    assert "one at a time (" in done.stdout and ", by 1 run that" in done.stdout
     names = [row["name"] for row in rows(tmp_path / "study")]
     assert names[0] == "parity-fp64-dp"
     assert len(names) == len(set(names)) == 3
@@ -123,7 +123,7 @@ def test_every_cell_of_every_plan_is_one_that_can_be(name):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         plan = to_config(compose("study", [f"study={name}"]), StudyConfig).study
         assert plan.name == name and 1 in plan.world_size and plan.repeats >= 5
-        check_cells(plan, plan.recipe)
+        check_runs(plan, plan.recipe)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def begin():
 
 
 REFUSED = {
-    "study.precision=[fp8]": ("cell torch-1-fp8-dp", "fp16, fp32, fp64"),
+    "study.precision=[fp8]": ("run torch-1-fp8-dp", "fp16, fp32, fp64"),
     "study.framework=[torch,mxnet]": ("mxnet is unknown", "torch, jax"),
     "study.data=[fake]": ("fake is unknown", "real, synthetic"),
     "study.sizes=[1]": ("study.sizes is no key",),
@@ -152,14 +152,14 @@ REFUSED = {
     "parallel.grad_sync=false": ("an axis of the study", "study.grad_sync=[...]"),
     "profile=true": ("a trace takes time",),
     "platform=cpu": ("cluster.gpus_per_node decides",),
-    "train.timed_seconds=1": ("each cell has study.timed_seconds",),
+    "train.timed_seconds=1": ("use study.timed_seconds",),
     "parallel.cores_per_device=1": ("cluster.cores_per_device decides",),
-    "train.trace=3": ("cell torch-1-fp32-dp", "train.timed_seconds=3"),
-    "study.model=[mlp,lenet]": ("cell torch-lenet-1-fp32-dp", "lenet is unknown"),
-    'study.parity=["bogus=1"]': ("cell parity-fp32-dp", "bogus"),
-    'study.parity=["controls=0"]': ("cell parity-fp32-dp", "controls must be"),
-    'study.parity=["trace=1"]': ("cell parity-fp32-dp", "leave no verdict"),
-    'study.parity=["a=x","b=y"]': ("cell parity-fp32-dp", "leave no verdict"),
+    "train.trace=3": ("run torch-1-fp32-dp", "train.timed_seconds=3"),
+    "study.model=[mlp,lenet]": ("run torch-lenet-1-fp32-dp", "lenet is unknown"),
+    'study.parity=["bogus=1"]': ("run parity-fp32-dp", "bogus"),
+    'study.parity=["controls=0"]': ("run parity-fp32-dp", "controls must be"),
+    'study.parity=["trace=1"]': ("run parity-fp32-dp", "give no verdict"),
+    'study.parity=["a=x","b=y"]': ("run parity-fp32-dp", "give no verdict"),
     "cluster=slurm": ("needs sbatch", "cluster=local"),
 }
 
@@ -228,7 +228,7 @@ def test_a_plan_for_gpus_is_shown_where_there_are_none(begin, tmp_path, monkeypa
     with io.StringIO() as said:
         show_plan(begin(*typed, "dry_run=true"), Console(file=said))
         *_, last = said.getvalue().splitlines()
-    assert "it would not start: cluster.gpus_per_node=8, but this machine has 0" in last
+    assert "it cannot run here: cluster.gpus_per_node=8, but this machine has 0" in last
 
 
 def test_a_check_trains_at_the_batch_of_one_device_and_the_plan_says_so(
@@ -242,8 +242,8 @@ def test_a_check_trains_at_the_batch_of_one_device_and_the_plan_says_so(
     ]
     assert check.devices == 2  # conf/study/cluster.yaml's world_sizes
     assert study.batches == [
-        "parity-bf16-dp trains at a global batch of 128, which one device holds as in "
-        "a cell; the cells at 128 to 4,096"
+        "parity-bf16-dp trains at a global batch of 128, which fits one "
+        "device; the study's runs at 128 to 4,096"
     ]
     assert begin(f"run.dir={tmp_path / 'study'}").batches == []
     with pytest.raises(ConfigError, match="do not fit one node of 8"):
@@ -264,7 +264,7 @@ def test_a_study_recorded_with_old_names_of_keys_is_resumed(begin, tmp_path):
     }
     assert "train.global_batch=64" in held["recipe"] and "exchange" in held["order"][0]
     (tmp_path / "study.json").write_text(json.dumps(held))
-    assert begin(*typed).begun
+    assert begin(*typed).started
 
 
 def test_the_folder_of_another_study_is_refused(begin, tmp_path):
@@ -273,7 +273,7 @@ def test_the_folder_of_another_study_is_refused(begin, tmp_path):
 
     held = tmp_path / "study.json"
     held.write_text(json.dumps(description(again())))
-    assert again("cluster.minutes=5").begun
+    assert again("cluster.minutes=5").started
     for typed, told in (
         (["study.repeats=4"], "study.repeats is 4, was 5"),
         (["study.order_seed=4"], "study.order_seed is 4, was 0"),
@@ -285,7 +285,7 @@ def test_the_folder_of_another_study_is_refused(begin, tmp_path):
     ):
         with pytest.raises(ConfigError) as refused:
             again(*typed)
-        assert f"holds another study ({told}); choose" in str(refused.value)
+        assert f"contains another study ({told}); choose" in str(refused.value)
     other = json.loads(held.read_text())
     held.write_text(json.dumps(other | {"order": other["order"][::-1]}))
     with pytest.raises(ConfigError, match="another study .its order differs"):
@@ -473,7 +473,7 @@ def test_the_table_gives_exposed_communication_with_its_interval():
     )
     rates = {
         point: [(80.0 if point.grad_sync else 100.0) + repeat for repeat in (1, 2, 3)]
-        for point in points(plan)
+        for point in configurations(plan)
     }
 
     def shown(rates):

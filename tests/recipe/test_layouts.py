@@ -65,7 +65,7 @@ def test_a_file_of_another_stem_or_head_is_told_what_would_take_it(config):
     with pytest.raises(ConfigError, match=r"; model.stem=imagenet has a kernel of 7x7"):
         from_layout(config(*TINY, "model=resnet18"), arrays)
     mine = config(*TINY, "model=resnet18", "model.stem=imagenet")
-    with pytest.raises(ConfigError, match="is of 6 classes: .* let model.head=new"):
+    with pytest.raises(ConfigError, match="has 6 classes: .* use model.head=new"):
         from_layout(mine, arrays)
 
 

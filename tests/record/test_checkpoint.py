@@ -124,9 +124,7 @@ FILES = ["COMMITTED", "manifest.json", "momentum.safetensors", "weights.safetens
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("harm", [flip, cut])
-def test_a_checkpoint_that_was_harmed_is_skipped_in_words(
-    writer, tmp_path, harm, file
-):
+def test_a_checkpoint_that_was_harmed_is_skipped_in_words(writer, tmp_path, harm, file):
     writer.save(checkpoint(10))
     path = writer.save(checkpoint(20)) / file
     intact = path.read_bytes()

@@ -191,7 +191,7 @@ def test_a_path_without_a_good_checkpoint_is_refused_and_says_why(tmp_path, run)
 
 
 NOWHERE = {
-    "sometimes": "sometimes is neither auto nor never nor a path; .*give auto, never, or the path",
+    "sometimes": "sometimes is neither auto nor never nor a path; .*give auto, never",
     "gone/run": "gone/run does not exist; give auto, never, or the path",
     "empty": "empty is not a run folder; give auto, never, or the path",
     "finished": r"before a checkpoint was due, .*model.weights=.*final\.safetensors",

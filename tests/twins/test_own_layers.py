@@ -234,7 +234,7 @@ def test_features_that_are_the_last_of_four_axes_are_no_channels_of_images(
 
 def test_what_draws_from_torchs_own_generator_is_refused(pair, verdict):
     drawn = {"self.tokens(mixture)": "F.dropout(mixture, 0.2)"}
-    with pytest.raises(ConfigError, match="torch's generator.* hold an nn.Dropout"):
+    with pytest.raises(ConfigError, match="torch's generator.* keep an nn.Dropout"):
         verdict(pair("dropout", "torch", drawn))
 
 
