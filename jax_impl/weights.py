@@ -1,4 +1,4 @@
-"""Canonical weights <-> parameters; Flax's layouts are the canonical ones already."""
+"""Canonical weights <-> parameters; Flax's layouts are already canonical."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from recipe.weights import Weights, check_leaves
 def canonical_name(path: tuple[Any, ...]) -> str:
     """Flax's path ("dense", 0, "kernel") is the canonical `dense.0.kernel`.
 
-    The cell that an `nnx.RNN` holds has the name of that, as torch's `nn.GRU` is both.
+    The cell of an `nnx.RNN` is named like the RNN, as torch's `nn.GRU` is both.
     """
     parts = [str(part) for part in path]
     kept = [
@@ -25,7 +25,7 @@ def canonical_name(path: tuple[Any, ...]) -> str:
 
 
 def leaf_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> canonical shape of all that the model holds."""
+    """Canonical name -> canonical shape of the model's leaves."""
     leaves = nnx.to_flat_state(nnx.state(model))
     return {canonical_name(path): v.get_value().shape for path, v in leaves}
 
@@ -35,10 +35,10 @@ def load_weights(
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """The model as a static graph, its parameters and its running statistics.
 
-    Both hold the canonical numbers.
+    Both have the canonical values.
 
     Raises:
-      ConfigError: if the model holds other leaves than `weights`.
+      ConfigError: if the model has other leaves than `weights`.
     """
     check_leaves(leaf_shapes(model), weights)
     graphdef, state = nnx.split(model)
@@ -60,5 +60,5 @@ def save_weights(params: nnx.State, statistics: nnx.State, world: World) -> Weig
 
 
 def save_array(array: jax.Array, world: World) -> np.ndarray:
-    """An array of the twin's as a NumPy array; a call of all processes."""
+    """The twin's array as a NumPy array. Collective."""
     return to_host([unshard(array, world)], world)[0]
