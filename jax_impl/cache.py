@@ -21,7 +21,7 @@ from recipe.config import Config
 
 MOST_BYTES = 2**31  # of a folder; beyond that the least recently used are removed
 EVENTS = "/jax/compilation_cache/"
-SAID = r"Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)"
+ENTRY = r"Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)"
 # Properties of a CPU that compiled programs depend on, as Linux names them on x86 and
 # ARM.
 CPU = r"vendor_id|cpu family|model|model name|stepping|flags|Features|CPU [a-z]+"
@@ -57,7 +57,7 @@ def open_cache(config: Config, world: World) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # With a size limit JAX locks the folder; else partial writes may be read.
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
-    _hear_of_broken_entries(folder, world.rank)
+    _shorten_cache_warnings(folder, world.rank)
 
 
 def lookups() -> Lookups:
@@ -131,7 +131,7 @@ def _cpu() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _hear_of_broken_entries(folder: Path, rank: int) -> None:
+def _shorten_cache_warnings(folder: Path, rank: int) -> None:
     """JAX's warnings about entries in a line each; a broken entry is also removed.
 
     JAX recompiles what it cannot read, but never overwrites an entry.
@@ -139,20 +139,20 @@ def _hear_of_broken_entries(folder: Path, rank: int) -> None:
     show = warnings.showwarning
     unwritten: list[str] = []
 
-    def hear(message: Warning | str, *place: Any, **more: Any) -> None:
-        said = re.match(SAID, str(message))
-        if said is None:
+    def show_short(message: Warning | str, *place: Any, **more: Any) -> None:
+        matched = re.match(ENTRY, str(message))
+        if matched is None:
             show(message, *place, **more)
             return
-        doing, program, reason = said.groups()
+        doing, program, reason = matched.groups()
         if doing == "reading":
             for entry in folder.glob(f"{glob.escape(program)}-*-cache"):
                 entry.unlink(missing_ok=True)
-            found = f"removed a broken entry and compiled {program} again"
+            problem = f"removed a broken entry and compiled {program} again"
         else:
             unwritten.append(program)
-            found = "compiled programs cannot be cached"
+            problem = "compiled programs cannot be cached"
         if rank == 0 and len(unwritten) < 2:  # a full disk is reported once
-            print(f"warning: {folder}: {found} ({reason})", file=sys.stderr)
+            print(f"warning: {folder}: {problem} ({reason})", file=sys.stderr)
 
-    warnings.showwarning = hear
+    warnings.showwarning = show_short

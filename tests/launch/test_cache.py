@@ -67,7 +67,7 @@ def test_a_broken_entry_is_said_compiled_anew_and_mended(run_with, tmp_path):
     cached, again, stderr = run_with(cache)
     assert (cached, again) == (False, weights)
     (line,) = stderr.splitlines()
-    assert line.startswith(f"warning: {entry.parent}: a broken entry is gone")
+    assert line.startswith(f"warning: {entry.parent}: removed a broken entry")
     assert run_with(cache)[::2] == (True, "")
 
 
