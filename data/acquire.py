@@ -186,8 +186,8 @@ def from_tfds(name: str, root: Path, places: Sequence[Path], private: Path) -> A
         where = found[0].parent if found else None
         label += f", built from {where or 'a download'}"
         print(f"{name} is not prepared; {label}", flush=True)
-        mend = f"put {', '.join(files)} into {root / name}"
-        folder = tfds.build(name, where, private, "fetch it again" if where else mend)
+        advice = f"put {', '.join(files)} into {root / name}"
+        folder = tfds.build(name, where, private, "fetch it again" if where else advice)
     names = [f"{label}: {field}" for field in Arrays._fields]
     return Acquired(tfds.read(folder), names, label)
 

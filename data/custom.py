@@ -124,7 +124,7 @@ def _images(array: np.ndarray, name: str, data: DataConfig) -> np.ndarray:
 
 
 def _labels(array: np.ndarray, name: str, data: DataConfig) -> np.ndarray:
-    """As int32 (n,) from 0 on; or float64 targets, where there are no classes."""
+    """As int32 (n,) from 0 on; or float64 targets without classes."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if not data.classes:

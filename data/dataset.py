@@ -104,7 +104,7 @@ def _run_acquire(data: DataConfig) -> None:
     ) as child:
         assert child.stdout is not None
         for line in child.stdout:
-            if line.startswith("error: "):  # raised below, so not printed here too
+            if line.startswith("error: "):  # raised below, so not printed here
                 message = line.removeprefix("error: ").strip()
             else:
                 print(line, end="", file=sys.stderr, flush=True)

@@ -46,19 +46,20 @@ def verify(name: str, root: str | Path) -> dict[str, Any]:
     command = f"python -m data.acquire {name} --root {Path(root).expanduser()}"
     if not os.path.isdir(folder):  # nor if it is not readable
         raise DataError(f"{name} is not in {folder}; run `{command}`")
-    mend = f"run `{command} --again` or delete {folder}"
-    manifest = _manifest(folder, name, mend)
+    advice = f"run `{command} --again` or delete {folder}"
+    manifest = _manifest(folder, name, advice)
     for file, entry in manifest["files"].items():
         path = folder / file
         try:
             changed = sha256_of(path) != entry["sha256"]
         except OSError as error:
             raise DataError(
-                f"{path} cannot be read: {error.strerror}; {mend}"
+                f"{path} cannot be read: {error.strerror}; {advice}"
             ) from error
         if changed:
             raise DataError(
-                f"{path} is corrupt: its SHA-256 is not the one in the manifest; {mend}"
+                f"{path} is corrupt: its SHA-256 is not the one in the manifest; "
+                f"{advice}"
             )
     if name in idx.PUBLISHED:
         places = [str(folder / file) for file in FILES]
@@ -70,7 +71,7 @@ def _arrays(folder: Path) -> Arrays:
     return Arrays(*(np.load(folder / file, mmap_mode="r") for file in FILES))
 
 
-def _manifest(folder: Path, name: str, mend: str) -> dict[str, Any]:
+def _manifest(folder: Path, name: str, advice: str) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
@@ -79,13 +80,13 @@ def _manifest(folder: Path, name: str, mend: str) -> dict[str, Any]:
             "sha256" in files[file] for file in FILES
         )
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; {mend}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}; {advice}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not a complete manifest; {mend}") from error
+        raise DataError(f"{path} is not a complete manifest; {advice}") from error
     if schema != SCHEMA:
-        raise DataError(f"{path} has schema {schema}, not {SCHEMA}; {mend}")
+        raise DataError(f"{path} has schema {schema}, not {SCHEMA}; {advice}")
     if not whole or manifest.get("name") != name:
-        raise DataError(f"{path} does not describe {name} as decoded here; {mend}")
+        raise DataError(f"{path} does not describe {name} as decoded here; {advice}")
     return manifest
 
 

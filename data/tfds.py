@@ -43,13 +43,13 @@ def prepared(name: str, places: Sequence[Path]) -> Path | None:
     return None
 
 
-def build(name: str, archives: Path | None, private: Path, mend: str) -> Path:
+def build(name: str, archives: Path | None, private: Path, advice: str) -> Path:
     """Let TFDS prepare a dataset.
 
     Args:
       archives: a folder that holds the published files; None downloads them.
       private: a folder for everything that TFDS writes.
-      mend: the advice in error messages.
+      advice: the advice in error messages.
 
     Returns:
       The folder of the prepared dataset.
@@ -73,7 +73,9 @@ def build(name: str, archives: Path | None, private: Path, mend: str) -> Path:
                 download_dir=private / "downloads", download_config=settings
             )
     except Exception as error:  # TFDS and its downloader raise errors of many classes
-        raise DataError(f"TFDS cannot build {name}: {_line(error)}; {mend}") from error
+        raise DataError(
+            f"TFDS cannot build {name}: {_line(error)}; {advice}"
+        ) from error
     return Path(builder.data_dir)
 
 

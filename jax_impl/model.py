@@ -318,8 +318,8 @@ class Attention(nnx.Module):
         )
         scale = query_BNTD.shape[-1] ** -0.5
         scores_BNTT = (query_BNTD * scale) @ key_BNTD.swapaxes(2, 3)
-        shares_BNTT = jax.nn.softmax(scores_BNTT.astype(self.dtypes.parameter))
-        mixture_BNTD = shares_BNTT.astype(self.dtypes.compute) @ value_BNTD
+        weights_BNTT = jax.nn.softmax(scores_BNTT.astype(self.dtypes.parameter))
+        mixture_BNTD = weights_BNTT.astype(self.dtypes.compute) @ value_BNTD
         return self.out(mixture_BNTD.swapaxes(1, 2).reshape(x_BTF.shape))
 
 

@@ -95,7 +95,7 @@ def example_losses(
     labels_B: Array,
     smoothing: float = 0.0,
 ) -> Float[Array, " B"]:
-    """Cross-entropy in nats, or squared error where there are no classes.
+    """Cross-entropy in nats, or squared error without classes.
 
     Args:
       smoothing: fraction s of the target that is spread over all K classes: 1 - s + s/K

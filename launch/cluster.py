@@ -104,7 +104,7 @@ def _run_local(
             "CUDA_VISIBLE_DEVICES": ",".join(visible_gpus(os.environ)[:gpus]),
         }
         given = work.command, variables, work.log, cores * work.devices, LOCK
-        job, begun = None, time.monotonic()
+        job, started = None, time.monotonic()
         try:
             with _stderr_to(folder / "local.log"):
                 job = executor.submit(study_job.alone, *given)
@@ -115,7 +115,7 @@ def _run_local(
                 job.cancel()
             _wait_for_end(30)
             raise
-        yield work, time.monotonic() - begun
+        yield work, time.monotonic() - started
 
 
 @contextlib.contextmanager
@@ -217,8 +217,8 @@ def _run_slurm(
 def _note_ending(job: str, log: Path) -> float | None:
     """Note in the run's log if SLURM ended it; returns the seconds that it took."""
     query = ["squeue", "-h", "-t", "all", "-j", job, "-o", "%T %M"]
-    said = subprocess.run(query, capture_output=True, text=True).stdout.split()
-    state, taken = said if len(said) == 2 else ("", "")
+    words = subprocess.run(query, capture_output=True, text=True).stdout.split()
+    state, taken = words if len(words) == 2 else ("", "")
     if state in ENDINGS:
         with log.open("a") as file:
             file.write(f"error: {ENDINGS[state]}\n")

@@ -54,8 +54,8 @@ def main(names: list[str]) -> None:
         begin = time.perf_counter()
         checks.append(run_check(name, matrix[name], folder / name))
         verdict = checks[-1].verdict
-        said = checks[-1].error if verdict is None else verdict["verdict"]
-        print(f"{name}: {said}, {time.perf_counter() - begin:.0f} s", flush=True)
+        result = checks[-1].error if verdict is None else verdict["verdict"]
+        print(f"{name}: {result}, {time.perf_counter() - begin:.0f} s", flush=True)
     if names:
         print(measured(checks, ""))
     else:
@@ -92,8 +92,10 @@ def run_check(name: str, typed: list[str], folder: Path) -> Cell:
                 end(check)
         if not (folder / "parity.json").exists():
             lines = log.read_text(errors="replace").splitlines()
-            said = [line for line in lines if line.startswith("error: ")] or lines[-1:]
-            return Cell(name, typed, error=" ".join(said) or f"see {log}")
+            errors = [line for line in lines if line.startswith("error: ")] or lines[
+                -1:
+            ]
+            return Cell(name, typed, error=" ".join(errors) or f"see {log}")
     return Cell(
         name,
         typed,

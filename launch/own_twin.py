@@ -21,7 +21,7 @@ from recipe.config import Config, from_yaml
 from recipe.dropout import dropout_layers, own_rates, rate_leaves
 from recipe.errors import ConfigError
 from recipe.leaves import Leaves
-from recipe.own_model import said_in_a_line
+from recipe.own_model import errors_in_a_line
 from recipe.pixels import pixel_affine
 from recipe.weights import Weights, random_weights, weight_shapes
 from record.trace import Trace, to_bytes, trace_file
@@ -108,8 +108,8 @@ def in_jax(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights
     data = DeviceData(*replicate(batch(config), world))
     indices_B = place_batch(np.arange(config.train.global_batch_size), world)
     keys_BL = place_batch(keys(config), world)
-    slots = build_optimizer(config, params).init(params)
-    state = TrainState(params, statistics, slots, None)
+    optimizer_state = build_optimizer(config, params).init(params)
+    state = TrainState(params, statistics, optimizer_state, None)
     trace = trace_step(config, graphdef, state, data, indices_B, None, keys_BL, 1)
 
     @jax.jit
@@ -190,5 +190,5 @@ def main(framework: str, folder: Path, step: bool) -> None:
 
 if __name__ == "__main__":
     framework, place, *more = sys.argv[1:]
-    with said_in_a_line(f"{framework}_model.py"):
+    with errors_in_a_line(f"{framework}_model.py"):
         main(framework, Path(place), step=more == ["step"])

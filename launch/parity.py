@@ -112,7 +112,7 @@ def compare_runs(config: ParityConfig) -> None:
         {t.partition("=")[0] for t in typed_keys()} - {"run.dir", *"ab"}
     ):
         raise ConfigError(
-            "a= and b= compare finished runs, which have their recipes: leave out "
+            "a= and b= compare finished runs, which have their own recipes: remove "
             f"{', '.join(extra)}"
         )
     runs = [read_run(Path(folder)) for folder in (config.a, config.b) if folder]

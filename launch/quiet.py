@@ -26,7 +26,8 @@ def busy_share(seconds: float = SAMPLE_SECONDS) -> float:
 def used_fraction(before: dict[str, float], after: dict[str, float]) -> float:
     """The used fraction of the time between two readings, in [0, 1].
 
-    >>> used_fraction({"user": 5.0, "idle": 1.0}, {"user": 5.5, "idle": 2.5}) 0.25
+    >>> used_fraction({"user": 5.0, "idle": 1.0}, {"user": 5.5, "idle": 2.5})
+    0.25
     """
     # A guest's time is part of its host's user time.
     passed = {k: after[k] - before[k] for k in after if not k.startswith("guest")}

@@ -60,7 +60,8 @@ class Layer:
       name: canonical.
       kind: conv, dense, product, position, batch_norm, group_norm or layer_norm.
       leaves: its own arrays by name.
-      multiply_adds: of one example's forward pass, padding's zeros multiplied too.
+      multiply_adds: of one example's forward pass, including multiplications by
+        padding.
       multiply_adds_unpadded: without those.
     """
 

@@ -267,7 +267,7 @@ def ablated(config: Config) -> list[str]:
 def identity_parts(config: Config) -> dict[str, Any]:
     """What a resumed run must have in common with the one it continues, nested by key.
 
-    The recipe, and `train.perturb_seed`, that a hash of recipes leaves out.
+    The recipe, and `train.perturb_seed`, which a hash of recipes does not include.
     """
     parts = recipe_parts(config)
     parts["train"] = {**parts["train"], "perturb_seed": config.train.perturb_seed}

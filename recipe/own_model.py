@@ -108,7 +108,7 @@ def own_module(folder: str, file: str) -> ModuleType:
 
 
 @contextmanager
-def said_in_a_line(file: str) -> Iterator[None]:
+def errors_in_a_line(file: str) -> Iterator[None]:
     """End the process with status 2 and one line if the user's code raises anything.
 
     Args:

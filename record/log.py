@@ -1,4 +1,4 @@
-"""The log of a rank: a file in the run folder, and warnings on the screen too."""
+"""The log of a rank: a file in the run folder, with warnings also on the screen."""
 
 import contextlib
 import logging

@@ -39,7 +39,7 @@ MAYBE_NUMBER = (*NUMBER, type(None))
 
 MOST = 2**63 - 1  # of any integer: JSON allows larger ones, which no float can hold
 
-# Losses are in nats, or in squared units of the target where there are no classes.
+# Losses are in nats, or in squared units of the target without classes.
 STEP = {
     "kind": Field(TEXT, '"step"'),
     "step": Field(INT, "optimizer steps done, from 1"),

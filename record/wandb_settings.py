@@ -112,7 +112,7 @@ def stays_offline(cause: Exception) -> None:
     """Log why a run stays offline."""
     logging.getLogger("duet").warning(
         "W&B is offline (%s: %s); the line at the run's end uploads it once that is "
-        "mended",
+        "fixed",
         type(cause).__name__,
         cause,
     )

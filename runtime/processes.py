@@ -56,9 +56,9 @@ OTHERS = {
 def from_environment(environ: Mapping[str, str]) -> Processes:
     """From torchrun's variables if all are set, else a SLURM step's, else one process.
 
-    Inside a batch script but outside `srun` SLURM sets `SLURM_NTASKS` too, although one
-    process runs: only a step's own variables (`SLURM_STEP_*`) count. A step of one task
-    is one process.
+    Inside a batch script but outside `srun` SLURM also sets `SLURM_NTASKS`, although
+    one process runs: only a step's own variables (`SLURM_STEP_*`) count. A step of one
+    task is one process.
 
     Raises:
       ConfigError: if only some of a launcher's variables are set, if two launchers

@@ -325,8 +325,8 @@ class Attention(nn.Module):
         )
         scale = query_BNTD.shape[-1] ** -0.5
         scores_BNTT = (query_BNTD * scale) @ key_BNTD.transpose(2, 3)
-        shares_BNTT = scores_BNTT.to(self.dtypes.parameter).softmax(dim=-1)
-        mixture_BNTD = shares_BNTT.to(self.dtypes.compute) @ value_BNTD
+        weights_BNTT = scores_BNTT.to(self.dtypes.parameter).softmax(dim=-1)
+        mixture_BNTD = weights_BNTT.to(self.dtypes.compute) @ value_BNTD
         return self.out(mixture_BNTD.transpose(1, 2).flatten(start_dim=2))
 
 

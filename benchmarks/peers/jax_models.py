@@ -8,7 +8,7 @@ RNGS = nnx.Rngs(0)
 
 
 def build(name: str, width: float) -> nnx.Module:
-    """The name of this name, its channels times `width`."""
+    """The model of this name, its channels times `width`."""
     widths = [round(width * channels) for channels in CHANNELS]
     if name in ("mlp", "cnn"):
         return {"mlp": MLP, "cnn": CNN}[name]()

@@ -98,7 +98,7 @@ def prepared(tmp_path, archives, tensorflow):
 
     def prepare(name):
         arrays = archives(name)
-        folder = tfds.build(name, tmp_path, tmp_path / "tfds", mend="")
+        folder = tfds.build(name, tmp_path, tmp_path / "tfds", advice="")
         shutil.rmtree(tmp_path / "tfds" / "downloads")
         return folder, arrays
 

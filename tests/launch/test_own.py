@@ -66,7 +66,7 @@ def test_code_that_fails_is_told_with_its_line_in_both_twins(run_python, mine):
         (["look", "mine"], "usage: "),
         (["check", "nowhere"], "lacks shapes.py, torch_model.py, jax_model.py"),
         (["check", "mine", "precision=bf16"], "precision=bf16: the check is of"),
-        (["check", "mine", "learning=1"], "learning is no key"),
+        (["check", "mine", "learning=1"], "learning is not a key"),
     ],
 )
 def test_bad_input_is_told_in_one_line(run_python, typed, told):
