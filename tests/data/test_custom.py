@@ -1,4 +1,4 @@
-"""Images of the user's own: read as they are, or refused by file, array and mend."""
+"""Custom images: read unchanged, or refused naming file, array and what to do."""
 
 import gzip
 import struct

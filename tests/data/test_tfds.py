@@ -233,7 +233,7 @@ def test_a_download_that_fails_says_what_to_put_where(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_prepared_dataset_cut_short_is_named(tmp_path, prepared, capsys):
+def test_an_incomplete_prepared_dataset_is_named(tmp_path, prepared, capsys):
     folder, _ = prepared("mnist")
     (path,) = folder.glob("*train*")
     path.write_bytes(path.read_bytes()[:-100])

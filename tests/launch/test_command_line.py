@@ -74,7 +74,7 @@ BAD_OVERRIDES = {
     "data.root=${nothing}": ("nothing",),
     "optim.beta1=0.5": ("no meaning with optim=sgd", "optim=adamw"),
     "data.augment.cutout=28": ("cutout=28", "take less than 28"),
-    "-z": ("-z is no flag",),
+    "-z": ("-z is not a flag",),
     "train.global_batch_size=many": ("many", "global_batch_size"),
     "optim.peak_lr=-0.1": ("optim.peak_lr must be finite and > 0, got -0.1",),
     "devices=3": ("64", "world_size=3", "63, 66"),

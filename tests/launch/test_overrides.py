@@ -32,7 +32,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("override", SAID)
-def test_a_value_that_a_key_does_not_take_is_told_with_what_it_takes(override):
+def test_a_value_that_a_key_does_not_take_is_reported_with_what_it_takes(override):
     ConfigStore.instance().store("schema", node=Config)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         with pytest.raises(HydraException) as refused:
@@ -71,7 +71,7 @@ def refused(override: str, config: str, schema: type[Config]) -> str:
 
 
 @pytest.mark.parametrize("override", CALLED)
-def test_a_key_as_other_programs_call_it_is_told_with_ours(override):
+def test_a_key_of_another_program_is_reported_with_ours(override):
     assert CALLED[override] in refused(override, "config", Config)
 
 

@@ -25,7 +25,7 @@ def test_right_twins_are_the_same_in_under_a_minute(run_python, mine):
     assert "verdict: identical" in done.stdout
 
 
-def test_all_wrong_leaves_are_told_at_once_with_what_to_do(run_python, mine):
+def test_all_wrong_leaves_are_reported_at_once_with_what_to_do(run_python, mine):
     twin = mine / "jax_model.py"
     with_dropout = """
 
@@ -48,7 +48,7 @@ def build_model(config):
     assert "verdict: different, 3 leaves" in told[-1]
 
 
-def test_code_that_fails_is_told_with_its_line_in_both_twins(run_python, mine):
+def test_code_that_fails_is_reported_with_its_line_in_both_twins(run_python, mine):
     for name in "torch", "jax":
         file = mine / f"{name}_model.py"
         file.write_text(f"{file.read_text()}\nraise RuntimeError('of {name}')\n")
@@ -69,7 +69,7 @@ def test_code_that_fails_is_told_with_its_line_in_both_twins(run_python, mine):
         (["check", "mine", "learning=1"], "learning is not a key"),
     ],
 )
-def test_bad_input_is_told_in_one_line(run_python, typed, told):
+def test_bad_input_is_reported_in_one_line(run_python, typed, told):
     done = run_python([OWN, *typed])
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

@@ -80,7 +80,7 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
     assert len(ended.read_text().splitlines()) == len(names)
 
 
-def test_a_failed_cell_is_named_with_its_log_and_the_study_goes_on(
+def test_a_failed_run_is_named_with_its_log_and_the_study_continues(
     run_python, own, tmp_path
 ):
     done = run_python(
@@ -146,7 +146,7 @@ REFUSED = {
     "study.precision=[fp8]": ("run torch-1-fp8-dp", "fp16, fp32, fp64"),
     "study.framework=[torch,mxnet]": ("mxnet is unknown", "torch, jax"),
     "study.data=[fake]": ("fake is unknown", "real, synthetic"),
-    "study.sizes=[1]": ("study.sizes is no key",),
+    "study.sizes=[1]": ("study.sizes is not a key",),
     "study=demi": ("demi", "demo, gpu_node"),
     "precision=fp64": ("an axis of the study", "study.precision=[...]"),
     "parallel.grad_sync=false": ("an axis of the study", "study.grad_sync=[...]"),
@@ -181,15 +181,15 @@ def test_data_that_is_synthetic_already_is_no_arm(begin, tmp_path):
         begin("data=synthetic", "study.data=[real,synthetic]", f"run.dir={tmp_path}")
 
 
-def test_one_s_own_images_have_a_synthetic_arm_too(begin, tmp_path, monkeypatch):
+def test_one_s_own_images_have_a_synthetic_configuration(begin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     typed = ["data=custom", "data.files=mine.npz", "data.label_offset=1"]
     study = begin(*typed, "study.data=[real,synthetic]", f"run.dir={tmp_path}/study")
-    cells = works(study)
-    real = cells["torch-1-fp32-dp-1"].command
+    commands = works(study)
+    real = commands["torch-1-fp32-dp-1"].command
     assert f"data.files={tmp_path}/mine.npz" in real  # wherever it is started
-    arm = cells["torch-1-fp32-dp-synthetic-1"].command
-    assert arm.index("data.files=null") > arm.index("data.label_offset=1")
+    synthetic = commands["torch-1-fp32-dp-synthetic-1"].command
+    assert synthetic.index("data.files=null") > synthetic.index("data.label_offset=1")
 
 
 def test_each_model_of_a_study_has_its_own_parity_check(begin, tmp_path):
@@ -291,7 +291,7 @@ def test_the_folder_of_another_study_is_refused(begin, tmp_path):
     with pytest.raises(ConfigError, match="another study .its order differs"):
         again()
     held.write_text('{"name": "weak"}')
-    with pytest.raises(RecordError, match="is no study's"):
+    with pytest.raises(RecordError, match="is not of a study"):
         again()
     held.rename(tmp_path / "notes.json")
     with pytest.raises(RecordError, match="already holds other files"):
@@ -375,7 +375,7 @@ def test_a_study_on_slurm_comes_to_its_last_cell(slurm, run_python, own, tmp_pat
     assert slurm.run("squeue", "-h").stdout == ""
 
 
-def test_a_cell_that_slurm_ends_is_told_with_its_job_and_why(
+def test_a_run_that_slurm_ends_is_reported_with_its_job_and_why(
     slurm, root, own, tmp_path
 ):
     folder = tmp_path / "study"

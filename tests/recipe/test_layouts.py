@@ -59,7 +59,7 @@ def test_an_array_of_the_wrong_shape_is_named_with_both_shapes(recipe):
         assert word in str(refused.value)
 
 
-def test_a_file_of_another_stem_or_head_is_told_what_would_take_it(config):
+def test_a_file_of_another_stem_or_head_is_refused_with_what_would_take_it(config):
     other = config(*TINY, "model=resnet18", "model.stem=imagenet", "task.classes=6")
     arrays = to_layout(other, initial_weights(other), "torchvision")
     with pytest.raises(ConfigError, match=r"; model.stem=imagenet has a kernel of 7x7"):

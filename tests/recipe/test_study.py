@@ -1,4 +1,4 @@
-"""A plan's points, and the order of its cells."""
+"""A plan's configurations, and the order of its runs."""
 
 from collections import Counter
 
@@ -49,7 +49,7 @@ def test_a_step_without_the_exchange_is_one_of_several_devices_under_dp():
     assert len({p.configuration for p in every}) == len(every)
 
 
-def test_parts_of_a_step_are_left_out_one_at_a_time():
+def test_parts_of_a_step_are_omitted_one_at_a_time():
     every = configurations(
         plan(world_size=[2], grad_sync=[True, False], update=[True, False])
     )

@@ -155,7 +155,7 @@ def test_a_checkpoint_that_lacks_a_file_is_skipped(writer, tmp_path, file, said)
         raise RecordError(reason)
 
 
-def test_with_every_one_harmed_all_are_told_and_none_is_taken(writer, tmp_path):
+def test_with_every_one_damaged_all_are_reported_and_none_is_taken(writer, tmp_path):
     for step in 10, 20:
         cut(writer.save(checkpoint(step)) / "weights.safetensors", 50)
     newest, (later, earlier) = newest_checkpoint(tmp_path)
@@ -200,7 +200,7 @@ def test_a_manifest_made_to_break_the_reader_does_not(writer, content):
         read_checkpoint(path)
 
 
-def test_another_versions_checkpoint_is_told_as_such(writer):
+def test_another_versions_checkpoint_is_reported_as_such(writer):
     path = writer.save(checkpoint())
     manifest = json.loads((path / "manifest.json").read_text())
     vouch(path, {**manifest, "schema_version": 3})
@@ -389,7 +389,7 @@ def test_wherever_a_writer_is_killed_a_good_checkpoint_is_found(run_python, tmp_
     done = run_python(["-c", KILLED, tmp_path])
     assert done.returncode == 0, done.stderr
     half, calls = map(int, done.stdout.split())
-    assert half == 3  # two slots and the manifest
+    assert half == 3  # two files of arrays and the manifest
     assert calls > 15
 
 

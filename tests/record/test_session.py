@@ -37,7 +37,7 @@ class Asked:
 
 
 class Beats:
-    """In place of the heartbeat: notes what it is told."""
+    """In place of the heartbeat: notes its calls."""
 
     def __init__(self):
         self.points, self.closed = [], False
@@ -60,7 +60,7 @@ class Beats:
 
 
 def alone(*others):
-    """One process that is told it has others, whose numbers are these.
+    """One process among simulated others, whose numbers are these.
 
     Args:
       others: of the n-th gather, what another rank says there; None: the same.

@@ -1,4 +1,4 @@
-"""Ranks that watch over each other: processes of plain Python, without a framework."""
+"""Ranks that monitor each other: processes of plain Python, without a framework."""
 
 import re
 import signal
@@ -144,7 +144,7 @@ def test_ranks_that_are_suspended_together_blame_nobody(ranks):
     assert two.left(0, 1) == ([0, 0], "")
 
 
-def test_where_all_live_and_none_goes_on_all_are_ended(ranks):
+def test_if_all_are_alive_and_none_progresses_all_are_ended(ranks):
     steps = "[(heartbeat.progress(), time.sleep(0.1)) for _ in range(20)];"
     two = ranks(*[steps + WAITS] * 2, silence=2)
     two.connect()

@@ -174,7 +174,7 @@ def test_a_fault_is_named_by_where_the_twins_part(fault, pair, verdict):
     assert found.suspects
 
 
-def test_only_a_bias_before_a_norm_is_not_held_against_the_other(pair, verdict):
+def test_only_a_bias_before_a_norm_is_not_compared(pair, verdict):
     assert verdict(pair("batchnorm")).wandering == [
         "block.0.conv.bias",
         "block.1.conv.bias",
@@ -189,7 +189,7 @@ def test_only_a_bias_before_a_norm_is_not_held_against_the_other(pair, verdict):
         (NONE, "block.0.tokens.rate is in one twin alone: nothing in torch_model.py"),
     ],
 )
-def test_dropout_of_one_twin_alone_is_told_before_any_step(replaced, told, pair):
+def test_dropout_of_one_twin_alone_is_reported_before_any_step(replaced, told, pair):
     config = pair("dropout", "torch", replaced)
     found = wrong_leaves(
         *(leaves_of(twin, config) for twin in ("torch", "jax")), listed_leaves(config)
