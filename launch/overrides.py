@@ -126,8 +126,8 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
         key, _, value = text.rpartition(" ")[2].partition("=")
         reason = f"a list is expected: '{key}=[{value}]'"
     text = text.removeprefix("Error merging override ")
-    for error, takes in TAKES.items():
-        if re.search(error, reason):
+    for pattern, takes in TAKES.items():
+        if re.search(pattern, reason):
             below = text.partition("=")[0].lstrip("+") + "."
             keys = [key for key in known_keys(schema) if key.startswith(below)]
             reason = takes.format(keys=", ".join(keys[:3]))

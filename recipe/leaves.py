@@ -12,8 +12,8 @@ Leaves = Mapping[str, tuple[int, ...] | float]
 # The end of a name that is in one twin alone, or not in shapes.py -> what to do. The
 # first match counts.
 WAYS_OUT = {
-    r"(rnn|gru|lstm)\w*\.rngs\.(count|key)": "an nnx.RNN's generator, of which nothing "
-    "is drawn: give it rngs=False and initial_carry=, or take GRU or LSTM of "
+    r"(rnn|gru|lstm)\w*\.rngs\.(count|key)": "an nnx.RNN's generator, which is "
+    "not used: give it rngs=False and initial_carry=, or take GRU or LSTM of "
     "jax_impl/recurrent.py",
     r"rngs\.(\w+\.)?(count|key)": "a generator's state, which is not a weight. Duet "
     "never uses a framework's generator, since torch and JAX draw different numbers: "
