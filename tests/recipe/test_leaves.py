@@ -43,7 +43,7 @@ def test_a_leaf_that_shapes_py_lacks_is_reported_though_the_twins_agree():
         ("rnn.cell.hf.kernel", "nnx.OptimizedLSTMCell"),
         ("rnn.weight_ih_l0_reverse", "turned round"),
         ("net.layers.0.kernel", "nnx.Sequential"),
-        ("net.2.kernel", "nn.Sequential counts its nn.ReLU"),
+        ("net.2.kernel", "nn.Sequential also counts its nn.ReLU"),
         ("norm.running_mean", "have mean and var"),
         ("norm.mean", "have mean and var"),
         ("norm.weight", "kernel, scale (of a norm) or embedding"),
