@@ -1,9 +1,9 @@
-# One place for every chore; `make` alone lists them. GNU make, POSIX sh.
-# Each target sets up what it needs, so none has to be prepared for by hand.
+# Every development task; `make` alone lists them. GNU make, POSIX sh.
+# Each target installs what it needs.
 
 PYTHON ?= python3#   the interpreter .venv is made from, 3.11 or newer
 EXTRAS ?= dev#       dev,cuda where there are NVIDIA GPUs
-CELLS ?=#            of make identity and make bench: make bench CELLS='mlp cnn'; all of them
+ONLY ?=#            of make identity and make bench: make bench ONLY='mlp cnn'; all of them
 ARGS ?=#             handed on to pytest: make test ARGS='-k schedule'
 
 PY := .venv/bin/python
@@ -20,7 +20,7 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv and install Duet; a no-op where nothing changed
 
-# The stamp is written last: an install that was cut short is done again.
+# The stamp is written last: an interrupted install is repeated.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PY) -m pip --version >/dev/null 2>&1 || { \
 	  "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-# Three at a time, on two cores too: much of a test is waiting for processes to meet. In
+# Three at a time, even on two cores: much of a test is waiting. In
 # the order of tests/conftest.py, not the one with most tests first: tests/launch has few,
 # and they wait longest. A worker that died in a test, or hung, is not replaced, since the
 # same test would run again; the others end what they have been given.
@@ -56,13 +56,13 @@ demo: setup ## both frameworks train the same recipe: is it the same, how fast; 
 	$(PY) launch/study.py study=demo study.repeats=3 \
 	  run.dir="runs/demo-$$(date -u +%Y%m%d-%H%M%S)"
 
-identity: setup ## every parity check of conf/identity.yaml, then docs/identity.md anew
-	$(PY) launch/identity.py $(CELLS)
+identity: setup ## every parity check of conf/identity.yaml, then docs/identity.md
+	$(PY) launch/identity.py $(ONLY)
 
 bench: setup ## each twin against plain loops of its framework, then docs/performance.md
-	$(PY) benchmarks/all.py $(CELLS)
+	$(PY) benchmarks/all.py $(ONLY)
 
-faults: setup ## every fault of tests/faults/, fuzzed input, then docs/reliability.md anew
+faults: setup ## every fault of tests/faults/, fuzzed input, then docs/reliability.md
 	DUET_FUZZ=2000 $(PY) -m pytest -q tests/faults/test_fuzz.py
 	$(PY) tests/faults/all.py
 

@@ -1,13 +1,13 @@
-"""Each twin against a bare loop and the usual script of its framework: `make bench`.
+"""Compare each twin with a bare loop and the usual script: `make bench`.
 
-    python benchmarks/all.py            every cell, then docs/performance.md
-    python benchmarks/all.py cnn mlp    these cells alone, printed and not written
-    python benchmarks/all.py --repeats 3    a quicker, less certain look
+    python benchmarks/all.py            all benchmarks, then docs/performance.md
+    python benchmarks/all.py cnn mlp    these alone, printed and not written
+    python benchmarks/all.py --repeats 3    quicker and less precise
 
-Every measurement is a process of its own. In a repeat each program of a cell runs once,
-in an order drawn anew, and a ratio is taken within it: what slows the machine for
-minutes slows both of its terms. Exit status 1 where the 95 % interval of a ratio lies
-wholly on the wrong side of its bound in benchmarks/cells.yaml.
+Every measurement is a separate process. In a repeat each program of a benchmark runs
+once, in a random order, and ratios are computed within it: what slows the machine for
+minutes affects both terms. Exit status 1 if the 95 % interval of a ratio is entirely on
+the wrong side of its bound in benchmarks/bounds.yaml.
 """
 
 import argparse
@@ -38,20 +38,20 @@ FRAMEWORKS = ("torch", "jax")
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 IMPORTS = {"torch": "import torch", "jax": "import jax, flax.nnx, optax"}
 NOW = "import json, time; print(json.dumps({'at': time.time()}))"
-MATRIX = yaml.safe_load((ROOT / "benchmarks" / "cells.yaml").read_text())
+MATRIX = yaml.safe_load((ROOT / "benchmarks" / "bounds.yaml").read_text())
 MODELS: dict[str, dict[str, Any]] = MATRIX["models"]
-Figures = dict[str, dict[str, Any]]  # title -> cell or framework -> figure
+Figures = dict[str, dict[str, Any]]  # title -> benchmark or framework -> figure
 
 
 class Failed(Exception):
-    """A program that did not do what it was started for."""
+    """A program that failed."""
 
 
 def run(command: list[str], **environment: str) -> str:
-    """What a process of its own prints.
+    """The output of a new process.
 
     Raises:
-      Failed: with the end of what it said.
+      Failed: with the end of its output.
     """
     done = subprocess.run(
         [sys.executable, *command],
@@ -63,8 +63,8 @@ def run(command: list[str], **environment: str) -> str:
         check=False,
     )
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise Failed(f"{' '.join(command)} left with {done.returncode}: {said}")
+        output = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise Failed(f"{' '.join(command)} exited with {done.returncode}: {output}")
     return done.stdout
 
 
@@ -73,45 +73,47 @@ def last_json(text: str) -> dict[str, Any]:
 
 
 def train(framework: str, overrides: list[str]) -> dict[str, Any]:
-    """The summary of a run in a folder of its own, which is removed."""
+    """The summary of a run in a temporary folder."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
         run([SCRIPTS[framework], *overrides, f"run.dir={folder}"])
         return json.loads((folder / "summary.json").read_text())
 
 
-def recipe(cell: str) -> list[str]:
-    """What a twin is asked for, so that it does what the cell's peers do."""
-    model = MODELS[cell]
+def recipe(benchmark: str) -> list[str]:
+    """The twin's overrides, so that it does the same as its peers."""
+    model = MODELS[benchmark]
     batch = f"train.global_batch_size={model['batch']}"
     width = [f"model.width={model['width']}"] if model["width"] != 1 else []
     return [*model["recipe"].split(), *MATRIX["common"].split(), batch, *width]
 
 
-def program(cell: str, framework: str, kind: str) -> dict[str, Any]:
+def program(benchmark: str, framework: str, kind: str) -> dict[str, Any]:
     """Run a twin or a peer once: images/s, start-up and compile seconds, memory."""
-    model = MODELS[cell]
+    model = MODELS[benchmark]
     if kind == "twin":
-        summary = train(framework, [*recipe(cell), *TIMED])
+        summary = train(framework, [*recipe(benchmark), *TIMED])
         return {
             "images_per_second": summary["images_per_second"]["median"],
             "startup_seconds": summary["startup_seconds"],
             "compile_seconds": summary["compile_seconds"],
             "peak_bytes": summary["peak_memory_bytes"],
         }
-    peer = [f"benchmarks/peers/{framework}_{kind}.py", cell]
+    peer = [f"benchmarks/peers/{framework}_{kind}.py", benchmark]
     size = ["--batch", str(model["batch"]), "--width", str(model["width"])]
     return last_json(run([*peer, *size]))
 
 
-def model_cell(cell: str, seed: int, repeats: int) -> tuple[Figures, dict[str, Any]]:
+def benchmark_model(
+    benchmark: str, seed: int, repeats: int
+) -> tuple[Figures, dict[str, Any]]:
     """The ratios of one model, and every figure of its programs."""
-    kinds = ["twin", "bare", *["usual"] * MODELS[cell]["usual"]]
+    kinds = ["twin", "bare", *["usual"] * MODELS[benchmark]["usual"]]
     programs = [(framework, kind) for framework in FRAMEWORKS for kind in kinds]
     generator, seen = random.Random(seed), defaultdict(list)
     for _ in range(repeats):
         for framework, kind in generator.sample(programs, len(programs)):
-            seen[framework, kind].append(program(cell, framework, kind))
+            seen[framework, kind].append(program(benchmark, framework, kind))
     rates = {key: [m["images_per_second"] for m in runs] for key, runs in seen.items()}
 
     def ratio(over: tuple[str, str], under: tuple[str, str]) -> Estimate:
@@ -120,26 +122,28 @@ def model_cell(cell: str, seed: int, repeats: int) -> tuple[Figures, dict[str, A
 
     figures = {
         f"{framework} twin / {name}": {
-            cell: ratio((framework, "twin"), (framework, of))
+            benchmark: ratio((framework, "twin"), (framework, of))
         }
         for framework in FRAMEWORKS
         for of, name in (("bare", "bare loop"), ("usual", "usual script"))
         if of in kinds
     }
-    figures["jax twin / torch twin"] = {cell: ratio(("jax", "twin"), ("torch", "twin"))}
+    figures["jax twin / torch twin"] = {
+        benchmark: ratio(("jax", "twin"), ("torch", "twin"))
+    }
     plain = ratio(("jax", "twin"), ("torch", "bare"))
-    figures["jax twin / torch bare loop"] = {cell: plain}
+    figures["jax twin / torch bare loop"] = {benchmark: plain}
     return figures, {f"{f} {kind}": runs for (f, kind), runs in seen.items()}
 
 
 def startup_cell() -> Figures:
     """From the command to the end of the first step, over the bare import.
 
-    Both end at a moment that the process itself tells, not when it has shut down.
+    The process itself reports when each ends, so its shutdown does not count.
     """
     asked = ["experiment=digits_mlp", "train.steps=1"]
     ratios = defaultdict(list)
-    for repeat in range(1 + FEWER):  # the first fills caches
+    for repeat in range(1 + FEWER):  # the first one warms caches
         for framework in FRAMEWORKS:
             begin = time.time()
             imported = last_json(run(["-c", f"{IMPORTS[framework]}; {NOW}"]))["at"]
@@ -153,26 +157,26 @@ def startup_cell() -> Figures:
 
 
 def recorded(framework: str, overrides: list[str]) -> dict[str, Any]:
-    """What benchmarks/recording.py tells of a run, whose folder is removed."""
+    """The output of benchmarks/recording.py for a run in a temporary folder."""
     with tempfile.TemporaryDirectory() as place:
         own = [*overrides, f"run.dir={place}/run"]
         return last_json(run(["benchmarks/recording.py", framework, *own]))
 
 
 def recording_cell() -> Figures:
-    """What recording, W&B offline and progress cost of the CNN's step time."""
+    """The cost of recording, W&B and progress, relative to the CNN's step time."""
     shares = defaultdict(list)
     for framework in FRAMEWORKS:
         for _ in range(FEWER):
             asked = [*recipe("cnn"), "train.steps=300", "tracking=wandb"]
-            told = recorded(framework, asked)
-            share = sum(told["recorded"][1:]) / sum(told["stepped"][1:])
+            spent = recorded(framework, asked)
+            share = sum(spent["recorded"][1:]) / sum(spent["stepped"][1:])
             shares[framework].append(share)
     return {"recording / step": {f: median_estimate(s) for f, s in shares.items()}}
 
 
 def bare_rate(peer: str, processes: int, devices: int = 1) -> float:
-    """Images/s of a device, a core each, of the CNN's bare loop over several."""
+    """Images/s per device, a core each, of the CNN's bare loop on several."""
     command = [f"benchmarks/peers/{peer}.py", "cnn", "--devices", str(devices)]
     if peer == "torch_ddp" or processes > 1:
         ranks = [f"--nproc-per-node={processes}", "--rdzv-backend=c10d"]
@@ -182,7 +186,7 @@ def bare_rate(peer: str, processes: int, devices: int = 1) -> float:
 
 
 def twin_rate(devices: int) -> float:
-    """Images/s of a device, a core each, of the CNN in JAX in one process."""
+    """Images/s per device, a core each, of the CNN in JAX in one process."""
     batch = f"train.global_batch_size={devices * MODELS['cnn']['batch']}"
     place = [f"devices={devices}", "parallel.cores_per_device=1", batch]
     summary = train("jax", [*recipe("cnn"), *place, *TIMED])
@@ -190,9 +194,9 @@ def twin_rate(devices: int) -> float:
 
 
 def study_rates() -> Mapping[str, Mapping[tuple[int, bool], list[float]]]:
-    """Images/s of a device by framework, world size and whether nothing was exchanged.
+    """Images/s per device by framework, world size and whether without the exchange.
 
-    As a study measures them: a process and a core for each device.
+    Measured as in a study: a process and a core for each device.
     """
     rates = defaultdict(lambda: defaultdict(list))
     with tempfile.TemporaryDirectory() as place:
@@ -253,41 +257,43 @@ OTHERS = {
 
 
 def main(typed: list[str]) -> int:
-    """Measure what is asked for; the exit status."""
+    """Measure what is asked for; returns the exit status."""
     parser = argparse.ArgumentParser(prog="bench")
-    parser.add_argument("cells", nargs="*")
+    parser.add_argument("names", nargs="*")
     parser.add_argument("--repeats", type=int, help="of each program of a model")
     asked = parser.parse_args(typed)
-    names, repeats = asked.cells, asked.repeats
+    names, repeats = asked.names, asked.repeats
     known = [*MODELS, *OTHERS]
     if unknown := sorted(set(names) - set(known)):
-        print(f"error: {', '.join(unknown)} is unknown; cells: {', '.join(known)}")
+        print(f"error: {', '.join(unknown)} is unknown; benchmarks: {', '.join(known)}")
         return 2
-    cells = names or known
-    if own_cores() < 2 and "exchange" in cells:
+    chosen = names or known
+    if own_cores() < 2 and "exchange" in chosen:
         print("exchange: skipped, since two devices need two cores")
-        cells = [cell for cell in cells if cell != "exchange"]
+        chosen = [name for name in chosen if name != "exchange"]
     if (load := os.getloadavg()[0]) > 0.5:
         print(f"this machine is busy (load {load:.1f}); figures will vary")
     begin, figures, runs = time.perf_counter(), defaultdict(dict), {}
     failed = False
     with tempfile.TemporaryDirectory() as cache:
-        # So that the first compilation is one, whatever ran before.
+        # So that the first compilation is not cached, whatever ran before.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
-        for cell in cells:
+        for benchmark in chosen:
             try:
-                if cell in MODELS:
-                    count = repeats or MODELS[cell].get("repeats", REPEATS)
-                    new, runs[cell] = model_cell(cell, known.index(cell), count)
+                if benchmark in MODELS:
+                    count = repeats or MODELS[benchmark].get("repeats", REPEATS)
+                    new, runs[benchmark] = benchmark_model(
+                        benchmark, known.index(benchmark), count
+                    )
                 else:
-                    new = OTHERS[cell]()
+                    new = OTHERS[benchmark]()
             except Failed as error:
-                print(f"{cell}: {error}", flush=True)
+                print(f"{benchmark}: {error}", flush=True)
                 failed = True
                 continue
             for title, of in new.items():
                 figures[title] |= of
-            print(f"{cell}: {time.perf_counter() - begin:.0f} s", flush=True)
+            print(f"{benchmark}: {time.perf_counter() - begin:.0f} s", flush=True)
     judged = verdicts(figures, MATRIX)
     print(table(judged))
     if not names:
@@ -297,7 +303,9 @@ def main(typed: list[str]) -> int:
         ops = {}
         for framework in FRAMEWORKS:
             ops |= last_json(run(["benchmarks/single_ops.py", framework]))
-        programs = rates(runs, {cell: recipe(cell) for cell in runs}, peak)
+        programs = rates(
+            runs, {benchmark: recipe(benchmark) for benchmark in runs}, peak
+        )
         measured = f"""## Every program
 
 MFU is of {peak / 1e9:.0f} GFLOP/s, the best that benchmarks/matmul.py finds in fp32.
@@ -308,7 +316,9 @@ MFU is of {peak / 1e9:.0f} GFLOP/s, the best that benchmarks/matmul.py finds in 
 
 {operations(ops)}"""
         minutes = (time.perf_counter() - begin) / 60
-        counts = sorted({len(of) for cell in runs.values() for of in cell.values()})
+        counts = sorted(
+            {len(of) for benchmark in runs.values() for of in benchmark.values()}
+        )
         many = " to ".join(
             str(count) for count in dict.fromkeys((counts[0], counts[-1]))
         )

@@ -3,8 +3,8 @@
     torchrun --standalone --nproc-per-node=2 benchmarks/all_reduce.py all_reduce.json
     python launch/report.py runs/study-demo --interconnect all_reduce.json
 
-NCCL between GPUs, gloo between CPUs, by torch.distributed. The file has the median over
-repeats of the slowest rank's seconds, for each size.
+NCCL between GPUs, gloo between CPUs, by torch.distributed. The file has, for each size,
+the median over repeats of the slowest rank's seconds.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""Is a known delay of the gradient exchange found by the arms that look for it?
+"""Test whether ablations find a known delay of the gradient exchange.
 
     python benchmarks/exposed_communication.py [MILLISECONDS]
 
-Trains a small model on two processes of either framework, several times with the
-exchange delayed by as much in every step (500 ms), and without it. What the full step
-takes longer is compared with the delay; leaves with 1 if in either they are more than
-10 % apart. The exchange itself takes some milliseconds, more on a machine that does
-something else, and is found too: so the delay is a long one.
+Trains a small model on two processes in each framework, several times with the exchange
+delayed in every step (by 500 ms), and without the exchange. Compares the difference of
+their steps with the delay; exits with 1 if they differ by more than 10 %. The exchange
+itself takes some milliseconds, more on a busy machine, and is included: so the delay is
+long.
 """
 
 import json
@@ -26,7 +26,7 @@ RECIPE = ("experiment=digits_mlp", "train.steps=16", "train.log_every_steps=4")
 
 
 def delayed_torch(seconds: float) -> None:
-    """Be `launch/pytorch.py`, with DDP's all-reduce waiting before it begins."""
+    """Run `launch/pytorch.py` with a delay before DDP's all-reduce."""
     import torch.distributed as dist
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
@@ -39,7 +39,7 @@ def delayed_torch(seconds: float) -> None:
             super().__init__(*args, **kwargs)
 
             def late(group, bucket):
-                if bucket.is_last():  # once a step, however many buckets there are
+                if bucket.is_last():  # once per step, whatever the number of buckets
                     time.sleep(seconds)
                 return allreduce_hook(group, bucket)
 
@@ -50,7 +50,7 @@ def delayed_torch(seconds: float) -> None:
 
 
 def delayed_jax(seconds: float) -> None:
-    """Be `launch/jax.py`, with the gradients' sum over devices waiting before it."""
+    """Run `launch/jax.py` with a delay before the sum of gradients over devices."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -67,7 +67,8 @@ def delayed_jax(seconds: float) -> None:
     def delayed(local, params, whole, rows, world):
         def late(*given):
             loss, gradients, statistics = local(*given)
-            # All are there before it begins, and none is exchanged before its end.
+            # It starts after all gradients are computed, and ends before any is
+            # exchanged.
             made = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(gradients))
             zero = io_callback(wait, jax.ShapeDtypeStruct((), jnp.float32), made)
             return loss, jax.tree.map(lambda leaf: leaf + zero, gradients), statistics
@@ -103,19 +104,19 @@ def step_seconds(framework: str, folder: Path, seconds: float, *more: str) -> fl
 
 
 def found_delay(framework: str, delay: float) -> float:
-    """Seconds that the full step takes longer than the one without the exchange."""
+    """Seconds by which the full step is longer than the one without the exchange."""
     full, alone = [], []
     with tempfile.TemporaryDirectory() as name:
         for repeat in range(REPEATS):
             run = Path(name, f"full-{repeat}")
             full.append(step_seconds(framework, run, delay))
-            run, arm = Path(name, f"alone-{repeat}"), "parallel.grad_sync=false"
-            alone.append(step_seconds(framework, run, delay, arm))
+            run, override = Path(name, f"alone-{repeat}"), "parallel.grad_sync=false"
+            alone.append(step_seconds(framework, run, delay, override))
     found = statistics.median(full) - statistics.median(alone)
     print(
         f"{framework}: a step takes {1000 * statistics.median(full):.1f} ms, without "
         f"the exchange {1000 * statistics.median(alone):.1f} ms: {1000 * found:.1f} ms "
-        f"are exposed, of which {1000 * delay:.0f} ms were put there"
+        f"are exposed, of which {1000 * delay:.0f} ms were added"
     )
     return found
 

@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/matmul.py
     python launch/report.py runs/study-demo --peak-flops 4.5e10
 
-For a device whose data sheet the report does not know, such as a CPU: give it the cores
-that a device of the study has. In each precision the best of matrix products of several
-sizes and of a large convolution, by torch: on AMD's processors MKL's products are
-slower than oneDNN's convolutions.
+For devices without a known data sheet, such as CPUs: use the cores that a device of the
+study has. In each precision takes the best of matrix products of several sizes and a
+large convolution, by torch: on AMD's processors MKL's products are slower than oneDNN's
+convolutions.
 """
 
 import time
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 SIZES = [2**power for power in range(9, 14)]  # of square matrices
-SECONDS = 0.2  # that one product may take: on a slow device the larger are left out
+SECONDS = 0.2  # that one product may take: on a slow device larger ones are skipped
 REPEATS = 5
 DTYPES = {
     "fp64": torch.float64,
@@ -28,9 +28,9 @@ DTYPES = {
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """The quickest of a few calls."""
+    """The fastest of a few calls."""
     times = []
-    for _ in range(1 + REPEATS):  # the first chooses kernels
+    for _ in range(1 + REPEATS):  # the first one chooses kernels
         begin = time.perf_counter()
         call()
         if device.type == "cuda":
@@ -56,7 +56,7 @@ def main() -> None:
         x = torch.ones(batch, channels, side, side, dtype=dtype, device=device)
         kernel = torch.ones(channels, channels, 3, 3, dtype=dtype, device=device)
         seconds = seconds_of(lambda x=x, k=kernel: F.conv2d(x, k, padding=1), device)
-        # Of what is padded, nothing is counted.
+        # Multiplications by padding do not count.
         products = 9 * channels**2 * batch * (side - 2 / 3) ** 2
         best[name] = max(best[name], 2 * products / seconds)
     for name, flops in best.items():

@@ -1,4 +1,4 @@
-"""What `make bench` writes: verdicts, docs/performance.md and its figure."""
+"""Writes the results of `make bench`: verdicts, docs/performance.md and its figure."""
 
 import statistics
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ FIGURE = "images/performance.png"
 
 @dataclass(frozen=True)
 class Verdict:
-    """One ratio against its bound, where it has one."""
+    """A ratio and its bound, if it has one."""
 
     title: str
     of: str
@@ -35,7 +35,7 @@ class Verdict:
 
     @property
     def missed(self) -> bool:
-        """Whether the whole interval lies on the wrong side of the bound."""
+        """Whether the whole interval is on the wrong side of the bound."""
         if self.bound is None:
             return False
         low = self.ratio.value if self.ratio.low is None else self.ratio.low
@@ -61,12 +61,12 @@ def interval(ratio: Estimate) -> str:
 def verdicts(
     figures: dict[str, dict[str, Any]], matrix: dict[str, Any]
 ) -> list[Verdict]:
-    """Every ratio beside what the matrix holds it to."""
+    """Every ratio with its bound."""
     judged = []
-    for title, cells in figures.items():
+    for title, ratios in figures.items():
         least = title not in matrix["at_most"]
         bounds = matrix["at_least" if least else "at_most"].get(title, {})
-        for of, ratio in cells.items():
+        for of, ratio in ratios.items():
             judged.append(Verdict(title, of, ratio, bounds.get(of), least))
     return judged
 
@@ -100,8 +100,8 @@ def rates(runs: dict[str, Any], recipes: dict[str, list[str]], peak: float) -> s
         " later | peak memory, MB |",
         "|---|---|---|---|---|---|---|",
     ]
-    for cell, programs in runs.items():
-        flops = training_flops(typed(recipes[cell]))
+    for benchmark, programs in runs.items():
+        flops = training_flops(typed(recipes[benchmark]))
         for name, repeats in programs.items():
 
             def median(key: str, of: list[dict] = repeats) -> float:
@@ -110,7 +110,7 @@ def rates(runs: dict[str, Any], recipes: dict[str, list[str]], peak: float) -> s
             rate = median("images_per_second")
             first, later = repeats[0], repeats[1:] or repeats
             lines.append(
-                f"| {cell} | {name} | {rate:,.4g} | {rate * flops / peak:.2f} "
+                f"| {benchmark} | {name} | {rate:,.4g} | {rate * flops / peak:.2f} "
                 f"| {median('startup_seconds'):.1f} "
                 f"| {first['compile_seconds']:.1f}, "
                 f"{median('compile_seconds', later):.1f} "
@@ -158,10 +158,10 @@ def page(
     measured: str,
     how: str,
 ) -> None:
-    """Write the measured half of docs/performance.md anew, and its figure.
+    """Update the measured part of docs/performance.md, and its figure.
 
     Args:
-      how: with how many repeats, and how long it took.
+      how: the number of repeats, and the duration.
     """
     figure(file.parent / FIGURE, judged)
     commit, dirty = git_state()

@@ -1,11 +1,10 @@
-"""A training whose every call to record a window is timed: what recording costs.
+"""Time every call that records a window in a training: the cost of recording.
 
     python benchmarks/recording.py torch [OVERRIDES]
 
-W&B, where it is asked for, is offline; the thread that tells it of a window runs beside
-the next window's steps, and is no part of these calls. JSON: `first_step_at`, Unix
-seconds, when the first window's steps were done; `recorded` and `stepped`, seconds of
-each window.
+W&B, if asked for, is offline; its thread runs during the next window's steps, and is
+not part of these calls. JSON: `first_step_at`, Unix seconds, when the first window's
+steps were done; `recorded` and `stepped`, seconds of each window.
 """
 
 import json
@@ -40,8 +39,8 @@ def main(framework: str) -> None:
     from launch.train import main as train
 
     train(framework, twin, STOPPING)
-    told = {"first_step_at": ended[0], "recorded": spent, "stepped": steps}
-    print(json.dumps(told))
+    spent_seconds = {"first_step_at": ended[0], "recorded": spent, "stepped": steps}
+    print(json.dumps(spent_seconds))
 
 
 if __name__ == "__main__":

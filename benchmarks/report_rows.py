@@ -1,9 +1,9 @@
-"""Seconds and memory that a report's rows take over many run folders.
+"""Time and memory of a report's rows over many run folders.
 
     python benchmarks/report_rows.py [FOLDERS]
 
-Writes as many small run folders as asked for (10,000) below a temporary folder, reads
-them, and makes the table; leaves with 1 if that takes 30 s or 2 GB.
+Writes that many small run folders (10,000) to a temporary folder, reads them, and makes
+the table; exits with 1 if that takes 30 s or 2 GB.
 """
 
 import json
@@ -26,12 +26,12 @@ SIZES, REPEATS, WINDOWS, STEPS = (1, 2, 4, 8, 16), 5, 50, 100
 
 
 def write_folders(root: Path, count: int) -> None:
-    """Studies of both frameworks, five repeats of a cell, a strong curve each."""
+    """Studies of both frameworks: strong curves, five repeats per configuration."""
     environment = json.dumps(describe_environment("torch", ["An Accelerator 0"]))
     step = {"kind": "step", "step": STEPS, "epoch": 1, "loss": 0.1}
     for number in range(count):
-        cell, repeat = divmod(number, REPEATS)
-        curve, size = cell // len(SIZES), SIZES[cell % len(SIZES)]
+        configuration, repeat = divmod(number, REPEATS)
+        curve, size = configuration // len(SIZES), SIZES[configuration % len(SIZES)]
         windows = [1000.0 * size + repeat + w / 1000 + number for w in range(WINDOWS)]
         summary = {
             "schema_version": SCHEMA_VERSION,

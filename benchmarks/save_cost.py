@@ -1,12 +1,11 @@
-"""What saving every 10 steps adds to a step of fashion_cnn, within one run.
+"""The cost of saving every 10 steps for a step of fashion_cnn, within one run.
 
     python benchmarks/save_cost.py torch|jax [BLOCKS]
 
-Blocks of windows that save and of such that do not take turns (20 of each), and each
-is held against the one before it: what else the machine does meets both. A window
-counts from its first step until the next may begin; the first of each block, over which
-the last save may still be written, does not. Leaves with 1 where saving costs 5 % or
-more.
+Blocks of windows with and without saving alternate (20 of each), and each is compared
+with the one before it, so that other load affects both. A window counts from its first
+step until the next may begin; the first of each block, over which the last save may
+still be written, does not. Leaves with 1 where saving costs 5 % or more.
 """
 
 import os
@@ -29,11 +28,13 @@ from recipe.batch_plan import BatchPlan  # noqa: E402
 
 STEPS, WINDOWS, ALLOWED = 10, 5, 0.05
 SCRIPTS = {"torch": "pytorch", "jax": "jax"}
-SECONDS: dict[int, list[float]] = {}  # block -> of its windows; every second saves
+SECONDS: dict[
+    int, list[float]
+] = {}  # block -> seconds of its windows; every second one saves
 
 
 def take_turns(windows: Any) -> Any:
-    """Windows of which every second block saves, and each of which is timed."""
+    """Time each window; every second block of them saves."""
 
     def timed(*arguments: Any) -> Iterator[Any]:
         for number, window in enumerate(windows(*arguments)):

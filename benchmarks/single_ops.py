@@ -1,9 +1,9 @@
-"""Single operations, forward and backward, in ms: what a framework can do at all.
+"""Single operations, forward and backward, in ms: the limit of each framework.
 
     python benchmarks/single_ops.py torch
     python benchmarks/single_ops.py jax
 
-Of JAX twice: as its library has it, and as the twin's layer computes it. JSON.
+For JAX twice: by its library, and by the twin's layer. Prints JSON.
 """
 
 import json
@@ -99,7 +99,7 @@ def of_jax() -> dict[str, dict[str, float]]:
         @jax.jit
         def step(cotangent, *inputs):
             out, pull = jax.vjp(function, *inputs)
-            return out, pull(cotangent)  # both: XLA leaves out what nobody asks for
+            return out, pull(cotangent)  # both: XLA removes unused results
 
         cotangent = jnp.asarray(cotangent)
         return milliseconds(lambda: jax.block_until_ready(step(cotangent, *inputs)))

@@ -1,11 +1,11 @@
-"""Bring a published dataset to disk as plain arrays, in a process of its own.
+"""Acquire a published dataset as plain arrays on disk, in a separate process.
 
     python -m data.acquire cifar10 --source tfds --root ~/.cache/duet
 
-Needs no GPU, so a login node will do. Archives are used where they lie, or downloaded.
-Whatever the source, the same arrays in the same order come of it; intact ones that are
-there already are left alone. Torchvision is imported here, TFDS in `data.tfds`; since
-this only ever runs as a process, neither torch nor TensorFlow enters a JAX run.
+Needs no GPU, so a login node will do. Archives are used where they are, or downloaded.
+Every source gives the same arrays in the same order; intact ones that exist already are
+kept. Torchvision is imported here, TFDS in `data.tfds`; since this only ever runs as a
+process, neither torch nor TensorFlow enters a JAX run.
 """
 
 import argparse
@@ -31,16 +31,18 @@ from recipe.experiment import SOURCES
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 DOWNLOAD_ERRORS = (ImportError, OSError, RuntimeError, http.client.HTTPException)
-DOWNLOAD_TIMEOUT = 30.0  # seconds; a firewall that drops packets else hangs for minutes
+DOWNLOAD_TIMEOUT = 30.0  # seconds; else a firewall that drops packets hangs for minutes
 
 
 class Published(NamedTuple):
-    """What is known of a dataset before it is here."""
+    """What is known of a dataset before it is acquired."""
 
     image_shape: tuple[int, int, int]
     classes: int
-    torchvision: str  # its class there, which also names MNIST's folder
-    archives: tuple[tuple[str, ...], ...]  # sets of files, each of them the dataset
+    torchvision: str  # its class in torchvision, which also names MNIST's folder
+    archives: tuple[
+        tuple[str, ...], ...
+    ]  # sets of files, each of which has the whole dataset
 
 
 PUBLISHED = {
@@ -62,7 +64,7 @@ PUBLISHED = {
 
 
 class Acquired(NamedTuple):
-    """Arrays, what messages call each of them, and the source for the manifest."""
+    """Arrays, their names in messages, and the source for the manifest."""
 
     arrays: Arrays
     names: Sequence[str]
@@ -70,7 +72,7 @@ class Acquired(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or a DuetError's own, told in one line on stderr."""
+    """Exit status: 0, or that of a DuetError, which is one line on stderr."""
     parser = argparse.ArgumentParser("python -m data.acquire", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("name", choices=sorted(PUBLISHED))
@@ -78,11 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--root",
         default=os.environ.get("DUET_DATA") or "~/.cache/duet",
-        help="where datasets lie; default $DUET_DATA, else ~/.cache/duet",
+        help="where datasets are stored; default $DUET_DATA, else ~/.cache/duet",
     )
-    parser.add_argument(
-        "--archives", help="another root, which is only read, to look in first"
-    )
+    parser.add_argument("--archives", help="another root to look in first, read-only")
     parser.add_argument(
         "--again", action="store_true", help="decode even if an intact copy exists"
     )
@@ -104,14 +104,14 @@ def acquire(
     archives: Path | None = None,
     again: bool = False,
 ) -> None:
-    """Leave intact decoded arrays in ROOT/NAME/decoded.
+    """Make sure that intact decoded arrays are in ROOT/NAME/decoded.
 
     Args:
-      archives: another root, which is only read, to look in first.
+      archives: another root to look in first, read-only.
 
     Raises:
-      DataError: if the files are nowhere and cannot be downloaded, are corrupt or not
-        that dataset, if a package is missing, or if ROOT cannot be written.
+      DataError: if the files are missing and cannot be downloaded, are corrupt or of
+        another dataset, if a package is missing, or if ROOT is not writable.
     """
     folder = decoded.decoded_folder(name, root)
     if os.path.isdir(folder) and not again:
@@ -127,8 +127,8 @@ def acquire(
     try:
         made += [p for p in (folder.parent, *folder.parent.parents) if not p.exists()]
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # What is downloaded or built is private until decoded: two acquirers would
-        # otherwise write the same files, and each find the other's half.
+        # Downloads are private until decoded: two acquirers would otherwise write the
+        # same files, and find each other's incomplete ones.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".get-") as private:
             acquired = ACQUIRE[source](name, root, places, Path(private))
         _check(name, acquired)
@@ -137,11 +137,11 @@ def acquire(
     except OSError as error:
         raise DataError(
             f"cannot write datasets under {root}: {error.strerror or error}; choose "
-            f"another folder with --root, data.root=... or $DUET_DATA; `python -m "
+            "another folder with --root, data.root=... or $DUET_DATA; `python -m "
             f"data.acquire {name} --archives {root} --root FOLDER` fills it from here"
         ) from error
     finally:
-        for path in made:  # but for those that hold something now
+        for path in made:  # except those that are not empty now
             with contextlib.suppress(OSError):
                 path.rmdir()
 
@@ -149,10 +149,10 @@ def acquire(
 def from_torchvision(
     name: str, root: Path, places: Sequence[Path], private: Path
 ) -> Acquired:
-    """The archives where they lie, or as torchvision downloads them.
+    """The archives that are found, or that torchvision downloads.
 
     Raises:
-      DataError: naming the file that is corrupt, or saying which to put where.
+      DataError: naming the corrupt file, or saying which file to put where.
     """
     if name == "fashion_mnist":
         places = [*places, DEBIAN_FASHION_MNIST]
@@ -170,24 +170,24 @@ def from_torchvision(
 
 
 def from_tfds(name: str, root: Path, places: Sequence[Path], private: Path) -> Acquired:
-    """A dataset that TFDS has prepared, or prepares now from archives or a download.
+    """A dataset prepared by TFDS, earlier or now from archives or a download.
 
     Raises:
-      DataError: if TFDS or TensorFlow is missing, or naming what is corrupt.
+      DataError: if TFDS or TensorFlow is missing, or naming the corrupt file.
     """
     label = f"TFDS {tfds.version()}"
     folder = tfds.prepared(name, places)
     if folder:
         label += f", prepared in {folder}"
     else:
-        # It knows one form of each dataset: gzipped IDX, or CIFAR's binary version.
+        # TFDS reads one format of each dataset: gzipped IDX, or CIFAR's binary version.
         files = [f"{f.removesuffix('.gz')}.gz" for f in PUBLISHED[name].archives[-1]]
         found = find(places, [files])
         where = found[0].parent if found else None
         label += f", built from {where or 'a download'}"
         print(f"{name} is not prepared; {label}", flush=True)
-        mend = f"put {', '.join(files)} into {root / name}"
-        folder = tfds.build(name, where, private, "fetch it again" if where else mend)
+        advice = f"put {', '.join(files)} into {root / name}"
+        folder = tfds.build(name, where, private, "fetch it again" if where else advice)
     names = [f"{label}: {field}" for field in Arrays._fields]
     return Acquired(tfds.read(folder), names, label)
 
@@ -201,7 +201,7 @@ ACQUIRE: dict[str, Callable[[str, Path, Sequence[Path], Path], Acquired]] = {
 def find(
     places: Sequence[Path], archives: Sequence[Sequence[str]]
 ) -> list[Path] | None:
-    """The files of the first set that one of the places has whole."""
+    """The files of the first set that is complete in one of the places."""
     for place in places:
         for files in archives:
             paths = [path for file in files if (path := _existing(place, file))]
@@ -222,13 +222,13 @@ def download(name: str, root: Path, private: Path) -> str:
     print(f"{name} is not under {root}; torchvision downloads it", flush=True)
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        # What it prints on the way to a failure would bury the one line that helps.
+        # Its output before a failure would bury the one line that helps.
         with contextlib.redirect_stdout(io.StringIO()):
             import torchvision
             from torchvision.datasets.utils import download_url
 
             dataset = getattr(torchvision.datasets, PUBLISHED[name].torchvision)
-            if name.startswith("cifar"):  # whose class would go on to unpickle it
+            if name.startswith("cifar"):  # whose class would then unpickle it
                 download_url(dataset.url, private, dataset.filename, dataset.tgz_md5)
             else:
                 dataset(private, download=True)
@@ -245,13 +245,13 @@ def download(name: str, root: Path, private: Path) -> str:
 
 
 def _places(name: str, root: Path) -> list[Path]:
-    """Where archives are looked for, the most telling places first."""
+    """Where archives are looked for, in order of preference."""
     return [root / name, root / PUBLISHED[name].torchvision / "raw", root]
 
 
 def _existing(folder: Path, name: str) -> Path | None:
     for path in folder / name, folder / f"{name}.gz":
-        if os.path.isfile(path):  # False too where it may not be looked at
+        if os.path.isfile(path):  # also False where it is not readable
             return path
     return None
 

@@ -1,4 +1,4 @@
-"""The four arrays of a dataset: what they must satisfy, and what identifies them."""
+"""The four arrays of a dataset: their requirements and their fingerprint."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class Arrays(NamedTuple):
 def fingerprint(arrays: Arrays) -> str:
     """SHA-256 of the content: dtype, shape and bytes of the four arrays, in order.
 
-    Neither the dataset's name nor where it came from counts, so two sources of the
-    same examples in the same order agree.
+    It does not depend on the dataset's name or source, so two sources of the same
+    examples in the same order agree.
 
     Returns:
       64 hexadecimal digits.
@@ -44,15 +44,15 @@ def check(
     classes: int,
     names: Sequence[str] = Arrays._fields,
 ) -> None:
-    """Refuse arrays that are not what a config says.
+    """Refuse arrays that do not match a config.
 
     Args:
       image_shape: (height, width, channels).
       classes: labels lie in [0, classes); 0 means finite real targets.
-      names: what messages call the four arrays, such as the files they came from.
+      names: of the four arrays in messages, such as the files that they came from.
 
     Raises:
-      DataError: naming the array, what it holds and what it should.
+      DataError: naming the array, what it contains and what it should.
     """
     for split in 0, 2:  # train, test
         images, labels = arrays[split : split + 2]

@@ -1,4 +1,4 @@
-"""The augmentation of every example in every epoch: (seed, epoch, index) -> draws.
+"""Augmentation parameters of every example and epoch: from (seed, epoch, index).
 
 Drawn here in NumPy and applied on the device by each framework, so that an example is
 cropped and flipped the same way in both, at every batch and world size.
@@ -16,7 +16,7 @@ from recipe.rng import keyed_generator
 
 
 class Draws(NamedTuple):
-    """What chance decides for each example of a batch.
+    """The random augmentation parameters of each example of a batch.
 
     Args:
       top, left: of the crop in the image padded by `pad` on each side, 0 to 2 pad.
@@ -31,13 +31,15 @@ class Draws(NamedTuple):
     cut_left: Int[np.ndarray, " B"]
 
 
-@lru_cache(maxsize=10)  # five draws; a step needs its own epoch, two spare the boundary
+@lru_cache(
+    maxsize=10
+)  # five parameters; a step needs its own epoch, two avoid recomputing at the boundary
 def epoch_draw(
     seed: int, what: str, epoch: int, examples: int, stop: int
 ) -> Int[np.ndarray, " examples"]:
-    """One draw of [0, stop) for each example of an epoch, int32; a stop of 1 is free.
+    """A random int32 in [0, stop) for each example of an epoch; free for a stop of 1.
 
-    Keyed by `what`, so that asking for one augmentation moves no other's draws.
+    Keyed by `what`, so that one augmentation does not change another's parameters.
     """
     generator = keyed_generator(seed, "augment", what, epoch)
     return generator.integers(stop, size=examples, dtype=np.int32)
@@ -46,9 +48,9 @@ def epoch_draw(
 def batch_draws(
     config: Config, plan: BatchPlan, step: int, indices: Int[np.ndarray, " B"]
 ) -> Draws | None:
-    """The draws of a batch's examples at a step; None where nothing is augmented.
+    """The augmentation parameters of a batch at a step; None without augmentation.
 
-    What is not asked for is 0 for every example.
+    Those of an augmentation that is off are 0.
     """
     augment = config.data.augment
     if not augment.any:

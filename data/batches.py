@@ -1,4 +1,4 @@
-"""A window's batches, planned together so that they are placed on devices at once.
+"""A window's batches, planned together to be transferred to devices at once.
 
 Placing one step's indices took JAX .47 ms on a CPU, of a step of .6 ms (an MLP).
 """
@@ -19,8 +19,8 @@ class Batches(NamedTuple):
 
     Args:
       indices: of examples, by step and micro-batch.
-      draws: their augmentation, each array of the indices' shape; None without any.
-      keys: of their dropout masks at each of its layers; None without dropout.
+      draws: their augmentation parameters, each of the indices' shape; None without.
+      keys: of their dropout masks at each layer; None without dropout.
     """
 
     indices: Int[np.ndarray, "S A B"]
@@ -34,7 +34,7 @@ def window_batches(
     """The rows that `rank` trains on at each of the steps.
 
     Always `train.log_every_steps` of them, since a compiled step has fixed shapes: a
-    shorter window repeats its last step, which nobody takes.
+    shorter window is padded with its last step, which is not run again.
     """
     spare = config.train.log_every_steps - len(steps)
     padded = [*steps, *[steps[-1]] * spare]

@@ -1,7 +1,7 @@
 """Reader of CIFAR-10 and CIFAR-100 as they are published: pickled, or binary.
 
-Nothing in an archive is read before its checksum holds, since a pickle can run any
-program; and even then only arrays, numbers and bytes are unpickled.
+An archive is read only after its checksum was verified, since a pickle can execute any
+code; and even then only arrays, numbers and bytes are unpickled.
 
 Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; the
 layout is described at https://www.cs.toronto.edu/~kriz/cifar.html.
@@ -26,7 +26,7 @@ Split = tuple[np.ndarray, np.ndarray]  # rows of PIXELS, labels
 
 
 class Archive(NamedTuple):
-    """A published file: its checksum, and where it keeps its examples."""
+    """A published file: its checksum, and the members with its examples."""
 
     sha256: str
     train: list[str]
@@ -38,7 +38,7 @@ def read_cifar(path: Path) -> Arrays:
     """The examples of an archive, in its order; fine labels where there are coarse.
 
     Args:
-      path: its name says which of `ARCHIVES` it is.
+      path: its name is a key of `ARCHIVES`.
 
     Raises:
       DataError: naming the file and what is wrong with it.
@@ -67,7 +67,7 @@ def read_cifar(path: Path) -> Arrays:
 
 
 def _members(path: Path, names: set[str]) -> dict[str, bytes]:
-    # As a stream: to seek in gzip is to decompress from the beginning again.
+    # As a stream: seeking in gzip decompresses from the beginning again.
     with tarfile.open(path, "r|gz") as tar:
         return {
             member.name: content.read()
@@ -103,7 +103,7 @@ def _pickled(labels: bytes) -> Callable[[bytes], Split]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Refuses every callable but those that a pickled NumPy array is made of."""
+    """Refuses every callable but those of a pickled NumPy array."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {

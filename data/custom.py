@@ -1,7 +1,7 @@
-"""Images of the user's own: four IDX files, or an .npz, as `data.files` says.
+"""Custom images: four IDX files, or an .npz, at `data.files`.
 
 IDX: a folder with one file each called train and images, train and labels, t10k or test
-and images, and labels; where it holds several such sets, the beginning of their paths
+and images, and labels; if it contains several such sets, the prefix of their paths
 (`/data/emnist-letters`). Gzipped or not.
 
 .npz: arrays called as `data.arrays.Arrays` and MedMNIST have them, or as Keras does.
@@ -30,9 +30,9 @@ def load(data: DataConfig) -> Arrays:
     """The arrays in `data.files`.
 
     Raises:
-      DataError: naming the file and array, what it holds and what it should.
+      DataError: naming the file and array, what it contains and what it should.
     """
-    assert data.files is not None  # of data=custom, which this is
+    assert data.files is not None  # checked by DataConfig for data=custom
     path = Path(data.files)
     read = read_npz if path.suffix == ".npz" else read_four
     found, names = read(path)
@@ -47,7 +47,7 @@ def load(data: DataConfig) -> Arrays:
 
 
 def read_four(path: Path) -> tuple[list[np.ndarray], list[str]]:
-    """Four IDX files: their arrays, and what messages call them.
+    """Four IDX files: their arrays, and names in messages.
 
     Raises:
       DataError: if they are not four, or naming the damaged one.
@@ -78,13 +78,13 @@ def _one(path: Path, split: tuple[str, ...], kind: str) -> Path:
             f"data.files={path}: {len(found)} files are called "
             f"{' or '.join(split)} and {kind}"
             f"{' (' + ', '.join(sorted(found)) + ')' if found else ''}, one is needed; "
-            "give a folder of four IDX files, the beginning of their paths, or an .npz"
+            "give a folder of four IDX files, the prefix of their paths, or an .npz"
         )
     return next(iter(found.values()))
 
 
 def read_npz(path: Path) -> tuple[list[np.ndarray], list[str]]:
-    """The four arrays of an .npz, and what messages call them.
+    """The four arrays of an .npz, and their names in messages.
 
     Raises:
       DataError: if it is damaged, or lacks one of them.
@@ -94,22 +94,23 @@ def read_npz(path: Path) -> tuple[list[np.ndarray], list[str]]:
             names = next((n for n in (Arrays._fields, KERAS) if {*n} <= {*file}), None)
             if names is None:
                 raise DataError(
-                    f"{path} holds {', '.join(file) or 'nothing'}; what is read is "
+                    f"{path} contains {', '.join(file) or 'nothing'}; expected names "
+                    "are "
                     f"{', '.join(Arrays._fields)}, or Keras's {', '.join(KERAS)}"
                 )
             return [file[name] for name in names], [f"{path}: {n}" for n in names]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except DAMAGED as error:
-        raise DataError(f"{path} is no whole .npz of numbers: {error}") from error
+        raise DataError(f"{path} is not a complete .npz of numbers: {error}") from error
 
 
 def _images(array: np.ndarray, name: str, data: DataConfig) -> np.ndarray:
-    """As uint8 (n, h, w, c); what is of another shape is `check`'s to refuse."""
+    """As uint8 (n, h, w, c); `check` refuses other shapes."""
     if array.dtype != np.uint8:
         raise DataError(
-            f"{name} must be uint8, pixels from 0 to 255, got {array.dtype}; from 0 to "
-            "1, (255 * images).round().astype('uint8') is the same"
+            f"{name} must be uint8, pixels from 0 to 255, got {array.dtype}; convert "
+            "pixels from 0 to 1 by (255 * images).round().astype('uint8')"
         )
     if array.ndim == 3:
         return array[..., np.newaxis]
@@ -117,13 +118,13 @@ def _images(array: np.ndarray, name: str, data: DataConfig) -> np.ndarray:
     if last == data.image_shape != list(array.shape[1:]):
         raise DataError(
             f"{name} holds images of shape {list(array.shape[1:])}, channels first; "
-            "images.transpose(0, 2, 3, 1) has them last, as is needed"
+            "put them last by images.transpose(0, 2, 3, 1)"
         )
     return array
 
 
 def _labels(array: np.ndarray, name: str, data: DataConfig) -> np.ndarray:
-    """As int32 (n,) from 0 on; or float64 targets, where there are no classes."""
+    """As int32 (n,) from 0 on; or float64 targets without classes."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if not data.classes:
@@ -131,7 +132,7 @@ def _labels(array: np.ndarray, name: str, data: DataConfig) -> np.ndarray:
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise DataError(
             f"{name} must be integers of shape (n,), got {array.dtype} of shape "
-            f"{array.shape}; of one-hot rows, labels.argmax(axis=1) is the same"
+            f"{array.shape}; convert one-hot rows by labels.argmax(axis=1)"
         )
     first, last = data.label_offset, data.label_offset + data.classes - 1
     lowest, highest = (

@@ -49,7 +49,7 @@ def load(data: DataConfig) -> Dataset:
     """The dataset that a config names, verified against it; acquires nothing.
 
     Raises:
-      ConfigError: if sizes are missing where they are free, or given where fixed.
+      ConfigError: if sizes are missing for synthetic data, or given for other data.
       DataError: if arrays are missing, corrupt, or not what the config says.
     """
     _check_keys(data)
@@ -66,17 +66,17 @@ def load(data: DataConfig) -> Dataset:
 
 
 def acquire(data: DataConfig) -> str:
-    """Make sure that `load` finds what it needs; one process of a run calls this.
+    """Make sure that `load` finds its files; called by one process of a run.
 
-    Arrays that are there already are used, whichever source they came from: it is the
-    same arrays. Decoding and downloading happen in a process of their own, so that
-    neither torchvision nor TensorFlow enters this one.
+    Existing arrays are used, whatever their source, as all sources give the same ones.
+    Decoding and downloading happen in a separate process, so that neither torchvision
+    nor TensorFlow enters this one.
 
     Returns:
-      Where the dataset lies: a folder, or `memory`.
+      Where the dataset is: a folder, or `memory`.
 
     Raises:
-      DataError: with that process's own message, if it fails.
+      DataError: with that process's message, if it fails.
     """
     if data.name not in ON_DISK:
         return "memory"
@@ -95,16 +95,16 @@ def _run_acquire(data: DataConfig) -> None:
     with subprocess.Popen(
         [sys.executable, *command],
         cwd=REPOSITORY,
-        # A progress bar's carriage returns would become a thousand lines of log.
+        # A progress bar's carriage returns would become a thousand lines in the log.
         env={**os.environ, "TQDM_DISABLE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # a Ctrl-C is for the run, which acts on it afterwards
+        start_new_session=True,  # Ctrl-C is handled by the run, afterwards
     ) as child:
         assert child.stdout is not None
         for line in child.stdout:
-            if line.startswith("error: "):  # raised below, so not printed here too
+            if line.startswith("error: "):  # raised below, so not printed here
                 message = line.removeprefix("error: ").strip()
             else:
                 print(line, end="", file=sys.stderr, flush=True)

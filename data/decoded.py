@@ -1,4 +1,4 @@
-"""How acquired datasets lie on disk: written whole or not at all, verified when read.
+"""Acquired datasets on disk: written atomically, verified when read.
 
 ROOT/NAME/decoded/ holds one .npy for each of the four arrays, and manifest.json:
 
@@ -35,29 +35,32 @@ def decoded_folder(name: str, root: str | Path) -> Path:
 
 
 def verify(name: str, root: str | Path) -> dict[str, Any]:
-    """The manifest, once every file was found to have its checksum.
+    """The manifest, after verifying every file's checksum.
 
-    A copy that an older version made of other data under a published name is refused.
+    A copy of other data under a published name, made by an older version, is refused.
 
     Raises:
-      DataError: naming the file that is missing or changed, and how to mend it.
+      DataError: naming the file that is missing or changed, and what to do.
     """
     folder = decoded_folder(name, root)
     command = f"python -m data.acquire {name} --root {Path(root).expanduser()}"
-    if not os.path.isdir(folder):  # nor where it may not be looked at
+    if not os.path.isdir(folder):  # nor if it is not readable
         raise DataError(f"{name} is not in {folder}; run `{command}`")
-    mend = f"run `{command} --again` or delete {folder}"
-    manifest = _manifest(folder, name, mend)
+    advice = f"run `{command} --again` or delete {folder}"
+    manifest = _manifest(folder, name, advice)
     for file, entry in manifest["files"].items():
         path = folder / file
         try:
             changed = sha256_of(path) != entry["sha256"]
         except OSError as error:
             raise DataError(
-                f"{path} cannot be read: {error.strerror}; {mend}"
+                f"{path} cannot be read: {error.strerror}; {advice}"
             ) from error
         if changed:
-            raise DataError(f"{path} is corrupt: its SHA-256 is not as written; {mend}")
+            raise DataError(
+                f"{path} is corrupt: its SHA-256 is not the one in the manifest; "
+                f"{advice}"
+            )
     if name in idx.PUBLISHED:
         places = [str(folder / file) for file in FILES]
         idx.check_published(name, _arrays(folder), places)
@@ -68,7 +71,7 @@ def _arrays(folder: Path) -> Arrays:
     return Arrays(*(np.load(folder / file, mmap_mode="r") for file in FILES))
 
 
-def _manifest(folder: Path, name: str, mend: str) -> dict[str, Any]:
+def _manifest(folder: Path, name: str, advice: str) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
@@ -77,21 +80,21 @@ def _manifest(folder: Path, name: str, mend: str) -> dict[str, Any]:
             "sha256" in files[file] for file in FILES
         )
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; {mend}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}; {advice}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not a whole manifest; {mend}") from error
+        raise DataError(f"{path} is not a complete manifest; {advice}") from error
     if schema != SCHEMA:
-        raise DataError(f"{path} has schema {schema}, not {SCHEMA}; {mend}")
+        raise DataError(f"{path} has schema {schema}, not {SCHEMA}; {advice}")
     if not whole or manifest.get("name") != name:
-        raise DataError(f"{path} does not describe {name} as decoded here; {mend}")
+        raise DataError(f"{path} does not describe {name} as decoded here; {advice}")
     return manifest
 
 
 def load(data: DataConfig) -> tuple[Arrays, str]:
     """The arrays, memory-mapped, and their fingerprint.
 
-    The fingerprint is the manifest's: it was written with these files, and they are
-    read once already for their checksums.
+    The fingerprint is the manifest's: it was written with these files, whose checksums
+    have just been verified.
 
     Raises:
       DataError: if a file is missing or not the bytes that were written.
@@ -106,14 +109,14 @@ def sha256_of(path: Path) -> str:
 
 
 def write(name: str, root: str | Path, arrays: Arrays, source: str) -> None:
-    """Write a whole folder, or none: into a temporary sibling, then a rename.
+    """Write a folder atomically: into a temporary sibling, then a rename.
 
     Raises:
-      OSError: if the disk does not take it; nothing is left behind then.
+      OSError: on a disk error; nothing is left behind then.
     """
     folder = decoded_folder(name, root)
     fresh = folder.with_name(f".decoded-{uuid.uuid4().hex}")
-    fresh.mkdir()  # not tempfile's: this one obeys the umask, so a group can share it
+    fresh.mkdir()  # unlike tempfile's it obeys the umask, so a group can share it
     try:
         manifest = {
             "schema": SCHEMA,
@@ -150,8 +153,8 @@ def _write_array(path: Path, array: np.ndarray) -> dict[str, Any]:
 def _put_in_place(fresh: Path, name: str, root: str | Path) -> None:
     """Rename, unless another acquirer was first; a corrupt folder is moved aside.
 
-    An intact folder stays where it is: it holds the same arrays, and some other run
-    may be about to open its files by name.
+    An intact folder is kept: it has the same arrays, and another run may be about to
+    open its files.
     """
     folder = decoded_folder(name, root)
     while True:

@@ -1,8 +1,8 @@
-"""Real handwritten digits that need no download: scikit-learn's, brought to 28x28.
+"""Real handwritten digits without a download: scikit-learn's, enlarged to 28x28.
 
-1797 images of 8x8 with values 0 to 16, from Alpaydin and Kaynak, Optical Recognition
-of Handwritten Digits, UCI 1998. Resizing and splitting are integer arithmetic without
-chance, so every machine gets the same bytes.
+1797 images of 8x8 with values 0 to 16, from Alpaydin and Kaynak, Optical Recognition of
+Handwritten Digits, UCI 1998. Resizing and splitting are deterministic integer
+arithmetic, so every machine gets the same bytes.
 """
 
 import gzip
@@ -22,7 +22,7 @@ TEST_EVERY = 5
 
 
 def load(data: DataConfig) -> Arrays:
-    """1438 training and 359 test examples: every fifth one is for the test."""
+    """1438 training and 359 test examples: every fifth one is for testing."""
     table = read()
     images = enlarge(table[:, :-1].reshape(-1, 8, 8))
     labels = table[:, -1].astype(np.int32)
@@ -31,14 +31,14 @@ def load(data: DataConfig) -> Arrays:
 
 
 def read() -> np.ndarray:
-    """Scikit-learn's own file, of one digit a row: 64 values, and which digit it is.
+    """Scikit-learn's file, a digit per row: 64 values and the label.
 
-    The package itself takes a second to import, and this is all that is wanted of it.
+    Without importing the package, which takes a second.
 
     Raises:
       DataError: if scikit-learn, or the file in it, is missing or unreadable.
     """
-    package = find_spec("sklearn")  # finds, and does not import
+    package = find_spec("sklearn")  # finds it without importing
     folders = package.submodule_search_locations if package else None
     if not folders:
         raise DataError("data=digits comes with scikit-learn; pip install scikit-learn")

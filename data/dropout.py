@@ -1,7 +1,7 @@
-"""What an example drops in an epoch: (seed, layer, epoch, index) -> a key for its mask.
+"""The key of an example's dropout mask: from (seed, layer, epoch, index).
 
-Drawn here in NumPy, so that no batch and no world size moves one; either twin makes the
-masks of them on the device, as `recipe/dropout.py` says.
+Drawn here in NumPy, independent of batch and world size; each twin computes the masks
+on the device, as `recipe/dropout.py` says.
 """
 
 from functools import lru_cache
@@ -15,13 +15,15 @@ from recipe.dropout import dropout_layers
 from recipe.rng import keyed_generator
 
 
-@lru_cache(maxsize=2)  # a step needs its own epoch only; two spare the boundary
+@lru_cache(
+    maxsize=2
+)  # a step needs its own epoch only; two avoid recomputing at the boundary
 def epoch_keys(
     seed: int, layers: tuple[str, ...], epoch: int, examples: int
 ) -> Int[np.ndarray, "examples layers"]:
-    """A key of [0, 2^31) for each example of an epoch at each layer, int32.
+    """An int32 key in [0, 2^31) for each example of an epoch at each layer.
 
-    Keyed by the layer's name, so that another block moves no other's masks.
+    Keyed by the layer's name, so that adding a layer changes no other's masks.
     """
     keys = np.empty((examples, len(layers)), np.int32)
     for column, layer in enumerate(layers):
@@ -34,7 +36,7 @@ def epoch_keys(
 def batch_keys(
     config: Config, plan: BatchPlan, step: int, indices: Int[np.ndarray, "*rows"]
 ) -> Int[np.ndarray, "*rows layers"] | None:
-    """The keys of a batch's examples at a step; None where nothing is dropped."""
+    """The keys of a batch at a step; None without dropout."""
     layers = dropout_layers(config)
     if not layers:
         return None

@@ -22,7 +22,7 @@ from recipe.errors import DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
 UINT8 = 0x08
-# Type codes of whole numbers, as NumPy calls them.
+# Type codes of integers, and NumPy's names.
 INTEGERS = {UINT8: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4"}
 
 # In the order of `Arrays`.
@@ -34,7 +34,7 @@ FILES = (
 )
 
 # SHA-256 of the four files, unzipped. Those of the gzipped ones, which TFDS publishes,
-# differ from packer to packer: Debian's have no time in their headers.
+# depend on who packed them: Debian's have no time in their headers.
 PUBLISHED = {
     "mnist": (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -71,13 +71,13 @@ def read_mnist(paths: Sequence[Path]) -> Arrays:
 
 
 def check_published(name: str, arrays: Arrays, names: Sequence[str]) -> None:
-    """Refuse another dataset, or a damaged one, under a published one's name.
+    """Refuse a damaged or different dataset under a published name.
 
     Two datasets in files of the same names are easily mixed up, and neither unzipped
     files nor what TFDS prepared from them carry a checksum.
 
     Args:
-      names: what messages call the four arrays, such as the files they came from.
+      names: of the four arrays in messages, such as the files that they came from.
 
     Raises:
       DataError: naming the array.
@@ -115,7 +115,7 @@ def read_idx(
     *allowed: int,
     types: Mapping[int, str] = MappingProxyType({UINT8: "u1"}),
 ) -> np.ndarray:
-    """The array in an IDX file, gzipped or not whatever its name says.
+    """The array in an IDX file, gzipped or not regardless of its name.
 
     Args:
       allowed: how many dimensions the file may have, 3 for images and 1 for labels.

@@ -1,7 +1,7 @@
 """Datasets made from a recipe: `synthetic`, classes of any shape, and `line`, a line.
 
-Both are pure functions of the config, whatever `train.seed` is. Every kind of draw has
-its own stream and is taken in example order, so that a larger dataset begins with the
+Both are pure functions of the config, whatever `train.seed` is. Every random quantity
+has its own stream, drawn in example order, so that a larger dataset starts with the
 examples of a smaller one.
 """
 
@@ -16,18 +16,21 @@ from recipe.errors import ConfigError
 from recipe.experiment import DataConfig
 from recipe.rng import keyed_generator
 
-CELLS = 4  # a template is 4x4 cells of even colour, so that pooling cannot erase it
-# The share of an image that is its own class's template; the rest is another's. Below
-# one half that other class wins: where 0.45 to 0.55 cannot be told apart, one example
-# in eleven is lost to any model, and accuracy keeps a meaning however many pixels.
+CELLS = (
+    4  # a template is 4x4 squares of uniform colour, so that pooling cannot erase it
+)
+# The fraction of an image that is its own class's template; the rest is another's.
+# Below one half the other class dominates: as 0.45 to 0.55 are indistinguishable, any
+# model gets one example in eleven wrong, so accuracy stays below 1 for any number of
+# pixels.
 SHARE = (0.45, 1.0)
-CHUNK = 1 << 18  # pixels in flight; their float32 arrays stay in a core's cache
+CHUNK = 1 << 18  # pixels at a time; their float32 arrays fit a core's cache
 
 SLOPE, INTERCEPT = 3.0, -1.0
 
 
 def load(data: DataConfig) -> Arrays:
-    """Templates of two classes blended, plus Gaussian noise; labels say which leads.
+    """Two classes' templates blended, plus Gaussian noise; labels say which leads.
 
     Raises:
       ConfigError: if `data.classes` is 0.
@@ -58,7 +61,7 @@ def load_line(data: DataConfig) -> Arrays:
 
 
 def templates(channels: int, classes: int) -> np.ndarray:
-    """The cells of each class, float32 (classes, CELLS, CELLS, channels) in [0, 1)."""
+    """The classes' templates, float32 (classes, CELLS, CELLS, channels) in [0, 1)."""
     shape = (CELLS, CELLS, channels)
     return np.stack(
         [
@@ -69,7 +72,7 @@ def templates(channels: int, classes: int) -> np.ndarray:
 
 
 def spread(cells: np.ndarray, image_shape: list[int]) -> np.ndarray:
-    """(n, CELLS, CELLS, c) -> (n, h, w, c), each cell a rectangle of even colour."""
+    """(n, CELLS, CELLS, c) -> (n, h, w, c), each square enlarged to a rectangle."""
     height, width, _ = image_shape
     rows = np.arange(height) * CELLS // height
     columns = np.arange(width) * CELLS // width
@@ -80,10 +83,9 @@ def spread(cells: np.ndarray, image_shape: list[int]) -> np.ndarray:
 def normal_table() -> np.ndarray:
     """Quantiles of the standard normal at 65,536 even steps, float32.
 
-    A random uint16 looks its normal up here in a quarter of the time that
-    `standard_normal` takes, most of what a 224x224x3 image costs; the tails end at
-    4.3 standard deviations. Nor does a machine's own logarithm show in the data: it
-    is rounded away.
+    Looking up a random uint16 here takes a quarter of the time of `standard_normal`,
+    the main cost of a 224x224x3 image; the tails end at 4.3 standard deviations. A
+    platform's logarithm does not affect the data: rounding removes the difference.
     """
     normal, size = NormalDist(), 1 << 16
     quantiles = [normal.inv_cdf((step + 0.5) / size) for step in range(size)]
@@ -113,7 +115,7 @@ def _classes(
         blend += (1 - share[part]) * cells[other[part]]
         draws = noise.integers(len(table), size=images[part].shape, dtype=np.uint16)
         pixels = table[draws]
-        # The half makes the cast below, which truncates, round to nearest.
+        # Adding a half makes the truncating cast below round to nearest.
         pixels += spread(255 * blend + np.float32(0.5), data.image_shape)
         images[part] = np.clip(pixels, 0, 255, out=pixels)
     return images, own
@@ -128,7 +130,7 @@ def _line(data: DataConfig, split: str, examples: int) -> tuple[np.ndarray, np.n
     noise = table[
         keyed_generator("line", split, "noise").integers(len(table), size=examples)
     ]
-    # Summed as integers: exact, so no order of summation can change a target.
+    # Summed as integers, which is exact: the order of summation cannot matter.
     x = images.sum(axis=(1, 2, 3), dtype=np.int64) / 255
     return images, SLOPE * x + INTERCEPT + data.noise * noise
 

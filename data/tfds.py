@@ -1,9 +1,9 @@
 """MNIST, Fashion-MNIST and CIFAR through TensorFlow Datasets, in their published order.
 
-TFDS stores examples sorted by a hash of their key, salted with the split's name. The
-key of these four datasets is the example's place in the published files, so TFDS's own
-hasher says where each example belongs; those of CIFAR also carry their place as `id`,
-which has to agree.
+TFDS stores examples sorted by a hash of their key, salted with the split's name. In
+these four datasets the key is the example's index in the published files, so TFDS's own
+hasher recovers it; examples of CIFAR also contain their index as `id`, which has to
+agree.
 
 Datasets prepared as array_record are read without TensorFlow; to build one, or to read
 tfrecord, TFDS needs it. `data.acquire` alone imports this.
@@ -25,11 +25,14 @@ from data.arrays import Arrays
 from recipe.errors import DataError
 
 INSTEAD = "or use data.source=torchvision, which gives the same arrays"
-FOLDERS = "TFDS_DATA_DIR", "~/tensorflow_datasets"  # where TFDS itself prepares them
+FOLDERS = (
+    "TFDS_DATA_DIR",
+    "~/tensorflow_datasets",
+)  # where TFDS prepares them by default
 
 
 def prepared(name: str, places: Sequence[Path]) -> Path | None:
-    """The newest version in the folder tfds of a place, or where TFDS keeps its own."""
+    """The newest version in a root's folder tfds, or in TFDS's default folder."""
     variable, default = FOLDERS
     own = Path(os.environ.get(variable) or default).expanduser()
     for folder in *(place / "tfds" for place in places), own:
@@ -40,26 +43,26 @@ def prepared(name: str, places: Sequence[Path]) -> Path | None:
     return None
 
 
-def build(name: str, archives: Path | None, private: Path, mend: str) -> Path:
+def build(name: str, archives: Path | None, private: Path, advice: str) -> Path:
     """Let TFDS prepare a dataset.
 
     Args:
       archives: a folder that holds the published files; None downloads them.
       private: a folder for everything that TFDS writes.
-      mend: what a message advises to do.
+      advice: the advice in error messages.
 
     Returns:
       The folder of the prepared dataset.
 
     Raises:
-      DataError: if TensorFlow is missing, or with what TFDS says is wrong.
+      DataError: if TensorFlow is missing, or with TFDS's error.
     """
     tfds = _tfds()
     _require_tensorflow(f"to build {name}, TFDS")
     from tensorflow_datasets.core.download import downloader
 
-    downloader.MAX_RETRIES = 3  # ten take minutes where there is no network
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # of threads that go on trying
+    downloader.MAX_RETRIES = 3  # ten take minutes without a network
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # of threads that keep trying
     settings = tfds.download.DownloadConfig(
         manual_dir=archives or private / "none", try_download_gcs=False
     )
@@ -69,16 +72,18 @@ def build(name: str, archives: Path | None, private: Path, mend: str) -> Path:
             builder.download_and_prepare(
                 download_dir=private / "downloads", download_config=settings
             )
-    except Exception as error:  # what TFDS and its downloader raise is no one family
-        raise DataError(f"TFDS cannot build {name}: {_line(error)}; {mend}") from error
+    except Exception as error:  # TFDS and its downloader raise errors of many classes
+        raise DataError(
+            f"TFDS cannot build {name}: {_line(error)}; {advice}"
+        ) from error
     return Path(builder.data_dir)
 
 
 def read(folder: Path) -> Arrays:
-    """The arrays of a prepared dataset, in the order that they were published in.
+    """The arrays of a prepared dataset, in their published order.
 
     Raises:
-      DataError: naming the folder, if it cannot be read or is in another order.
+      DataError: naming the folder, if it cannot be read or has another order.
     """
     tfds = _tfds()
     try:
@@ -90,9 +95,10 @@ def read(folder: Path) -> Arrays:
             return Arrays(*_split(builder, "train"), *_split(builder, "test"))
     except DataError:
         raise
-    except Exception as error:  # of the formats, the features and the image decoder
+    except Exception as error:  # from formats, features and the image decoder
         raise DataError(
-            f"{folder} cannot be read: {_line(error)}; delete it, to have it built anew"
+            f"{folder} cannot be read: {_line(error)}; delete it, to have it built "
+            "again"
         ) from error
 
 
@@ -111,15 +117,15 @@ def _split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
         expected = f"{split}_{place:05d}".encode()
         if example.get("id", expected) != expected:
             raise DataError(
-                f"{builder.data_dir}: {example['id'].decode()} lies where "
-                f"{expected.decode()} is expected, so this is not TFDS's own order; "
-                f"delete the folder, to have it built anew, {INSTEAD}"
+                f"{builder.data_dir}: {example['id'].decode()} is where "
+                f"{expected.decode()} is expected, so this is not TFDS's order; "
+                f"delete the folder, to have it built again, {INSTEAD}"
             )
     return images, labels
 
 
 def _places(split: str, count: int) -> list[int]:
-    """Where the stored examples were published, in the order that they are stored."""
+    """The published index of each stored example, in stored order."""
     from tensorflow_datasets.core.hashing import Hasher
 
     return sorted(range(count), key=Hasher(split).hash_key)
@@ -129,7 +135,9 @@ def _stored(builder: Any, split: str) -> Iterable[dict[str, Any]]:
     tfds = _tfds()
     if builder.info.file_format in tfds.core.FileFormat.with_random_access():
         return builder.as_data_source(split)
-    one_by_one = tfds.ReadConfig(interleave_cycle_length=1)  # else shards are mixed
+    one_by_one = tfds.ReadConfig(
+        interleave_cycle_length=1
+    )  # else shards are interleaved
     return tfds.as_numpy(builder.as_dataset(split=split, read_config=one_by_one))
 
 
@@ -146,7 +154,7 @@ def _tfds() -> ModuleType:
 
 def _require_tensorflow(who: str) -> None:
     for key, value in ("TF_CPP_MIN_LOG_LEVEL", "3"), ("TF_ENABLE_ONEDNN_OPTS", "0"):
-        os.environ.setdefault(key, value)  # both for its silence
+        os.environ.setdefault(key, value)  # both silence its output
     try:
         importlib.import_module("tensorflow")
     except ImportError as error:
@@ -158,7 +166,7 @@ def _require_tensorflow(who: str) -> None:
 
 @contextlib.contextmanager
 def _quiet(tfds: ModuleType) -> Iterator[None]:
-    """What is said on the way to a failure would bury the one line that helps."""
+    """Its output before a failure would bury the one line that helps."""
     tfds.disable_progress_bar()
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

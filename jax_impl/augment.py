@@ -1,4 +1,4 @@
-"""Cropping, flipping and cutting out on the device, as `data/augment.py` drew it.
+"""Crop, flip and cutout on the device, by the parameters of `data/augment.py`.
 
 Shapes: B global batch (under pmap, this device's), H height, W width, C channels.
 """
@@ -20,8 +20,8 @@ def crop_and_flip(
 ) -> UInt8[Array, "B H W C"]:
     """Crops of the padded images; beyond an image's edge its pixels are 0, black.
 
-    Gathering, padding, cropping and flipping are one look-up: each pixel of the batch
-    knows where it comes from.
+    Gathering, padding, cropping and flipping are one look-up by a source index for each
+    pixel of the batch.
 
     Source: He et al., Deep Residual Learning, CVPR 2016, section 4.2.
     """
@@ -47,7 +47,7 @@ def crop_and_flip(
 def cut_out(
     augment: AugmentConfig, images_BHWC: Float[Array, "B H W C"], draws: Any
 ) -> Float[Array, "B H W C"]:
-    """A square of each normalised image set to 0, the mean; clipped at the edges.
+    """Set a square of each normalised image to 0, the mean; clipped at the edges.
 
     It reaches from `cutout // 2` before its centre over `cutout` pixels.
 

@@ -1,4 +1,4 @@
-"""Compiled steps kept on disk from one process to the next, by JAX's own cache."""
+"""Compiled steps are cached on disk between processes, by JAX's own cache."""
 
 import glob
 import hashlib
@@ -19,28 +19,29 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax_impl.parallel import World
 from recipe.config import Config
 
-MOST_BYTES = 2**31  # that a folder may hold; then the least recently used go
+MOST_BYTES = 2**31  # of a folder; beyond that the least recently used are removed
 EVENTS = "/jax/compilation_cache/"
-SAID = r"Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)"
-# What a program compiled for a CPU needs of it, in Linux's words for x86 and ARM.
+ENTRY = r"Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)"
+# Properties of a CPU that compiled programs depend on, as Linux names them on x86 and
+# ARM.
 CPU = r"vendor_id|cpu family|model|model name|stepping|flags|Features|CPU [a-z]+"
 
 _EVENTS: Counter[str] = Counter()  # of this process, by name
 
 
 class Lookups(NamedTuple):
-    """How many programs this process has found in the cache, and how many not."""
+    """Cache hits and misses of this process, in programs."""
 
     found: int
     compiled: int
 
 
 def open_cache(config: Config, world: World) -> None:
-    """Keep what is compiled from here on, and take what is there, if that is asked for.
+    """Enable the cache from here on, if the config asks for it.
 
     All processes use the folder or none does: GPUs that share the search for the
-    fastest kernels would wait for one that has found the program and does not search.
-    One that cannot be written is said in a line, and does without.
+    fastest kernels would wait for one that found the program cached and does not
+    search. If the folder is not writable, a line says so and there is no cache.
     """
     jax.monitoring.register_event_listener(_count)
     usable = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
@@ -48,25 +49,25 @@ def open_cache(config: Config, world: World) -> None:
     folder = _shared_folder(world) if asked else None
     jax.config.update("jax_enable_compilation_cache", folder is not None)
     jax.config.update("jax_compilation_cache_dir", folder and str(folder))
-    compilation_cache.reset_cache()  # it may have looked for its settings already
+    compilation_cache.reset_cache()  # it may have read its settings already
     if folder is None:
         return
-    # By default it keeps what took a second; a small model's step takes less.
+    # By default it keeps programs that took over a second; small models take less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # With a limit JAX locks the folder, else one may read what another half wrote.
+    # With a size limit JAX locks the folder; else partial writes may be read.
     jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
-    _hear_of_broken_entries(folder, world.rank)
+    _shorten_cache_warnings(folder, world.rank)
 
 
 def lookups() -> Lookups:
-    """Those of this process so far."""
+    """The counts of this process so far."""
     found = _EVENTS["cache_hits"]
     return Lookups(found, _EVENTS["compile_requests_use_cache"] - found)
 
 
 def all_found(before: Lookups) -> bool:
-    """Whether all that was wanted since then came out of the cache."""
+    """Whether all that was compiled since then came from the cache."""
     now = lookups()
     return now.found > before.found and now.compiled == before.compiled
 
@@ -77,7 +78,7 @@ def _count(event: str, **_: Any) -> None:
 
 
 def _shared_folder(world: World) -> Path | None:
-    """This machine's folder, or None where not every process sees the same one."""
+    """This machine's folder, or None if the processes do not share it."""
     mark = f".seen-{uuid.uuid4().hex}"
 
     def make() -> str:
@@ -89,7 +90,7 @@ def _shared_folder(world: World) -> Path | None:
             if world.processes > 1:
                 (folder / mark).touch()
             return mark
-        except (OSError, RuntimeError) as error:  # the latter without a home
+        except (OSError, RuntimeError) as error:  # the latter without a home directory
             print(
                 f"warning: no compilation cache, each run compiles: {error}; "
                 "name a folder in JAX_COMPILATION_CACHE_DIR, or compile_cache=false",
@@ -108,10 +109,10 @@ def _shared_folder(world: World) -> Path | None:
 
 
 def _folder() -> Path:
-    """For each kind of CPU and version of jaxlib its own, as clusters share homes.
+    """A folder for each kind of CPU and version of jaxlib, as clusters share homes.
 
-    XLA compiles for the CPU that it runs on, down to single instructions, and JAX's
-    keys say neither the model nor its features.
+    XLA compiles for the instructions of the CPU that it runs on, and JAX's cache keys
+    include neither its model nor its features.
     """
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -120,38 +121,38 @@ def _folder() -> Path:
 
 
 def _cpu() -> str:
-    """A digest of what the first processor says of itself."""
+    """A digest of the first processor's properties."""
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-        told = re.findall(rf"^(?:{CPU})\s*:.*$", first, re.MULTILINE)
+        found = re.findall(rf"^(?:{CPU})\s*:.*$", first, re.MULTILINE)
     except OSError:  # not on Linux
-        told = []
-    text = "\n".join([*os.uname()[::4], *told])  # the system and the machine's kind
+        found = []
+    text = "\n".join([*os.uname()[::4], *found])  # the system and its architecture
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _hear_of_broken_entries(folder: Path, rank: int) -> None:
-    """JAX's warnings of entries in a line each; a broken one is removed as well.
+def _shorten_cache_warnings(folder: Path, rank: int) -> None:
+    """JAX's warnings about entries in a line each; a broken entry is also removed.
 
-    JAX compiles what it cannot read, but writes no entry over one that is there.
+    JAX recompiles what it cannot read, but never overwrites an entry.
     """
     show = warnings.showwarning
     unwritten: list[str] = []
 
-    def hear(message: Warning | str, *place: Any, **more: Any) -> None:
-        said = re.match(SAID, str(message))
-        if said is None:
+    def show_short(message: Warning | str, *place: Any, **more: Any) -> None:
+        matched = re.match(ENTRY, str(message))
+        if matched is None:
             show(message, *place, **more)
             return
-        doing, program, reason = said.groups()
+        doing, program, reason = matched.groups()
         if doing == "reading":
             for entry in folder.glob(f"{glob.escape(program)}-*-cache"):
                 entry.unlink(missing_ok=True)
-            told = f"a broken entry is gone, and {program} compiled anew"
+            problem = f"removed a broken entry and compiled {program} again"
         else:
             unwritten.append(program)
-            told = "what is compiled cannot be kept"
-        if rank == 0 and len(unwritten) < 2:  # a full disk is said once
-            print(f"warning: {folder}: {told} ({reason})", file=sys.stderr)
+            problem = "compiled programs cannot be cached"
+        if rank == 0 and len(unwritten) < 2:  # a full disk is reported once
+            print(f"warning: {folder}: {problem} ({reason})", file=sys.stderr)
 
-    warnings.showwarning = hear
+    warnings.showwarning = show_short

@@ -1,4 +1,4 @@
-"""What a run is resumed from: gathered from the devices, and given back to them."""
+"""The state of a training: gathered from the devices, and restored on them."""
 
 import jax
 import optax
@@ -18,9 +18,9 @@ from record.checkpoint import Checkpoint
 def save_state(
     state: TrainState, world: World
 ) -> tuple[dict[str, Weights], dict[str, int | float]]:
-    """A checkpoint's arrays, as `Checkpoint` has them, and the numbers beside them.
+    """A checkpoint's arrays, as in `Checkpoint`, and its scalars.
 
-    A call of all processes.
+    Collective.
     """
     optimizer_state, counts = save_optimizer_state(state.optimizer, world)
     averaged, updates = save_average(state.average, world)
@@ -43,8 +43,8 @@ def load_state(
     """What training starts or resumes from, on the devices.
 
     Args:
-      params, statistics: that hold the weights.
-      model: that they are of.
+      params, statistics: with the weights.
+      model: to which they belong.
     """
     optimizer_state = optimizer.init(params)
     if resumed is not None:
@@ -60,6 +60,6 @@ def load_state(
 
 
 def save_trained(state: TrainState, world: World) -> dict[str, Weights]:
-    """The weights and, where there is one, their average; a call of all processes."""
+    """The weights and, if there is one, their average. Collective."""
     averaged, _ = save_average(state.average, world)
     return {"weights": save_weights(state.params, state.statistics, world), **averaged}

@@ -22,7 +22,7 @@ class Average(NamedTuple):
     """The averaged parameters and running statistics.
 
     Args:
-      updates: that it is the average of.
+      updates: included in the average.
     """
 
     params: nnx.State
@@ -42,8 +42,8 @@ def build_average(
     Before the first update it is the weights.
 
     Args:
-      weights: that the model holds.
-      resumed: what the run goes on from; without an average there it begins anew.
+      weights: of the model.
+      resumed: the checkpoint; if it has no average, a new one is started.
       model: whose weights are averaged.
     """
     if config.optim.ema_decay is None:
@@ -64,10 +64,10 @@ def move_average(
     params: nnx.State,
     statistics: nnx.State,
 ) -> Average | None:
-    """Take the model's weights, just updated, into the average.
+    """Update the average with the model's new weights.
 
-    Running statistics are averaged as parameters are: those of the newest weights would
-    not be of the averaged ones.
+    Running statistics are averaged as well: the newest ones would not match the
+    averaged parameters.
     """
     if config.optim.ema_decay is None or average is None:
         return None
@@ -86,7 +86,7 @@ def move_average(
 def save_average(
     average: Average | None, world: World
 ) -> tuple[dict[str, Weights], dict[str, int]]:
-    """As `save_optimizer_state` does; a call of all processes."""
+    """As `save_optimizer_state` does. Collective."""
     if average is None:
         return {}, {}
     arrays = save_weights(average.params, average.statistics, world)

@@ -31,9 +31,10 @@ def evaluate(
             place_batch(indices, world),
             place_batch(mask, world),
         )
-        # One at a time, unlike training steps, which wait for each other's state: CPU
-        # devices share a pool of threads, and collectives of several steps in flight
-        # can each hold some of it while waiting for the rest (a deadlock XLA aborts).
+        # One step at a time. Training steps are serialised by their state, these are
+        # not: CPU devices share a thread pool, and collectives of several steps in
+        # flight may each occupy part of it while waiting for the rest, a deadlock that
+        # XLA aborts.
         synchronize(loss_sum)
         loss_sums.append(loss_sum)
         confusions.append(confusion)

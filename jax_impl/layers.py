@@ -1,7 +1,7 @@
-"""Layers whose convention has to be written out.
+"""Layers whose conventions differ between frameworks, written out.
 
-Parameters are kept in one dtype and computed with in another: `precision.Dtypes`. The
-`nnx.Rngs` that Flax asks for draw nothing: models are built by `nnx.eval_shape`.
+Parameters are stored in one dtype and computed with in another: `precision.Dtypes`. The
+`nnx.Rngs` that Flax requires are never used: models are built by `nnx.eval_shape`.
 
 Shapes: B batch, C channels, H height, W width, T tokens, F features, P pixels of the
 batch, L layers with dropout, U units of an example.
@@ -25,18 +25,18 @@ from recipe.experiment import NormConfig
 from recipe.norms import check_statistics
 
 # On a CPU a kernel's gradient is summed over parts of the batch of about so many output
-# pixels, so many parts at the most: the library's copies of the images then stay in the
-# cache (ms, 2 cores with AVX-512, jax 0.10.2, fp32). 16 to 32 channels 3x3, batch 64 at
+# pixels, at most so many parts: the library's copies of the images then stay in cache
+# (ms, 2 cores with AVX-512, jax 0.10.2, fp32). 16 to 32 channels 3x3, batch 64 at
 # 32x32, 4.6 against 21.9; 32 to 32 at 16x16 3.2 against 7.0; 1 to 10 5x5, batch 128 at
-# 28x28, .9 against 6.0; 10 to 20 at 12x12 1.2 against 3.2. More parts pay where images
-# have few channels alone: a step of resnet18 (width .25, batch 32) takes 57 ms by 4 at
-# the most, 64 by 16 and 65 by the library; the CNN's (batch 128) 8.8, 7.7 and 10.6.
+# 28x28, .9 against 6.0; 10 to 20 at 12x12 1.2 against 3.2. More parts pay off only for
+# images of few channels: a step of resnet18 (width .25, batch 32) takes 57 ms with at
+# most 4, 64 with 16 and 65 with the library; the CNN's (batch 128) 8.8, 7.7 and 10.6.
 PART_PIXELS, MOST_PARTS = 2048, 4
 FEW_CHANNELS, MOST_PARTS_OF_FEW = 4, 16
 
 
 class Conv(nnx.Conv):
-    """A square convolution, padded by as many zeros as said, on all four sides.
+    """A square convolution, zero-padded on all four sides.
 
     The input and the kernel are cast to the compute dtype.
     """
@@ -67,7 +67,7 @@ class Conv(nnx.Conv):
 
 
 class Dense(nnx.Linear):
-    """A matrix product over the last axis; both sides cast to the compute dtype."""
+    """A matrix product over the last axis; both factors cast to the compute dtype."""
 
     def __init__(self, before: int, after: int, dtypes: Dtypes, *, bias: bool = True):
         super().__init__(
@@ -82,7 +82,7 @@ class Dense(nnx.Linear):
     def __call__(
         self, inputs: Float[Array, "*B F"], out_sharding: Any = None
     ) -> Float[Array, "*B f"]:
-        """As one matrix, or XLA's CPU backend would copy it for the kernel's gradient.
+        """As one matrix, else XLA's CPU backend copies it for the kernel's gradient.
 
         (Six blocks of vit_tiny, batch 32, 2 cores: a step of 473 ms against 291.)
         """
@@ -91,14 +91,14 @@ class Dense(nnx.Linear):
 
 
 class BatchNorm(nnx.Module):
-    """Each channel to mean 0 and variance 1 over examples and pixels, then an affine.
+    """Normalises each channel over examples and pixels, then scales and shifts.
 
-    Variances are taken in two passes and normalise with 1/N; the running variance takes
-    N/(N - 1) of them, N = examples x pixels, and evaluation normalises with the running
-    statistics. All in the parameters' dtype, the result in the compute dtype.
+    The variance is computed in two passes, with 1/N; the running variance has N/(N - 1)
+    of it, N = examples x pixels, and evaluation uses the running statistics. All in the
+    parameters' dtype, the result in the compute dtype.
 
-    `parallel.scope_norms` sets `axis` where the statistics are those of the global
-    batch and other devices hold parts of it.
+    `parallel.scope_norms` sets `axis` if the statistics are those of a global batch
+    that is spread over devices.
 
     Source: Ioffe and Szegedy, Batch Normalization, ICML 2015.
     """
@@ -138,14 +138,14 @@ class BatchNorm(nnx.Module):
         return mean_C if self.axis is None else jax.lax.pmean(mean_C, self.axis)
 
     def _update(self, mean_C: Array, var_C: Array, count: int) -> None:
-        """Move the running statistics towards the batch's."""
+        """Update the running statistics with the batch's."""
         unbiased_C = var_C * (count / (count - 1))
         self.mean[...] += self.momentum * (mean_C - self.mean[...])
         self.var[...] += self.momentum * (unbiased_C - self.var[...])
 
 
 class GroupNorm(nnx.GroupNorm):
-    """Each example's groups of channels to mean 0 and variance 1, then an affine.
+    """Normalises each group of an example's channels, then scales and shifts.
 
     In the parameters' dtype, the result in the compute dtype.
 
@@ -165,7 +165,7 @@ class GroupNorm(nnx.GroupNorm):
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Each pixel's or token's channels to mean 0 and variance 1, then an affine.
+    """Normalises each pixel's or token's channels, then scales and shifts.
 
     In the parameters' dtype, the result in the compute dtype.
 
@@ -188,11 +188,12 @@ NORMS = {"batch": BatchNorm, "group": GroupNorm, "layer": LayerNorm}
 
 
 class Dropout(nnx.Module):
-    """Zeros a share of each example's units in training, and scales the others up.
+    """Zeros a fraction of each example's units in training, and scales the others up.
 
-    Which, the examples' keys decide (`recipe/dropout.py`); without keys, in evaluation,
-    none. Scaled by 1/(1 - rate) in the parameters' dtype, since in 16 bits the
-    frameworks round the factor differently; the result in the input's dtype.
+    The examples' keys decide which (`recipe/dropout.py`); in evaluation there are no
+    keys, and nothing is dropped. Scaled by 1/(1 - rate) in the parameters' dtype, since
+    in 16 bits the frameworks round the factor differently; the result in the input's
+    dtype.
 
     Source: Srivastava et al., Dropout, JMLR 2014.
     """
@@ -211,10 +212,10 @@ class Dropout(nnx.Module):
 def drop(
     x: Float[Array, "B ..."], keys_B: Int[Array, " B"], rate: float, dtype: Any
 ) -> Float[Array, "B ..."]:
-    """What `Dropout` does, where each example has its key.
+    """Dropout with a key for each example.
 
     Args:
-      dtype: what is scaled in.
+      dtype: of the scaling.
     """
     kept_BU = kept(keys_B, x[0].size, rate)
     scaled = x.astype(dtype) * (1 / (1 - rate))
@@ -222,7 +223,7 @@ def drop(
 
 
 def kept(keys_B: Int[Array, " B"], units: int, rate: float) -> Bool[Array, "B U"]:
-    """Which units stay."""
+    """Which units are kept."""
     units_U = jnp.arange(units, dtype=jnp.uint32)
     return words(keys_B, units_U) >= jnp.uint32(least_kept(rate))
 
@@ -239,11 +240,11 @@ def words(keys_B: Int[Array, " B"], units_U: Int[Array, " U"]) -> Int[Array, "B 
 def max_pool(
     x_BHWC: Float[Array, "B H W C"], size: int = 2, padding: int = 0
 ) -> Float[Array, "B h w C"]:
-    """The maximum of size² pixels, stride 2; the first of equals has the gradient.
+    """The maximum of size² pixels, stride 2; of equals the first gets the gradient.
 
     Written as comparisons of strided slices: on a CPU the gradient of `reduce_window`
     takes twenty times as long (117 ms against 6), and `jnp.maximum` would split the
-    gradient of equal pixels, of which a blank background is full.
+    gradient between equal pixels, which are frequent in a blank background.
 
     Args:
       padding: pixels of -infinity on each side.
@@ -278,10 +279,10 @@ def flatten(x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
 
 
 def gelu(x: Array) -> Array:
-    """x times the normal distribution's share below x, by the error function.
+    """x times the normal CDF of x, by the error function.
 
-    `nnx.gelu` takes its complement, which costs two branches and an exponential more
-    on a CPU; it is PyTorch's formula, too.
+    `nnx.gelu` uses its complement, which costs two branches and an exponential more on
+    a CPU; this is also PyTorch's formula.
     """
     return x * 0.5 * (1 + jax.lax.erf(x * 2**-0.5))
 
@@ -293,12 +294,12 @@ def convolve(
     stride: int,
     padding: int,
 ) -> Float[Array, "B h w c"]:
-    """The library's convolution; its kernel's gradient in the form that a CPU needs.
+    """The library's convolution, with a kernel gradient that is fast on CPUs.
 
-    The choice follows the platform that is compiled for. oneDNN makes it in PyTorch.
-    Sums of shifted products, for images of few channels, are faster alone (.51 ms
-    against 2.45) and slower in a step (19.5 against 14.5 for the CNN's, batch 128):
-    XLA computes them anew in each of their readers, behind a barrier, too.
+    Used only when compiling for a CPU; in PyTorch oneDNN does this. Sums of shifted
+    products, for images of few channels, are faster alone (.51 ms against 2.45) and
+    slower in a step (19.5 against 14.5 for the CNN's, batch 128): XLA recomputes them
+    for each consumer, even behind a barrier.
     """
     return _library(x_BHWC, kernel, stride, padding)
 
@@ -336,7 +337,7 @@ def _library(x: Array, kernel: Array, stride: int, padding: int) -> Array:
 def _in_parts(
     to_kernel: Callable[..., Array], x: Array, kernel: Array, g: Array
 ) -> Array:
-    """The kernel's gradient as the sum of those of some examples at a time."""
+    """The kernel's gradient, summed over parts of the batch."""
     dtype, wide = x.dtype, np.promote_types(x.dtype, np.float32)
     x, kernel, g = (array.astype(wide) for array in (x, kernel, g))
     examples, height, width, _ = g.shape
@@ -352,7 +353,7 @@ def _in_parts(
 def _conv_general_dilated(
     x: Array, kernel: Array, strides: Any, padding: Any, **others: Any
 ) -> Array:
-    """What `nnx.Conv` calls: `convolve` where its arguments say all there is to say."""
+    """For `nnx.Conv`: `convolve` if it supports the arguments, else the library's."""
     dilated = {*others["lhs_dilation"], *others["rhs_dilation"]} != {1}
     pads = [] if isinstance(padding, str) else [pad for side in padding for pad in side]
     whole = others["feature_group_count"] == 1 and not dilated

@@ -1,4 +1,4 @@
-"""The optimizer, every constant explicit; the learning rate arrives with each step."""
+"""The optimizer, with all constants explicit; each step passes the learning rate."""
 
 import math
 from typing import Any, cast
@@ -47,8 +47,8 @@ def build_optimizer(config: Config, params: nnx.State) -> optax.GradientTransfor
 def corrected_moments(config: Config) -> optax.GradientTransformation:
     """optax's scale_by_adam, with 1 - beta^t = -expm1(t ln(beta)), ln(beta) of fp64.
 
-    optax takes beta^t from 1 in fp32, whose .999 makes that 1.3e-5 too small at first
-    and each update by 6e-6. torch takes it in fp64.
+    optax computes 1 - beta^t in fp32, where rounding of .999 makes it 1.3e-5 too small
+    at first, and each update by 6e-6. torch computes it in fp64.
     """
     optim = config.optim
     betas, eps = (optim.beta1, optim.beta2), optim.eps
@@ -72,16 +72,16 @@ def corrected_moments(config: Config) -> optax.GradientTransformation:
     return optax.GradientTransformation(adam.init, update)
 
 
-# optax's names of what it keeps beside a parameter, by the checkpoint's.
+# optax's names of its state's arrays, by the checkpoint's names.
 _NAMES = {"adam.m": "mu", "adam.v": "nu", "momentum": "trace"}
 
 
 def save_optimizer_state(
     state: optax.OptState, world: World
 ) -> tuple[dict[str, Weights], dict[str, int]]:
-    """What the optimizer keeps: its name -> canonical name -> array, and its own count.
+    """The optimizer's state: kind -> canonical name -> array, and its step count.
 
-    A call of all processes.
+    Collective.
     """
     saved: dict[str, Weights] = {}
     counts: dict[str, int] = {}
@@ -100,7 +100,7 @@ def save_optimizer_state(
 def load_optimizer_state(
     state: optax.OptState, checkpoint: Checkpoint
 ) -> optax.OptState:
-    """The optimizer's fresh state, filled with what a checkpoint has kept for it."""
+    """The optimizer's state, restored from a checkpoint."""
     filled = []
     for part in cast(tuple[Any, ...], state):
         for name, its_name in _names(part).items():
@@ -120,14 +120,14 @@ def load_optimizer_state(
 
 
 def _names(part: Any) -> dict[str, str]:
-    """What a part of optax's state keeps: its names there, by the checkpoint's."""
+    """The names of arrays in a part of optax's state, by the checkpoint's names."""
     return {ours: its for ours, its in _NAMES.items() if its in part._fields}
 
 
 def clip_gradients(
     config: Config, gradients: nnx.State, norm: Float[Array, ""]
 ) -> nnx.State:
-    """Scale the gradients by min(1, clip_norm / (norm + 1e-6)), where it is asked for.
+    """Scale the gradients by min(1, clip_norm / (norm + 1e-6)), if clip_norm is set.
 
     Source: Pascanu et al., On the difficulty of training recurrent networks, ICML 2013;
     1e-6 is torch's.

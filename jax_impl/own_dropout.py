@@ -1,4 +1,4 @@
-"""Dropout of a user's own model: its nnx.Dropout, with the masks torch's twin takes.
+"""Dropout of a custom model: its nnx.Dropout, with the same masks as torch's twin.
 
 Shapes: B batch, L layers with dropout.
 """
@@ -25,16 +25,16 @@ OFF = "leave it to model.eval(), and call it without deterministic=False"
 
 
 class KeyedDropout(nnx.Dropout):
-    """A model's own dropout, whose masks the examples' keys decide.
+    """A custom model's dropout, with masks from the examples' keys.
 
-    Every call in a forward pass has a mask of its own; in evaluation nothing is
-    dropped. `layers.Dropout` says how what stays is scaled.
+    Every call in a forward pass has its own mask; evaluation drops nothing. Kept units
+    are scaled as in `layers.Dropout`.
     """
 
     name: str
     kind: str  # its class's, as the user has it
     layer: int  # the column of its keys
-    dtype: Any  # what is scaled in
+    dtype: Any  # of the scaling
     keys_BL: Int[Array, "B L"] | None
     evaluates: bool  # this forward pass, which has no keys
     calls: int  # of this forward pass so far
@@ -46,7 +46,7 @@ class KeyedDropout(nnx.Dropout):
         deterministic: bool | None = None,
         rngs: Any = None,
     ) -> Float[Array, "B ..."]:
-        """What nnx.Dropout takes; nothing is drawn from `rngs`."""
+        """As nnx.Dropout; `rngs` is not used."""
         off = self.deterministic if deterministic is None else deterministic
         if not self.rate or off:
             return inputs
@@ -64,13 +64,13 @@ class KeyedDropout(nnx.Dropout):
 
 
 def key_dropout(config: Config, model: nnx.Module) -> None:
-    """Make the dropout of a user's own model, in place, that of Duet.
+    """Replace the dropout of a custom model by Duet's, in place.
 
-    The model takes the examples' keys after the images; without, in evaluation, there
-    is nothing to drop. A layer under two names has the first of the alphabet.
+    The model then takes the examples' keys after the images; without them, in
+    evaluation, nothing is dropped. A layer with two names has the alphabetically first.
 
     Raises:
-      ConfigError: if a layer is of another kind, or its rate is none.
+      ConfigError: if a layer is of another kind, or its rate is invalid.
     """
     listed = dropout_layers(config)
     found = {
@@ -83,8 +83,8 @@ def key_dropout(config: Config, model: nnx.Module) -> None:
             shared = f" with broadcast_dims={layer.broadcast_dims}"
             raise ConfigError(
                 f"jax_model.py: {name} is of {type(layer).__name__}"
-                f"{shared if layer.broadcast_dims else ''}; there are masks for "
-                "nnx.Dropout alone, and for each unit one"
+                f"{shared if layer.broadcast_dims else ''}; only nnx.Dropout is "
+                f"supported, without shared masks"
             )
         check_rate(name, layer.rate)
         kind, layer.__class__ = type(layer).__name__, KeyedDropout
@@ -92,7 +92,7 @@ def key_dropout(config: Config, model: nnx.Module) -> None:
         layer.kind = kind
         layer.name, layer.dtype = name, parameter_dtype(config)
         layer.layer = listed.index(name) if name in listed else -1
-        layer.rngs = nnx.data(None)  # a generator's state is no weight
+        layer.rngs = nnx.data(None)  # a generator's state is not a weight
         layer.keys_BL, layer.calls, layer.evaluates = nnx.data(None), 0, False
     if found:
         _take_keys(model)
@@ -135,9 +135,9 @@ def _layers(model: nnx.Module) -> list[KeyedDropout]:
 
 
 def _take_keys(model: nnx.Module) -> None:
-    """Let a call give the keys to the layers, and to the model the images alone.
+    """Make a call pass the keys to the layers, and only the images to the model.
 
-    Python looks up `__call__` on the class, so the model gets one of its own.
+    Python looks up `__call__` on the class, so the model gets its own class.
     """
     kind = type(model)
 

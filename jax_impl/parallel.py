@@ -1,8 +1,8 @@
-"""Who takes part in a run, and how numbers move between them.
+"""Processes and devices of a run, and communication between them.
 
-A process owns one or several devices. Parallelism is applied to a step from outside, by
-compiling it for a mesh of all devices, where the parameters may be sharded, or by pmap;
-within it `share_gradients` sums what the devices' rows came to.
+A process owns one or several devices. Parallelism is applied to a step from outside: it
+is compiled for a mesh of all devices, on which parameters may be sharded, or by pmap;
+in the step `share_gradients` reduces the devices' gradients.
 """
 
 import itertools
@@ -49,8 +49,8 @@ class World:
       size: devices of the run.
       mesh: all devices in order of process, along one axis.
       strategy: how devices share the work.
-      grad_sync: whether they share their gradients; not in a run that only times its
-        steps without that, whose strategy and program are otherwise the same.
+      grad_sync: whether they exchange gradients; false only to time steps without that,
+        all else being equal.
     """
 
     rank: int
@@ -72,13 +72,13 @@ class World:
 
     @property
     def ranks(self) -> Ranks:
-        """How the processes agree, by collectives on their devices."""
+        """Agreement between processes, by collectives on their devices."""
 
         def gather(values: list[float]) -> Float[np.ndarray, "ranks n"]:
             own = np.array(values, np.float64)
             if self.processes == 1:
                 return own[None]
-            # As bytes: JAX would make fp32 of them.
+            # As bytes: JAX would convert them to fp32.
             gathered = multihost_utils.process_allgather(own.view(np.uint8))
             return np.ascontiguousarray(gathered).view(np.float64)
 
@@ -89,7 +89,7 @@ class World:
 
     @property
     def axis(self) -> str | None:
-        """The axis that a step is mapped over whole: it sums by hand, or not at all."""
+        """The axis over which the whole step is mapped, with explicit sums or none."""
         return AXIS if self.mapped or not self.grad_sync else None
 
     @property
@@ -97,7 +97,7 @@ class World:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def split(self, axis: int) -> NamedSharding:
-        """Over one axis; pmap's first speaks of this process's devices alone."""
+        """Over one axis; under pmap of this process's devices only."""
         mesh = self.mesh.local_mesh if self.mapped else self.mesh
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
@@ -111,7 +111,7 @@ def start(config: Config, processes: Processes) -> World:
     """Choose the devices and join the other processes, where there are any.
 
     Raises:
-      ConfigError: if this node has fewer accelerators than are asked for.
+      ConfigError: if this node has fewer accelerators than requested.
     """
     keep_freed_memory()
     choose_kernels(config)
@@ -121,16 +121,16 @@ def start(config: Config, processes: Processes) -> World:
     if config.platform != "auto":
         jax.config.update("jax_platforms", config.platform)
     if processes.count > 1:
-        # Said in full: what JAX finds by itself is one device per process, and it fails
-        # on SLURM environments that lack some variables.
+        # All explicit: JAX's auto-detection gives one device per process, and fails in
+        # SLURM environments that lack some variables.
         first = processes.local_rank * local
-        # gRPC would ask a proxy for the coordinator, and wait forever.
+        # gRPC would contact the coordinator through a proxy, and wait forever.
         host = processes.coordinator.rpartition(":")[0]
         key = "no_grpc_proxy"
         direct = os.environ.get(key) or os.environ.get("no_proxy", "")
         os.environ[key] = f"{direct},{host}".removeprefix(",")
         jax.config.update("jax_check_proxy_envs", False)
-        # Its preemption service would take SIGTERM away from whoever handles it here.
+        # Its preemption service would replace our SIGTERM handler.
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
             processes.coordinator,
@@ -153,11 +153,11 @@ def start(config: Config, processes: Processes) -> World:
         for rank in range(processes.count)
         for device in jax.local_devices(process_index=rank)[:local]
     ]
-    # Mesh itself, since make_mesh may reorder devices and with them the batch's rows.
+    # Not make_mesh, which may reorder devices and with them the batch's rows.
     mesh = Mesh(np.array(devices), (AXIS,))
     if processes.count > 1:
-        # Its gloo context is made by the first collective, and waits 30 s for everyone:
-        # now they are all here, later rank 0 may be downloading.
+        # The first collective creates the gloo context, which waits only 30 s for all
+        # ranks: they are all here now, while later rank 0 may be downloading.
         multihost_utils.process_allgather(np.zeros(1))
     strategy, grad_sync = Strategy(config.parallel.name), config.parallel.grad_sync
     size = len(devices)
@@ -165,12 +165,12 @@ def start(config: Config, processes: Processes) -> World:
 
 
 def device_names(world: World) -> list[str]:
-    """What this process computes on, for the record."""
+    """The names of this process's devices, for the record."""
     return [f"{d.device_kind} {d.id}" for d in world.mesh.local_devices]
 
 
 def replicate(tree: Any, world: World) -> Any:
-    """The whole tree of arrays on every device; under pmap along a new first axis."""
+    """Replicate a tree of arrays on every device; under pmap along a new first axis."""
     if world.mapped:
         local = len(world.mesh.local_devices)
         tree = jax.tree.map(lambda x: np.broadcast_to(x, (local, *np.shape(x))), tree)
@@ -180,10 +180,10 @@ def replicate(tree: Any, world: World) -> Any:
 
 
 def place_state(tree: Any, world: World) -> Any:
-    """Parameters or optimizer state: whole on every device, or under fsdp in shards.
+    """Place parameters or optimizer state: replicated, or under fsdp sharded.
 
-    An array is split over its longest axis that the devices divide; one that has none,
-    such as a small bias, stays whole.
+    An array is split over its longest axis that the devices divide; one without, such
+    as a small bias, is replicated.
     """
     if not world.sharded:
         return replicate(tree, world)
@@ -199,7 +199,7 @@ def place_state(tree: Any, world: World) -> Any:
 
 
 def shards(shape: tuple[int, ...], world: World) -> PartitionSpec:
-    """How a parameter of this shape lies on the devices: in shards under fsdp alone.
+    """The sharding of a parameter of this shape; replicated except under fsdp.
 
     PyTorch's `fully_shard` decides that by itself.
     """
@@ -211,8 +211,8 @@ def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
     """This process's rows of a batch, split over its devices.
 
     Args:
-      columns: an array or a tree of them; None where there are none.
-      axis: that counts rows.
+      columns: an array or a tree of them, or None.
+      axis: of the rows.
     """
 
     def place(rows: np.ndarray) -> jax.Array:
@@ -226,7 +226,7 @@ def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
 
 
 def scope_norms(model: nnx.Module, world: World) -> None:
-    """Let each BatchNorm with `sync` take its statistics over all devices' examples."""
+    """Make each BatchNorm with `sync` compute statistics over all devices' examples."""
     for _, layer in nnx.iter_modules(model):
         if isinstance(layer, BatchNorm) and layer.sync and world.size > 1:
             layer.axis = AXIS
@@ -239,26 +239,26 @@ def share_gradients(
     rows: Any,
     world: World,
 ) -> tuple[Array, nnx.State, nnx.State]:
-    """The loss and gradients of all devices' rows, each summed over the devices.
+    """The loss and gradients, summed over the devices.
 
-    Under fsdp a device gathers the parameters whole, and keeps its shard of the
-    gradients' sum. The sums are written out: a compiler that places them by itself
-    sums a weight's gradient where a layer makes it, before its cast to the parameters'
-    dtype, and so in 16 bits (jax#27496). In PyTorch they are DDP's or FSDP's.
+    Under fsdp a device gathers the whole parameters, and keeps its shard of the summed
+    gradients. The sums are explicit: the compiler would place them right after a
+    weight's gradient, before its cast to the parameters' dtype, and so sum in 16 bits
+    (jax#27496). In PyTorch they are done by DDP or FSDP.
 
     Args:
-      local: (params, whole, rows) to the share that these rows have in the loss, its
-        gradients, and the running statistics.
-      whole: what else each device has whole.
-      rows: arrays of which axis 1 counts rows.
+      local: maps (params, whole, rows) to these rows' part of the loss, its gradients,
+        and the running statistics.
+      whole: other replicated arguments.
+      rows: arrays whose axis 1 is that of the rows.
 
     Returns:
       The loss, its gradients placed as the parameters are, and the statistics of the
-      first device, its own where they are local: they are evaluated and recorded.
+      first device, which may be local: they are evaluated and recorded.
     """
     if world.size == 1:
         return local(params, whole, rows)
-    if not world.grad_sync:  # a device's share stands for the whole
+    if not world.grad_sync:  # a device's part stands for the whole
         loss, gradients, statistics = local(params, whole, rows)
         return loss, jax.tree.map(lambda g: g * world.size, gradients), statistics
     specs = jax.tree.map(lambda leaf: shards(leaf.shape, world), params)
@@ -290,16 +290,17 @@ def share_gradients(
             mesh=world.mesh,
             in_specs=(specs, PartitionSpec(), PartitionSpec(None, AXIS)),
             out_specs=(PartitionSpec(), specs, PartitionSpec()),
-            check_vma=False,  # or gradients would be summed where a layer makes them
+            check_vma=False,  # else gradients would be summed inside the layers
         )
     return on_a_device(params, whole, rows)
 
 
 def _sum(tree: Any) -> Any:
-    """Each array summed over the devices; on a CPU as one vector.
+    """Sum each array over the devices; on a CPU as one vector.
 
-    There each sum lets devices wait for each other: two ranks of one core each had 920
-    images/s by the nine sums of `fashion_cnn`, 2,395 by one and 2,650 without any.
+    There each all-reduce makes devices wait for each other: two ranks of one core each
+    reached 920 images/s with the nine sums of `fashion_cnn`, 2,395 with one and 2,650
+    without any.
     """
 
     def as_one(tree: Any) -> Any:
@@ -313,14 +314,14 @@ def _sum(tree: Any) -> Any:
 def parallelize(
     step: Callable[..., Any], example: tuple[Any, ...], world: World, donate: bool
 ) -> tuple[Callable[..., Any], float]:
-    """The step compiled for all devices, and the seconds that took.
+    """Compile the step for all devices; returns it and the seconds that took.
 
     Args:
-      step: a pure function of arrays that sums over `world.axis` itself where there is
+      step: a pure function of arrays; sums over `world.axis` explicitly if there is
         one.
-      example: arguments, placed as they will be.
-      donate: whether the first argument comes back as the first result, in the same
-        memory and so in the same shards. All else comes back whole.
+      example: arguments, placed as in use.
+      donate: whether the first result reuses the memory and sharding of the first
+        argument. Everything else is replicated.
     """
     begin = time.perf_counter()
     donated = (0,) if donate else ()
@@ -329,11 +330,11 @@ def parallelize(
         mapped = jax.pmap(
             step, axis_name=AXIS, devices=tuple(devices), donate_argnums=donated
         )
-        # Its ahead-of-time compilation cannot be called, so a copy goes through once.
+        # What pmap compiles ahead of time cannot be called, so a copy is run once.
         jax.block_until_ready(mapped(*jax.tree.map(jnp.copy, example)))
         return limit_in_flight(mapped, world), time.perf_counter() - begin
     if not world.grad_sync:
-        # Mapped whole: what jit over a mesh calls replicated is then each device's own.
+        # Mapped as a whole: arrays that jit calls replicated then differ by device.
         specs = jax.tree.map(lambda leaf: leaf.sharding.spec, example)
         step = jax.shard_map(
             step,
@@ -351,12 +352,12 @@ def parallelize(
 
 
 def limit_in_flight(step: Callable[..., Any], world: World) -> Callable[..., Any]:
-    """The step, awaited now and then where several CPU devices share a process.
+    """The step, awaited regularly if several CPU devices share a process.
 
-    XLA lets 32 computations be in flight on a CPU device. What launches the 33rd waits
-    on a thread of the pool that runs them all: on two cores no thread is left for the
-    device whose part of an all-reduce the others wait for, and XLA aborts (128 steps at
-    once on two devices of two cores: always; 31: never).
+    XLA allows 32 computations in flight on a CPU device. Launching the 33rd blocks a
+    thread of the pool that runs them all: on two cores none is left for the device
+    whose part of an all-reduce the others wait for, and XLA aborts (128 steps at once
+    on two devices of two cores: always; 31: never).
     """
     devices = world.mesh.local_devices
     if len(devices) == 1 or devices[0].platform != "cpu":
@@ -374,7 +375,7 @@ def limit_in_flight(step: Callable[..., Any], world: World) -> Callable[..., Any
 
 
 def unshard(array: jax.Array, world: World) -> jax.Array:
-    """An array whole on every device; a call of all processes."""
+    """An array replicated on every device. Collective."""
     if not world.sharded:
         return array
     return jax.jit(lambda whole: whole, out_shardings=world.replicated)(array)
@@ -389,7 +390,7 @@ def to_host(arrays: list[jax.Array], world: World) -> np.ndarray:
 def sum_over_ranks(arrays: list[jax.Array], world: World) -> np.ndarray:
     """Arrays of one shape, stacked on the host; the compiled step has summed them.
 
-    But not where devices exchange nothing: each has its own, which are summed here.
+    Except without gradient exchange: then each device has its own, summed here.
     """
     if world.grad_sync:
         return to_host(arrays, world)
@@ -411,6 +412,6 @@ def peak_memory_bytes(world: World) -> int:
 
 
 def stop(world: World) -> None:
-    """Leave the other processes in good order."""
+    """Disconnect from the other processes."""
     if world.processes > 1:
         jax.distributed.shutdown()

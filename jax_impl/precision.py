@@ -1,4 +1,4 @@
-"""What a precision means: the dtype of every number, and the switches behind it."""
+"""The meaning of each precision: dtypes and framework flags."""
 
 import os
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from recipe.errors import ConfigError
 
 
 class Dtypes(NamedTuple):
-    """The cast policy, as layers take it.
+    """The cast policy of layers.
 
     Args:
       parameter: of parameters, their gradients and optimizer state; normalisation,
@@ -25,16 +25,16 @@ class Dtypes(NamedTuple):
 
 
 def parameter_dtype(config: Config) -> np.dtype:
-    """Double precision where the run is to prove something, else single."""
+    """fp64 for the proof mode, else fp32."""
     return np.dtype("float64" if config.precision.name == "fp64" else "float32")
 
 
 def compute_dtype(config: Config) -> np.dtype:
-    """What convolutions and matrix products take and give."""
+    """The dtype of inputs and outputs of convolutions and matrix products."""
     dtypes = {
         "fp64": jnp.float64,
         "fp32": jnp.float32,
-        "tf32": jnp.float32,  # rounded to TF32 by the units that multiply
+        "tf32": jnp.float32,  # rounded to TF32 by the hardware
         "bf16": jnp.bfloat16,
         "fp16": jnp.float16,
     }
@@ -46,9 +46,9 @@ def dtypes(config: Config) -> Dtypes:
 
 
 def choose_kernels(config: Config) -> None:
-    """With `deterministic` only kernels that add in a fixed order; before JAX starts.
+    """With `deterministic` allow only reproducible kernels; call before JAX starts.
 
-    XLA refuses, by the name of an operation, what it has no such kernel for.
+    XLA raises an error for operations without one, by name.
 
     Source: jaxlib's debug options, `xla.proto`.
     """
@@ -63,26 +63,26 @@ def configure(
     config: Config,
     device: jax.Device,  # pyright: ignore[reportInvalidTypeForm]  no stub for it
 ) -> None:
-    """Set the process's switches so that the arithmetic is what the precision says.
+    """Set the process's flags for the precision.
 
     Outside of precision=tf32, TF32 is off everywhere: JAX leaves it on for matmuls and
     convolutions on a GPU.
 
     Raises:
-      ConfigError: if the device has no such arithmetic.
+      ConfigError: if the device does not support it.
     """
     name = config.precision.name
     if name == "tf32" and not _has_tf32(device):
         raise ConfigError(
-            f"precision=tf32 is not there on device {device}, but on NVIDIA's GPUs "
-            "since Ampere; use precision=fp32"
+            f"precision=tf32 is not available on device {device}, only on NVIDIA GPUs "
+            f"since Ampere; use precision=fp32"
         )
     kind = "tensorfloat32" if name == "tf32" else "highest"
     jax.config.update("jax_default_matmul_precision", kind)
     jax.config.update("jax_enable_x64", name == "fp64")
     if name == "fp64" and device.platform not in ("cpu", "gpu"):
         raise ConfigError(
-            f"precision={name} is not there on device {device}; "
+            f"precision={name} is not available on device {device}; "
             "use precision=fp32, or platform=cpu"
         )
 

@@ -1,4 +1,4 @@
-"""What a rank and its devices did in some steps, as a trace that Perfetto opens."""
+"""A profile of a rank and its devices, as a trace for Perfetto."""
 
 import shutil
 import tempfile
@@ -11,10 +11,10 @@ from jax_impl.parallel import World
 
 
 def start_profile(folder: Path, world: World) -> Callable[[], None]:
-    """Trace from now on, until what is returned is called, which writes the file."""
+    """Start a profile; the returned function ends it and writes the file."""
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # else Python's own calls are nearly all of it
-    scratch = tempfile.TemporaryDirectory()  # beside Perfetto's file lie XLA's own
+    options.python_tracer_level = 0  # else it is mostly Python calls
+    scratch = tempfile.TemporaryDirectory()  # XLA's own files are beside Perfetto's
     jax.profiler.start_trace(
         scratch.name, create_perfetto_trace=True, profiler_options=options
     )

@@ -1,8 +1,8 @@
-"""Recurrent layers over a sequence, from zeros to its end.
+"""Recurrent layers over a whole sequence, from an initial state of zeros.
 
-Torch's own `nn.GRU` and `nn.LSTM` compute the same and hold two biases for each gate,
-as these do by default; Flax's cells hold one, and these do where the other is left out.
-One order of gates everywhere, torch's and Flax's: r, z, n and i, f, g, o.
+Torch's `nn.GRU` and `nn.LSTM` compute the same with two biases for each gate, as these
+have by default; Flax's cells have one, as these do without the other. The order of
+gates is torch's and Flax's: r, z, n and i, f, g, o.
 
 Shapes: B batch, T steps of the sequence, F features, H features of the state, G all
 gates' features.
@@ -21,10 +21,10 @@ from jax_impl.precision import Dtypes
 
 
 class _Recurrent(nnx.Module):
-    """The products that all gates take, of the input and of the state.
+    """The matrix products of all gates, with the input and with the state.
 
     Args:
-      bias_i, bias_h: whether either product has a bias.
+      bias_i, bias_h: whether the product has a bias.
     """
 
     gates: int
@@ -52,7 +52,7 @@ class _Recurrent(nnx.Module):
         return product + bias[(None,) * (product.ndim - 1)]
 
     def _over_time(self, step: Any, x_BTF: Array, states: int) -> Float[Array, "B T H"]:
-        """All steps in turn; the input's products are taken at once."""
+        """Scan over the steps; the input's products are computed at once."""
         of_input_BTG = self._product(self.dense_i, x_BTF)
         shape = len(x_BTF), self.dense_h.in_features
         zeros_BH = jnp.zeros(shape, of_input_BTG.dtype)
@@ -63,7 +63,7 @@ class _Recurrent(nnx.Module):
 
 
 class GRU(_Recurrent):
-    """The state after each step, a mixture of itself before and of a proposal.
+    """A GRU; returns the state after each step.
 
     r = s(Wr x + Ur h),  z = s(Wz x + Uz h),  n = tanh(Wn x + r (Un h)),
     h = (1 - z) n + z h,  biases within each product.
@@ -89,7 +89,7 @@ class GRU(_Recurrent):
 
 
 class LSTM(_Recurrent):
-    """The state after each step, of a memory that forgets and is added to.
+    """An LSTM; returns the state after each step.
 
     i, f, o = s(W x + U h),  g = tanh(W x + U h),  c = f c + i g,  h = o tanh(c).
 

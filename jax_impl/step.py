@@ -1,7 +1,7 @@
 """One training step and one evaluation step, pure functions to be compiled whole.
 
-Shapes: A micro-batches, B rows of one (of all devices, or where a function speaks of
-one device, its own), H height, W width, C channels, K classes, L layers with dropout.
+Shapes: A micro-batches, B rows of one (of all devices, or of one in functions of a
+single device), H height, W width, C channels, K classes, L layers with dropout.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from record.metadata import Compilation
 
 
 class DeviceData(NamedTuple):
-    """One split of a dataset, whole, where the model is."""
+    """One whole split of a dataset, on the model's device."""
 
     images: UInt8[Array, "N H W C"]
     labels: Int[Array, " N"] | Float[Array, " N"]
@@ -44,7 +44,7 @@ class DeviceData(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """What a step takes and gives back; in PyTorch the model and optimizer hold it."""
+    """What a step takes and returns; in PyTorch it is in the model and optimizer."""
 
     params: nnx.State
     statistics: nnx.State
@@ -54,13 +54,13 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a training step came to.
+    """The metrics of a training step.
 
     Args:
       loss: before the update.
       grad_norm: 2-norm of the global gradient.
-      loss_scale: what the loss was multiplied by; 1 without loss scaling.
-      skipped: whether the update was left out, the scaled gradient being not finite.
+      loss_scale: factor on the loss; 1 without loss scaling.
+      skipped: whether there was no update, as the scaled gradient was not finite.
     """
 
     loss: Float[Array, ""]
@@ -72,18 +72,18 @@ class StepMetrics(NamedTuple):
 def gather(
     config: Config, data: DeviceData, indices_B: Int[Array, " B"], draws: Any = None
 ) -> tuple[Float[Array, "B H W C"], Array]:
-    """The batch that the indices name, augmented as drawn, its pixels normalised."""
+    """Gather the batch by its indices, augment it and normalise its pixels."""
     augment = config.data.augment
-    # The plan's indices are in bounds; the clamp that JAX adds would only cost.
+    # The plan's indices are in bounds, so JAX's clamp is unnecessary.
     if draws is None:
         pixels_BHWC = data.images.at[indices_B].get(mode="promise_in_bounds")
     else:
         pixels_BHWC = crop_and_flip(augment, data.images, indices_B, draws)
     mean_111C, scale_111C = (c[None, None, None] for c in (data.mean, data.scale))
     images_BHWC = (pixels_BHWC.astype(mean_111C.dtype) - mean_111C) * scale_111C
-    # XLA fuses the product with a subtraction of the model's into one rounding, and so
-    # makes a norm of pixels that are all alike 1e-4 and not 0. No pixel is at this
-    # bound, through which it does not see.
+    # XLA would fuse the product with a subtraction in the model into one rounding,
+    # which makes the norm of a uniform image 1e-4 rather than 0. No pixel reaches this
+    # bound; it only prevents the fusion.
     images_BHWC = jnp.maximum(images_BHWC, jnp.finfo(images_BHWC.dtype).min)
     if draws is not None:
         images_BHWC = cut_out(augment, images_BHWC, draws)
@@ -96,10 +96,10 @@ def example_losses(
     labels_B: Array,
     smoothing: float = 0.0,
 ) -> Float[Array, " B"]:
-    """Cross-entropy in nats, or squared error where there are no classes.
+    """Cross-entropy in nats, or squared error without classes.
 
     Args:
-      smoothing: the share s of the target that all K classes get evenly: 1 - s + s/K
+      smoothing: fraction s of the target that is spread over all K classes: 1 - s + s/K
         for the label's, s/K for the others (Szegedy et al., CVPR 2016).
     """
     classes = config.data.classes
@@ -121,15 +121,15 @@ def loss_fn(
     labels: Array,
     keys_BL: Int[Array, "B L"] | None = None,
 ) -> tuple[Float[Array, ""], nnx.State]:
-    """The loss, its sum over the rows here over the global batch's size.
+    """The loss: its sum over the rows here / global batch size.
 
-    With it come the running statistics, moved by this batch.
+    Also returns the running statistics, updated by this batch.
 
     Args:
       keys_BL: of the examples' dropout masks; None without dropout.
     """
-    smoothing = config.train.label_smoothing  # of training alone: tests are of labels
-    # Copied, so that its variables are this trace's own and may be moved.
+    smoothing = config.train.label_smoothing  # for training only: tests use the labels
+    # Copied, so that its variables belong to this trace and may be updated.
     model = nnx.merge(graphdef, params, statistics, copy=True)
     model.train()
     dropped = () if keys_BL is None else (keys_BL,)
@@ -142,7 +142,7 @@ def loss_fn(
 def one_step(
     batches: Batches, position: Int[Array, ""]
 ) -> tuple[Int[Array, "A B"], Any, Any]:
-    """The indices, draws and keys of one step of a window."""
+    """The indices, augmentation parameters and keys of one step of a window."""
     return tuple(jax.tree.map(lambda column: column[position], batches))
 
 
@@ -158,13 +158,13 @@ def train_step(
     keys_ABL: Int[Array, "A B L"] | None,
     learning_rate: Float[Array, ""],
 ) -> tuple[TrainState, StepMetrics]:
-    """The updated state, and what there is to know of the step.
+    """The updated state, and the step's metrics.
 
-    A skipped step leaves parameters, optimizer and average as they were; the running
-    statistics have moved with the forward pass.
+    A skipped step does not change parameters, optimizer and average; the running
+    statistics are updated by the forward pass.
 
     Args:
-      draws: the examples' augmentation, a row for each micro-batch, or None.
+      draws: augmentation parameters, a row for each micro-batch, or None.
       keys_ABL: of the examples' dropout masks, or None.
     """
     scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.value
@@ -190,7 +190,8 @@ def train_step(
         total = jnp.zeros((), parameter_dtype(config))
         carry = total, zeros, statistics
         # XLA's convolutions on a CPU are 4 to 32 times slower in the body of a loop,
-        # an unrolled one too (docs/performance.md); elsewhere one saves compilation.
+        # even an unrolled one (docs/performance.md); elsewhere a loop saves
+        # compilation.
         if jax.default_backend() == "cpu" or len(indices_AB) == 1:
             for part in range(len(indices_AB)):
                 row = jax.tree.map(lambda column: column[part], rows)  # noqa: B023
@@ -238,15 +239,15 @@ def window_step(
     learning_rates: Float[Array, " S"],
     position: Int[Array, ""],
 ) -> tuple[list[Array], Float[Array, " metrics"]]:
-    """The step at a position of a window; PyTorch, eager, picks it before the step.
+    """The step at a position of a window; eager PyTorch selects it before the step.
 
     Args:
-      tree: of a `TrainState`, whose leaves are taken and given back: NNX's variables
-        are Python objects, which every call would take apart and build anew (20 us for
-        the 8 of an MLP, whose step takes 250).
+      tree: of a `TrainState`, whose leaves are taken and returned: NNX's variables are
+        Python objects, which every call would flatten and rebuild (20 us for the 8 of
+        an MLP, whose step takes 250).
 
     Returns:
-      The leaves, and `StepMetrics` as one vector: each result of a call costs it 10 us.
+      The leaves, and `StepMetrics` as one vector: each result of a call costs 10 us.
     """
     batch = one_step(batches, position)
     given = tree.unflatten(leaves), data, *batch, learning_rates[position]
@@ -265,7 +266,7 @@ def compile_steps(
     window: Batches,
     world: World,
 ) -> tuple[Callable[..., Any], Callable[..., Any], Compilation]:
-    """Both steps compiled whole: of training, as `window_step`, and of evaluation.
+    """Compile both steps whole: training, as `window_step`, and evaluation.
 
     Args:
       window: a window's batches, still on the host.
@@ -304,7 +305,7 @@ def eval_step(
 ) -> tuple[Float[Array, ""], Int[Array, "K K"]]:
     """Sums over the unmasked rows: the loss, and the confusion matrix.
 
-    The matrix counts rows of true class i predicted as j; without classes it is empty.
+    The matrix counts rows of true class i predicted as j; it is empty without classes.
     """
     images, labels = gather(config, data, indices_B)
     model = nnx.merge(graphdef, params, statistics)

@@ -1,4 +1,4 @@
-"""One training step taken apart, by subclasses of the model's modules from outside.
+"""One training step, layer by layer, by subclasses of the model's modules.
 
 Shapes: B batch, H height, W width, C channels, L layers with dropout.
 """
@@ -30,23 +30,25 @@ def trace_step(
     keys_BL: Int[Array, "B L"] | None,
     step: int,
 ) -> Trace:
-    """What a training step is about to compute; the state is left as it is.
+    """Trace the next training step; the state is not changed.
 
-    Gradients are of the scaled loss where there is a scale, divided by it again: what
-    vanishes in 16 bits here vanishes in training.
+    Gradients are of the scaled loss, if there is a scale, divided by it again: they
+    underflow in 16 bits as in training.
 
     Args:
       step: from 1, for the record.
     """
     outputs: dict[str, Array] = {}
-    nudges: dict[str, Array] = {}  # zeros: the loss's gradient by them is the output's
+    nudges: dict[
+        str, Array
+    ] = {}  # zeros, added to outputs: the gradient with respect to them is the output's
     kinds: dict[str, str] = {}
 
     here: list[TraceState] = []  # where `forward` is traced
 
     def keep_output(name: str, module: nnx.Module, output: Any) -> Any:
         if not here[-1].is_valid():
-            return output  # within a scan's body, out of which no array comes
+            return output  # in a scan's body, whose arrays cannot be returned
         if isinstance(output, tuple):
             return keep_output(name, module, output[0]), *output[1:]
         if not isinstance(output, Array):
@@ -85,7 +87,7 @@ def trace_step(
 
     batch = statistics, *gather(config, data, indices_B, draws), keys_BL
     _, shapes = jax.eval_shape(forward, params, {}, *batch)
-    order = list(outputs)  # a dict that has been through jit is sorted
+    order = list(outputs)  # jit sorts dicts
     zeros = {name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in kinds}
     differentiate = jax.value_and_grad(forward, argnums=(0, 1), has_aux=True)
     (_, found), (gradients, by_output) = jax.jit(differentiate)(params, zeros, *batch)
@@ -100,9 +102,9 @@ def trace_step(
 
 
 def _observe(module: nnx.Module, name: str, keep_output: Any) -> None:
-    """Hand what this one module returns to `keep_output`, whoever calls it.
+    """Make this one module pass its output to `keep_output`.
 
-    Python looks up `__call__` on the class, so the module gets one of its own.
+    Python looks up `__call__` on the class, so the module gets its own class.
     """
     kind = type(module)
     if not callable(module):
@@ -122,5 +124,5 @@ def _canonical_weights(params: nnx.State) -> dict[str, np.ndarray]:
 
 
 def canonical_layout(array: Array) -> Float[np.ndarray, "..."]:
-    """On the host, at least fp32; Flax's layout is the canonical one already."""
+    """On the host, at least fp32; Flax's layout is already canonical."""
     return np.asarray(array, None if array.dtype == jnp.float64 else np.float32)

@@ -49,17 +49,17 @@ from runtime.signals import Stopping
 def run(
     config: Config, processes: Processes, stopping: Stopping, heartbeat: Heartbeat
 ) -> Path:
-    """Train, evaluate and record one run; every process of it calls this.
+    """Train, evaluate and record one run; called by every process of it.
 
     Args:
-      stopping, heartbeat: entered, since a start-up may be stopped, or a rank lost in
-        it; the session tells them what only a framework's start and end know.
+      stopping, heartbeat: entered already, since a run may be stopped or lose a rank
+        during start-up; the session notifies them of the framework's start and end.
 
     Returns:
       The run folder.
 
     Raises:
-      DuetError: what was wrong and how to mend it, on every rank.
+      DuetError: what was wrong and what to do, on every rank.
     """
     world = start(config, processes)
     session = Session(
@@ -75,7 +75,7 @@ def run(
 
 
 def train(config: Config, world: World, session: Session) -> Path:
-    """The run itself, among processes that have met."""
+    """The run itself, once its processes are connected."""
     configure(config, world.mesh.local_devices[0])
     open_cache(config, world)
 
@@ -102,7 +102,7 @@ def train(config: Config, world: World, session: Session) -> Path:
         config, model, params, statistics, optimizer, weights, resumed, world
     )
 
-    # Both steps compiled whole, before the clock of the first window starts
+    # Both steps are compiled before the clock of the first window starts
     session.ready()
     first = window_batches(config, plan, range(1), world.rank, world.processes)
     compiled_train, compiled_eval, compilation = compile_steps(
@@ -119,12 +119,12 @@ def train(config: Config, world: World, session: Session) -> Path:
         return trace_step(config, graphdef, state, *batch, step + 1)
 
     def issue(steps: range, clock: Clock) -> tuple[list[float], list[jax.Array]]:
-        """Issue steps: their learning rates and metrics."""
+        """Issue steps; returns their learning rates and metrics."""
         nonlocal state
         with clock.data():
             local = config, plan, steps, world.rank, world.processes
             batches = place_batch(window_batches(*local), world, axis=2)
-            # Of steps that are timed beyond the last, its own.
+            # Extra steps that are only timed use the last one's.
             last = plan.last - 1
             rates = [learning_rate(config, min(s, last), plan.steps) for s in steps]
             padded = np.zeros(len(positions), parameter_dtype(config))
@@ -145,7 +145,7 @@ def train(config: Config, world: World, session: Session) -> Path:
     with session.recording(
         parameter_count(weights), compilation, lambda at: start_profile(at, world)
     ) as record:
-        for window in session.windows():  # raises on all ranks when one is to stop
+        for window in session.windows():  # raises on all ranks if one was asked to stop
             with session.clock(window) as clock:
                 rates, metrics = issue(window.steps, clock)
                 synchronize(state)

@@ -1,4 +1,4 @@
-"""Canonical weights <-> parameters; Flax's layouts are the canonical ones already."""
+"""Canonical weights <-> parameters; Flax's layouts are already canonical."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ def canonical_name(path: tuple[Any, ...], leaf: nnx.Variable | None = None) -> s
     """Flax's path ("dense", 0, "kernel") is the canonical `dense.0.kernel`.
 
     Args:
-      leaf: what is there; that of an `nnx.RNN`'s cell knows its name.
+      leaf: the variable there; one of an `nnx.RNN`'s cell has its name as metadata.
     """
     told = None if leaf is None else leaf.get_metadata().get(_NAME)
     return told or ".".join(map(str, path))
 
 
 def leaf_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> canonical shape of all that the model holds."""
+    """Canonical name -> canonical shape of the model's leaves."""
     _name_cells(model)
     leaves = nnx.to_flat_state(nnx.state(model))
     return {canonical_name(path, v): v.get_value().shape for path, v in leaves}
@@ -52,10 +52,10 @@ def load_weights(
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """The model as a static graph, its parameters and its running statistics.
 
-    Both hold the canonical numbers.
+    Both have the canonical values.
 
     Raises:
-      ConfigError: if the model holds other leaves than `weights`.
+      ConfigError: if the model has other leaves than `weights`.
     """
     check_leaves(leaf_shapes(model), weights)
     graphdef, state = nnx.split(model)
@@ -77,5 +77,5 @@ def save_weights(params: nnx.State, statistics: nnx.State, world: World) -> Weig
 
 
 def save_array(array: jax.Array, world: World) -> np.ndarray:
-    """An array of the twin's as a NumPy array; a call of all processes."""
+    """The twin's array as a NumPy array. Collective."""
     return to_host([unshard(array, world)], world)[0]

@@ -1,1 +1,1 @@
-"""The scripts that users start. One framework in a process."""
+"""The scripts that users run; one framework per process."""

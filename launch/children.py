@@ -1,4 +1,4 @@
-"""Processes that a script starts, each ended with all that came of it."""
+"""Processes that a script starts; each is ended with all its descendants."""
 
 import contextlib
 import os
@@ -22,12 +22,12 @@ def start(
     variables: Mapping[str, str] | None = None,
     keep: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a command in the checkout, in a session of its own that `end` ends.
+    """Start a command in the checkout, in a new session that `end` ends.
 
     Args:
-      output: file for all that it prints.
-      variables: of its environment, besides this process's own.
-      keep: file descriptors that it has as well.
+      output: file for its output.
+      variables: added to its environment.
+      keep: file descriptors that it inherits.
     """
     return subprocess.Popen(
         command,
@@ -36,17 +36,17 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # so that ranks end with what launched them
+        start_new_session=True,  # so that ranks end with their launcher
         pass_fds=keep,
     )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a session's first process and whatever came of it, if any of it still runs.
+    """End a session's first process and all its descendants, if any still runs.
 
-    torchrun gives each rank a session of its own, so a kill of this one leaves them.
+    torchrun gives each rank a new session, so killing this one does not reach them.
     """
-    # What has ended well is asked in passing, and a Ctrl-C then is to be heard.
+    # Without masking Ctrl-C if everything has ended already.
     with contextlib.nullcontext() if process.poll() is not None else _undisturbed():
         _kill(process.pid, _suspended(process.pid) if process.poll() is None else [])
         process.wait()
@@ -96,7 +96,7 @@ def _kill(first: int, family: list[psutil.Process]) -> None:
 
 
 def _suspended(first: int) -> list[psutil.Process]:
-    """A process and all that came of it, held so that none of them starts another."""
+    """A process and all its descendants, suspended so that none starts another."""
     family: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(first)
@@ -112,9 +112,9 @@ def _suspended(first: int) -> list[psutil.Process]:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without a second Ctrl-C, which would leave running what the first was to end."""
+    """Masks a second Ctrl-C, which would interrupt the clean-up of the first."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # signals are handled in the main thread
         return
     stops = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
     before = [signal.signal(number, signal.SIG_IGN) for number in stops]

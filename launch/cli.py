@@ -1,8 +1,8 @@
-"""What the scripts share: Hydra around a task, what they print, and how they end.
+"""Common to the scripts: Hydra around a task, output, and exit statuses.
 
-Exit status: 0 done; 1 the run itself failed (its loss diverged, a bug); 2 it was asked
-for something that cannot be done, and the one line on stderr says what to do instead;
-75 it was asked to stop, and has saved what it needs to go on; 130 so from the keyboard.
+Exit status: 0 done; 1 the run itself failed (its loss diverged, a bug); 2 the request
+was invalid, and one line on stderr says what to do instead; 75 it was asked to stop,
+and has saved what it needs to resume; 130 the same by Ctrl-C.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from recipe.errors import ConfigError, DuetError, RecordError, StoppedError
 from record.tracking import check_tracking
 from runtime.processes import Processes, from_environment
 
-# By these W&B would take all that a script starts for one and the same run.
+# With these W&B would take all the runs that a script starts for the same run.
 ONE_RUNS = ("WANDB_RUN_ID", "WANDB_NAME")
 
 
@@ -39,7 +39,7 @@ def hydra_main(
     Args:
       task: takes the typed, checked config.
       schema: the config's dataclass.
-      rank: of this process; what concerns the whole run is said by rank 0 alone.
+      rank: of this process; errors of the whole run are printed by rank 0 alone.
 
     Raises:
       SystemExit: as the module's docstring says.
@@ -48,9 +48,9 @@ def hydra_main(
     for stream in sys.stdout, sys.stderr:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack × or –
-    # Else Hydra prints and leaves by itself, over several lines.
+    # Else Hydra prints several lines and exits by itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    silence = contextlib.ExitStack()  # while Hydra would say the same on every rank
+    silence = contextlib.ExitStack()  # while Hydra would print it on every rank
 
     def checked_task(config: DictConfig) -> None:
         silence.close()
@@ -58,7 +58,7 @@ def hydra_main(
             given = typed_config(config, schema)
             check_tracking(given)
             task(given)
-        except DuetError as error:  # here, since Hydra announces what leaves a task
+        except DuetError as error:  # here, since Hydra prints errors that leave a task
             leave(error, rank)
 
     try:
@@ -86,14 +86,13 @@ def hydra_main(
 def alone_main(
     task: Callable[[Any], None], *, config_name: str, schema: type[Config]
 ) -> None:
-    """`hydra_main` for a script that starts processes of its own, as one process.
+    """`hydra_main` for a script that is one process and starts others.
 
-    SIGTERM, SIGHUP and SIGINT leave it as exceptions, so that what it started is ended
-    on the way out.
+    SIGTERM, SIGHUP and SIGINT become exceptions, so that it ends what it started.
 
     Args:
-      task: raises an OSError where its folder cannot be written.
-      config_name: what the script is called, too.
+      task: raises an OSError if its folder cannot be written.
+      config_name: also the script's name.
     """
     processes = this_process()
 
@@ -112,14 +111,14 @@ def alone_main(
     end_by_exception()
     for name in ONE_RUNS:
         os.environ.pop(name, None)
-    # A shell's background jobs ignore SIGINT, and would hand that on to what they
-    # start, which submitit ends by it.
+    # A shell's background jobs ignore SIGINT, and so would processes that they start,
+    # which submitit ends by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     hydra_main(alone, config_name=config_name, schema=schema, rank=processes.rank)
 
 
 def plain_main(task: Callable[[list[str]], None]) -> None:
-    """A script without Hydra: the task takes what was typed, a DuetError ends it."""
+    """A script without Hydra: the task takes the arguments, a DuetError ends it."""
     try:
         task(sys.argv[1:])
     except DuetError as error:
@@ -127,40 +126,40 @@ def plain_main(task: Callable[[list[str]], None]) -> None:
 
 
 def end_by_exception() -> None:
-    """Let SIGTERM, and SIGHUP unless nohup has it ignored, leave as an exception."""
+    """Turn SIGTERM, and SIGHUP except under nohup, into an exception."""
     for number in signal.SIGTERM, signal.SIGHUP:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def print_whole(table: Table, console: Console) -> None:
-    """Figures are never cut: a narrower terminal folds the lines itself."""
+    """Figures are never truncated: a narrower terminal wraps the lines."""
     wide = console.options.update(width=1000)
     console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
 
 
 def say(console: Console, text: str) -> None:
-    """A line as it is: with no markup in it, and folded by the terminal alone."""
+    """Print a line without markup, wrapped by the terminal alone."""
     console.print(text, markup=False, soft_wrap=True)
 
 
 def this_process() -> Processes:
-    """This process's place in the run, or out with what its launcher left unsaid."""
+    """This process's rank, or exit with an error about its launcher's variables."""
     try:
         return from_environment(os.environ)
     except DuetError as error:
-        leave(error, rank=0)  # which rank this is, is what is not known
+        leave(error, rank=0)  # since the rank is unknown
 
 
 def leave(error: DuetError, rank: int) -> NoReturn:
-    """Say what was wrong, once for all ranks, and exit with its status."""
+    """Print the error, once for all ranks, and exit with its status."""
     if rank == 0 or error.of_one_rank:
         place = f"rank {rank}: " if error.of_one_rank else ""
         word = "stopped" if isinstance(error, StoppedError) else "error"
-        with contextlib.suppress(OSError):  # of a terminal that was closed
+        with contextlib.suppress(OSError):  # of a closed terminal
             print(f"{word}: {place}{error}", file=sys.stderr)
     else:
-        # torchrun ends every rank when one leaves, and rank 0 is to speak first.
+        # torchrun ends all ranks when one exits, and rank 0 has to print first.
         time.sleep(3)
     raise SystemExit(error.exit_status)

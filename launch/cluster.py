@@ -1,7 +1,6 @@
-"""Where the cells of a study run: this machine, one at a time, or SLURM's jobs.
+"""Executes the runs of a study: on this machine, one at a time, or as SLURM jobs.
 
-Both go through submitit, which starts a process (or, on SLURM, a job's tasks) for a
-function's call.
+Both use submitit, which calls a function in a process (or, on SLURM, in a job's tasks).
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import FailedJobError
 
-from launch import cell
+from launch import study_job
 from launch.nodes import visible_gpus
 from launch.overrides import ROOT
 from launch.submission import submission
@@ -28,11 +27,11 @@ from recipe.cluster import ClusterConfig
 from recipe.errors import ConfigError
 from record.disk import to_json, write_whole
 
-# Held by whichever cell runs on this machine, of whichever study of this user. Opened
-# to append: in a folder that all share it may be another's link, to any file of ours.
+# Held by the run that executes on this machine, of any study of this user. Opened to
+# append: in a shared folder it may be someone's link to any file of ours.
 LOCK = Path(tempfile.gettempdir()) / f"duet-cell-{os.getuid()}.lock"
 POLL_SECONDS = {"local": 0.2, "slurm": 2.0}
-# What SLURM may end a cell with, and the cell's log then says.
+# Why SLURM may end a run, and what the run's log then says.
 ENDINGS = {
     "TIMEOUT": "it took more than cluster.minutes",
     "NODE_FAIL": "its node failed",
@@ -42,14 +41,14 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class Work:
-    """One thing to run.
+    """A run or a parity check, to be executed.
 
     Args:
       command: for this machine; starts all its processes.
       task: for one task of a SLURM step.
-      devices: it trains on.
+      devices: that it trains on.
       tasks: of a SLURM step.
-      log: file that everything it prints goes to.
+      log: file for its output.
     """
 
     name: str
@@ -68,17 +67,17 @@ def run(
     say: Callable[[str], None],
     before: Callable[[Work], None],
 ) -> Iterator[tuple[Work, float | None]]:
-    """Run everything, and hand each back when it has ended, well or badly.
+    """Execute all works, and yield each when it has ended, successfully or not.
 
-    With the seconds that it took, None where nobody knows.
+    With the seconds that it took, None if unknown.
 
     Args:
       cores: of each device.
       folder: for submitit's files.
-      say: told of each job of SLURM's, which `job_of` finds again.
+      say: called with each SLURM job, which `job_of` finds again.
       before: called before each starts on this machine.
     """
-    # submitit's process finds the function that it is to call by this.
+    # submitit's process imports the function through this.
     os.environ["PYTHONPATH"] = str(ROOT)
     if cluster.name == "local":
         yield from _run_local(cluster, works, cores, folder, before)
@@ -101,14 +100,14 @@ def _run_local(
         variables = {
             "OMP_NUM_THREADS": str(cores),
             "GLOO_SOCKET_IFNAME": "lo",
-            # Not by submitit, which takes numbers alone and no UUID.
+            # Not through submitit, which takes numbers but no UUIDs.
             "CUDA_VISIBLE_DEVICES": ",".join(visible_gpus(os.environ)[:gpus]),
         }
         given = work.command, variables, work.log, cores * work.devices, LOCK
-        job, begun = None, time.monotonic()
+        job, started = None, time.monotonic()
         try:
             with _stderr_to(folder / "local.log"):
-                job = executor.submit(cell.alone, *given)
+                job = executor.submit(study_job.alone, *given)
             while not job.done():
                 time.sleep(POLL_SECONDS["local"])
         except BaseException:
@@ -116,12 +115,12 @@ def _run_local(
                 job.cancel()
             _wait_for_end(30)
             raise
-        yield work, time.monotonic() - begun
+        yield work, time.monotonic() - started
 
 
 @contextlib.contextmanager
 def _stderr_to(file: Path) -> Iterator[None]:
-    """Of what is started meanwhile; the traceback of an end is none of the table's."""
+    """Redirect stderr of processes started here, to keep it out of the table."""
     kept = os.dup(2)
     try:
         with file.open("a") as log:
@@ -133,7 +132,7 @@ def _stderr_to(file: Path) -> Iterator[None]:
 
 
 def _wait_for_end(seconds: float) -> None:
-    """Until the cell that is being ended has let go of the machine, or so long."""
+    """Wait until the run that is being ended has released the lock, or time out."""
     deadline = time.monotonic() + seconds
     with LOCK.open("a") as held:
         while time.monotonic() < deadline:
@@ -146,17 +145,17 @@ def _wait_for_end(seconds: float) -> None:
 def after_earlier(
     cluster: ClusterConfig, folder: Path, say: Callable[[str], None]
 ) -> Iterator[None]:
-    """Wait for what an earlier start of this study left running, saying what it is.
+    """Wait for what an earlier start of this study left running, and say what it is.
 
-    On this machine no cell begins while this is held: not even one that an earlier
-    start had asked for, and that finds its log when it comes to run.
+    While this is held no run starts on this machine, not even a queued one of an
+    earlier start, which then finds its log and does nothing.
     """
     if cluster.name == "local":
         with LOCK.open("a") as held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say("waiting for a cell of an earlier start, or of another study")
+                say("waiting for a run of an earlier start, or of another study")
                 fcntl.flock(held, fcntl.LOCK_EX)
             yield
         return
@@ -176,12 +175,12 @@ def job_of(folder: Path, name: str) -> str | None:
 
 
 def submitit_log(folder: Path, job: str) -> Path:
-    """What the job's script and its first task printed, besides the cell's own log."""
+    """Output of the job's script and first task, besides the run's own log."""
     return folder / f"{job}_0_log.out"
 
 
 def _submitted(folder: Path) -> dict[str, str]:
-    """What each job was to run, of all starts of this study in their order."""
+    """What each job was submitted for, of all starts of this study in order."""
     jobs = folder / "jobs.json"
     return json.loads(jobs.read_text()) if jobs.exists() else {}
 
@@ -195,7 +194,8 @@ def _run_slurm(
 ) -> Iterator[tuple[Work, float | None]]:
     waiting: dict[str, Work] = {}
     try:
-        # An array for each stretch of one shape: the queue keeps the study's order.
+        # An array for consecutive works of one shape: the queue keeps the study's
+        # order.
         for _, stretch in groupby(works, key=lambda work: work.tasks):
             jobs = _submit(cluster, list(stretch), cores, folder)
             waiting |= jobs
@@ -215,10 +215,10 @@ def _run_slurm(
 
 
 def _note_ending(job: str, log: Path) -> float | None:
-    """Have the cell's log say so if it was SLURM that ended it; the seconds it took."""
+    """Note in the run's log if SLURM ended it; returns the seconds that it took."""
     query = ["squeue", "-h", "-t", "all", "-j", job, "-o", "%T %M"]
-    said = subprocess.run(query, capture_output=True, text=True).stdout.split()
-    state, taken = said if len(said) == 2 else ("", "")
+    words = subprocess.run(query, capture_output=True, text=True).stdout.split()
+    state, taken = words if len(words) == 2 else ("", "")
     if state in ENDINGS:
         with log.open("a") as file:
             file.write(f"error: {ENDINGS[state]}\n")
@@ -226,7 +226,7 @@ def _note_ending(job: str, log: Path) -> float | None:
 
 
 def seconds_of(taken: str) -> float | None:
-    """What squeue says that a job took; None for what is no time.
+    """Seconds from squeue's elapsed time; None if it is not a time.
 
     >>> seconds_of("1-02:03:04"), seconds_of("0:07"), seconds_of("INVALID")
     (93784.0, 7.0, None)
@@ -241,10 +241,10 @@ def seconds_of(taken: str) -> float | None:
 def _submit(
     cluster: ClusterConfig, works: list[Work], cores: int, folder: Path
 ) -> dict[str, Work]:
-    """One array, of works of one shape; they by the ids of their jobs.
+    """Submit works of one shape as an array; returns them by job id.
 
     Raises:
-      ConfigError: what sbatch says.
+      ConfigError: with sbatch's message.
     """
     devices = max(work.devices for work in works)
     executor = submitit.SlurmExecutor(folder)
@@ -253,7 +253,7 @@ def _submit(
     try:
         with executor.batch():
             jobs = [
-                executor.submit(cell.task, work.task, variables, work.log)
+                executor.submit(study_job.task, work.task, variables, work.log)
                 for work in works
             ]
     except FailedJobError as error:
@@ -267,13 +267,13 @@ def _cancel(jobs: Iterable[str]) -> None:
 
 
 def _listed() -> set[str]:
-    """This user's jobs that wait or run, an array's each by its own id.
+    """This user's pending and running jobs, each element of an array by its id.
 
-    squeue rather than submitit, which asks sacct, that not every cluster has.
+    By squeue rather than submitit, whose sacct not every cluster has.
     """
     command = ["squeue", "--me", "-h", "-r", "-o", "%i"]
     while True:
         listed = subprocess.run(command, capture_output=True, text=True)
         if not listed.returncode:
             return set(listed.stdout.split())
-        time.sleep(10)  # the controller is being restarted: nothing is known
+        time.sleep(10)  # the controller is being restarted: unknown

@@ -1,4 +1,4 @@
-"""Commands as a person reads them, and a shell takes them."""
+"""Readable commands that can be pasted into a shell."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ RECIPE = '"${recipe[@]}"'
 def shell_line(
     work: Work, cluster: ClusterConfig, cores: int, recipe: Sequence[str]
 ) -> str:
-    """What starts a work, for bash with the array `recipe`; on SLURM an srun of it."""
+    """The command of a work, for bash with the array `recipe`; on SLURM with srun."""
     if cluster.name == "local":
         return words(work.command, recipe)
     asked = srun_words(cluster, work.tasks, work.devices, cores)
@@ -28,19 +28,19 @@ def words(command: Sequence[str], recipe: Sequence[str] = ()) -> str:
     """A command line, relative to the checkout.
 
     Args:
-      recipe: words that stand together in it, and that bash has in the array `recipe`.
+      recipe: consecutive words in it, that bash has in the array `recipe`.
     """
-    told = [word(_relative(given)) for given in command]
+    words = [word(_relative(given)) for given in command]
     common = [word(given) for given in recipe]
-    for start in range(len(told) if common else 0):
-        if told[start : start + len(common)] == common:
-            told[start : start + len(common)] = [RECIPE]
+    for start in range(len(words) if common else 0):
+        if words[start : start + len(common)] == common:
+            words[start : start + len(common)] = [RECIPE]
             break
-    return " ".join(told)
+    return " ".join(words)
 
 
 def word(text: str) -> str:
-    """Quoted where a shell needs it, and so that it can be read.
+    """Quoted if a shell needs it, in the most readable way.
 
     >>> print(word("data.root='/my data'"), word("study.world_size=[1,2]"))
     "data.root='/my data'" 'study.world_size=[1,2]'
@@ -51,7 +51,7 @@ def word(text: str) -> str:
 
 
 def _relative(text: str) -> str:
-    """Python itself by its path in the checkout, where it lies there."""
+    """Paths in the checkout are made relative."""
     if text == sys.executable and Path(text).is_relative_to(ROOT):
         return str(Path(text).relative_to(ROOT))
     return text

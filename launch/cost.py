@@ -1,4 +1,4 @@
-"""What a study may cost, and what it is likely to, once some of it has finished."""
+"""What a study may cost, and what it probably will, once some runs have finished."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,23 +7,23 @@ from typing import Any
 from launch.cluster import Work
 from recipe.cluster import ClusterConfig
 
-PARITY = "parity"  # what the names of checks begin with
+PARITY = "parity"  # prefix of the checks' names
 
 
 def nodes_of(work: Work, cluster: ClusterConfig) -> int:
-    """Nodes that a work runs on; this machine is one."""
+    """Number of nodes of a work; this machine is one."""
     return 1 if cluster.name == "local" else cluster.nodes(work.tasks)
 
 
 def at_most(works: Sequence[Work], cluster: ClusterConfig) -> str:
-    """If each takes all of `cluster.minutes`."""
+    """The cost if each takes all of `cluster.minutes`."""
     each = f"cluster.minutes={cluster.minutes} each"
     hours = dict.fromkeys((work.name for work in works), cluster.minutes / 60)
     return f"at most {_hours(works, cluster, hours)}; {each}"
 
 
 def seconds_taken(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """How long each that finished took, as far as rows of cells.jsonl have it."""
+    """Seconds of each finished work, as far as cells.jsonl has them."""
     return {
         row["name"]: row["seconds"]
         for row in rows
@@ -37,14 +37,13 @@ def likely(
     seconds: Mapping[str, float],
     cluster: ClusterConfig,
 ) -> str:
-    """By the cells that have finished; empty before any has.
+    """The probable remaining cost, from finished runs; empty without any.
 
-    A repeat takes what the others of its point took, the first of a point what cells of
-    as many devices did, and of those the first what any did: the median of each. A
-    parity check tells nothing of a cell.
+    A repeat is assumed to take the median of its configuration's others; without any,
+    of the runs on as many devices; without any, of all. Parity checks do not count.
 
     Args:
-      seconds: that each took, by name.
+      seconds: of each, by name.
     """
     finished = [w for w in works if w.name in seconds and not is_parity(w.name)]
     if not missing or not finished:
@@ -57,8 +56,8 @@ def likely(
             or finished
         )
         hours[work.name] = statistics.median(seconds[o.name] for o in alike) / 3600
-    cells = "1 cell" if len(finished) == 1 else f"{len(finished)} cells"
-    return f"likely {_hours(missing, cluster, hours)}, by {cells} that finished"
+    runs = "1 run" if len(finished) == 1 else f"{len(finished)} runs"
+    return f"likely {_hours(missing, cluster, hours)}, by {runs} that finished"
 
 
 def _hours(
@@ -80,7 +79,7 @@ def _hours(
 
 
 def _number(hours: float) -> str:
-    """Hours as they are read.
+    """Hours, readably rounded.
 
     >>> _number(1234.56), _number(0.0123)
     ('1,234.6', '0.012')
@@ -89,10 +88,10 @@ def _number(hours: float) -> str:
 
 
 def is_parity(name: str) -> bool:
-    """Whether a work is a parity check, and no cell."""
+    """Whether a work is a parity check."""
     return name.startswith(f"{PARITY}-")
 
 
 def _point(work: Work) -> str:
-    """What repeats share."""
+    """The configuration of a run, without the repeat."""
     return work.name.rpartition("-")[0]

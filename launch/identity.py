@@ -1,11 +1,11 @@
-"""The proof, regenerated: every parity check of conf/identity.yaml, one after another.
+"""Run every parity check of conf/identity.yaml, and write docs/identity.md.
 
     python launch/identity.py            the whole matrix, then docs/identity.md
-    python launch/identity.py mlp cnn    these cells alone, printed and not written
+    python launch/identity.py mlp cnn    these checks alone, printed and not written
 
-A check is a process of its own, `launch/parity.py`, in a folder named by the commit
-under runs/: cells that have a verdict there are not run again. Exit status 1 if any is
-not identical.
+Each check runs `launch/parity.py` as a process, in a folder under runs/ named by the
+commit; those that have a verdict there are not run again. Exit status 1 if any is not
+identical.
 """
 
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
@@ -35,51 +35,51 @@ FIGURE = ROOT / "docs" / "images" / "identity.png"
 
 
 def main(names: list[str]) -> None:
-    """Run what is asked for, and write the page where that is everything.
+    """Run the named checks; without names run all and write the page.
 
     Raises:
-      ConfigError: for a cell that does not exist.
-      SystemExit: 1 if a cell is not identical.
+      ConfigError: for a check that does not exist.
+      SystemExit: 1 if a check is not identical.
     """
     matrix = read_matrix(ROOT / "conf" / "identity.yaml")
     if unknown := sorted(set(names) - matrix.keys()):
         raise ConfigError(
-            f"{', '.join(unknown)} is no cell; one of: {', '.join(matrix)}"
+            f"{', '.join(unknown)} is unknown; checks: {', '.join(matrix)}"
         )
     commit, dirty = git_state()
     state = f"{str(commit)[:12]}{'-changed' if dirty else ''}"
     folder = ROOT / "runs" / f"identity-{state}"
-    cells = []
+    checks = []
     for name in names or matrix:
         begin = time.perf_counter()
-        cells.append(run_cell(name, matrix[name], folder / name))
-        verdict = cells[-1].verdict
-        said = cells[-1].error if verdict is None else verdict["verdict"]
-        print(f"{name}: {said}, {time.perf_counter() - begin:.0f} s", flush=True)
+        checks.append(run_check(name, matrix[name], folder / name))
+        verdict = checks[-1].verdict
+        result = checks[-1].error if verdict is None else verdict["verdict"]
+        print(f"{name}: {result}, {time.perf_counter() - begin:.0f} s", flush=True)
     if names:
-        print(measured(cells, ""))
+        print(measured(checks, ""))
     else:
-        figure = curves_figure(FIGURE, cells)
-        text = measured(cells, f"images/{FIGURE.name}" if figure else "")
+        figure = curves_figure(FIGURE, checks)
+        text = measured(checks, f"images/{FIGURE.name}" if figure else "")
         PAGE.write_text(with_measured(PAGE.read_text(), text))
         print(f"written: {PAGE.relative_to(ROOT)}")
-    if not all(cell.passes for cell in cells):
+    if not all(check.passes for check in checks):
         raise SystemExit(1)
 
 
 def read_matrix(file: Path) -> dict[str, list[str]]:
-    """Cell -> what is typed for `launch/parity.py`, its part's common keys first."""
+    """Check -> arguments of `launch/parity.py`, its group's common keys first."""
     return {
         name: [*part["common"].split(), *typed.split()]
         for part in yaml.safe_load(file.read_text()).values()
-        for name, typed in part["cells"].items()
+        for name, typed in part["checks"].items()
     }
 
 
-def run_cell(name: str, typed: list[str], folder: Path) -> Cell:
-    """The cell's verdict, from its folder where it is there already."""
+def run_check(name: str, typed: list[str], folder: Path) -> Cell:
+    """The check's verdict, from its folder if it is there already."""
     if not (folder / "parity.json").exists():
-        if folder.exists():  # begun and not finished
+        if folder.exists():  # unfinished
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         log = folder.with_suffix(".log")
@@ -92,8 +92,10 @@ def run_cell(name: str, typed: list[str], folder: Path) -> Cell:
                 end(check)
         if not (folder / "parity.json").exists():
             lines = log.read_text(errors="replace").splitlines()
-            said = [line for line in lines if line.startswith("error: ")] or lines[-1:]
-            return Cell(name, typed, error=" ".join(said) or f"see {log}")
+            errors = [line for line in lines if line.startswith("error: ")] or lines[
+                -1:
+            ]
+            return Cell(name, typed, error=" ".join(errors) or f"see {log}")
     return Cell(
         name,
         typed,
@@ -103,5 +105,5 @@ def run_cell(name: str, typed: list[str], folder: Path) -> Cell:
 
 
 if __name__ == "__main__":
-    end_by_exception()  # so that the check is ended on the way out
+    end_by_exception()  # so that the check is ended on exit
     plain_main(main)

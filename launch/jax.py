@@ -19,7 +19,7 @@ def twin():
 
 
 if __name__ == "__main__":
-    # Before anything that takes time to import: a signal is to find its handlers.
+    # Before slow imports, so that signals are handled.
     STOPPING.install()
 
     from launch.train import main

@@ -1,9 +1,9 @@
-"""The tables of keys in docs/config.md, written anew from the config's own source.
+"""Write the tables of keys in docs/config.md from the source of the config.
 
     python launch/keys.py
 
-What a key means is the comment at its field, in the dataclasses of `recipe/`; what it
-is by default is in `conf/`, or at the field where no file says.
+A key's explanation is the comment at its field in `recipe/`; its default is in `conf/`,
+or at the field if no file sets it.
 """
 
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
@@ -25,7 +25,7 @@ from recipe.parity import ParityConfig
 from recipe.study import StudyConfig
 
 PAGE = ROOT / "docs" / "config.md"
-SCRIPTS = ("config", "parity", "study")  # `conf/<name>.yaml` has each one's own keys
+SCRIPTS = ("config", "parity", "study")  # `conf/<name>.yaml` has the keys of each
 SCHEMAS = {"run": Config, "parity": ParityConfig, "study": StudyConfig}
 
 
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def with_tables(page: str) -> str:
-    """The page with every table as the source has it.
+    """The page with every table updated.
 
     Raises:
       ValueError: if the page lacks a mark, or a field has no comment.
@@ -57,7 +57,7 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def tables(schema: type) -> str:
-    """Markdown: the schema's own keys, and then a table for each group of its own."""
+    """Markdown: a table of the schema's own keys, then one for each of its groups."""
     groups = {
         field.name: part
         for field in own(schema)
@@ -81,82 +81,82 @@ def table(rows: list[tuple[str, str, str]]) -> str:
 def keys(
     schema: type, prefix: str = "", without: set[str] | frozenset[str] = frozenset()
 ) -> Iterator[tuple[str, str, str]]:
-    """Key, default and meaning of each, those of the groups in it too.
+    """Key, default and meaning of each, including nested groups.
 
-    A `name` without a comment is what choosing the group sets.
+    A `name` without a comment is set by choosing the group's option.
     """
-    told = comments(schema)
+    meanings = comments(schema)
     for field in own(schema):
         key = f"{prefix}{field.name}"
         part = part_of(field)
-        if field.name in without or (field.name == "name" and not told["name"]):
+        if field.name in without or (field.name == "name" and not meanings["name"]):
             continue
         if part is not None:
             yield from keys(part, f"{key}.")
-        elif not told[field.name]:
+        elif not meanings[field.name]:
             raise ValueError(f"{schema.__name__}.{field.name} has no comment")
         else:
-            meaning = told[field.name].removesuffix(".")
-            if re.match("[A-Z][a-z]* ", meaning):  # a word, and no name
+            meaning = meanings[field.name].removesuffix(".")
+            if re.match("[A-Z][a-z]* ", meaning):  # a word, not a name
                 meaning = meaning[0].lower() + meaning[1:]
             yield key, default_of(key, field), meaning
 
 
 def own(schema: type) -> list[Field[Any]]:
-    """Its fields without those that it inherits."""
+    """Its fields without inherited ones."""
     return [field for field in fields(schema) if field.name in schema.__annotations__]
 
 
 def part_of(field: Field[Any]) -> type | None:
-    """The dataclass that a field holds, also one that may be null."""
+    """The dataclass of a field, also of an optional one."""
     kinds = get_args(field.type) or (field.type,)
     return next((cast(type, kind) for kind in kinds if is_dataclass(kind)), None)
 
 
 def comments(schema: type) -> dict[str, str]:
-    """Field -> the comment above it and the one beside it."""
+    """Field -> the comments above and beside it."""
     source = inspect.getsource(schema)
     lines = source.splitlines()
     (parsed,) = ast.parse(source).body
     found = {}
     for node in cast(ast.ClassDef, parsed).body:
         if isinstance(node, ast.AnnAssign):
-            told = [lines[(node.end_lineno or 0) - 1].partition("  # ")[2]]
+            meanings = [lines[(node.end_lineno or 0) - 1].partition("  # ")[2]]
             above = node.lineno - 2
             while lines[above].strip().startswith("# "):
-                told.insert(0, lines[above].strip().removeprefix("# "))
+                meanings.insert(0, lines[above].strip().removeprefix("# "))
                 above -= 1
-            found[ast.unparse(node.target)] = " ".join(filter(None, told))
+            found[ast.unparse(node.target)] = " ".join(filter(None, meanings))
     return found
 
 
 def default_of(key: str, field: Field[Any]) -> str:
-    """What `conf/` sets, else the field's own; where choices differ, the group."""
+    """What `conf/` sets, else the field's default; if options differ, the group."""
     group, _, rest = key.partition(".")
     choices = sorted((ROOT / "conf" / group).glob("*.yaml"))
     found = [set_in(file, rest) for file in choices]
-    if not choices:  # of no group: each script's own keys are in its own file
+    if not choices:  # of no group: each script's keys are in its own file
         scripts = [ROOT / "conf" / f"{name}.yaml" for name in SCRIPTS]
         found = [next(filter(None, (set_in(file, key) for file in scripts)), [])]
     values = [value for values in found for value in values or own_default(field)]
-    shown = sorted({written(value) for value in values if value != "???"})
+    defaults = sorted({written(value) for value in values if value != "???"})
     experiments = (ROOT / "conf" / "experiment").glob("*.yaml")
     varies = any(set_in(file, key) for file in experiments)
-    if not shown:
+    if not defaults:
         return "by `experiment`"
-    default = shown[0] if len(shown) == 1 else f"by `{group}`"
+    default = defaults[0] if len(defaults) == 1 else f"by `{group}`"
     return f"{default}, or by `experiment`" if varies else default
 
 
 def own_default(field: Field[Any]) -> list[Any]:
-    """A field's default, in a list; an empty one where it has none."""
+    """A field's default in a list, empty if it has none."""
     if field.default_factory is not MISSING:
         return [field.default_factory()]
     return [] if field.default is MISSING else [field.default]
 
 
 def set_in(file: Path, key: str) -> list[Any]:
-    """The value that a file sets, in a list; an empty one where it sets none."""
+    """The value that a file sets in a list, empty if it sets none."""
     held = content(file)
     return [held[key]] if key in held else []
 
@@ -168,7 +168,7 @@ def content(file: Path) -> dict[str, Any]:
 
 
 def written(value: Any) -> str:
-    """A value as it is typed; a reference, by what it refers to.
+    """A value in command-line syntax; for a reference, its target.
 
     >>> written(1e-8), written([True, None]), written("${tuned.sgd}")
     ('`1e-8`', '`[true,null]`', '`tuned.sgd`')

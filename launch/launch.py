@@ -1,10 +1,10 @@
-"""Stands in for the package `launch` in a script of this folder, and makes way for it.
+"""Stands in for the package `launch` in this folder's scripts, and then imports it.
 
 `python launch/jax.py` puts `launch/` first on `sys.path`, where `jax.py` and `trace.py`
-would hide the modules of those names, and leaves the checkout out. So each script
-begins with `import launch`. Python then finds this file, which puts the checkout in the
-folder's place and imports the package instead. Everywhere else `import launch` is the
-package at once, and nothing imports this file.
+would hide the modules of those names, but not the checkout. So each script starts with
+`import launch`. Python then finds this file, which replaces the folder on `sys.path` by
+the checkout and imports the package instead. Everywhere else `import launch` finds the
+package directly, and nothing imports this file.
 """
 
 import importlib

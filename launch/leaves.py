@@ -1,4 +1,4 @@
-"""Both twins of a user's own model, each asked in a process of its own at once."""
+"""The leaves of both twins of a custom model, each from a separate process."""
 
 import json
 import os
@@ -17,17 +17,17 @@ from recipe.own_model import in_words
 from recipe.weights import weight_shapes
 
 FRAMEWORKS = ("torch", "jax")
-# Little is computed: no GPU is to be taken for it.
+# Little is computed, so no GPU is used.
 NO_DEVICE = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 Leaves = dict[str, tuple[int, ...] | float]
 
 
 def check_own_leaves(config: Config) -> None:
-    """Refuse a model of the user's own whose twins and weight_shapes are not alike.
+    """Refuse a custom model whose twins and weight_shapes differ.
 
     Raises:
-      ConfigError: naming every leaf that differs, what one twin alone has first.
+      ConfigError: naming every leaf that differs, those in one twin alone first.
     """
     if config.model.folder is None:
         return
@@ -42,16 +42,16 @@ def check_own_leaves(config: Config) -> None:
 
 
 def ask_twins(config: Config, folder: Path, *more: str) -> list[str]:
-    """Have each twin leave in `folder/torch` and `folder/jax` what it holds.
+    """Have each twin write its leaves to `folder/torch` and `folder/jax`.
 
     Args:
-      more: "step" for the step as well; it is taken where no leaf is wrong.
+      more: "step" for a step as well, if no leaf differs.
 
     Returns:
-      The leaves that are wrong, in words.
+      Lines about the leaves that differ.
 
     Raises:
-      ConfigError: if a file of the user's own fails, in its words.
+      ConfigError: if one of the user's files fails, with its message.
     """
     listed = listed_leaves(config)
     (folder / "config.yaml").write_text(
@@ -63,7 +63,9 @@ def ask_twins(config: Config, folder: Path, *more: str) -> list[str]:
         for process in started:
             _, lines = process.communicate()
             if process.returncode:
-                failed.append((lines.strip().splitlines() or ["it said nothing"])[-1])
+                failed.append(
+                    (lines.strip().splitlines() or ["it printed nothing"])[-1]
+                )
     finally:
         for process in started:
             process.kill()
@@ -81,10 +83,10 @@ def _held(folder: Path) -> Leaves:
 
 
 def listed_leaves(config: Config) -> Leaves:
-    """What shapes.py lists, of dropout layers the rates.
+    """The leaves in shapes.py; for dropout layers their rates.
 
     Raises:
-      ConfigError: if it fails, in its words.
+      ConfigError: if it fails, with its message.
     """
     try:
         return {**weight_shapes(config), **rate_leaves(own_rates(config))}

@@ -1,10 +1,10 @@
-"""Keys as other programs call them, and what they are called here."""
+"""Keys by their names in other programs, and the names here."""
 
 from recipe.config import Config
 from recipe.parity import ParityConfig
 from recipe.study import StudyConfig
 
-# By what is typed, whatever group it is typed in.
+# By the last part of the key, in any group.
 KEYS = {
     "optim.peak_lr": ("lr", "learning_rate", "base_lr", "max_lr", "initial_lr"),
     "train.global_batch_size (examples of a step over all devices)": (
@@ -23,7 +23,7 @@ KEYS = {
         *("log_every", "log_every_n_steps", "log_interval", "logging_steps"),
         "print_freq",
     ),
-    "name (the experiment's, that folders and trackers are called by) or run.dir": (
+    "name (of the experiment, used by folders and trackers) or run.dir": (
         *("name", "run_name", "exp_name", "experiment_name"),
     ),
     "run.dir": ("output_dir", "out_dir", "log_dir", "save_dir", "logdir"),
@@ -34,10 +34,10 @@ KEYS = {
     "optim.clip_norm": ("clip", "grad_clip", "gradient_clip_val", "max_grad_norm"),
     "schedule.warmup_steps": ("warmup", "warmup_epochs", "warmup_steps"),
     "optim=sgd or optim=adamw": ("optimizer", "opt"),
-    "schedule=cosine or the like": ("scheduler", "lr_scheduler", "lr_schedule"),
-    "model=resnet18 or the like": ("arch", "architecture", "model_name"),
-    "data=cifar10 or the like": ("dataset", "dataset_name"),
-    "precision=bf16 or the like": ("amp", "dtype", "fp16", "bf16", "mixed_precision"),
+    "schedule=cosine or similar": ("scheduler", "lr_scheduler", "lr_schedule"),
+    "model=resnet18 or similar": ("arch", "architecture", "model_name"),
+    "data=cifar10 or similar": ("dataset", "dataset_name"),
+    "precision=bf16 or similar": ("amp", "dtype", "fp16", "bf16", "mixed_precision"),
     "tracking=wandb": ("wandb", "use_wandb", "report_to"),
     "platform=gpu or platform=cpu": ("device", "cuda", "use_cuda", "accelerator"),
 }
@@ -46,7 +46,7 @@ MEANT = {name: key for key, names in KEYS.items() for name in names}
 
 
 def meant(key: str, schema: type[Config]) -> str:
-    """What a key that is none here is called; empty where nobody knows.
+    """The name here of a key from another program; empty if unknown.
 
     >>> meant("train.lr", Config), meant("optim.gamma", Config)
     ('optim.peak_lr', '')
@@ -58,7 +58,7 @@ def meant(key: str, schema: type[Config]) -> str:
 
 
 def devices(schema: type[Config]) -> str:
-    """The number of devices, which each script has a key of its own for."""
+    """The key for the number of devices, which depends on the script."""
     if issubclass(schema, StudyConfig):
         return "study.world_size=[...] and cluster.gpus_per_node"
     if issubclass(schema, ParityConfig):

@@ -1,4 +1,4 @@
-"""What machines there are for a study: this one, or the nodes of a SLURM partition."""
+"""The machines for a study: this one, or the nodes of a SLURM partition."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from recipe.cluster import ClusterConfig
 from recipe.errors import ConfigError
 
 CLIENTS = ("sbatch", "srun", "squeue", "sinfo")
-# What CUDA takes for a device: its number, or the UUID of a GPU or of a MIG instance.
+# CUDA's names of a device: its number, or the UUID of a GPU or a MIG instance.
 CUDA_DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+", re.IGNORECASE)
 
 
@@ -20,8 +20,8 @@ def gpus_of(gres: str, kind: str | None = None) -> int:
     """GPUs of a node by its GRES, as `sinfo` and `scontrol` write it.
 
     Args:
-      gres: `name[:type][:no_consume][:count][(sockets)]`, several with commas between.
-      kind: the type to count alone; None counts all.
+      gres: `name[:type][:no_consume][:count][(sockets)]`, comma-separated.
+      kind: the type to count; None counts all.
 
     Source: https://slurm.schedmd.com/slurm.conf.html, Gres.
 
@@ -43,9 +43,9 @@ def gpus_of(gres: str, kind: str | None = None) -> int:
 
 
 def visible_gpus(environ: Mapping[str, str]) -> list[str]:
-    """GPUs that this machine has, or that CUDA_VISIBLE_DEVICES leaves of them.
+    """GPUs of this machine, or those in CUDA_VISIBLE_DEVICES.
 
-    As CUDA reads it, devices end at the first entry that names none.
+    As in CUDA, the list ends at the first invalid entry.
 
     >>> visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-8932f937,MIG-b1e7,-1,2"})
     ['GPU-8932f937', 'MIG-b1e7']
@@ -68,7 +68,7 @@ class Nodes:
 
     Args:
       cores: of each, as SLURM counts its CPUs.
-      gpus: of each, of the type that is asked for.
+      gpus: of each, of the requested type.
     """
 
     count: int
@@ -77,10 +77,10 @@ class Nodes:
 
 
 def check_plan(cluster: ClusterConfig, world_sizes: list[int]) -> None:
-    """Refuse what no such machine or cluster could do.
+    """Refuse what is impossible with these settings on any machine.
 
     Raises:
-      ConfigError: saying what would do.
+      ConfigError: saying what is possible.
     """
     per_node, largest = cluster.devices_per_node, max(world_sizes)
     if cluster.name == "local":
@@ -94,20 +94,21 @@ def check_plan(cluster: ClusterConfig, world_sizes: list[int]) -> None:
     for size in world_sizes:
         if size > per_node and size % per_node:
             raise ConfigError(
-                f"study.world_size={size} takes no whole nodes of {per_node} devices; "
+                f"study.world_size={size} does not fill whole nodes of {per_node} "
+                "devices; "
                 f"use 1 to {per_node}, or multiples of {per_node}"
             )
 
 
 def check_machine(cluster: ClusterConfig, world_sizes: list[int]) -> int:
-    """Refuse what this machine, or the cluster that it belongs to, has not.
+    """Refuse what this machine, or its cluster, does not have.
 
     Returns:
-      Cores of each device, the same at every world size: what a curve compares is the
-      number of devices.
+      Cores of each device, the same at every world size, so that a scaling curve varies
+      the number of devices alone.
 
     Raises:
-      ConfigError: saying what there is.
+      ConfigError: saying what it has.
     """
     if cluster.name == "local":
         return _check_local(cluster, max(world_sizes))
@@ -115,7 +116,7 @@ def check_machine(cluster: ClusterConfig, world_sizes: list[int]) -> int:
 
 
 def own_cores() -> int:
-    """Of this machine, that this process may use."""
+    """Cores of this machine that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -177,7 +178,7 @@ def _check_slurm(cluster: ClusterConfig, world_sizes: list[int]) -> int:
 
 
 def _partition(cluster: ClusterConfig) -> tuple[str, list[Nodes]]:
-    """The partition that jobs go to, and the kinds of its nodes."""
+    """The partition of jobs, and its kinds of nodes."""
     missing = [name for name in CLIENTS if shutil.which(name) is None]
     if missing:
         raise ConfigError(
@@ -188,9 +189,9 @@ def _partition(cluster: ClusterConfig) -> tuple[str, list[Nodes]]:
         ["sinfo", "-h", "-e", "-o", "%R|%P|%D|%c|%G"], capture_output=True, text=True
     )
     if listed.returncode:
-        said = listed.stderr.strip().partition("\n")[0] or "nothing"
+        message = listed.stderr.strip().partition("\n")[0] or "nothing"
         raise ConfigError(
-            f"cluster=slurm: sinfo fails and says {said}; start the study on the "
+            f"cluster=slurm: sinfo fails and says {message}; start the study on the "
             "cluster's login node, or set SLURM_CONF to its slurm.conf; dry_run=true "
             "needs neither"
         )

@@ -1,4 +1,4 @@
-"""What is typed after a script's name, and what Hydra says of it, in one line."""
+"""Command-line overrides, and Hydra's errors about them in one line."""
 
 import re
 from difflib import get_close_matches
@@ -24,29 +24,29 @@ LONG_FLAGS = (
     *("--run", "--shell-completion", "--config-path", "--config-name", "--config-dir"),
     *("--experimental-rerun", "--info"),
 )
-SHORT_FLAGS = "hcprsi"  # their first letters
+SHORT_FLAGS = "hcprsi"  # abbreviations
 
-# What OmegaConf says of a value, and what its key takes.
+# OmegaConf's error about a value -> what the key takes.
 TAKES = {
-    r"could not be converted to Integer": "a whole number is wanted",
-    r"could not be converted to Float": "a number is wanted",
-    r"is not a valid bool": "true or false is wanted",
-    r"Cannot convert .* to string": "one text is wanted, no list and no keys",
+    r"could not be converted to Integer": "a whole number is expected",
+    r"could not be converted to Float": "a number is expected",
+    r"is not a valid bool": "true or false is expected",
+    r"Cannot convert .* to string": "a string is expected, not a list or keys",
     r"is not Optional": "null is not allowed here",
     r"is not a subclass of": "it has keys of its own, such as {keys}",
 }
-# Scripts whose keys no other has.
+# Scripts that have keys of their own.
 SCHEMAS = {"study": StudyConfig, "parity": ParityConfig}
 
 
 def checked(arguments: list[str]) -> list[str]:
-    """The arguments as Hydra takes them.
+    """The arguments in Hydra's syntax.
 
-    A home's ~, which no shell expands after `run.dir=`, is quoted: it has no place in
-    Hydra's grammar. `--dry-run`, the one flag that many type, is its key.
+    A ~, which shells do not expand after `run.dir=`, is quoted: Hydra's grammar does
+    not allow it. The common flag `--dry-run` becomes its key.
 
     Raises:
-      ConfigError: for what Hydra would take, and do something else with.
+      ConfigError: for arguments that Hydra would misinterpret.
     """
     arguments = ["dry_run=true" if a == "--dry-run" else a for a in arguments]
     for argument in arguments:
@@ -65,45 +65,44 @@ def _check(argument: str) -> None:
             "or a study: "
             "python launch/study.py study=demo 'study.precision=[fp32,bf16]'"
         )
-    # Hydra takes a flag's beginning for the flag, so a key for one of its own.
+    # Hydra accepts abbreviated flags, so it might take a key for one.
     dashes = len(name) - len(name.lstrip("-"))
     known = name in LONG_FLAGS if dashes > 1 else name[1:2] in SHORT_FLAGS
     if dashes and not known:
         raise ConfigError(
-            f"{argument} is no flag; keys go without dashes: {argument.lstrip('-')}"
+            f"{argument} is not a flag; keys have no dashes: {argument.lstrip('-')}"
         )
     if name.startswith("~"):
         raise ConfigError(
-            f"{argument}: no key can be deleted; give it another value, such as null"
+            f"{argument}: keys cannot be deleted; give it another value, such as null"
         )
     if re.match(r"\+*hydra[./@]", name):
         raise ConfigError(
-            f"{argument}: Hydra's own settings are fixed here; run.dir=... is where "
-            "the run goes"
+            f"{argument}: Hydra's settings are fixed; run.dir=... sets the run folder"
         )
     group = name.lstrip("+")
     of, _, key = group.partition(".")
     if of in GROUPS - {"study"} and key == "name":
         value = OPTIONS.get(of, {}).get(value, value)
         raise ConfigError(
-            f"{argument}: write {of}={value}, which brings the rest of its group along"
+            f"{argument}: write {of}={value}, which sets the rest of its group as well"
         )
     if group in GROUPS and not _is_word(value):
         raise ConfigError(f"{argument}: {group} takes one choice, see --help")
 
 
 def _is_word(value: str) -> bool:
-    """Whether Hydra reads a name, and not a number, a list or a truth value."""
+    """Whether Hydra reads a name rather than a number, list or boolean."""
     names = re.fullmatch(r"""(['"]?)([A-Za-z_][\w-]*)\1""", value)
     literals = ("true", "false", "null", "nan", "inf")
     return names is not None and value.lower() not in literals
 
 
 def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
-    """What Hydra found wrong, in one line with what is allowed.
+    """Hydra's error, in one line with what is allowed.
 
     Args:
-      schema: the config's dataclass, for the keys that are like an unknown one.
+      schema: the config's dataclass, to suggest similar keys.
     """
     text, cause = str(error), error.__cause__
     if isinstance(error, MissingConfigException) and error.options is not None:
@@ -121,14 +120,14 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
         return unknown_key(found[1] if found else text, schema)
     if "override_grammar" in text:
         text = text.partition("\nSee ")[0]
-        text += "; write key=value, and quote what is no plain word: \"key='a b'\""
+        text += "; write key=value, and quote special characters: \"key='a b'\""
     reason = str(cause).partition("\n")[0] if cause else ""
     if "is not a ListConfig" in reason:
         key, _, value = text.rpartition(" ")[2].partition("=")
-        reason = f"a list is wanted: '{key}=[{value}]'"
+        reason = f"a list is expected: '{key}=[{value}]'"
     text = text.removeprefix("Error merging override ")
-    for said, takes in TAKES.items():
-        if re.search(said, reason):
+    for pattern, takes in TAKES.items():
+        if re.search(pattern, reason):
             below = text.partition("=")[0].lstrip("+") + "."
             keys = [key for key in known_keys(schema) if key.startswith(below)]
             reason = takes.format(keys=", ".join(keys[:3]))
@@ -137,9 +136,9 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
 
 
 def meaning(error: Exception) -> ConfigError | None:
-    """What OmegaConf means by what is no error of its own; None where it is a bug.
+    """Explains an exception that is not OmegaConf's own; None if it is a bug.
 
-    A number that no float can hold, or a key below the one group that may be null.
+    A number too large for a float, or a key in the one group that may be null.
     """
     key = re.search(r"full_key: (\S+)", str(error))
     if isinstance(error, OverflowError) and key:
@@ -148,14 +147,14 @@ def meaning(error: Exception) -> ConfigError | None:
         "full_key: precision.loss_scale" in str(error)
     ):
         return ConfigError(
-            "precision.loss_scale is null, so nothing below it can be set: only "
+            "precision.loss_scale is null, so its keys cannot be set: only "
             "precision=fp16 scales its loss"
         )
     return None
 
 
 def typed_config(composed: DictConfig, schema: type[Config]) -> Any:
-    """A composed config as its dataclass, checked; `+key=value` adds what it likes.
+    """A composed config as its dataclass, checked, as `+key=value` may add any key.
 
     Raises:
       ConfigError: for a key that the schema does not have, or a value it refuses.
@@ -166,7 +165,7 @@ def typed_config(composed: DictConfig, schema: type[Config]) -> Any:
 
 
 def unknown_key(key: str, schema: type[Config]) -> ConfigError:
-    """A key that no recipe has, and the one that is meant, or is spelled like it."""
+    """The message for an unknown key, with the one that is meant or similar."""
     name, known = key.partition(".")[0], known_keys(schema)
     if KEYS.get(key) in known:
         return ConfigError(f"{key} is now called {KEYS[key]}")
@@ -178,4 +177,4 @@ def unknown_key(key: str, schema: type[Config]) -> ConfigError:
     near = in_a_group or get_close_matches(key, known, cutoff=0.75)
     near = meant(key, schema) or " or ".join(near[:3])
     hint = f"did you mean {near}? " if near else ""
-    return ConfigError(f"{key} is no key; {hint}--cfg job lists every one")
+    return ConfigError(f"{key} is not a key; {hint}--cfg job lists all keys")

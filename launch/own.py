@@ -1,10 +1,10 @@
-"""Check a model of your own, before anything is trained: seconds.
+"""Check a custom model before training it, within seconds.
 
     python launch/own.py check FOLDER [experiment=digits_cnn ...]
 
-In fp64, from the same random weights and batch: the twins' names, their shapes, then
-every module's output, the gradients, the running statistics and what evaluation says.
-Exits 0 if they are the same, 1 if they are different, 2 if that could not be asked.
+Compares the twins in fp64, from the same random weights and batch: names and shapes of
+leaves, then every module's output, gradients, running statistics and evaluation. Exits
+0 if they are the same, 1 if they differ, 2 if they could not be compared.
 """
 
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
@@ -30,15 +30,15 @@ from runtime.processes import Processes
 from runtime.world import check_world
 
 USAGE = "usage: python launch/own.py check FOLDER [experiment=digits_cnn key=value ...]"
-BATCH = 8  # examples: enough for any statistics, few enough for seconds
+BATCH = 8  # examples: enough for statistics, few enough to take seconds
 
 
 def check(config: Config) -> None:
-    """Ask both twins, compare, print.
+    """Run both twins, compare, print.
 
     Raises:
-      ConfigError: if they could not be asked.
-      SystemExit: 1 if they are different.
+      ConfigError: if they could not be run.
+      SystemExit: 1 if they differ.
     """
     check_world(config, Processes())
     console = Console(highlight=False)
@@ -71,7 +71,7 @@ def check(config: Config) -> None:
     say(
         console,
         f"{counted(torch[1])}, every module's output, the gradients, the running "
-        "statistics and what evaluation says are the same",
+        "statistics and evaluation are the same",
     )
 
 
@@ -81,22 +81,22 @@ def counted(leaves: Sized) -> str:
 
 
 def hold(name: str, torch: Traced, jax: Traced) -> TraceVerdict:
-    """One twin's step 0 against the other's, of the model `name`."""
+    """Compare the twins' step 0, of the model `name`."""
     return compare_traces(
         torch,
         jax,
         [],
         experiment=name,
         precision="fp64",
-        reach=np.inf,  # both hold the same weights, however far from zero
+        reach=np.inf,  # both have the same weights, however far from zero
     )
 
 
 def keys(arguments: list[str]) -> list[str]:
-    """What was typed as what Hydra composes.
+    """The command line as a config.
 
     Raises:
-      SystemExit: 2 if it is no check of a folder.
+      SystemExit: 2 if it is not a check of a folder.
     """
     if len(arguments) < 2 or arguments[0] != "check" or "=" in arguments[1]:
         print(f"error: {USAGE}", file=sys.stderr)
@@ -106,8 +106,8 @@ def keys(arguments: list[str]) -> list[str]:
     for typed in rest:
         if typed.partition("=")[0].lstrip("+") in fixed:
             print(
-                f"error: {typed}: the check looks at the folder's model, in fp64, on "
-                f"one device and {BATCH} examples; leave it out",
+                f"error: {typed}: the check is of the folder's model, in fp64, on one "
+                f"device and {BATCH} examples; leave it out",
                 file=sys.stderr,
             )
             raise SystemExit(2)

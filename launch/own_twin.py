@@ -1,10 +1,10 @@
-"""One twin of a user's own model: its leaves, and its step 0 where that is asked for.
+"""One twin of a custom model: its leaves, and on request its step 0.
 
     python -m launch.own_twin torch FOLDER [step] < config.yaml
 
-Leaves both in FOLDER: the leaves as JSON, and, where they are those of shapes.py, the
-trace of a step and the weights after it. Exit status 2 with one line for bad input. A
-process of its own, for it imports a framework.
+Writes to FOLDER: the leaves as JSON, and, if they are those of shapes.py, the trace of
+a step and the weights after it. Exit status 2 with one line for bad input. A separate
+process, since it imports a framework.
 """
 
 import json
@@ -22,7 +22,7 @@ from recipe.config import Config, from_yaml
 from recipe.dropout import dropout_layers, own_rates, rate_leaves
 from recipe.errors import ConfigError
 from recipe.leaves import Leaves
-from recipe.own_model import said_in_a_line
+from recipe.own_model import errors_in_a_line
 from recipe.pixels import pixel_affine
 from recipe.weights import Weights, random_weights, weight_shapes
 from record.trace import Trace, to_bytes, trace_file
@@ -34,7 +34,7 @@ Arrays = tuple[np.ndarray, ...]
 
 
 def batch(config: Config) -> Arrays:
-    """Random images with labels, and what turns their bytes into numbers."""
+    """Random images with labels, and their normalisation."""
     generator = np.random.default_rng(1)
     size, classes = config.train.global_batch_size, config.data.classes
     shape = size, *config.data.image_shape
@@ -48,7 +48,7 @@ def batch(config: Config) -> Arrays:
 
 
 def keys(config: Config) -> np.ndarray | None:
-    """Of the batch's dropout masks at each of its layers; None without dropout."""
+    """Keys of the batch's dropout masks at each layer; None without dropout."""
     layers, examples = dropout_layers(config), config.train.global_batch_size
     if not layers:
         return None
@@ -56,10 +56,10 @@ def keys(config: Config) -> np.ndarray | None:
 
 
 def in_torch(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights]:
-    """The step taken apart, and the weights after its forward pass.
+    """The trace of a step, and the weights after its forward pass.
 
     Raises:
-      ConfigError: if random numbers are drawn in it, which JAX would draw otherwise.
+      ConfigError: if it draws random numbers, which JAX would draw differently.
     """
     import torch
 
@@ -89,15 +89,15 @@ def in_torch(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weigh
         where = "evaluation is random: it" if drawn[1] else "the forward pass"
         raise ConfigError(
             f"torch_model.py: {where} draws from torch's generator, as F.dropout (in "
-            "evaluation too, unless it is given training=), nn.GRU(dropout=...) and "
-            "torch.rand do; JAX draws other numbers. For dropout hold an nn.Dropout as "
-            "an attribute of the module, and leave out the rest"
+            "evaluation as well, unless given training=), nn.GRU(dropout=...) and "
+            "torch.rand do; JAX draws other numbers. For dropout keep an nn.Dropout as "
+            "an attribute of the module; remove other randomness"
         )
     return with_evaluation(trace, evaluated), save_weights(model, world)
 
 
 def in_jax(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights]:
-    """The step taken apart, and the weights after its forward pass."""
+    """The trace of a step, and the weights after its forward pass."""
     import jax
     from flax import nnx
 
@@ -113,8 +113,8 @@ def in_jax(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights
     data = DeviceData(*replicate(batch(config), world))
     indices_B = place_batch(np.arange(config.train.global_batch_size), world)
     keys_BL = place_batch(keys(config), world)
-    slots = build_optimizer(config, params).init(params)
-    state = TrainState(params, statistics, slots, None)
+    optimizer_state = build_optimizer(config, params).init(params)
+    state = TrainState(params, statistics, optimizer_state, None)
     trace = trace_step(config, graphdef, state, data, indices_B, None, keys_BL, 1)
 
     @jax.jit
@@ -131,12 +131,12 @@ def in_jax(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights
 
 
 def with_evaluation(trace: Trace, evaluated: np.ndarray) -> Trace:
-    """The trace with what the model says in evaluation as its last output."""
+    """The trace with the model's evaluation output as the last one."""
     return replace(trace, outputs={**trace.outputs, "evaluation": evaluated})
 
 
 def world_of(framework: str, config: Config) -> Any:
-    """This process's framework, started and switched to the precision."""
+    """Start this process's framework, and set the precision."""
     if framework == "torch":
         from torch_impl.parallel import start
         from torch_impl.precision import configure
@@ -155,9 +155,9 @@ def world_of(framework: str, config: Config) -> Any:
 
 
 def leaves_of(framework: str, config: Config) -> Leaves:
-    """Canonical name -> canonical shape of all that a twin's model holds.
+    """Canonical name -> canonical shape of a twin's leaves.
 
-    Of dropout layers the rates.
+    For dropout layers their rates.
     """
     folder = str(config.model.folder)
     if framework == "torch":
@@ -176,7 +176,7 @@ def leaves_of(framework: str, config: Config) -> Leaves:
 
 
 def main(framework: str, folder: Path, step: bool) -> None:
-    """Leave in the folder what was asked for."""
+    """Write to the folder what was requested."""
     config = from_yaml(sys.stdin.read())
     leaves = leaves_of(framework, config)
     (folder / LEAVES).write_text(json.dumps(leaves))
@@ -195,5 +195,5 @@ def main(framework: str, folder: Path, step: bool) -> None:
 
 if __name__ == "__main__":
     framework, place, *more = sys.argv[1:]
-    with said_in_a_line(f"{framework}_model.py"):
+    with errors_in_a_line(f"{framework}_model.py"):
         main(framework, Path(place), step=more == ["step"])

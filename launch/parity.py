@@ -1,11 +1,10 @@
-"""Train one recipe in both frameworks and say whether it was the same run.
+"""Train one recipe in both frameworks and decide whether the runs are identical.
 
     python launch/parity.py experiment=digits_cnn world_sizes=[1,2] precision=fp64
 
-Leaves parity.json, parity.png, index.html and every run in `run.dir`; exits 1 when a
-bound is broken, 3 when what was seen decides nothing. Where one is broken, the step at
-which the loss diverges can be taken apart, layer by layer; and two finished runs can be
-held together:
+Writes parity.json, parity.png, index.html and every run to `run.dir`; exits 1 if a
+bound is exceeded, 3 if the result is inconclusive. Two more modes compare the step
+where the losses diverge, layer by layer, and two finished runs:
 
     python launch/parity.py experiment=digits_cnn precision=fp64 trace=1
     python launch/parity.py a=runs/one b=runs/another
@@ -48,11 +47,11 @@ from report.parity.compare import compare, compare_two, label_of
 from report.parity.differences import envelope
 from report.parity.verdict import Verdict
 
-EXIT_UNDECIDED = 3  # 1 is a difference, 2 a check that could not begin
+EXIT_UNDECIDED = 3  # 1 is a difference, 2 a check that could not start
 
 
 def parity(config: ParityConfig) -> None:
-    """The check that was asked for: of two runs, of one step, or of whole trainings."""
+    """The requested check: of two runs, of one step, or of whole trainings."""
     if config.a is not None:
         compare_runs(config)
     elif config.trace is not None:
@@ -62,7 +61,7 @@ def parity(config: ParityConfig) -> None:
 
 
 def trainings(config: ParityConfig) -> Iterator[Training]:
-    """Every run of the check, those that others are held against first."""
+    """Every run of the check, reference runs first."""
     for world_size in sorted({1, *config.world_sizes}):
         yield Training("torch", world_size, world_size)
         if "devices" in config.jax_layouts or world_size == 1:
@@ -80,7 +79,7 @@ def check_parity(config: ParityConfig) -> None:
 
     Raises:
       ConfigError: before anything starts.
-      SystemExit: 1 if a bound is broken, 3 if nothing could be decided.
+      SystemExit: 1 if a bound is exceeded, 3 if inconclusive.
     """
     check_sizes(config)
     check_weights(config)
@@ -95,22 +94,24 @@ def check_parity(config: ParityConfig) -> None:
     labelled = {t.label: run for t, run in runs.items()}
     verdict = judge(config, runs)
     if verdict.verdict == DIFFERENT:
-        verdict.notes.append("where: trace=1 takes the first step apart, by layers")
+        verdict.notes.append(
+            "to find the layer: trace=1 compares the first step layer by layer"
+        )
     conclude(folder, verdict, labelled, console)
 
 
 def compare_runs(config: ParityConfig) -> None:
-    """Hold two finished runs together, print and write; nothing is trained.
+    """Compare two finished runs, print and write; nothing is trained.
 
     Raises:
-      DuetError: if one is no finished run, or they cannot be compared.
-      SystemExit: 1 if they are different, 3 if that could not be decided.
+      DuetError: if one is not a finished run, or they cannot be compared.
+      SystemExit: 1 if they differ, 3 if inconclusive.
     """
     if extra := sorted(
         {t.partition("=")[0] for t in typed_keys()} - {"run.dir", *"ab"}
     ):
         raise ConfigError(
-            f"a= and b= compare finished runs, whose recipes are their own: leave out "
+            "a= and b= compare finished runs, which have their own recipes: remove "
             f"{', '.join(extra)}"
         )
     runs = [read_run(Path(folder)) for folder in (config.a, config.b) if folder]
@@ -124,7 +125,7 @@ def compare_runs(config: ParityConfig) -> None:
 def conclude(
     folder: Path, verdict: Verdict, runs: dict[str, Run], console: Console
 ) -> None:
-    """Write and show the verdict; leave with what its exit status is."""
+    """Write and print the verdict; exit with its status."""
     command = [typed for typed in sys.argv if not typed.startswith("run.dir=")]
     page = write_parity_page(folder, verdict, runs, command)
     show(verdict, console)
@@ -134,7 +135,7 @@ def conclude(
 
 
 def judge(config: ParityConfig, runs: dict[Training, Run]) -> Verdict:
-    """Frameworks against each other at every world size, worlds against their own 1."""
+    """Compare frameworks at every world size, and world sizes with 1."""
     ones = {name: runs[Training(name)] for name in ("torch", "jax")}
     pairs = [(run, ones[t.framework]) for t, run in runs.items() if t.perturb_seed]
     control = envelope(pairs) if pairs else None

@@ -1,4 +1,4 @@
-"""Waiting for a machine that others leave alone, since a cell is to time itself."""
+"""Waiting until a machine is idle, so that timings are not disturbed."""
 
 import time
 from collections.abc import Callable
@@ -6,27 +6,27 @@ from dataclasses import dataclass, field
 
 import psutil
 
-# Share of all cores. A shell and its services take some hundredths of two.
+# Fraction of all cores. A shell and its services use some hundredths of two cores.
 BUSY = 0.1
 SAMPLE_SECONDS = 1.0
 
 
 def busy_share(seconds: float = SAMPLE_SECONDS) -> float:
-    """The share of all cores' time that is used while this process sleeps so long.
+    """The fraction of all cores' time that is used while this process sleeps so long.
 
-    Linux's pressure (PSI) and load averages do not tell: one counts those that wait for
-    a core, and a process alone on all of them lets none wait; the other has the cell
-    before in it for a minute. What a hypervisor gives to others counts as used.
+    Linux's pressure (PSI) and load averages are unsuitable: the first counts waiting
+    processes, and one that uses all cores alone lets none wait; the second includes the
+    previous run for a minute. Time stolen by a hypervisor counts as used.
     """
     before = psutil.cpu_times()
     time.sleep(seconds)
-    return used_share(before._asdict(), psutil.cpu_times()._asdict())
+    return used_fraction(before._asdict(), psutil.cpu_times()._asdict())
 
 
-def used_share(before: dict[str, float], after: dict[str, float]) -> float:
-    """Of the time that has passed between two readings; in [0, 1].
+def used_fraction(before: dict[str, float], after: dict[str, float]) -> float:
+    """The used fraction of the time between two readings, in [0, 1].
 
-    >>> used_share({"user": 5.0, "idle": 1.0}, {"user": 5.5, "idle": 2.5})
+    >>> used_fraction({"user": 5.0, "idle": 1.0}, {"user": 5.5, "idle": 2.5})
     0.25
     """
     # A guest's time is part of its host's user time.
@@ -36,25 +36,25 @@ def used_share(before: dict[str, float], after: dict[str, float]) -> float:
     return min(1.0, max(0.0, 1 - idle / total)) if total > 0 else 0.0
 
 
-def goes_on(busy: float, waited: float, limit: float) -> bool:
-    """Whether a cell is to begin.
+def may_start(busy: float, waited: float, limit: float) -> bool:
+    """Whether a run may start.
 
     Args:
-      busy: the share that others use.
-      waited, limit: seconds, before all cells so far.
+      busy: fraction that others use.
+      waited, limit: seconds, in total before runs so far.
     """
     return busy <= BUSY or waited >= limit
 
 
 @dataclass
 class Quiet:
-    """Waits before cells, in all no longer than a limit.
+    """Waits before runs, in total no longer than a limit.
 
     Args:
-      limit: seconds, over all cells; 0 never waits.
-      say: told once when a wait begins, and when it has come to the limit.
-      busy: the share of all cores that is used by others, sampled for some time.
-      now: seconds, of a clock that nobody sets.
+      limit: seconds, over all runs; 0 never waits.
+      say: called once when a wait starts, and when it reaches the limit.
+      busy: fraction of all cores that others use, sampled for some time.
+      now: monotonic seconds.
     """
 
     limit: float
@@ -64,9 +64,9 @@ class Quiet:
     waited: float = field(default=0.0, init=False)
 
     def wait(self) -> float:
-        """Wait until a cell may begin; the share that others use then."""
+        """Wait until a run may start; returns the fraction that others use then."""
         busy = self.busy()
-        if goes_on(busy, self.waited, self.limit):
+        if may_start(busy, self.waited, self.limit):
             return busy
         left = self.limit - self.waited
         self.say(
@@ -74,12 +74,12 @@ class Quiet:
             f"{busy:.0%} of the cores"
         )
         waited, begin = self.waited, self.now()
-        while not goes_on(busy, self.waited, self.limit):
+        while not may_start(busy, self.waited, self.limit):
             busy = self.busy()
             self.waited = waited + self.now() - begin
         if busy > BUSY:
             self.say(
-                f"other processes still use {busy:.0%} of the cores: going on, and "
-                "cells.jsonl says of each cell how many"
+                f"other processes still use {busy:.0%} of the cores: continuing; "
+                "cells.jsonl records it for each run"
             )
         return busy

@@ -1,12 +1,12 @@
-"""Write the scaling report of run folders and studies: a page and what is in it.
+"""Write the scaling report of run folders and studies.
 
     python launch/report.py runs/study-demo
     python launch/report.py runs/one-study runs/another --out runs/report-both
     python launch/report.py --wandb ENTITY/PROJECT --out runs/report
 
-Any folders that hold run folders will do. Leaves index.html (which needs no other
-file), report.md, report.json, table.csv and figures/ in --out, by default `report` in
-the first folder; an earlier report there is replaced.
+Takes any folders that contain run folders. Writes index.html (self-contained),
+report.md, report.json, table.csv and figures/ to --out, by default `report` in the
+first folder; an earlier report there is replaced.
 """
 
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
@@ -26,7 +26,7 @@ from report.write import FETCHED, check_place, write_report
 
 
 def parser() -> argparse.ArgumentParser:
-    """What may be typed."""
+    """The command line."""
     assert __doc__
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -34,29 +34,31 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR")
     parser.add_argument("--out", type=Path, help="folder of the report")
     parser.add_argument(
-        "--base", type=int, default=1, help="world size that speed-ups are over (1)"
+        "--base",
+        type=int,
+        default=1,
+        help="world size that speed-ups are relative to (1)",
     )
     parser.add_argument(
         "--accuracy",
         type=float,
-        help="test accuracy, in (0, 1], to take the time to; by default the highest "
-        "whole per cent that every run reached",
+        help="test accuracy, in (0, 1], for the time to accuracy; by "
+        "default the highest whole per cent that every run reached",
     )
     parser.add_argument(
         "--interconnect",
         help=f"to project over: {', '.join(INTERCONNECTS)}, or a file that "
-        "benchmarks/all_reduce.py wrote; by default of the machine that the device's "
-        "name tells of",
+        "benchmarks/all_reduce.py wrote; by default that of the device's usual machine",
     )
     parser.add_argument(
         "--peak-flops",
         type=float,
-        help="FLOP/s of one device at best, where its data sheet is not known here",
+        help="peak FLOP/s of one device, if its data sheet is unknown here",
     )
     parser.add_argument(
         "--wandb",
         metavar="ENTITY/PROJECT",
-        help="read the training runs of this project that ended; they are kept as run "
+        help="read this project's finished training runs, and keep them as run "
         "folders in --out/wandb-runs/ENTITY/PROJECT",
     )
     parser.add_argument(
@@ -64,20 +66,20 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         const="duet",
         metavar="ENTITY/PROJECT",
-        help="log the report there as well, offline where there is no key or network",
+        help="also log the report there, offline without a key or network",
     )
     return parser
 
 
 def main(typed: list[str]) -> None:
-    """Read, compute, write, and say where.
+    """Read, compute, write, and print the path.
 
     Raises:
-      DuetError: in one line what cannot be done.
+      DuetError: with what is wrong, in one line.
     """
     given = parser().parse_args(typed)
     if not given.folders and not given.wandb:
-        raise ConfigError("give run folders, or folders that hold some; see --help")
+        raise ConfigError("give run folders, or folders that contain some; see --help")
     if not given.folders and not given.out:
         raise ConfigError("--wandb needs --out, the folder of the report")
     parts = given.wandb.split("/") if given.wandb else ()
@@ -101,7 +103,7 @@ def main(typed: list[str]) -> None:
     if given.wandb:
         place = out / FETCHED / given.wandb
         fetched, others = fetch_runs(given.wandb, place)
-        # Of what lies there already, runs that this call did not list are no part.
+        # Runs already there that this call did not list are excluded.
         folders = [*given.folders, *fetched]
         report = gather(folders, options, [Skipped(*other) for other in others])
         report = replace(report, roots=(*given.folders, place))

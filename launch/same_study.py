@@ -1,34 +1,34 @@
-"""Whether a folder's study.json is that of the study that is asked for."""
+"""Whether a folder's study.json is of the requested study."""
 
 from typing import Any
 
 from recipe.renamed import FIELDS, with_new_key
 from recipe.study import AXES
 
-# What makes two studies the same, so that one may go on in the other's folder.
+# Keys that must be equal for a study to continue in a folder.
 IDENTITY = (
     *("name", "regime", "recipe", "parity", "order", "timed_seconds", "cluster"),
 )
 
 
 def differences(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """What makes one study.json another study's, key by key, in words.
+    """How two study.json differ, a line for each key.
 
     Args:
-      held: of the folder; it may hold old names of keys.
+      held: of the folder; may have old names of keys.
     """
-    held, told = _with_new_names(held), []
+    held, lines = _with_new_names(held), []
     for key in (key for key in IDENTITY if held[key] != asked[key]):
         if key in ("recipe", "parity"):
             more = [f"{o} is asked for" for o in asked[key] if o not in held[key]]
             less = [f"{o} is not asked for" for o in held[key] if o not in asked[key]]
-            said = more + less
+            changes = more + less
         else:
             now, was = _settings(key, asked), _settings(key, held)
             changed = [n for n in now | was if now.get(n) != was.get(n)]
-            said = [f"{n} is {now.get(n)}, was {was.get(n)}" for n in changed]
-        told += said or [f"its {key} differs"]
-    return told
+            changes = [f"{n} is {now.get(n)}, was {was.get(n)}" for n in changed]
+        lines += changes or [f"its {key} differs"]
+    return lines
 
 
 def _with_new_names(held: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def _with_new_names(held: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(key: str, description: dict[str, Any]) -> dict[str, Any]:
-    """What was asked for to come to one part of a description, by key."""
+    """The keys behind one part of a description, with their values."""
     value = description[key]
     if key == "cluster":
         return {f"cluster.{name}": value[name] for name in value}

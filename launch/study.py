@@ -1,10 +1,10 @@
-"""Run a study: one recipe at every point of a plan, several times, nothing beside it.
+"""Run a study: one recipe in every configuration of a plan, several times.
 
     python launch/study.py study=demo
     python launch/study.py study=strong cluster=slurm cluster.gpus_per_node=4
 
-Started again it runs what is missing. Leaves study.json (the plan and its order),
-cells.jsonl (what ended when and how), the parity check and every run in `run.dir`.
+When started again it runs what is missing. Writes study.json (the plan and its order),
+cells.jsonl (when and how each run ended), the parity check and every run to `run.dir`.
 """
 
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
@@ -19,8 +19,8 @@ from launch.nodes import check_machine, check_plan
 from launch.study_folder import StudyFolder
 from launch.study_plan import (
     Study,
-    check_cells,
     check_parity,
+    check_runs,
     recipe_overrides,
     works,
 )
@@ -28,19 +28,19 @@ from launch.study_run import Runner
 from launch.study_screen import show_plan
 from launch.trainings import typed_keys
 from recipe.errors import ConfigError
-from recipe.study import StudyConfig, cells
+from recipe.study import StudyConfig, study_runs
 from record.disk import locked
 from record.folder import check_folder
 
 
 def checked(config: StudyConfig, typed: list[str]) -> Study:
-    """The study that is asked for, in its folder, of which nothing is refused later.
+    """The requested study in its folder, fully checked.
 
     Args:
-      typed: group=option and key=value, as the command line has them.
+      typed: group=option and key=value, from the command line.
 
     Raises:
-      ConfigError, RecordError: what any of it would be refused with.
+      ConfigError, RecordError: if any part of it is invalid.
     """
     plan, cluster = config.study, config.cluster
     check_plan(cluster, plan.world_size)
@@ -50,7 +50,7 @@ def checked(config: StudyConfig, typed: list[str]) -> Study:
         plan=plan,
         cluster=cluster,
         recipe=recipe,
-        train=check_cells(plan, recipe).train,
+        train=check_runs(plan, recipe).train,
         data_root=Path(config.data.root).absolute(),
         folder=Path(config.run.dir or f"runs/study-{plan.name}").absolute(),
         cores=cores,
@@ -66,22 +66,22 @@ def checked(config: StudyConfig, typed: list[str]) -> Study:
 
 
 def cores_of(config: StudyConfig) -> tuple[int, str]:
-    """Of each device, and why the study cannot run on this machine, where it cannot.
+    """Cores of each device, and why the study cannot run on this machine, if it cannot.
 
     Raises:
-      ConfigError: for the latter, unless a plan is all that is asked for.
+      ConfigError: for the latter, except in a dry run.
     """
     try:
         return check_machine(config.cluster, config.study.world_size), ""
     except ConfigError as error:
         if not config.dry_run:
             raise
-        # Only the machine that it is to run on would know.
+        # Only the target machine can tell.
         return config.cluster.cores_per_device or 1, str(error)
 
 
 def run_study(config: StudyConfig) -> None:
-    """Check all, then run what is missing and say what was found.
+    """Check everything, then run what is missing and print the results.
 
     Raises:
       ConfigError: before anything starts.
@@ -93,18 +93,18 @@ def run_study(config: StudyConfig) -> None:
         show_plan(study, console)
         return
     study.folder.mkdir(parents=True, exist_ok=True)
-    # A second start would run the same cells, and end those of the first as it ends.
+    # A second start would repeat the same runs, and end those of the first.
     with locked(study.folder / ".lock"):
         run_and_report(study, console)
 
 
 def run_and_report(study: Study, console: Console) -> None:
-    """Run what is missing, write the report, and say what is no part of it.
+    """Run what is missing, write the report, and print what it does not include.
 
     Raises:
       SystemExit: 1 if anything failed, or a parity check found a difference.
     """
-    say(console, f"{study.folder}: {len(cells(study.plan))} cells")
+    say(console, f"{study.folder}: {len(study_runs(study.plan))} runs")
     if study.cluster.name == "slurm":
         say(
             console,
@@ -112,14 +112,16 @@ def run_and_report(study: Study, console: Console) -> None:
             "that folder",
         )
     failed = Runner(study, console).run()
-    from report.write import report_on  # here, since what draws takes a second
+    from report.write import (
+        report_on,
+    )  # here, since importing matplotlib takes a second
 
     say(console, report_on(study.folder))
     different = StudyFolder(study.folder).different(works(study))
     if different:
-        say(console, f"{', '.join(different)} is not identical: compare no speeds")
+        say(console, f"{', '.join(different)} is not identical: do not compare speeds")
     if failed:
-        say(console, f"failed, and run anew by the next start: {', '.join(failed)}")
+        say(console, f"failed, and repeated by the next start: {', '.join(failed)}")
     if failed or different:
         raise SystemExit(1)
 

@@ -1,8 +1,8 @@
-"""The folder of a study: what it holds, and what has ended in it.
+"""The folder of a study: its files, and what has finished.
 
-study.json is the plan and its order, cells.jsonl has a row for whatever ended,
-submitit/ is submitit's, and unfinished/ has what interrupted starts left. Each cell and
-each parity check has a folder and a log of its name.
+study.json is the plan and its order, cells.jsonl has a row for each run or check that
+ended, submitit/ is submitit's, and unfinished/ has what interrupted starts left. Each
+run and each parity check has a folder and a log with its name.
 """
 
 import json
@@ -17,10 +17,10 @@ from launch.cluster import Work, job_of, submitit_log
 from launch.cost import is_parity, likely, seconds_taken
 from launch.same_study import differences
 from launch.study_plan import Study, description
-from launch.trainings import said
+from launch.trainings import last_errors
 from recipe.cluster import ClusterConfig
 from recipe.errors import ConfigError, RecordError
-from recipe.study import Cell, StudyPlan, cells, points
+from recipe.study import StudyPlan, StudyRun, configurations, study_runs
 from record.disk import to_json, write_whole
 from record.run import read_summary
 from report.parity.bounds import PASSES
@@ -41,13 +41,13 @@ class StudyFolder:
         return self.path / "submitit"
 
     def resumed(self, study: Study) -> Study:
-        """The study that the folder holds, where it is the one that is asked for.
+        """The folder's study, if it is the requested one.
 
-        Where this machine cannot tell the cores of a device, they are those it has run
+        If this machine cannot tell the cores of a device, they are those it has run
         with.
 
         Raises:
-          ConfigError, RecordError: if it holds anything else.
+          ConfigError, RecordError: if it contains anything else.
         """
         try:
             held = json.loads(self.description.read_text())
@@ -55,23 +55,25 @@ class StudyFolder:
                 study = replace(study, cores=int(held["cluster"]["cores_per_device"]))
             other = differences(held, description(study))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RecordError(f"{self.description} is no study's: {error!r}") from error
+            raise RecordError(
+                f"{self.description} is not of a study: {error!r}"
+            ) from error
         if other:
             raise ConfigError(
-                f"run.dir={self.path} holds another study ({'; '.join(other)}); "
+                f"run.dir={self.path} contains another study ({'; '.join(other)}); "
                 "choose another run.dir, or ask for that study again"
             )
-        return replace(study, begun=True)
+        return replace(study, started=True)
 
     def begin(self, study: Study) -> None:
-        """Write what the study is, unless an earlier start did."""
+        """Write study.json, unless an earlier start did."""
         self.jobs.mkdir(exist_ok=True)
-        if not study.begun:
+        if not study.started:
             now = {"command": sys.argv, "begun": datetime.now(UTC).isoformat()}
             write_whole(self.description, to_json(description(study) | now))
 
     def finished(self, name: str) -> bool:
-        """Whether a cell, or a parity check, has come to its end."""
+        """Whether a run, or a parity check, has finished."""
         if is_parity(name):
             return (self.path / name / "parity.json").exists()
         try:
@@ -80,28 +82,30 @@ class StudyFolder:
             return False
 
     def missing(self, works: Mapping[str, Work]) -> list[Work]:
-        """What has not finished, in its order."""
+        """What has not finished, in order."""
         return [work for work in works.values() if not self.finished(work.name)]
 
     def different(self, works: Iterable[str]) -> list[str]:
-        """Of these names, parity checks that found a difference."""
+        """Of these names, the parity checks that found a difference."""
         done = [name for name in works if is_parity(name) and self.finished(name)]
         return [name for name in done if self._verdict(name) not in PASSES]
 
     def rate(self, name: str) -> float | None:
-        """Images per second of a finished cell; None if it was too short for one."""
+        """Images per second of a finished run; None if it was too short."""
         return read_summary(self.path / name)["images_per_second"]["median"]
 
-    def rates(self, plan: StudyPlan) -> dict[Cell, list[float | None]]:
-        """Of each point (its first repeat), the rates of the repeats that finished."""
-        rates: dict[Cell, list[float | None]] = {point: [] for point in points(plan)}
-        for cell in cells(plan):
-            if self.finished(cell.name):
-                rates[replace(cell, repeat=1)].append(self.rate(cell.name))
+    def rates(self, plan: StudyPlan) -> dict[StudyRun, list[float | None]]:
+        """Configuration (its first repeat) -> the rates of its finished repeats."""
+        rates: dict[StudyRun, list[float | None]] = {
+            point: [] for point in configurations(plan)
+        }
+        for run in study_runs(plan):
+            if self.finished(run.name):
+                rates[replace(run, repeat=1)].append(self.rate(run.name))
         return rates
 
     def put_aside(self, work: Work) -> None:
-        """Move what an interrupted start left, for the cell to start again."""
+        """Move what an interrupted start left, so that the run can start again."""
         number = 1
         left = [p for p in (self.path / work.name, work.log) if p.exists()]
         while left and (self.path / "unfinished" / f"{work.name}-{number}").exists():
@@ -123,11 +127,11 @@ class StudyFolder:
         works: Mapping[str, Work],
         cluster: ClusterConfig,
     ) -> str:
-        """What is left to run, by how long the finished took; empty if none has."""
+        """The time left to run, estimated from finished runs; empty without any."""
         return likely(missing, works.values(), seconds_taken(self.rows()), cluster)
 
     def unseen(self, works: Mapping[str, Work]) -> list[Work]:
-        """What finished while no study looked, so that cells.jsonl has no row of it."""
+        """What finished while no study was watching, so is not in cells.jsonl."""
         noted = {row["name"] for row in self.rows() if row["status"] != "failed"}
         names = [name for name in works if name not in noted and self.finished(name)]
         return [works[name] for name in names]
@@ -135,12 +139,12 @@ class StudyFolder:
     def note(
         self, work: Work, cores: int, busy: float | None, seconds: float | None = None
     ) -> str:
-        """Note in cells.jsonl how something ended; the same in words.
+        """Note in cells.jsonl how a work ended; returns a line that says so.
 
         Args:
           cores: of each device.
-          busy: share of all cores that others used as it began.
-          seconds: that it took, where that was seen.
+          busy: fraction of all cores that others used when it started.
+          seconds: that it took, if known.
         """
         job = job_of(self.jobs, work.name)
         status, text, ended = self._end_of(work, job)
@@ -159,11 +163,11 @@ class StudyFolder:
         return text
 
     def _end_of(self, work: Work, job: str | None) -> tuple[str, str, datetime]:
-        """Its status, what is said of it, and when it ended."""
+        """Its status, a message about it, and when it ended."""
         if not self.finished(work.name):
             logs = [work.log, *([submitit_log(self.jobs, job)] if job else [])]
             which = f", job {job}" if job else ""
-            text = f"failed{which}, see {work.log}:\n  {said(*logs)}"
+            text = f"failed{which}, see {work.log}:\n  {last_errors(*logs)}"
             return "failed", text, datetime.now(UTC)
         if is_parity(work.name):
             left = self.path / work.name / "parity.json"

@@ -1,7 +1,7 @@
-"""What a study runs: its cells and parity checks, each checked and made a command.
+"""What a study runs: its runs and parity checks, validated, with their commands.
 
-From the config, what was typed and the cores of a device; nothing here starts a process
-or writes a file.
+From the config, the command line and the cores of a device; nothing here starts a
+process or writes a file.
 """
 
 import sys
@@ -31,14 +31,14 @@ from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
 from recipe.study import (
     AXES,
-    Cell,
     StudyConfig,
     StudyPlan,
-    cells,
+    StudyRun,
     check_batch,
     check_sizes_of,
+    configurations,
     other_batches,
-    points,
+    study_runs,
     timing,
 )
 from recipe.training import TrainConfig
@@ -47,28 +47,28 @@ from runtime.processes import Processes
 from runtime.sharding import check_shards
 from runtime.world import check_world
 
-KINDS = ("gpu_type", "constraint")  # of its cluster, where they are asked for
-# Keys of a run that are not the recipe's in a study, and what to do instead.
+KINDS = ("gpu_type", "constraint")  # of its cluster, where they are requested
+# Keys of a run that a study sets by other keys.
 DECIDED = {
     "platform": "cluster.gpus_per_node decides; 0 is the CPU",
     "parallel.cores_per_device": "cluster.cores_per_device decides",
-    "train.timed_seconds": "each cell has study.timed_seconds=SECONDS; null is none",
-    "profile": "a trace takes time; take one of a run alone",
+    "train.timed_seconds": "use study.timed_seconds=SECONDS; null is none",
+    "profile": "a trace takes time; trace a single run instead",
 }
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study that has passed every check.
+    """A validated study.
 
     Args:
-      recipe: overrides that every cell and every parity check is given.
-      train: the recipe's own.
-      data_root: absolute; no part of what makes a study that study.
+      recipe: overrides of every run and every parity check.
+      train: of the recipe.
+      data_root: absolute; not part of the study's identity.
       folder: absolute.
       cores: of each device.
-      not_here: why it cannot run on this machine; a plan on paper may.
-      begun: whether the folder holds it already.
+      not_here: why it cannot run on this machine; a dry run may have one.
+      started: whether the folder has it already.
       checked_at: global batch of each parity check, by name.
     """
 
@@ -80,20 +80,20 @@ class Study:
     folder: Path
     cores: int
     not_here: str = ""
-    begun: bool = False
+    started: bool = False
     checked_at: dict[str, int] = field(default_factory=dict)
 
     @property
     def batches(self) -> list[str]:
-        """Parity checks whose batch is not that of every cell, a line each."""
+        """Lines about parity checks whose batch differs from some run's."""
         return other_batches(self.plan, self.train.global_batch_size, self.checked_at)
 
 
 def recipe_overrides(config: StudyConfig, typed: list[str]) -> list[str]:
-    """What every cell is asked for: the plan's recipe, then what was typed for it.
+    """The overrides of every run: the plan's recipe, then the command line.
 
     Raises:
-      ConfigError: if a key was typed that is an axis, or each cell's own.
+      ConfigError: if a key was given that is an axis, or set by the study.
     """
     overrides = list(config.study.recipe)
     for given in typed:
@@ -108,7 +108,7 @@ def recipe_overrides(config: StudyConfig, typed: list[str]) -> list[str]:
         own = ("study", "cluster", "dry_run", "run")
         if key.partition(".")[0] not in own and key != "data.root":
             overrides.append(given)
-    # Relative to where the study was started, which is not where a cell will be.
+    # Relative to where the study was started, which is not where runs start.
     overrides += own_files(config)
     platform = "gpu" if config.cluster.gpus_per_node else "cpu"
     return [*overrides, f"platform={platform}"]
@@ -117,10 +117,10 @@ def recipe_overrides(config: StudyConfig, typed: list[str]) -> list[str]:
 def composed(
     overrides: list[str], schema: type[Config], config_name: str = "config"
 ) -> Any:
-    """The config that a run, or a parity check, with these overrides has, checked.
+    """The validated config of a run, or a parity check, with these overrides.
 
     Raises:
-      ConfigError: what the run would be refused with.
+      ConfigError: that the run would raise.
     """
     ConfigStore.instance().store("schema", node=schema)
     try:
@@ -130,13 +130,13 @@ def composed(
     return typed_config(config, schema)
 
 
-def check_cells(plan: StudyPlan, recipe: list[str]) -> Config:
-    """Refuse a plan of which any cell would be refused; the recipe's own config.
+def check_runs(plan: StudyPlan, recipe: list[str]) -> Config:
+    """Refuse a plan with an invalid run; returns the recipe's config.
 
     Raises:
-      ConfigError: naming the cell.
+      ConfigError: naming the run.
     """
-    if not points(plan):
+    if not configurations(plan):
         raise ConfigError("study.parallel=[pmap] is JAX's alone; add jax to framework")
     alone = composed(recipe, Config)
     if alone.data.name == "synthetic" and len(plan.data) > 1:
@@ -144,20 +144,20 @@ def check_cells(plan: StudyPlan, recipe: list[str]) -> Config:
             f"study.data={plan.data}: the recipe's own data is synthetic already, so "
             "both are the same; leave study.data at [real], or take real data"
         )
-    for point in points(plan):
+    for point in configurations(plan):
         try:
-            own = _of_cell(point, plan, alone.train)
+            own = _run_overrides(point, plan, alone.train)
             config = composed([*recipe, *own, *timing(plan)], Config)
             check_weights(config)
             check_world(config, Processes())
             check_shards(config, Processes())
         except ConfigError as error:
-            raise ConfigError(f"cell {point.point}: {error}") from error
+            raise ConfigError(f"run {point.configuration}: {error}") from error
     return alone
 
 
 def check_parity(study: Study) -> dict[str, int]:
-    """Refuse a parity check that would be refused, or leave no verdict.
+    """Refuse a parity check that is invalid or would give no verdict.
 
     Returns:
       The global batch of each, by name.
@@ -172,7 +172,7 @@ def check_parity(study: Study) -> dict[str, int]:
             check = composed(overrides, ParityConfig, "parity")
             _check_one(check, study.cluster)
         except ConfigError as error:
-            raise ConfigError(f"cell {work.name}: {error}") from error
+            raise ConfigError(f"run {work.name}: {error}") from error
         checked_at[work.name] = check.train.global_batch_size
     return checked_at
 
@@ -180,8 +180,8 @@ def check_parity(study: Study) -> dict[str, int]:
 def _check_one(check: ParityConfig, cluster: ClusterConfig) -> None:
     if check.trace is not None or check.a is not None:
         raise ConfigError(
-            "trace=, a= and b= leave no verdict on the study's recipe; "
-            "take them out of study.parity, and give them to parity.py"
+            "trace=, a= and b= give no verdict on the study's recipe; remove them from "
+            "study.parity, and run parity.py with them"
         )
     fit, most = cluster.devices_per_node, max(check.world_sizes)
     if cluster.name == "slurm" and most > fit:
@@ -193,13 +193,13 @@ def _check_one(check: ParityConfig, cluster: ClusterConfig) -> None:
 
 
 def works(study: Study) -> dict[str, Work]:
-    """The parity checks, then the cells in their order, by name."""
-    ordered = [_cell(study, cell) for cell in cells(study.plan)]
+    """The parity checks, then the runs in order, by name."""
+    ordered = [_work_of(study, run) for run in study_runs(study.plan)]
     return {work.name: work for work in [*_parity_checks(study), *ordered]}
 
 
-def of_every_cell(study: Study) -> list[str]:
-    """Overrides that every cell is given, and no parity check is."""
+def common_overrides(study: Study) -> list[str]:
+    """Overrides of every run, but not of parity checks."""
     pinned = f"parallel.cores_per_device={study.cores}"
     asked = any(o.startswith("checkpoint.at_end=") for o in study.recipe)
     state = [] if asked else [LEAVE_NO_STATE]
@@ -207,33 +207,33 @@ def of_every_cell(study: Study) -> list[str]:
 
 
 def _of_all(study: Study) -> list[str]:
-    # The same data wherever a cell starts.
+    # The same data wherever a run starts.
     return [*study.recipe, f"data.root={quoted(study.data_root)}"]
 
 
-def _of_cell(cell: Cell, plan: StudyPlan, train: TrainConfig) -> list[str]:
-    return cell.overrides(train.global_batch_size, plan.regime, train.grad_accum_steps)
+def _run_overrides(run: StudyRun, plan: StudyPlan, train: TrainConfig) -> list[str]:
+    return run.overrides(train.global_batch_size, plan.regime, train.grad_accum_steps)
 
 
-def _cell(study: Study, cell: Cell) -> Work:
-    size = cell.world_size
+def _work_of(study: Study, run: StudyRun) -> Work:
+    size = run.world_size
     overrides = [
-        *of_every_cell(study),
-        *_of_cell(cell, study.plan, study.train),
-        f"run.dir={quoted(study.folder / cell.name)}",
+        *common_overrides(study),
+        *_run_overrides(run, study.plan, study.train),
+        f"run.dir={quoted(study.folder / run.name)}",
     ]
     return Work(
-        name=cell.name,
-        command=command(cell.framework, size, overrides),
-        task=[sys.executable, SCRIPTS[cell.framework], *overrides],
+        name=run.name,
+        command=command(run.framework, size, overrides),
+        task=[sys.executable, SCRIPTS[run.framework], *overrides],
         devices=size,
         tasks=size,
-        log=study.folder / f"{cell.name}.log",
+        log=study.folder / f"{run.name}.log",
     )
 
 
 def _parity_checks(study: Study) -> list[Work]:
-    """One for whatever may change the numbers."""
+    """One for each setting that may change the numbers."""
     plan = study.plan
     kinds = product(plan.model or [None], plan.precision, plan.parallel, plan.compile)
     return [_parity(study, *kind) for kind in kinds]
@@ -242,12 +242,12 @@ def _parity_checks(study: Study) -> list[Work]:
 def _parity(
     study: Study, model: str | None, precision: str, parallel: str, compiled: bool
 ) -> Work:
-    """Of what fits one node, since parity starts its own processes."""
+    """At the world sizes that fit a node, since parity starts its own processes."""
     plan, cluster, train = study.plan, study.cluster, study.train
     fit = cluster.devices_per_node if cluster.name == "slurm" else None
     sizes = check_sizes_of(plan, fit)
     batch = check_batch(plan, train.global_batch_size, train.grad_accum_steps, sizes)
-    # Its own number of steps, unless it is given: its bounds are for that many.
+    # The check's default number of steps, unless given: its bounds are for that many.
     own = ("steps=", "epochs=", "evaluate_every_epochs=", "global_batch_size=")
     own = tuple(f"train.{key}" for key in own)
     parts = [PARITY, *([model] if model else []), precision, parallel]
@@ -274,7 +274,7 @@ def _parity(
 
 
 def description(study: Study) -> dict[str, Any]:
-    """What study.json says of it: its plan, the order of its cells, its machine."""
+    """The content of study.json: its plan, the order of its runs, its machine."""
     plan, cluster = study.plan, study.cluster
     return {
         "schema_version": 2,
@@ -282,7 +282,7 @@ def description(study: Study) -> dict[str, Any]:
         "regime": plan.regime,
         "recipe": study.recipe,
         "parity": list(plan.parity),
-        "order": [asdict(cell) | {"name": cell.name} for cell in cells(plan)],
+        "order": [asdict(run) | {"name": run.name} for run in study_runs(plan)],
         "order_seed": plan.order_seed,
         "timed_seconds": plan.timed_seconds,
         "cluster": {

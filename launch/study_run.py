@@ -1,4 +1,4 @@
-"""The runner of a study: what is missing, one after another, each noted as it ends."""
+"""The runner of a study: executes what is missing, and notes each end."""
 
 from collections.abc import Iterator
 
@@ -13,14 +13,14 @@ from launch.quiet import Quiet
 from launch.study_folder import StudyFolder
 from launch.study_plan import Study, works
 from launch.study_screen import table
-from recipe.study import points
+from recipe.study import configurations
 
 
 class Runner:
     """Runs a study in its folder.
 
     Args:
-      console: told of every start and end, with a table below.
+      console: shows every start and end, above a table.
     """
 
     def __init__(self, study: Study, console: Console):
@@ -28,14 +28,14 @@ class Runner:
         self.folder = StudyFolder(study.folder)
         self.works = works(study)
         self.quiet = Quiet(60 * study.plan.wait_minutes, self._say)
-        self.busy: dict[str, float] = {}  # share of cores that others used, by cell
+        self.busy: dict[str, float] = {}  # fraction of cores that others used, by run
 
     def run(self) -> list[str]:
-        """Run what is missing; the names of what failed."""
+        """Run what is missing; returns the names of what failed."""
         self.folder.begin(self.study)
         missing = self._missing()
         done, total = len(self.works) - len(missing), len(self.works)
-        if self.study.begun:
+        if self.study.started:
             self._say(
                 f"{done} of {total} are finished; running the {len(missing)} "
                 "that are missing"
@@ -44,11 +44,11 @@ class Runner:
             self._say(line)
         failed = self._run_all(missing)
         if not self.console.is_terminal:
-            self.console.line()  # which Live ends its table with on a terminal alone
+            self.console.line()  # which Live prints only on a terminal
         return failed
 
     def _missing(self) -> list[Work]:
-        """What is to run, once whatever an earlier start left running has ended."""
+        """What is to run, after what an earlier start left running has ended."""
         with after_earlier(self.study.cluster, self.folder.jobs, self._say):
             missing = self.folder.missing(self.works)
             for work in missing:
@@ -58,9 +58,9 @@ class Runner:
         return missing
 
     def _run_all(self, missing: list[Work]) -> list[str]:
-        """Run these and keep the table current; the names of what failed."""
+        """Run these and update the table; returns the names of what failed."""
         failed, left, total = [], list(missing), len(self.works)
-        cells = sum(not is_parity(work.name) for work in missing)
+        runs = sum(not is_parity(work.name) for work in missing)
         with Live(self._table(), console=self.console, auto_refresh=False) as live:
             for work, seconds in self._ends(missing):
                 left.remove(work)
@@ -69,14 +69,14 @@ class Runner:
                 shown, hours = self._table(), self._hours_left(left)
                 shown.caption = hours
                 live.update(shown, refresh=True)
-                if hours and cells - len(left) == len(points(self.study.plan)):
-                    self._say(hours)  # once, and where no table is seen meanwhile
+                if hours and runs - len(left) == len(configurations(self.study.plan)):
+                    self._say(hours)  # once, for outputs without a live table
                 if not self.folder.finished(work.name):
                     failed.append(work.name)
         return failed
 
     def _ends(self, missing: list[Work]) -> Iterator[tuple[Work, float | None]]:
-        """Each as it ends, the parity checks first, with the seconds that it took."""
+        """Each when it ends, parity checks first, with the seconds that it took."""
         parity = [work for work in missing if is_parity(work.name)]
         others = [work for work in missing if work not in parity]
         cluster, cores, jobs = self.study.cluster, self.study.cores, self.folder.jobs
@@ -84,7 +84,7 @@ class Runner:
             yield from run(cluster, part, cores, jobs, self._say, self._before)
 
     def _before(self, work: Work) -> None:
-        """What is timed on CPUs shares them with nobody."""
+        """Runs that are timed on CPUs wait until the machine is idle."""
         if not (is_parity(work.name) or self.study.cluster.gpus_per_node):
             self.busy[work.name] = self.quiet.wait()
 

@@ -1,4 +1,4 @@
-"""Both twins up to one step, and that step taken apart layer by layer."""
+"""Train both twins up to one step, and compare that step layer by layer."""
 
 import json
 
@@ -33,7 +33,7 @@ def trace_twins(config: ParityConfig) -> None:
         config.world_sizes != [1]
     ):
         raise ConfigError(
-            f"trace={config.trace} looks at one device of either twin, got "
+            f"trace={config.trace} compares one device of each twin, got "
             f"world_sizes={config.world_sizes}; leave it out"
         )
     config.devices = 1
@@ -65,7 +65,7 @@ def _needs_controls(config: ParityConfig) -> bool:
 
 
 def judge(config: ParityConfig, runs: dict[Training, Run]) -> TraceVerdict:
-    """One twin against the other, controls against their originals."""
+    """Compare the twins, and controls with their originals."""
     assert config.trace is not None
 
     def step(run: Run, number: int = config.trace) -> tuple[Trace, Weights]:
@@ -83,7 +83,7 @@ def judge(config: ParityConfig, runs: dict[Training, Run]) -> TraceVerdict:
 
 
 def show(verdict: TraceVerdict, console: Console) -> None:
-    """Layer by layer in forward order, then the first difference and its suspects."""
+    """Print the layers in forward order, then the first difference and its suspects."""
     show_layers(verdict, console)
     say(console, f"verdict: {verdict.verdict}, by {verdict.decided_by}")
     say(console, verdict.message)
@@ -92,7 +92,7 @@ def show(verdict: TraceVerdict, console: Console) -> None:
 
 
 def show_layers(verdict: TraceVerdict, console: Console) -> None:
-    """Layer by layer in forward order, and what was not held against each other.
+    """A table of the layers in forward order, and of what was not compared.
 
     Of a layer that is called several times the worst call is shown.
     """
@@ -123,7 +123,7 @@ def show_layers(verdict: TraceVerdict, console: Console) -> None:
 
 
 def _worst(group: list[Difference]) -> str:
-    """The one that is furthest from what it may be, in red where it is beyond."""
+    """The one closest to its bound or furthest beyond it, which is in red."""
     if not group:
         return "–"
     worst = max(group, key=lambda d: d.value / d.allowed)

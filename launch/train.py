@@ -1,4 +1,4 @@
-"""Training's way from the command line to a twin's `run`; both scripts go it."""
+"""From the command line to a twin's `run`, for both training scripts."""
 
 import os
 from collections.abc import Callable
@@ -23,13 +23,13 @@ Run = Callable[[Config, Processes, Stopping, Heartbeat], object]
 def main(
     framework: str, twin: Callable[[], tuple[Check, Run]], stopping: Stopping
 ) -> None:
-    """Check all that can be checked, then train.
+    """Validate everything, then train.
 
     Args:
       framework: "torch" or "jax".
-      twin: imports a framework's `check` and `run`; called after the config is known to
-        be good, since an import takes seconds and a wrong key none.
-      stopping: entered; a stop is acted on where all processes come by.
+      twin: imports a framework's `check` and `run`; called after the config is
+        validated, since the import takes seconds.
+      stopping: entered; a stop takes effect where all processes synchronise.
     """
     processes = this_process()
 
@@ -49,7 +49,7 @@ def main(
             try:
                 run(config, processes, stopping, heartbeat)
             except StoppedError as error:
-                if processes.restarts:  # else torchrun would go on with it at once
+                if processes.restarts:  # else torchrun would restart it at once
                     error.exit_status = 0
                 raise
 
@@ -57,23 +57,23 @@ def main(
 
 
 def keep_to_cores(config: Config, processes: Processes) -> None:
-    """Give this process cores and threads of its own, where it is to have some.
+    """Pin this process to cores, with as many threads, if the config asks for it.
 
-    Before a framework is imported, whose threads stay on these cores: as many are
-    PyTorch's by OpenMP's variable, and XLA's by its own. What srun has bound to cores
-    stays there.
+    Called before a framework is imported, whose threads then stay on these cores:
+    PyTorch takes their number from OpenMP's variable, XLA from its own. A binding by
+    srun is kept.
 
     Raises:
-      ConfigError: if there are not that many.
+      ConfigError: if there are too few.
     """
     count = config.parallel.cores_per_device
     if count is None:
         return
     count *= world_size(config, processes) // processes.count
     os.environ["OMP_NUM_THREADS"] = str(count)
-    # XLA's thread that waits for other ranks computes nothing meanwhile, so it has one
-    # more where there are any: 4,600 images/s in place of 2,900 (digits_cnn, two ranks
-    # of a core each). Alone, one more costs a tenth.
+    # XLA's thread that waits for other ranks computes nothing meanwhile, so it gets one
+    # more if there are any: 4,600 images/s in place of 2,900 (digits_cnn, two ranks of
+    # a core each). For a single rank one more costs a tenth.
     os.environ["NPROC"] = str(count + (processes.count > 1))
     if hasattr(os, "sched_setaffinity") and processes.launcher != "slurm":
         cores = sorted(os.sched_getaffinity(0))

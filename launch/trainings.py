@@ -1,4 +1,4 @@
-"""Trainings as processes of their own, for whoever compares what they leave behind."""
+"""Runs trainings as separate processes, to compare their records."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ from runtime.world import check_world
 
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 ERRORS = "error: ", "slurmstepd: error: ", "srun: error: "
-# What parity decides for each training; the rest is handed on as it was typed.
+# Keys that parity sets for each training; the others are passed on.
 OWN_KEYS = (
     *("world_sizes", "controls", "jax_layouts", "timeout_seconds", "trace"),
     *("run.dir", "train.steps", "train.evaluate_every_epochs", "parallel"),
@@ -47,14 +47,14 @@ def command(framework: str, processes: int, overrides: list[str]) -> list[str]:
 
 
 def quoted(path: Path) -> str:
-    """A path as Hydra's grammar takes it: as any text, where it is not a plain one."""
+    """A path in Hydra's grammar, quoted if necessary."""
     if re.fullmatch(r"/[\w./-]*", str(path), re.ASCII):
         return str(path)
     return "'" + str(path).replace("'", "\\'") + "'"
 
 
 def own_files(config: Config) -> list[str]:
-    """Where the user's own files are, wherever a process starts that is told this."""
+    """Overrides for the user's files, with absolute paths."""
     places = {
         "data.files": config.data.files,
         "model.folder": config.model.folder,
@@ -66,7 +66,7 @@ def own_files(config: Config) -> list[str]:
 
 @dataclass(frozen=True)
 class Training:
-    """One run of the check, a process or several of their own."""
+    """One run of the check, in one or several processes."""
 
     framework: str
     world_size: int = 1
@@ -94,7 +94,7 @@ class Training:
     def command(
         self, config: ParityConfig, typed: list[str], run_dir: Path
     ) -> list[str]:
-        """The command line that trains this, with what was typed for parity itself."""
+        """The command line of this training, with the overrides given to parity."""
         typed = [
             override
             for override in typed
@@ -107,7 +107,7 @@ class Training:
         overrides = [
             LEAVE_NO_STATE,
             *typed,
-            # Relative to where parity was started, which is not where this will be.
+            # Relative to where parity was started, which is not where this starts.
             *own_files(config),
             *([] if config.model.weights else ["model.weights=null"]),
             f"train.steps={'null' if (n := config.train.steps) is None else n}",
@@ -123,15 +123,15 @@ class Training:
 
 
 def typed_keys() -> list[str]:
-    """What was typed, group=option and key=value, as Hydra has read it."""
+    """The command line's group=option and key=value, as parsed by Hydra."""
     return list(HydraConfig.get().overrides.task)
 
 
 def check_sizes(config: ParityConfig) -> None:
-    """Refuse world sizes of which any training would be refused.
+    """Refuse world sizes with an invalid training.
 
     Raises:
-      ConfigError: as that training would.
+      ConfigError: that the training would raise.
     """
     for world_size in config.world_sizes:
         config.devices = world_size
@@ -141,7 +141,7 @@ def check_sizes(config: ParityConfig) -> None:
 
 
 def make_folder(config: ParityConfig, kind: str) -> Path:
-    """Where a check leaves what it found: `run.dir`, or a new one under `runs/`.
+    """The folder of a check: `run.dir`, or a new one under `runs/`.
 
     Raises:
       DuetError: if it is occupied, or cannot be made.
@@ -150,7 +150,7 @@ def make_folder(config: ParityConfig, kind: str) -> Path:
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = Path(config.run.dir or f"runs/{kind}-{config.name}-{now}").absolute()
     try:
-        # Of two checks in one second, or given one folder, the first to make it has it.
+        # Of two checks in one second, or in one folder, the first gets it.
         empty = folder.is_dir() and config.run.dir is not None
         folder.mkdir(parents=True, exist_ok=empty)
     except OSError as error:
@@ -161,9 +161,9 @@ def make_folder(config: ParityConfig, kind: str) -> Path:
 def train_at_once(
     todo: list[Training], train_one: Callable[[Training], Run]
 ) -> dict[Training, Run]:
-    """Several trainings, two at a time; where one fails, the others are ended.
+    """Run several trainings, two at a time; if one fails, the others are ended.
 
-    Nothing is timed here: two at once fill the cores that a small model leaves idle.
+    Nothing is timed: two at once fill the cores that a small model leaves idle.
     """
     with ThreadPoolExecutor(max_workers=2) as pool:
         try:
@@ -177,7 +177,7 @@ def train_at_once(
 def trainer(
     config: ParityConfig, folder: Path, console: Console
 ) -> Callable[[Training], Run]:
-    """`train` of a check, each said with the seconds that it took."""
+    """`train` for a check; prints each with the seconds that it took."""
     typed = typed_keys()
 
     def trained(training: Training) -> Run:
@@ -195,11 +195,11 @@ def train(
     """Run one training to its end and read its record.
 
     Raises:
-      DuetError: if it failed, with the end of what it printed.
+      DuetError: if it failed, with the end of its output.
     """
     run_dir, log = folder / training.folder, folder / f"{training.folder}.log"
-    # Loopback alone: these processes are all on this machine. And JAX is not to claim
-    # a GPU's memory whole, since another control may be on it.
+    # Loopback only, as all processes are on this machine. And JAX must not preallocate
+    # a GPU, which another training may share.
     loopback = {"GLOO_SOCKET_IFNAME": "lo", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     with log.open("w") as output:
         process = start(training.command(config, typed, run_dir), output, loopback)
@@ -215,7 +215,9 @@ def train(
             RUNNING.discard(process)
             end(process)
     if status:
-        failure = DuetError(f"{training.label} failed, see {log}:\n  {said(log)}")
+        failure = DuetError(
+            f"{training.label} failed, see {log}:\n  {last_errors(log)}"
+        )
         failure.exit_status = 2 if status == 2 else 1
         raise failure
     return read_run(run_dir)
@@ -224,20 +226,20 @@ def train(
 RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
-def said(*logs: Path) -> str:
-    """Why a training failed: its own errors, or else the last that it printed.
+def last_errors(*logs: Path) -> str:
+    """Why a training failed: its errors, else its last lines of output.
 
     Args:
-      logs: the first of which that has any to tell does.
+      logs: the first that is not empty counts.
     """
     texts = [log.read_text(errors="replace") for log in logs if log.exists()]
     for lines in [text.splitlines() for text in texts if text.strip()]:
         errors = [line for line in lines if line.startswith(ERRORS)] or lines[-12:]
         return "\n  ".join(errors)
-    return "it said nothing"
+    return "it printed nothing"
 
 
 def end_trainings() -> None:
-    """End whatever is running, when parity itself is to end."""
+    """End all running trainings."""
     for process in list(RUNNING):
         end(process)

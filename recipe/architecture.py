@@ -1,7 +1,7 @@
 """What a model is made of: its layers in forward order, with their shapes and sizes.
 
 Weights, FLOPs and the twins' `model.py` agree on this description: the twins write each
-architecture out in their own words, under these names.
+architecture out in their own framework, under these names.
 
 Canonical names are module paths joined by dots (`stage.0.block.1.conv.0`); canonical
 layouts are HWIO for convolution kernels and (in, out) for dense ones.
@@ -46,7 +46,7 @@ RESNETS = {
 
 @dataclass(frozen=True)
 class Leaf:
-    """One array of numbers, and how it begins: a rule in `recipe/weights.py`."""
+    """One array: its shape, and the name of its initialiser in `recipe/weights.py`."""
 
     shape: tuple[int, ...]
     init: str
@@ -54,13 +54,14 @@ class Leaf:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One step of the forward pass that holds numbers, or multiplies matrices.
+    """One step of the forward pass that has parameters, or multiplies matrices.
 
     Args:
       name: canonical.
       kind: conv, dense, product, position, batch_norm, group_norm or layer_norm.
       leaves: its own arrays by name.
-      multiply_adds: of one example's forward pass, padding's zeros multiplied too.
+      multiply_adds: of one example's forward pass, including multiplications by
+        padding.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Layer:
 
 
 class _Network:
-    """Layers as they are added, and the image (height, width, channels) after them."""
+    """Collects layers, and tracks the image (height, width, channels) after them."""
 
     def __init__(self, model: ModelConfig, data: DataConfig):
         self.norm_config = model.norm
@@ -157,7 +158,7 @@ class _Network:
 
 
 def _windows(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Places of a kernel along an axis."""
+    """Positions of a kernel along an axis."""
     return (size + 2 * padding - kernel) // stride + 1
 
 
@@ -224,7 +225,7 @@ def layers(model: ModelConfig, data: DataConfig) -> list[Layer]:
 
 
 def _add_nothing(network: _Network, model: ModelConfig, data: DataConfig) -> None:
-    """A user's own files describe it, and are read where it is built."""
+    """A custom model is described by its own files, which are read when it is built."""
 
 
 def _add_mlp(network: _Network, model: ModelConfig, data: DataConfig) -> None:

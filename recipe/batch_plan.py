@@ -2,10 +2,10 @@
 
 One permutation per epoch; global batch t takes its rows [tB, (t+1)B) and rank r the
 r-th contiguous 1/W of them, so the set of examples in a step does not depend on the
-world size. A batch computed in several micro-batches is so divided first, and each of
-them over ranks: its statistics do not depend on the world size either. Training drops
-an epoch's incomplete last batch; evaluation pads it with
-masked rows, so that every test example counts exactly once at every world size.
+world size. A batch computed in several micro-batches is split into these first, and
+each of them over ranks, so that its statistics do not depend on the world size either.
+Training drops an epoch's incomplete last batch; evaluation pads it with masked rows, so
+that every test example counts exactly once at every world size.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,9 @@ from recipe.errors import ConfigError
 from recipe.rng import keyed_generator
 
 
-@lru_cache(maxsize=2)  # a step needs its own epoch only; two spare the boundary
+@lru_cache(
+    maxsize=2
+)  # a step needs its own epoch only; two avoid recomputing at the boundary
 def epoch_order(seed: int, epoch: int, examples: int) -> Int[np.ndarray, " examples"]:
     """An epoch's order of examples, a permutation of `range(examples)`, dtype int32."""
     order = keyed_generator(seed, "order", epoch).permutation(examples).astype(np.int32)
@@ -62,10 +64,9 @@ class BatchPlan:
       global_batch_size: examples per optimizer step over all devices.
       steps: optimizer steps of the whole run.
       grad_accum_steps: micro-batches that a global batch is computed in.
-      trace: the step, from 1, that is traced and the last to be taken; none: None.
+      trace: the step, from 1, that is traced and is the last; None: no trace.
       perturb_seed: of a parity check's control: each micro-batch has its examples in
-        another order, so that every step is rounded anew, and is the same step; 0:
-        none.
+        another order, so that the same step is rounded differently; 0: none.
     """
 
     seed: int
@@ -81,8 +82,8 @@ class BatchPlan:
         """The plan that a config asks for; `train.steps` wins over `train.epochs`.
 
         Raises:
-          ConfigError: if the dataset does not hold one global batch, or the run not
-            the step to trace.
+          ConfigError: if the dataset is smaller than one global batch, or the run ends
+            before the step to trace.
         """
         train = config.train
         if examples < train.global_batch_size:
@@ -92,7 +93,7 @@ class BatchPlan:
             )
         steps = train.steps
         if steps is None:
-            assert train.epochs is not None  # TrainConfig refuses neither
+            assert train.epochs is not None  # TrainConfig refuses both being null
             steps = train.epochs * (examples // train.global_batch_size)
         if train.trace and train.trace > steps:
             raise ConfigError(
@@ -111,7 +112,7 @@ class BatchPlan:
 
     @property
     def last(self) -> int:
-        """Steps that are taken."""
+        """Number of steps to take."""
         return self.trace or self.steps
 
     @property
@@ -131,7 +132,7 @@ class BatchPlan:
     def micro_batches(
         self, step: int, rank: int = 0, world_size: int = 1
     ) -> Int[np.ndarray, "grad_accum_steps micro_batch"]:
-        """The same as they are trained on, a row for each of its micro-batches."""
+        """The same in training order, a row for each micro-batch."""
         batch = self._batch(step)
         if self.perturb_seed:
             generator = keyed_generator(self.perturb_seed, "rows", step)
@@ -164,14 +165,14 @@ class BatchPlan:
         """The run as windows of at most `log_every_steps`, none across an epoch's end.
 
         Nor across a step that is saved. Between those an epoch's windows are as equal
-        as they can be: their rates are compared. The last window evaluates; so does the
-        last of every `evaluate_every_epochs`-th epoch, unless that is 0.
+        as possible, since their rates are compared. The last window evaluates; so does
+        the last of every `evaluate_every_epochs`-th epoch, unless that is 0.
 
         Args:
           save_every_steps: optimizer steps between two checkpoints; None: no window
             saves by the count of steps.
-          done: optimizer steps that a resumed run has behind it; the windows after them
-            are those of a run that was never interrupted.
+          done: optimizer steps that a resumed run has already done; the windows after
+            them are those of an uninterrupted run.
         """
         windows = []
         for start, stop in pairwise(self._cuts(save_every_steps)):
@@ -190,7 +191,7 @@ class BatchPlan:
         return windows
 
     def _cuts(self, save_every_steps: int | None) -> list[int]:
-        """Steps that windows may not span: ends of epochs, checkpoints, the run's."""
+        """Steps that windows may not span: ends of epochs, checkpoints, the end."""
         strides = self.steps_per_epoch, save_every_steps or self.last
         cuts = {step for stride in strides for step in range(0, self.last, stride)}
         return sorted(cuts | {self.last})

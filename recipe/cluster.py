@@ -1,4 +1,4 @@
-"""Where the cells of a study run, and what SLURM is asked for."""
+"""Where the runs of a study execute, and what is requested from SLURM."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from recipe.errors import ConfigError
 from recipe.fields import at_least, one_of
 
 CLUSTERS = ("local", "slurm")
-# Keys that mean nothing on one machine.
+# Keys that have no meaning on one machine.
 SLURM_ALONE = (
     *("partition", "account", "qos", "reservation", "constraint", "memory"),
     *("gpu_type", "setup", "srun_args", "additional"),
@@ -30,7 +30,7 @@ DECIDED = {
     "ntasks": "study.world_size",
     "ntasks-per-node": "cluster.tasks_per_node",
 }
-# What a study finds its jobs, their output and their end by.
+# Flags by which a study finds its jobs, their output and their end.
 NEEDED = (
     *("array", "error", "job-name", "kill-on-bad-exit", "no-requeue", "open-mode"),
     *("output", "requeue", "signal", "wrap"),
@@ -45,11 +45,11 @@ SHORT = {
 
 @dataclass(kw_only=True)
 class ClusterConfig:
-    """Where the cells of a study run, and with how much of it."""
+    """Where the runs of a study execute, and with which resources."""
 
     name: str
-    # 0: on CPUs. `CUDA_VISIBLE_DEVICES` may name them by number or UUID, MIG instances
-    # too.
+    # 0: on CPUs. `CUDA_VISIBLE_DEVICES` may name them by number or UUID, also MIG
+    # instances.
     gpus_per_node: int = 0
     # slurm: which of a node's GPUs, as `sinfo -o %G` calls them (`a100`, `1g.10gb`);
     # `null`: any.
@@ -65,12 +65,12 @@ class ClusterConfig:
     reservation: str | None = None  # slurm
     constraint: str | None = None  # slurm: features of nodes: `'ib&a100'`
     memory: str | None = None  # slurm: of a node: `64G`; `0` is all of it
-    exclusive: bool = True  # a node is a cell's alone, since its times count
+    exclusive: bool = True  # whole nodes for each run, since it is timed
     # slurm: lines of shell before srun: `"cluster.setup=['module load cuda']"`.
     setup: list[str] = field(default_factory=list)
-    # slurm: more of srun's arguments; what the study decides itself is refused.
+    # slurm: further arguments of srun; those that the study sets are refused.
     srun_args: list[str] = field(default_factory=list)
-    # slurm: more of sbatch's flags: `"cluster.additional=['--comment=mine']"`.
+    # slurm: further flags of sbatch: `"cluster.additional=['--comment=mine']"`.
     additional: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -82,7 +82,8 @@ class ClusterConfig:
             for key in SLURM_ALONE:
                 if (given := getattr(self, key)) not in (None, []):
                     raise ConfigError(
-                        f"cluster.{key}={given} is SLURM's; add cluster=slurm, or "
+                        f"cluster.{key}={given} is for SLURM only; add cluster=slurm, "
+                        "or "
                         "leave it out"
                     )
         if self.gpu_type is not None and not self.gpus_per_node:
@@ -105,7 +106,7 @@ class ClusterConfig:
         return self.tasks_per_node or self.gpus_per_node or 1
 
     def nodes(self, tasks: int) -> int:
-        """Whole nodes that so many tasks, of a device each, take.
+        """Whole nodes that so many tasks take, with a device each.
 
         >>> ClusterConfig(name="slurm", gpus_per_node=4).nodes(5)
         2
@@ -114,7 +115,7 @@ class ClusterConfig:
 
     @property
     def flags(self) -> dict[str, str | bool]:
-        """What `additional` asks of sbatch, by name, true where a flag takes no value.
+        """The flags in `additional`, by name; True for one without a value.
 
         >>> ClusterConfig(name="slurm", additional=["--comment=a=b", "hold"]).flags
         {'comment': 'a=b', 'hold': True}
@@ -124,17 +125,17 @@ class ClusterConfig:
 
 
 def _check_flag(name: str) -> None:
-    """Refuse what is no long flag of sbatch, and one that the study decides."""
+    """Refuse what is not a long flag of sbatch, or is set by the study."""
     if not re.fullmatch(r"[a-z][a-z0-9-]+", name):
         raise ConfigError(
-            f"cluster.additional: {name!r} is no long flag of sbatch; write "
+            f"cluster.additional: {name!r} is not a long flag of sbatch; write "
             '\'cluster.additional=["--comment=mine","--contiguous"]\''
         )
     _refuse_own("additional", name)
 
 
 def _check_srun_argument(given: str) -> None:
-    """Refuse a flag of srun that the study decides; a word may be a flag's value."""
+    """Refuse a flag of srun that the study sets; a word may be a flag's value."""
     if given.startswith("--"):
         _refuse_own("srun_args", given[2:].partition("=")[0])
     elif given.startswith("-"):
@@ -142,13 +143,13 @@ def _check_srun_argument(given: str) -> None:
 
 
 def _refuse_own(key: str, name: str) -> None:
-    """Refuse what would overrule the study without a word."""
+    """Refuse what would silently overrule the study."""
     if name in DECIDED:
         raise ConfigError(
-            f"cluster.{key}: --{name} is the study's; set {DECIDED[name]}"
+            f"cluster.{key}: --{name} is set by the study; use {DECIDED[name]}"
         )
     if name in NEEDED:
         raise ConfigError(
-            f"cluster.{key}: a study sets --{name} itself, and finds its jobs and "
-            "their output by it; leave it out"
+            f"cluster.{key}: a study sets --{name} itself, to find its jobs and their "
+            "output; leave it out"
         )

@@ -1,4 +1,4 @@
-"""The recipe's schema, whole: what a run can be asked for, and what it refuses.
+"""The whole schema of a recipe: what can be asked for, and what is refused.
 
 Hydra composes `conf/` into these dataclasses, so a key that is not here, or a value of
 another type, is refused by name before anything starts. Each group checks its own
@@ -45,7 +45,7 @@ from recipe.training import PrecisionConfig, ScheduleConfig, TrainConfig
 class Config:
     """One run, whole."""
 
-    name: str  # the experiment's, by which folders and trackers call the run
+    name: str  # the experiment's name, which names the run in folders and trackers
     data: DataConfig
     model: ModelConfig
     optim: OptimConfig
@@ -61,8 +61,8 @@ class Config:
     devices: int | None = None  # of the whole run; `null`: one for each process
     # `auto` (a GPU where there is one, else the CPU), `cpu` or `gpu`.
     platform: str = "auto"
-    # Only kernels that give the same bits every time; slower, and PyTorch refuses an
-    # operation that has none.
+    # Only bitwise reproducible kernels; slower, and PyTorch refuses an operation that
+    # has none.
     deterministic: bool = False
     # PyTorch compiles its model by torch.compile, before the first window; it needs a
     # C++ compiler. JAX's steps are compiled whatever this says.
@@ -112,7 +112,7 @@ def to_config(composed: DictConfig, schema: type[Config] = Config) -> Any:
         config = OmegaConf.to_object(composed)
     except ConfigError:
         raise
-    except OmegaConfBaseException as error:  # such as a reference to nothing
+    except OmegaConfBaseException as error:  # such as a reference to a missing key
         raise ConfigError(str(error).partition("\n")[0]) from error
     assert isinstance(config, schema)
     return config
@@ -137,7 +137,7 @@ def known_keys(schema: type, prefix: str = "") -> list[str]:
 
 
 def unknown_keys(composed: DictConfig, schema: type[Config]) -> list[str]:
-    """Keys that the schema does not have, which `to_config` would leave behind."""
+    """Keys that the schema does not have, which `to_config` would drop."""
 
     def keys(node: Any, prefix: str = "") -> Iterator[str]:
         for key, value in node.items() if isinstance(node, dict) else ():
@@ -149,7 +149,7 @@ def unknown_keys(composed: DictConfig, schema: type[Config]) -> list[str]:
 
 
 def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Key and value of all that a nested dictionary holds: `train.steps`, 100."""
+    """Key and value of every leaf of a nested dictionary: `train.steps`, 100."""
     for name, value in node.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{name}.")
@@ -166,8 +166,8 @@ def from_yaml(text: str) -> Config:
     """The inverse of `to_yaml`, checked again; also reads the old names of keys.
 
     Raises:
-      ConfigError: if the text is no YAML, or no config of this schema; or refers to
-        something, since another's text is not to ask for our environment's secrets.
+      ConfigError: if the text is not YAML, or not a config of this schema; or has
+        references, as a foreign file must not read our environment's secrets.
     """
     try:
         given = OmegaConf.create(text)
@@ -181,7 +181,7 @@ def from_yaml(text: str) -> Config:
         return to_config(merged)
     except ConfigError:
         raise
-    # What YAML's constructors raise for a text made to break them is not one family.
+    # YAML's constructors raise errors of many classes for malformed text.
     except (
         OmegaConfBaseException,
         YAMLError,
@@ -190,14 +190,14 @@ def from_yaml(text: str) -> Config:
         RecursionError,
         ValueError,
     ) as error:
-        raise ConfigError(str(error) or "no mapping of keys to values") from error
+        raise ConfigError(str(error) or "not a mapping of keys to values") from error
 
 
 def recipe_hash(config: Config) -> str:
     """SHA-256 of what makes two runs the same experiment, `recipe_parts`.
 
-    It is made of the names that keys had first, so that an experiment keeps its hash
-    when a key is renamed.
+    It uses the original names of keys, so that an experiment keeps its hash when a key
+    is renamed.
     """
     parts = json.dumps(with_first_names(recipe_parts(config)), sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()
@@ -211,7 +211,10 @@ def recipe_parts(config: Config) -> dict[str, Any]:
     is traced.
     """
     recipe = asdict(config)
-    del recipe["tuned"], recipe["task"]  # what was taken of them is in other groups
+    del (
+        recipe["tuned"],
+        recipe["task"],
+    )  # the values taken from them are in other groups
     for place in (
         "devices",
         "platform",
@@ -225,11 +228,11 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         "profile",
     ):
         del recipe[place]
-    # Nor who brought the data, from where: the record has its fingerprint.
+    # Nor the source of the data: the record has its fingerprint.
     del recipe["data"]["root"], recipe["data"]["source"], recipe["data"]["files"]
     if config.model.folder is not None:
         recipe["model"]["folder"] = Path(config.model.folder).name
-    # A key that came later leaves the hashes of what was recorded before as they are.
+    # A key that was added later does not change earlier hashes.
     if config.model.stem == RESNET_STEMS.get(config.model.name):
         del recipe["model"]["stem"]
     if not config.model.dropout:
@@ -243,16 +246,16 @@ def recipe_parts(config: Config) -> dict[str, Any]:
     for look in ("log_every_steps", "timed_seconds", "perturb_seed", "trace"):
         del recipe["train"][look]
     del recipe["optim"]["update"]
-    for key in ablated(config):  # then it is no training, and like no other
+    for key in ablated(config):  # then it is not a training
         group, name = key.split(".")
         recipe.setdefault(group, {})[name] = False
     return recipe
 
 
 def ablated(config: Config) -> list[str]:
-    """Keys of the parts that a step leaves out, so that what it saves is their time.
+    """Keys of the parts of a step that are omitted, to measure the time that they take.
 
-    A run without any part of its step is no training.
+    A run without one of these parts is not a training.
     """
     parts = {
         "parallel.grad_sync": config.parallel.grad_sync,
@@ -262,9 +265,9 @@ def ablated(config: Config) -> list[str]:
 
 
 def identity_parts(config: Config) -> dict[str, Any]:
-    """What a resumed run must share with the one it continues, nested by key.
+    """What a resumed run must have in common with the one it continues, nested by key.
 
-    The recipe, and `train.perturb_seed`, that a hash of recipes leaves out.
+    The recipe, and `train.perturb_seed`, which a hash of recipes does not include.
     """
     parts = recipe_parts(config)
     parts["train"] = {**parts["train"], "perturb_seed": config.train.perturb_seed}

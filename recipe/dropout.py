@@ -1,4 +1,4 @@
-"""Which units training drops: the numbers that both twins compute the same mask from.
+"""Dropout: the numbers from which both twins compute the same masks.
 
 A unit u of an example with key k is kept where `mix(u x UNIT ^ k)`, over 32-bit words,
 is at least `least_kept(rate)`; `mix` is, for each of ROUNDS, `w ^= w >> shift; w *=
@@ -8,8 +8,8 @@ Keys and not masks are drawn in NumPy (`data/dropout.py`): a step of vit_tiny on
 images drops from 151 million units, which are 19 MB as bits, and 48 kB of keys.
 Integers leave nothing to rounding, so the masks are equal to the bit.
 
-A model of the user's own has the layers that its shapes.py names; one that is called
-again in a forward pass takes, for its n-th call, n from 1, the word of unit n as key.
+A custom model has the layers that its shapes.py names; the n-th repeated call of one in
+a forward pass, n from 1, takes the word of unit n as key.
 """
 
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ WORD = 0xFFFFFFFF
 UNIT = 0x9E3779B9  # 2^32 over the golden ratio, odd: neighbours lie far apart
 
 # Splitmix32's, found by Wellons' hash-prospector. Both factors are less than 2^31, so
-# torch's int64 holds their product with a word. Its last xor-shift is left out: it
-# changes none of the highest 15 bits, which decide but for one unit in 2^15.
+# torch's int64 holds their product with a word. Its last xor-shift is omitted: it does
+# not change the highest 15 bits, which decide for all but one unit in 2^15.
 ROUNDS = ((16, 0x21F0AAAD), (15, 0x735A2D97))
 
 
 def least_kept(rate: float) -> int:
-    """The least word whose unit is kept, where a share `rate` of all is not.
+    """The least word whose unit is kept, where a fraction `rate` of all is dropped.
 
     >>> least_kept(0.25) / 2**32
     0.25
@@ -40,8 +40,8 @@ def dropout_layers(config: Config) -> tuple[str, ...]:
     """Canonical names of the layers that are dropped from, in forward order.
 
     After the ReLU of hidden dense layers; in a transformer before the residual
-    connections, as Dosovitskiy et al., ICLR 2021, do. Of a user's own model in the
-    order of its shapes.py, without those of rate 0.
+    connections, as Dosovitskiy et al., ICLR 2021, do. For a custom model in the order
+    of its shapes.py, without those of rate 0.
     """
     if config.model.folder is not None:
         return tuple(name for name, rate in own_rates(config).items() if rate)
@@ -55,14 +55,14 @@ def dropout_layers(config: Config) -> tuple[str, ...]:
 
 
 def own_rates(config: Config) -> dict[str, float]:
-    """Name -> rate of the dropout layers that a user's own shapes.py lists, if any."""
+    """Name -> rate of the dropout layers that a custom shapes.py lists, if any."""
     own = own_module(str(config.model.folder), "shapes.py")
     listed = getattr(own, "dropout_rates", None)
     return {} if listed is None else dict(listed(config))
 
 
 def rate_leaves(rates: Mapping[str, float]) -> dict[str, float]:
-    """The layers as leaves to be held against each other, beside those with shapes.
+    """The layers as leaves, to be compared like those with shapes.
 
     >>> rate_leaves({"drop": 0.5})
     {'drop.rate': 0.5}
@@ -71,7 +71,7 @@ def rate_leaves(rates: Mapping[str, float]) -> dict[str, float]:
 
 
 def check_rate(name: str, rate: float) -> None:
-    """Refuse a layer of a user's own with a rate that is none.
+    """Refuse an invalid rate in a custom model.
 
     Raises:
       ConfigError: naming the layer and its rate.
@@ -81,11 +81,11 @@ def check_rate(name: str, rate: float) -> None:
 
 
 def check_rates(held: Mapping[str, float], listed: Mapping[str, float]) -> None:
-    """Refuse a model of the user's own that drops otherwise than its shapes.py says.
+    """Refuse a custom model whose dropout differs from its shapes.py.
 
     Args:
       held: name -> rate of the dropout layers of a framework's model.
-      listed: the same of shapes.py.
+      listed: the same in shapes.py.
 
     Raises:
       ConfigError: naming every layer that differs.
@@ -106,14 +106,14 @@ def check_rates(held: Mapping[str, float], listed: Mapping[str, float]) -> None:
 def check_call(
     name: str, rows: int, examples: int | None, evaluates: bool, off: str
 ) -> None:
-    """Refuse a call of a user's own dropout layer for which there are no masks.
+    """Refuse a call of a custom dropout layer for which there are no masks.
 
     Args:
-      name: the layer's, with the file that it is in.
-      rows: along the first axis of what it is given.
+      name: the layer's, with its file.
+      rows: along the first axis of its input.
       examples: of the batch, which has keys; else None.
-      evaluates: whether the model's forward pass has none, as in evaluation.
-      off: how the framework's layer is left off there.
+      evaluates: whether the model's forward pass has no keys, as in evaluation.
+      off: how the framework's layer is turned off there.
 
     Raises:
       ConfigError: naming the layer.

@@ -8,17 +8,18 @@ from typing import Any
 def averaging_rate(
     decay: float, updates: Any, expm1: Callable[[Any], Any] = math.expm1
 ) -> Any:
-    """The newest weights' share in the average: (1 - decay) / (1 - decay^updates).
+    """The newest weights' weight in the average: (1 - decay) / (1 - decay^updates).
 
     average += rate (weights - average) is then the average of all weights so far, those
-    of k updates ago by decay^k over the sum of these: what begins at zero and decays,
-    its bias corrected. What the weights began at has no part in it.
+    of k updates ago weighted by decay^k: a bias-corrected exponential moving average
+    that starts at zero. The initial weights have no influence on it.
 
     Args:
       decay: in (0, 1).
-      updates: applied so far, the newest included, from 1; in a compiled step an array.
-      expm1: e^x - 1 of such a number. By it 1 - decay^updates keeps all its digits,
-        in fp32 too.
+      updates: applied so far, including the newest, from 1; in a compiled step an
+        array.
+      expm1: e^x - 1 of such a number. With it 1 - decay^updates keeps all its digits,
+        even in fp32.
 
     Source: optax.ema(decay, debias=True); Kingma and Ba, Adam, ICLR 2015, section 3.
 

@@ -1,7 +1,7 @@
 """The errors that Duet raises on purpose.
 
-Each says what was given, what is allowed, and how to mend it, in one message; the
-scripts in `launch/` print it without a traceback and leave with `exit_status`.
+Each message says what was given, what is allowed, and what to do; the scripts in
+`launch/` print it without a traceback and exit with `exit_status`.
 
     DuetError
     ├── ConfigError      the recipe, its overrides or the way it was launched
@@ -15,7 +15,7 @@ scripts in `launch/` print it without a traceback and leave with `exit_status`.
 
 class DuetError(Exception):
     exit_status = 2
-    of_one_rank = False  # others do not meet it, so its own rank has to say it
+    of_one_rank = False  # raised on one rank alone, which has to print it
 
 
 class ConfigError(DuetError, ValueError):
@@ -39,4 +39,4 @@ class LostError(DuetError):
 
 
 class StoppedError(DuetError):
-    exit_status = 75  # EX_TEMPFAIL of sysexits.h: to be tried again
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: try again

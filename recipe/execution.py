@@ -1,4 +1,4 @@
-"""The groups that say how and where a run is carried out: no part of the experiment."""
+"""The config groups of how and where a run executes; not part of the experiment."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,9 +15,8 @@ class Strategy(StrEnum):
 
     Args:
       DP: torch DDP, JAX jit over a mesh.
-      FSDP: so that each device keeps a share of the parameters and of the optimizer's
-        state.
-      PMAP: JAX's older way to DP.
+      FSDP: each device keeps a shard of the parameters and of the optimizer's state.
+      PMAP: JAX's older API for DP.
     """
 
     DP = "dp"
@@ -27,29 +26,28 @@ class Strategy(StrEnum):
 
 @dataclass(kw_only=True)
 class ParallelConfig:
-    """How devices share the work, and how they are watched over meanwhile."""
+    """The parallel strategy, and how ranks are monitored."""
 
     name: str
-    # false, under `dp`: each device trains on its part of the batch as if it were
-    # alone, to time the same step without the exchange of gradients. It is not a
-    # training, and parity refuses it.
+    # false, under `dp`: devices do not exchange gradients, to time the same step
+    # without that. It is not a training, and parity refuses it.
     grad_sync: bool = True
-    # Seconds after which a rank that gives no sign of life ends the run, as does a
-    # window that does not end, though each may take ten times the longest so far.
+    # Seconds without a heartbeat after which a rank counts as frozen and the run ends,
+    # as it does if a window takes longer; a window may take ten times the longest so
+    # far.
     timeout_seconds: float = 300.0
-    # The same for what may take long: that the ranks meet, start, and end their first
-    # window or an evaluation.
+    # The same for what may take long: connecting, start-up, the first window, and
+    # evaluations.
     start_timeout_seconds: float = 3600.0
-    # Cores of each device, no other's on its node where Linux pins them, and as many
-    # threads; `null`: whatever the process finds. Under srun, whose binding stays, it
-    # is the threads alone.
+    # Cores of each device, pinned without overlap on Linux, and as many threads;
+    # `null`: no pinning. Under srun, whose binding is kept, it sets threads only.
     cores_per_device: int | None = None
 
     def __post_init__(self) -> None:
         one_of("parallel", self.name, tuple(Strategy))
         if not self.grad_sync and self.name != "dp":
             raise ConfigError(
-                f"parallel.grad_sync=false leaves out what parallel=dp does, got "
+                "parallel.grad_sync=false needs parallel=dp, got "
                 f"parallel={self.name}; leave one of them out"
             )
         at_least("parallel.cores_per_device", self.cores_per_device, 1)
@@ -64,11 +62,11 @@ class ParallelConfig:
 
 @dataclass(kw_only=True)
 class TrackingConfig:
-    """Where the record is mirrored to, beside the run folder."""
+    """Where the record is mirrored, besides the run folder."""
 
     name: str
     project: str = "duet"  # wandb: `$WANDB_PROJECT`, else `duet`
-    entity: str | None = None  # wandb: `$WANDB_ENTITY`, else whose key it is
+    entity: str | None = None  # wandb: `$WANDB_ENTITY`, else the API key's owner
     group: str | None = None  # wandb: `$WANDB_RUN_GROUP`, else the experiment's name
     tags: list[str] = field(default_factory=list)  # wandb: empty is `$WANDB_TAGS`
 
@@ -77,7 +75,8 @@ class TrackingConfig:
         if self.name != "wandb":
             return
         self.project = self.project or TrackingConfig.project
-        # As W&B's server has it, which would refuse the run when it has begun.
+        # The rules of W&B's server, which would refuse the run only after it has
+        # started.
         if len(self.project) > 128 or set(self.project) & set("/\\#?%:"):
             raise ConfigError(
                 f"tracking.project={self.project} must be at most 128 characters "
@@ -93,17 +92,17 @@ class TrackingConfig:
 
 @dataclass(kw_only=True)
 class CheckpointConfig:
-    """When a run saves all that it needs to resume, and how many of these it keeps."""
+    """When a run saves checkpoints, and how many it keeps."""
 
-    # Optimizer steps between two; `null`: not by steps. A run that is told to stop
+    # Optimizer steps between two; `null`: not by steps. A run that is asked to stop
     # saves in any case.
     every_steps: int | None = None
     every_minutes: float | None = 10.0  # since the last one; `null`: not by time
-    # After the last step too, so that the run can be trained on; not where both of
-    # the above are `null`. Parity checks and the cells of a study leave it out.
+    # Also after the last step, so that the run can be extended; not if both of the
+    # above are `null`. Parity checks and the runs of a study omit it.
     at_end: bool = True
-    # How many of the newest stay; the one with the best test score of its own step
-    # stays beside them.
+    # How many of the newest are kept, in addition to the one with the best test score
+    # at its own step.
     keep: int = 2
 
     def __post_init__(self) -> None:
@@ -120,7 +119,7 @@ class CheckpointConfig:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """Where the record goes, and whether the run resumes one that is there."""
+    """The run folder, and whether the run in it is resumed."""
 
     # The run folder: new, empty, or of a run that was interrupted; `null`:
     # `runs/<experiment>-<framework>-<UTC time>`.
@@ -128,7 +127,7 @@ class RunConfig:
     # `auto`: where `run.dir` holds an interrupted run, resume it; `never`: refuse it;
     # or the path of a run folder or of one of its checkpoints.
     resume: str = "auto"
-    # Resume though seed, data or recipe are others; the record says so.
+    # Resume even if seed, data or recipe differ; this is recorded.
     resume_anyway: bool = False
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
 """The groups that make an experiment: what is trained, and on what.
 
 How it is trained is in `recipe/training.py`, its optimizer in `recipe/optimizers.py`,
-how and where a run of it is carried out in `recipe/execution.py`; `recipe_parts` in
-`recipe/config.py` says, key by key, what two runs of the same experiment share.
+how and where it executes in `recipe/execution.py`; `recipe_parts` in `recipe/config.py`
+lists the keys that define an experiment.
 """
 
 import math
@@ -30,17 +30,17 @@ SCALED = ("resnet9", "resnet18", "resnet50", "vit_tiny")  # by model.width
 DROPPING = ("cnn", "mlp", "vit_tiny")  # where model.dropout says so
 NORMALISED = ("resnet9", "resnet18", "resnet50")  # as model.norm says
 STEMS = ("cifar", "imagenet")
-RESNET_STEMS = {"resnet18": "cifar", "resnet50": "imagenet"}  # each one's own
+RESNET_STEMS = {"resnet18": "cifar", "resnet50": "imagenet"}  # a default for each model
 NORMS = ("batch", "group", "layer")
 
 
 @dataclass(kw_only=True)
 class AugmentConfig:
-    """What happens to training images; `data/augment.py` draws, the twins apply."""
+    """Augmentation of training images; see `data/augment.py`."""
 
     pad_crop: int = 0  # pixels of black added on each side before a crop of full size
-    flip: bool = False  # mirrors half of the training images left to right
-    # Side in pixels of a square of each training image that is set to the mean.
+    flip: bool = False  # flip half of the training images horizontally
+    # Side in pixels of a square in each training image that is set to the mean.
     cutout: int = 0
 
     def __post_init__(self) -> None:
@@ -57,15 +57,15 @@ class DataConfig:
     """A dataset of uint8 NHWC images with labels; targets where `classes` is 0."""
 
     name: str
-    root: str  # where datasets lie and are acquired to
-    # Who brings a published dataset here, `torchvision` or `tfds`; the arrays are the
-    # same.
+    root: str  # where datasets are looked for and stored
+    # Which package acquires a published dataset, `torchvision` or `tfds`; the arrays
+    # are the same.
     source: str = "torchvision"
     files: str | None = None  # custom: where its images are
     label_offset: int = 0  # custom: the label of the first class
     image_shape: list[int]  # height, width, channels
     classes: int  # 0: one real target per example (regression)
-    # Pixels, in [0, 1], are normalised by it; one for each channel, or one for all.
+    # Mean of pixels in [0, 1], for normalisation; one for each channel, or one for all.
     mean: list[float]
     std: list[float]  # their standard deviation, likewise
     train_examples: int | None = None  # synthetic and line; files fix the others
@@ -85,8 +85,8 @@ class DataConfig:
             self.files = str(Path(expanded("data.files", self.files)).absolute())
         elif self.label_offset:
             raise ConfigError(
-                f"data.label_offset={self.label_offset} is of data=custom; data="
-                f"{self.name} counts its classes from 0, leave it out"
+                f"data.label_offset={self.label_offset} is for data=custom; data="
+                f"{self.name} numbers its classes from 0, leave it out"
             )
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ConfigError(
@@ -119,20 +119,20 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class NormConfig:
-    """How a model with normalisation layers normalises.
+    """The normalisation layers of a model that has any.
 
     batch: over examples and pixels; group: over pixels and a group of channels; layer:
     over the channels of each pixel or token.
     """
 
     name: str = "batch"  # `batch`, `group` or `layer`; the ViT takes `layer`
-    # batch: statistics over the global batch, on CPUs too. false: over each device's
-    # part of it, and the first device's running statistics are evaluated and recorded.
+    # batch: statistics over the global batch. false: over each device's part of it; the
+    # first device's running statistics are then evaluated and recorded.
     sync: bool = True
     # batch, in torch's convention: running = (1 - momentum) running + momentum batch's.
     momentum: float = 0.1
     eps: float = 1e-5  # added to the variance
-    groups: int = 32  # group: how many the channels are split into
+    groups: int = 32  # group: number of groups of channels
 
     def __post_init__(self) -> None:
         one_of("model.norm.name", self.name, NORMS)
@@ -152,25 +152,24 @@ class ModelConfig:
     name: str
     channels: list[int] = field(default_factory=list)  # cnn: of its two convolutions
     hidden: list[int] = field(default_factory=list)  # mlp, cnn: dense layers' widths
-    folder: str | None = None  # own: where its three files are; docs/add-a-model.md
+    folder: str | None = None  # custom: folder of its three files; docs/add-a-model.md
     width: float = 1.0  # residual networks and ViT: times their channels or features
-    # resnet18, resnet50: blocks begin as identities, their last norm's scale at 0
+    # resnet18, resnet50: blocks start as identities, their last norm's scale at 0
     # (Goyal et al. 2017).
     zero_init_residual: bool = False
-    # resnet18, resnet50: `cifar`, 3x3 without max-pool, or `imagenet`, 7x7 that strides
-    # by 2 and max-pool, as torchvision's; `null`: the model's own.
+    # resnet18, resnet50: `cifar`, 3x3 without max-pool, or `imagenet`, 7x7 with stride
+    # 2 and max-pool, as torchvision's; `null`: the model's default.
     stem: str | None = None
     patch: int = 4  # ViT: side of a patch in pixels
     blocks: int = 12  # ViT: transformer blocks
     norm: NormConfig = field(default_factory=NormConfig)
-    # mlp, cnn: fraction of the units of each hidden dense layer, after its ReLU, that
-    # an example of a training step does without, chosen anew in every epoch. ViT: of
-    # what attention and the MLP of each block add. The others are scaled by 1/(1 - it);
-    # evaluation drops nothing. Your own model has layers and rates of its own
-    # (docs/own-layers.md).
+    # mlp, cnn: dropout rate after the ReLU of each hidden dense layer; masks differ by
+    # example and epoch. ViT: of the outputs of attention and MLP in each block. Kept
+    # units are scaled by 1/(1 - rate); evaluation drops nothing. A custom model defines
+    # its own layers and rates (docs/own-layers.md).
     dropout: float = 0.0
-    weights: str | None = None  # a file to start from; `null` draws them
-    # `new`: the last layer is drawn, and not the file's, which may be of other classes.
+    weights: str | None = None  # a file to start from; `null`: drawn from `train.seed`
+    # `new`: the last layer is drawn rather than loaded, for a file with other classes.
     head: str | None = None
 
     def __post_init__(self) -> None:
@@ -185,7 +184,7 @@ class ModelConfig:
         if self.folder is not None:
             folder = Path(expanded("model.folder", self.folder))
             self.folder = str(folder.absolute())
-            return  # channels and hidden are what its files make of them
+            return  # a custom model uses channels and hidden as it likes
         convolutions = 2 if self.name == "cnn" else 0
         if len(self.channels) != convolutions or min(self.channels, default=1) < 1:
             raise ConfigError(
@@ -202,7 +201,7 @@ class ModelConfig:
             )
         if self.zero_init_residual and self.name not in RESNET_STEMS:
             raise ConfigError(
-                "model.zero_init_residual=true is of the blocks of "
+                "model.zero_init_residual=true is for the blocks of "
                 f"{' and '.join(RESNET_STEMS)}; {self.name} has none, leave it out"
             )
         if self.name in RESNET_STEMS:
@@ -210,7 +209,7 @@ class ModelConfig:
             one_of("model.stem", self.stem, STEMS)
         elif self.stem is not None:
             raise ConfigError(
-                f"model.stem={self.stem} is of {' and '.join(RESNET_STEMS)}; "
+                f"model.stem={self.stem} is for {' and '.join(RESNET_STEMS)}; "
                 f"{self.name} has none, leave it out"
             )
         if not 0 < self.width < math.inf:
@@ -232,7 +231,8 @@ class ModelConfig:
         if self.weights is None:
             raise ConfigError(
                 f"model.head={self.head} without model.weights: without a file all "
-                "layers are drawn, the head too; give model.weights=FILE, or leave it "
+                "layers are drawn, including the head; give model.weights=FILE, or "
+                "leave it "
                 "out"
             )
 
@@ -243,11 +243,11 @@ class ModelConfig:
             none = f"{self.name} has none, leave it at 0"
             if self.name == "custom":
                 none = (
-                    "custom takes nn.Dropout and nnx.Dropout at the rates that its "
-                    "shapes.py gives (docs/own-layers.md), leave it at 0"
+                    "a custom model's rates are in its shapes.py (docs/own-layers.md), "
+                    "leave it at 0"
                 )
             raise ConfigError(
-                f"model.dropout={self.dropout} is of {', '.join(DROPPING)}; {none}"
+                f"model.dropout={self.dropout} is for {', '.join(DROPPING)}; {none}"
             )
         if self.dropout and self.name != "vit_tiny" and not self.hidden:
             raise ConfigError(
@@ -258,10 +258,10 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class TunedConfig:
-    """What suits an experiment; the chosen optimizer and schedule take it from here.
+    """An experiment's tuned values; the chosen optimizer and schedule refer to them.
 
-    So `optim=adamw` finds its learning rate and `schedule=one_cycle` no warm-up,
-    whichever the experiment uses itself.
+    So `optim=adamw` gets its learning rate and `schedule=one_cycle` no warm-up,
+    whichever the experiment uses by default.
     """
 
     sgd: float  # peak learning rate
@@ -271,7 +271,7 @@ class TunedConfig:
 
 @dataclass(kw_only=True)
 class TaskConfig:
-    """What an experiment's images and classes are like, for `data=synthetic` to match.
+    """The shape of an experiment's images and its classes, matched by `data=synthetic`.
 
     So any experiment runs without a download.
     """

@@ -1,4 +1,4 @@
-"""What one value of a config may be, or it is refused by its key."""
+"""Checks of single config values; errors name the key."""
 
 import math
 from pathlib import Path
@@ -28,7 +28,7 @@ def fraction(key: str, value: float) -> None:
 
 
 def expanded(key: str, path: str) -> str:
-    """The path with ~ for a home replaced."""
+    """The path with ~ expanded."""
     try:
         return str(Path(path).expanduser())
     except RuntimeError as error:

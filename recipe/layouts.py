@@ -1,13 +1,13 @@
-"""Where other projects keep the same numbers: names and transposes, nothing else.
+"""The same weights in other projects' layouts: names and transposes, nothing else.
 
 torchvision: the `state_dict` of `torchvision.models.resnet18` and `resnet50`.
 flax: the variables of Flax's ImageNet example (`examples/imagenet/models.py`), which
 many projects copied, as `flax.traverse_util.flatten_dict(variables, sep="/")`.
 
-A transpose is all there is to a layout, but not to a network: where Flax's example pads
-strided convolutions and the max-pool with "SAME", it looks one pixel further to the
-lower right than torchvision and Duet do, and weights trained for one lose some accuracy
-in the other.
+Converting a layout does not make the networks equal: Flax's example pads strided
+convolutions and the max-pool with "SAME", which shifts them by one pixel to the lower
+right of torchvision's and Duet's, so weights trained in one lose some accuracy in the
+other.
 """
 
 from typing import NamedTuple
@@ -21,15 +21,15 @@ from recipe.weights import Weights, head_leaves, weight_shapes
 
 LAYOUTS = ("canonical", "torchvision", "flax")
 
-# What DDP and torch.compile put before the names of the model that they hold.
+# Prefixes that DDP and torch.compile add to the names of the wrapped model.
 WRAPPERS = ("module.", "_orig_mod.")
 
 
 class Place(NamedTuple):
-    """Where a canonical array lies in a layout.
+    """Where a canonical array is in a layout.
 
     Args:
-      name: its own there.
+      name: its name there.
       axes: of the canonical array, in the layout's order.
     """
 
@@ -47,7 +47,7 @@ def places(config: Config, layout: str) -> dict[str, Place]:
         raise ConfigError(f"layout={layout} is unknown; one of: {', '.join(LAYOUTS)}")
     if layout != "canonical" and config.model.name not in RESNETS:
         raise ConfigError(
-            f"layout={layout} is known of {', '.join(RESNETS)}, not of "
+            f"layout={layout} is known for {', '.join(RESNETS)}, not for "
             f"{config.model.name}; use layout=canonical"
         )
     name_in = {"canonical": _canonical, "torchvision": _torchvision, "flax": _flax}
@@ -69,13 +69,13 @@ def to_layout(config: Config, weights: Weights, layout: str) -> Weights:
 
 
 def from_layout(config: Config, arrays: Weights) -> Weights:
-    """Canonical arrays from those of whichever layout has these names.
+    """Canonical arrays from those of the layout with these names.
 
-    Names beyond it are left alone (torchvision counts batches, for one). With
-    `model.head=new` so is the head, which is not among what is returned.
+    Other names are ignored (such as torchvision's batch counters). With
+    `model.head=new` so is the head, which is not returned then.
 
     Raises:
-      ConfigError: naming the array that is missing, or whose shape or dtype is another.
+      ConfigError: naming the array that is missing, or has another shape or dtype.
     """
     head = _left_head(config)
     for wrapper in WRAPPERS:
@@ -115,7 +115,7 @@ def from_layout(config: Config, arrays: Weights) -> Weights:
 
 
 def _left_head(config: Config) -> tuple[str, ...]:
-    """What `model.head=new` does not take from a file."""
+    """The leaves that `model.head=new` does not load."""
     if config.model.head is None:
         return ()
     head = head_leaves(config)
@@ -134,19 +134,19 @@ def _left_head(config: Config) -> tuple[str, ...]:
 
 
 def _refuse_more_layers(config: Config, arrays: Weights) -> None:
-    """A deeper MLP's file would fit, its last layers left out with its head."""
+    """Refuse a deeper MLP's file: its extra layers would be dropped silently."""
     more = [name for name in arrays if name not in weight_shapes(config)]
     if more:
         raise ConfigError(
-            f"holds {', '.join(sorted(more))}, for which {config.model.name} has no "
-            "place as it is configured; model.head=new leaves out the head alone"
+            f"holds {', '.join(sorted(more))}, which {config.model.name} as configured "
+            "does not have; model.head=new skips the head alone"
         )
 
 
 def _way_out(
     config: Config, name: str, given: tuple[int, ...], axes: tuple[int, ...]
 ) -> str:
-    """What to do about an array of a shape other than the model's.
+    """What to do about an array with another shape than the model's.
 
     Args:
       given: its shape.
@@ -158,8 +158,8 @@ def _way_out(
     canonical = tuple(given[axis] for axis in np.argsort(axes))
     if name in head_leaves(config) and canonical[:-1] == needed[:-1]:
         return (
-            f"; the file's head is of {canonical[-1]} classes: train on data of as "
-            "many, or let model.head=new begin a head by the seed and load the rest"
+            f"; the file's head has {canonical[-1]} classes: train on data with as "
+            "many, or use model.head=new to draw a new head and load the rest"
         )
     if name == "stem.conv.kernel" and config.model.name in RESNETS:
         for stem, kernel in STEM_KERNELS.items():

@@ -1,24 +1,24 @@
-"""What the two twins of a user's own model hold, against each other and its shapes.py.
+"""Compares the leaves of a custom model's twins, and those of its shapes.py.
 
-And what to do about names that neither framework's own training ever meets elsewhere.
+Also says what to do about names that only one framework has.
 """
 
 import re
 from collections.abc import Mapping
 
-# Of a leaf its shape; of a dropout layer, which has none, its rate.
+# The shape of a leaf; for a dropout layer, which has none, its rate.
 Leaves = Mapping[str, tuple[int, ...] | float]
 
-# The end of a name that is in one twin alone, or that nobody listed -> what to do. The
-# first that matches is told.
+# The end of a name that is in one twin alone, or not in shapes.py -> what to do. The
+# first match counts.
 WAYS_OUT = {
-    r"(rnn|gru|lstm)\w*\.rngs\.(count|key)": "an nnx.RNN's generator, of which nothing "
-    "is drawn: give it rngs=False and initial_carry=, or take GRU or LSTM of "
+    r"(rnn|gru|lstm)\w*\.rngs\.(count|key)": "an nnx.RNN's generator, which is "
+    "not used: give it rngs=False and initial_carry=, or take GRU or LSTM of "
     "jax_impl/recurrent.py",
-    r"rngs\.(\w+\.)?(count|key)": "a generator's state, which is no weight. Duet draws "
-    "nothing from a framework's generator, since torch and JAX draw other numbers: "
-    "keep no nnx.Rngs in the model, where nnx.Dropout needs none; of an nnx.RNN, give "
-    "it rngs=False and initial_carry=",
+    r"rngs\.(\w+\.)?(count|key)": "a generator's state, which is not a weight. Duet "
+    "never uses a framework's generator, since torch and JAX draw different numbers: "
+    "keep no nnx.Rngs in the model, as nnx.Dropout needs none; give an nnx.RNN "
+    "rngs=False and initial_carry=",
     r"num_batches_tracked": "torch's counter, no weight: leave it out of shapes.py",
     r"(weight|bias)_[ih]h_l\d+_reverse": "a bidirectional layer: write it as two, one "
     "of them on the sequence turned round",
@@ -35,11 +35,11 @@ WAYS_OUT = {
     "nn.LSTM has them",
     r"layers\.\d+\.\w+": "nnx.Sequential keeps its modules under `layers`: take an "
     "nnx.List and call them in turn, or name torch's nn.Sequential `layers` within a "
-    "module of that name. In nn.Sequential functions such as nn.ReLU count, too",
+    "module of that name. nn.Sequential also counts functions such as nn.ReLU",
     r"rate": "a dropout layer: an nn.Dropout and an nnx.Dropout of one name, which "
     "dropout_rates(config) of shapes.py gives with its rate; docs/own-layers.md shows "
     "one",
-    r"\d+\.\w+": "places in a list: an nn.Sequential counts its nn.ReLU, too, an "
+    r"\d+\.\w+": "places in a list: an nn.Sequential also counts its nn.ReLU, an "
     "nnx.List of layers alone does not; torch's nn.ModuleList counts as nnx.List does",
     r"(running_)?(mean|var)": "running statistics: nn.BatchNorm2d and "
     "BatchNorm of either layers.py have mean and var, with "
@@ -49,44 +49,44 @@ WAYS_OUT = {
 
 
 def way_out(name: str) -> str:
-    """What to do about a leaf that is somewhere and elsewhere not; else nothing.
+    """What to do about a leaf that is missing somewhere; empty if unknown.
 
     >>> way_out("norm.num_batches_tracked")
     " (torch's counter, no weight: leave it out of shapes.py)"
     >>> way_out("stem.bias")
     ''
     """
-    for pattern, told in WAYS_OUT.items():
+    for pattern, advice in WAYS_OUT.items():
         if re.search(rf"(^|\.)({pattern})$", name):
-            return f" ({told})"
+            return f" ({advice})"
     return ""
 
 
 def wrong_leaves(torch: Leaves, jax: Leaves, listed: Leaves) -> list[str]:
-    """Every leaf that is not the same in both twins and in shapes.py, a line for each.
+    """Every leaf that differs between the twins and shapes.py, a line for each.
 
-    What one twin alone has comes first, then other shapes, then what shapes.py lacks
-    or has beyond both.
+    Leaves in one twin alone come first, then other shapes, then leaves that shapes.py
+    lacks or has in excess.
 
     >>> wrong_leaves({"a.b": (1,)}, {"a.b": (2,)}, {"a.b": (1,)})
     ['a.b is (1,) in torch_model.py, (2,) in jax_model.py, (1,) in shapes.py']
     """
     alone, other, unlisted = [], [], []
     for name in dict.fromkeys([*torch, *jax, *listed]):
-        in_torch, in_jax, said = torch.get(name), jax.get(name), listed.get(name)
-        if in_torch == in_jax == said:
+        in_torch, in_jax, in_shapes = torch.get(name), jax.get(name), listed.get(name)
+        if in_torch == in_jax == in_shapes:
             continue
         shapes = ", ".join(
             f"{'nothing' if shape is None else shape} in {file}"
             for shape, file in (
                 (in_torch, "torch_model.py"),
                 (in_jax, "jax_model.py"),
-                (said, "shapes.py"),
+                (in_shapes, "shapes.py"),
             )
         )
         if (in_torch is None) != (in_jax is None):
             alone.append(f"{name} is in one twin alone: {shapes}{way_out(name)}")
-        elif in_torch is not None and said is not None:
+        elif in_torch is not None and in_shapes is not None:
             other.append(f"{name} is {shapes}")
         else:
             unlisted.append(f"{name} is {shapes}{way_out(name)}")

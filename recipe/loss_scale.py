@@ -1,7 +1,7 @@
-"""The dynamic loss scale: what keeps small fp16 gradients from vanishing.
+"""The dynamic loss scale, which keeps small fp16 gradients from underflowing.
 
 The loss is multiplied by the scale before the backward pass and the gradients divided
-by it after. A step whose gradient is not finite is skipped and backs the scale off; it
+by it after. A step whose gradient is not finite is skipped and reduces the scale, which
 grows again after an interval of finite steps.
 """
 
@@ -31,10 +31,10 @@ class LossScale(NamedTuple):
 def initial_loss_scale(
     config: Config, state: Mapping[str, int | float] | None = None
 ) -> LossScale | None:
-    """Before the first step; None where the precision does without.
+    """The initial scale; None where the precision uses none.
 
     Args:
-      state: a checkpoint's, to go on from; none where the run begins.
+      state: of the checkpoint to resume from; empty for a new run.
     """
     if config.precision.loss_scale is None:
         return None

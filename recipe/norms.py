@@ -1,4 +1,4 @@
-"""What batch normalisation asks of a run: whose examples, and how many values."""
+"""Requirements of batch normalisation: whose examples, and how many values."""
 
 from recipe.config import Config
 from recipe.errors import ConfigError
@@ -6,9 +6,9 @@ from recipe.experiment import NORMALISED
 
 
 def has_local_norm(config: Config) -> bool:
-    """Whether each device normalises over its own examples, so that their number tells.
+    """Whether each device normalises over its own examples.
 
-    A resumed run must then have as many as the one it continues.
+    A resumed run must then have as many devices as the one it continues.
     """
     norm = config.model.norm
     of_batch = config.model.name in NORMALISED and norm.name == "batch"
@@ -16,13 +16,13 @@ def has_local_norm(config: Config) -> bool:
 
 
 def check_statistics(values: int) -> None:
-    """Refuse a batch normalisation over a single value, whose variance is none.
+    """Refuse batch normalisation over a single value, which has no variance.
 
     Args:
       values: of each channel, examples x pixels that the statistics are taken over.
 
     Raises:
-      ConfigError: where a channel has one alone.
+      ConfigError: if a channel has only one.
     """
     if values == 1:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The optimizers: what each can be asked for, and what it keeps beside a parameter.
+"""The optimizers: their settings, and the state that each keeps per parameter.
 
 `optim.py` of either twin builds them, and maps the state's names to its framework's.
 """
@@ -18,8 +18,8 @@ class Optimizer:
       settings: keys of `OptimConfig` that are its own.
       state: names of the arrays that it keeps beside each trained parameter, as
         checkpoints have them.
-      counts_updates: whether its update depends on how many it has made; checkpoints
-        keep that as `UPDATES`. Skipped steps make none, so the run may have more steps.
+      counts_updates: whether its update depends on their number; checkpoints keep that
+        as `UPDATES`. It does not include skipped steps.
     """
 
     settings: tuple[str, ...]
@@ -47,7 +47,7 @@ class OptimConfig:
     """
 
     name: str
-    peak_lr: float  # at the global batch; never rescaled
+    peak_lr: float  # for the global batch; never rescaled
     momentum: float = 0.0  # sgd
     nesterov: bool = False  # sgd
     beta1: float = 0.9  # adamw
@@ -55,13 +55,13 @@ class OptimConfig:
     eps: float = 1e-8  # adamw; added to the root of the corrected second moment
     weight_decay: float = 0.0  # sgd: enters the gradient; adamw: decoupled
     decay: str = "kernels"  # which parameters decay: `kernels`, or `all` of them
-    # 2-norm that the global gradient is scaled down to; `null` does not clip.
+    # Maximum 2-norm of the global gradient; `null` does not clip.
     clip_norm: float | None = None
-    # Keeps an exponential moving average of the weights, which is what every
-    # evaluation, `final.safetensors` and so the test score are of; the training is the
-    # same. `null`: none.
+    # Decay of an exponential moving average of the weights, which is then what is
+    # evaluated and saved in `final.safetensors`; the training is the same. `null`:
+    # none.
     ema_decay: float | None = None
-    # false: gradients and their norm are computed and not applied, to time the same
+    # false: gradients and their norm are computed but not applied, to time the same
     # step without the optimizer. It trains nothing, and parity refuses it.
     update: bool = True
 

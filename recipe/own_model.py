@@ -1,11 +1,11 @@
-"""A model of the user's own: three files in a folder, loaded by path.
+"""A custom model: three files in a folder, loaded by path.
 
     shapes.py       weight_shapes(config) -> {canonical name: canonical shape}
                     dropout_rates(config) -> {layer's name: rate}, where it has any
     torch_model.py  build_model(config) -> torch.nn.Module
     jax_model.py    build_model(config) -> flax.nnx.Module
 
-`docs/add-a-model.md` walks through one. A process loads its own framework's file alone.
+`docs/add-a-model.md` walks through one. A process loads its own framework's file only.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ Kind = TypeVar("Kind")
 
 
 def check_own_model(folder: str | None) -> None:
-    """Refuse a folder that lacks one of the files; without a folder there is nothing.
+    """Refuse a folder that lacks one of the files; no folder is fine.
 
     Raises:
       ConfigError: naming the files that are missing.
@@ -43,13 +43,13 @@ def check_own_model(folder: str | None) -> None:
 
 
 def checked_kind(file: str, built: object, kind: type[Kind]) -> Kind:
-    """What a file's build_model gave, or it is refused.
+    """Check what a file's build_model returns.
 
     Args:
-      kind: what the framework's models are.
+      kind: the class of the framework's models.
 
     Raises:
-      ConfigError: naming what was given.
+      ConfigError: naming what it returns.
     """
     if isinstance(built, kind):
         return built
@@ -61,13 +61,13 @@ def checked_kind(file: str, built: object, kind: type[Kind]) -> Kind:
 
 
 def check_inputs(file: str, call: Callable[..., Any]) -> None:
-    """Refuse a model that asks for more than the images.
+    """Refuse a model that takes more than the images.
 
     Args:
       call: the model's `forward` or `__call__`, bound.
 
     Raises:
-      ConfigError: naming what it asks for.
+      ConfigError: naming what it takes.
     """
     kinds = Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD
     wanted = [
@@ -77,16 +77,16 @@ def check_inputs(file: str, call: Callable[..., Any]) -> None:
     ]
     if len(wanted) > 1:
         raise ConfigError(
-            f"{file}: the model takes {', '.join(wanted)}; here it is given one array, "
-            "the images, and nothing else: models of several inputs (masks, lengths, a "
-            "second sequence) are not for this. Give the others a default, or compute "
-            "them from the images"
+            f"{file}: the model takes {', '.join(wanted)}, but it is called with one "
+            "array, the images: several inputs (masks, lengths, a second sequence) "
+            "are not supported. Give the others a default, or compute them from the "
+            "images"
         )
 
 
 @cache
 def own_module(folder: str, file: str) -> ModuleType:
-    """A file of the folder as a module; what it imports, it finds beside it too.
+    """Import a file of the folder as a module; it can import its neighbours.
 
     Raises:
       ConfigError: if it cannot be imported, saying why.
@@ -95,7 +95,7 @@ def own_module(folder: str, file: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
     assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and pickles look for it
+    sys.modules[spec.name] = module  # where dataclasses and pickle look for it
     if folder not in sys.path:
         sys.path.append(folder)
     try:
@@ -108,26 +108,26 @@ def own_module(folder: str, file: str) -> ModuleType:
 
 
 @contextmanager
-def said_in_a_line(file: str) -> Iterator[None]:
-    """End the process with status 2 and a line, whatever a user's code raises.
+def errors_in_a_line(file: str) -> Iterator[None]:
+    """End the process with status 2 and one line if the user's code raises anything.
 
     Args:
-      file: whose code runs here.
+      file: of the user, whose code runs here.
     """
     try:
         yield
     except DuetError as error:
-        said = str(error)
+        message = str(error)
     except Exception as error:
-        said = in_words(error, file)
+        message = in_words(error, file)
     else:
         return
-    print(said, file=sys.stderr)
+    print(message, file=sys.stderr)
     raise SystemExit(2)
 
 
 def in_words(error: Exception, file: str) -> str:
-    """What a user's own file raised, and in which of its lines.
+    """The error that the user's file raised, and its line.
 
     Args:
       file: its name.

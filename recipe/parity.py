@@ -1,4 +1,4 @@
-"""A parity check: what it trains, or which finished runs it holds together."""
+"""A parity check: what it trains, or which finished runs it compares."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,21 +12,21 @@ from recipe.fields import at_least, one_of
 class ParityConfig(Config):
     """A parity check: the run above, in both frameworks, at each world size.
 
-    Or, with `trace`, one step of both taken apart; or, with `a` and `b`, two finished
-    runs held together without training any.
+    Or, with `trace`, one step of both, layer by layer; or, with `a` and `b`, two
+    finished runs, without any training.
     """
 
-    # Devices of the runs; 1 is always among them.
+    # Devices of the runs; 1 is always included.
     world_sizes: Any = field(default_factory=lambda: [1, 2])
     # A step, from 1: both twins are trained up to it, on one device each, and it is
-    # compared layer by layer; the first that differs is named.
+    # compared layer by layer; the first layer that differs is named.
     trace: int | None = None
-    # A run folder, to be compared with `b` by the looser precision's fixed bounds,
-    # whatever trained them and where. Nothing is trained, and only `run.dir` may be
-    # given besides.
+    # A run folder to compare with `b`, of any framework and machine, by the fixed
+    # bounds of the looser precision. Nothing is trained, and no other key but `run.dir`
+    # may be given.
     a: str | None = None
     b: str | None = None  # the other run folder
-    # Perturbed runs of each framework, in precisions that rounding matters to.
+    # Perturbed runs of each framework, in precisions where rounding matters.
     controls: int = 4
     # How JAX takes N devices: `devices` (one process with N of them), `processes` (N
     # processes), or both.
@@ -35,7 +35,7 @@ class ParityConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = self.world_sizes  # of any type, so that it is refused in words
+        sizes = self.world_sizes  # of any type, so that errors are in one line
         if not isinstance(sizes, list) or not sizes or not all(map(_counts, sizes)):
             raise ConfigError(
                 "world_sizes must be a list of positive whole numbers, got "
@@ -57,15 +57,16 @@ class ParityConfig(Config):
             raise ConfigError("parity takes trace=STEP instead of train.trace")
         if missing := ablated(self):
             raise ConfigError(
-                f"parity compares trainings, and without {' and '.join(missing)} there "
-                "is none; leave it at true"
+                f"parity compares trainings, which need {' and '.join(missing)}; leave "
+                "it at true"
             )
         if self.run.resume != "auto" or self.run.resume_anyway:
             raise ConfigError(
-                "parity trains all its runs anew; leave run.resume at auto and "
+                "parity trains all its runs from the start; leave run.resume at auto "
+                "and "
                 "run.resume_anyway at false"
             )
-        # What is refused of a single run's trace is refused here, before any starts.
+        # What a single run's trace refuses is refused here, before any starts.
         self.train = replace(self.train, trace=self.trace)
         if bool(self.a) != bool(self.b) or "" in (self.a, self.b):
             missing = "a" if not self.a else "b"

@@ -1,7 +1,7 @@
-"""Config keys and options that were renamed: the one table of them.
+"""The one table of renamed config keys and options.
 
-An old name that is typed is answered with the new one. Run folders, checkpoints and
-studies that hold old names are read, and their names replaced.
+An old name on the command line is refused with the new one. Old names in run folders,
+checkpoints and studies are replaced when these are read.
 """
 
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ def with_new_key(override: str) -> str:
 def _renamed(
     config: dict[str, Any], keys: dict[str, str], options: dict[str, dict[str, str]]
 ) -> dict[str, Any]:
-    """With the names replaced; an old one stays where its group has the new one too."""
+    """Replace the names; an old one stays if its group also has the new one."""
     config = {k: dict(v) if isinstance(v, dict) else v for k, v in config.items()}
     for key, new_key in keys.items():
         group, _, name = key.partition(".")

@@ -1,7 +1,7 @@
-"""The one source of chance: NumPy generators keyed by what they are for.
+"""All randomness: NumPy generators keyed by what they are for.
 
-Nothing in a run draws from torch's or JAX's generators, and no draw depends on how many
-draws came before it, so neither the world size nor the framework can shift one.
+Nothing in a run uses torch's or JAX's generators, and no stream depends on how much was
+drawn before, so neither world size nor framework can change the numbers.
 """
 
 import hashlib
@@ -13,9 +13,8 @@ def keyed_generator(*key: int | str) -> np.random.Generator:
     """A generator that is a pure function of its key.
 
     Args:
-      key: what the draws are for, such as `(seed, "order", epoch)`. Keys that differ in
-        any part give independent streams: the 128-bit Philox key is the head of their
-        SHA-256 digest.
+      key: its purpose, such as `(seed, "order", epoch)`. Different keys give
+        independent streams: the 128-bit Philox key is the head of their SHA-256 digest.
 
     Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.
 

@@ -13,7 +13,7 @@ from recipe.fields import at_least, one_of, positive
 FRAMEWORKS = ("torch", "jax")
 REGIMES = ("strong", "strong_accumulate", "weak")
 DATA = ("real", "synthetic")
-# Axes by the key that a run takes for each, where it has one that is not to be typed.
+# Axes, and the run's key for each, if any, which may not be given directly.
 AXES = {
     "framework": None,
     "world_size": "devices",
@@ -25,13 +25,13 @@ AXES = {
     "update": "optim.update",
     "compile": "compile",
 }
-# Of these, what leaves a part of the step out, and what a cell without it is called.
+# Axes that omit a part of the step: ablations, and their names.
 ABLATIONS = {"grad_sync": "alone", "update": "frozen"}
 
 
 @dataclass(kw_only=True)
 class StudyPlan:
-    """The axes, every value of one with every value of the others."""
+    """The axes; every combination of their values is run."""
 
     name: str
     # `strong`: `train.global_batch_size` at every world size. `weak`: on each device,
@@ -47,21 +47,21 @@ class StudyPlan:
     # An axis: `real`, the recipe's own data, and `synthetic`, which costs nothing to
     # load.
     data: list[str] = field(default_factory=lambda: ["real"])
-    # `[true,false]` times every step of several devices under `dp` also without the
-    # exchange of gradients; what the full step takes longer is exposed communication.
+    # `[true,false]` also times steps on several devices under `dp` without the gradient
+    # exchange; the difference is exposed communication.
     grad_sync: list[bool] = field(default_factory=lambda: [True])
-    # `[true,false]` times every step also without the optimizer.
+    # `[true,false]` also times every step without the optimizer.
     update: list[bool] = field(default_factory=lambda: [True])
-    # `[false,true]` times PyTorch also with `compile=true`; JAX has one cell for both.
+    # `[false,true]` also times PyTorch with `compile=true`; JAX is always compiled.
     compile: list[bool] = field(default_factory=lambda: [False])
     repeats: int = 5  # independent processes for each combination
     order_seed: int = 0  # the order of the processes is drawn from it
-    # Each cell's `train.timed_seconds`; `null`: the windows of its training tell.
+    # Each run's `train.timed_seconds`; `null`: the windows of its training count.
     timed_seconds: float | None = 3.0
-    # How long a start waits in all, before cells on this machine's CPUs, while other
-    # processes use more than a tenth of its cores; 0 never does.
+    # How long a study waits in all, before runs on this machine's CPUs, while other
+    # processes use more than a tenth of its cores; 0 never waits.
     wait_minutes: float = 5.0
-    # Overrides of every cell, before those typed.
+    # Overrides of every run, before those on the command line.
     recipe: list[str] = field(default_factory=list)
     # Overrides of its parity checks: `'study.parity=["controls=2"]'`.
     parity: list[str] = field(default_factory=list)
@@ -86,7 +86,8 @@ class StudyPlan:
         for axis in ABLATIONS:
             if True not in getattr(self, axis):
                 raise ConfigError(
-                    f"study.{axis}=[false] compares with nothing; write [true,false]"
+                    f"study.{axis}=[false] has nothing to compare with; write "
+                    "[true,false]"
                 )
         if min(self.world_size) < 1:
             raise ConfigError(
@@ -99,10 +100,12 @@ class StudyPlan:
             )
         positive("study.timed_seconds", self.timed_seconds)
         at_least("study.wait_minutes", self.wait_minutes, 0.0)
-        if False in self.grad_sync and all(point.grad_sync for point in points(self)):
+        if False in self.grad_sync and all(
+            point.grad_sync for point in configurations(self)
+        ):
             raise ConfigError(
-                f"study.grad_sync={self.grad_sync}: only several devices under dp have "
-                "gradients to exchange; add a study.world_size above 1 (and dp), or "
+                f"study.grad_sync={self.grad_sync}: only several devices under dp "
+                "exchange gradients; add a study.world_size above 1 (and dp), or "
                 "leave study.grad_sync at [true]"
             )
 
@@ -113,9 +116,8 @@ class StudyConfig(Config):
 
     study: StudyPlan
     cluster: ClusterConfig
-    # As does `--dry-run`, prints every cell, its command, and how many device-hours and
-    # node-hours it takes at most and, once cells have finished, is likely to; on any
-    # machine.
+    # As `--dry-run`: prints every run, its command, and the device-hours and node-hours
+    # that it takes at most and, once some have finished, probably; on any machine.
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -125,7 +127,7 @@ class StudyConfig(Config):
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyRun:
     """One run of a study.
 
     Args:
@@ -144,27 +146,29 @@ class Cell:
     repeat: int = 1
 
     @property
-    def point(self) -> str:
-        """What repeats share: "torch-2-fp32-dp", "jax-mlp-2-fp32-dp-alone"."""
+    def configuration(self) -> str:
+        """Without the repeat: "torch-2-fp32-dp", "jax-mlp-2-fp32-dp-alone"."""
         axes = self.framework, *([self.model] if self.model else [])
         axes = *axes, str(self.world_size), self.precision, self.parallel
-        arms = ("compiled",) * self.compile + (self.data,) * (self.data != "real")
-        return "-".join([*axes, *arms, *(ABLATIONS[axis] for axis in self.ablated)])
+        ablations = ("compiled",) * self.compile + (self.data,) * (self.data != "real")
+        return "-".join(
+            [*axes, *ablations, *(ABLATIONS[axis] for axis in self.ablated)]
+        )
 
     @property
     def ablated(self) -> list[str]:
-        """The axes of what its step leaves out."""
+        """The axes of the parts that its step omits."""
         return [axis for axis in ABLATIONS if not getattr(self, axis)]
 
     @property
     def name(self) -> str:
-        """Of its folder: "torch-2-fp32-dp-3"."""
-        return f"{self.point}-{self.repeat}"
+        """Its folder's name: "torch-2-fp32-dp-3"."""
+        return f"{self.configuration}-{self.repeat}"
 
     def overrides(
         self, global_batch_size: int, regime: str, grad_accum_steps: int = 1
     ) -> list[str]:
-        """What this cell's run is asked for, over its recipe.
+        """The run's overrides of the recipe.
 
         Args:
           global_batch_size, grad_accum_steps: the recipe's.
@@ -172,9 +176,9 @@ class Cell:
         Raises:
           ConfigError: if the micro-batches do not divide over the devices.
 
-        >>> Cell("torch", 2, "fp32", "dp").overrides(64, "weak")[-1]
+        >>> StudyRun("torch", 2, "fp32", "dp").overrides(64, "weak")[-1]
         'train.global_batch_size=128'
-        >>> Cell("jax", 2, "fp32", "dp").overrides(64, "strong_accumulate", 4)[-1]
+        >>> StudyRun("jax", 2, "fp32", "dp").overrides(64, "strong_accumulate", 4)[-1]
         'train.grad_accum_steps=2'
         """
         batch = global_batch_size * (self.world_size if regime == "weak" else 1)
@@ -187,7 +191,7 @@ class Cell:
         if self.model:
             own.append(f"model={self.model}")
         if self.data == "synthetic":
-            # In place of one's own, too, whose files were typed.
+            # Also in place of custom data, whose files were given.
             own += ["data=synthetic", "data.files=null", "data.label_offset=0"]
         if self.compile:
             own.append("compile=true")
@@ -203,7 +207,7 @@ class Cell:
 
 
 def timing(plan: StudyPlan) -> list[str]:
-    """What every cell is asked for so that its speed can be trusted.
+    """Overrides of every run that make its speed reliable.
 
     >>> timing(StudyPlan(name="mine", regime="weak", timed_seconds=None))
     ['train.timed_seconds=null']
@@ -213,10 +217,10 @@ def timing(plan: StudyPlan) -> list[str]:
 
 
 def check_sizes_of(plan: StudyPlan, fit: int | None = None) -> list[int]:
-    """World sizes of its parity checks, which start their own processes on one node.
+    """World sizes of its parity checks, which run on one node.
 
     Args:
-      fit: devices of a node; None where there is no other.
+      fit: devices of a node; None if there is only this one.
 
     >>> plan = StudyPlan(name="mine", regime="weak", world_size=[1, 8, 16])
     >>> check_sizes_of(plan, fit=8)
@@ -233,9 +237,9 @@ def check_batch(
 ) -> int:
     """`train.global_batch_size` of its parity checks, in examples.
 
-    A check trains on one device too, so its batch is what a device of a cell has at
-    most, and not what many have together: a multiple of the largest world size that is
-    checked, of two examples on each device at least.
+    A check also trains on one device, so its batch is at most what one device of a run
+    has, not what many have together: a multiple of the largest world size that is
+    checked, with at least two examples on each device.
 
     Args:
       global_batch_size, grad_accum_steps: the recipe's.
@@ -256,7 +260,7 @@ def check_batch(
 def other_batches(
     plan: StudyPlan, global_batch_size: int, checked: dict[str, int]
 ) -> list[str]:
-    """In words, which parity checks have another batch than some cell.
+    """Lines that say which parity checks have another batch than some run.
 
     Args:
       global_batch_size: the recipe's.
@@ -266,44 +270,44 @@ def other_batches(
     of_cells = sorted(global_batch_size * size for size in sizes)
     cells = " to ".join(f"{b:,}" for b in dict.fromkeys((of_cells[0], of_cells[-1])))
     return [
-        f"{name} trains at a global batch of {batch:,}, which one device holds as in a "
-        f"cell; the cells at {cells}"
+        f"{name} trains at a global batch of {batch:,}, which fits one device; the "
+        f"study's runs at {cells}"
         for name, batch in checked.items()
         if {batch} != set(of_cells)
     ]
 
 
-def points(plan: StudyPlan) -> list[Cell]:
-    """Every combination that there is, once.
+def configurations(plan: StudyPlan) -> list[StudyRun]:
+    """Every valid combination, once.
 
-    pmap is JAX's alone, and JAX is always compiled. Gradients to leave alone are
-    exchanged by several devices under dp. One part of a step is left out at a time.
+    pmap is JAX's alone, and JAX is always compiled. Only several devices under dp
+    exchange gradients. One part of a step is omitted at a time.
     """
     axes = (getattr(plan, axis) or [None] for axis in AXES)
     every = (
-        replace(cell, compile=cell.compile and cell.framework == "torch")
-        for cell in starmap(Cell, product(*axes))
+        replace(run, compile=run.compile and run.framework == "torch")
+        for run in starmap(StudyRun, product(*axes))
     )
     return [
-        cell
-        for cell in dict.fromkeys(every)
-        if (cell.framework, cell.parallel) != ("torch", "pmap")
-        and (cell.grad_sync or (cell.parallel == "dp" and cell.world_size > 1))
-        and len(cell.ablated) <= 1
+        run
+        for run in dict.fromkeys(every)
+        if (run.framework, run.parallel) != ("torch", "pmap")
+        and (run.grad_sync or (run.parallel == "dp" and run.world_size > 1))
+        and len(run.ablated) <= 1
     ]
 
 
-def cells(plan: StudyPlan) -> list[Cell]:
-    """Every repeat of every point, in the order they run in.
+def study_runs(plan: StudyPlan) -> list[StudyRun]:
+    """Every repeat of every configuration, in the order of execution.
 
-    A randomised block design: each repeat holds every point once, in an order of its
-    own, so that a machine that slows down over the hours slows every point alike.
-    Source: Fisher, The Design of Experiments, 1935, ch. 4.
+    A randomised block design: each repeat has every configuration once, in a random
+    order, so that a machine that slows down over the hours affects all alike. Source:
+    Fisher, The Design of Experiments, 1935, ch. 4.
     """
     generator = random.Random(plan.order_seed)
     order = []
     for repeat in range(1, plan.repeats + 1):
-        block = [replace(point, repeat=repeat) for point in points(plan)]
+        block = [replace(point, repeat=repeat) for point in configurations(plan)]
         generator.shuffle(block)
         order += block
     return order

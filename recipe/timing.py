@@ -1,22 +1,22 @@
-"""How a run goes on being timed after its training: more steps, in windows by time."""
+"""Timing after the training: extra steps, in windows of about equal time."""
 
 from dataclasses import dataclass
 
 from recipe.config import Config
 
 WINDOWS = 5  # at least
-LONGEST = 2.0  # seconds of a window: ranks are missed where one takes very long
-PILOTS = 2  # windows that tell how long a step takes, and count for nothing
+LONGEST = 2.0  # seconds of a window: very long ones would run into the timeout
+PILOTS = 2  # windows that only measure how long a step takes
 
 
 def steps_of_window(seconds: float, step_seconds: float, most: int) -> int:
-    """Steps that take about so long.
+    """Number of steps that take about so long.
 
     Args:
       seconds: of the window.
       step_seconds: of a step.
-      most: steps that are issued at once, as training does: a window has fewer, or
-        that many several times over.
+      most: steps that are issued at once, as in training: a window has fewer, or a
+        multiple of them.
 
     >>> steps_of_window(0.6, 0.01, 20), steps_of_window(0.6, 0.05, 20)
     (60, 12)
@@ -29,13 +29,13 @@ def steps_of_window(seconds: float, step_seconds: float, most: int) -> int:
 
 @dataclass
 class Pace:
-    """The windows that a run is timed in, decided alike on all ranks.
+    """The windows in which a run is timed; the same on all ranks.
 
-    Two pilots come first: a single step, and as many as that makes of a window's time.
+    Two pilots come first: a single step, then as many as fill a window by that time.
     All windows after them have the same number of steps.
 
     Args:
-      seconds: to be timed in all; None: no window at all.
+      seconds: to be timed in total; None: no window at all.
       log_every_steps: `train.log_every_steps`, issued at once.
       step: the first to be taken, from 0.
     """
@@ -59,13 +59,13 @@ class Pace:
         return self.windows >= WINDOWS and self.timed >= self.seconds
 
     def window(self) -> list[range]:
-        """The next window's steps, by what is issued at once."""
+        """The next window's steps, in groups that are issued at once."""
         stop = self.step + self.steps
         starts = range(self.step, stop, self.log_every_steps)
         return [range(s, min(s + self.log_every_steps, stop)) for s in starts]
 
     def took(self, seconds: float) -> bool:
-        """Note how long the slowest rank took for the window, and go on to the next.
+        """Note how long the slowest rank took for the window, and move to the next.
 
         Returns:
           Whether that window counts; a pilot does not.
@@ -75,7 +75,7 @@ class Pace:
             self.windows += 1
             self.timed += seconds
             return True
-        assert self.seconds is not None  # then there is no window
+        assert self.seconds is not None  # without any window
         self.pilots -= 1
         length = min(self.seconds / WINDOWS, LONGEST)
         self.steps = steps_of_window(length, seconds / self.steps, self.log_every_steps)

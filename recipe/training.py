@@ -1,4 +1,4 @@
-"""The groups that say how an experiment is trained: batches, schedule, precision."""
+"""The config groups of how an experiment is trained: batches, schedule, precision."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ PRECISIONS = ("bf16", "fp16", "fp32", "fp64", "tf32")
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """How long, in what batches, from which seed."""
+    """The length of training, its batches and its seed."""
 
     epochs: int | None = None  # passes over the training set
     steps: int | None = None  # optimizer steps; wins over epochs where both are given
@@ -23,24 +23,23 @@ class TrainConfig:
     # memory; `train.global_batch_size` must divide by it times the devices. Batch
     # normalisation takes its statistics over a micro-batch.
     grad_accum_steps: int = 1
-    # Fraction of the target that is spread evenly over all classes, in training.
+    # Fraction of the target that is spread evenly over all classes in training.
     label_smoothing: float = 0.0
-    # Of initial weights, order, augmentation and dropout; same seed, same run, in
-    # either framework.
+    # Of initial weights, order, augmentation and dropout; the same in both frameworks.
     seed: int = 0
     # Steps between two synchronisations: losses are fetched, and time is taken, once
     # per window.
     log_every_steps: int = 20
-    # Seconds of steps that are timed after the training, in five windows or more of at
-    # most 2 s each; the weights and scores are the training's, the speed is theirs
-    # alone. `null`: none, and the training's own windows tell; not with `train.trace`.
+    # Seconds of extra steps that are timed after the training, in at least five windows
+    # of at most 2 s; they determine the speed, and change neither weights nor scores.
+    # `null`: none, so the training's windows count; not with `train.trace`.
     timed_seconds: float | None = None
     evaluate_every_epochs: int = 1  # 0: only at the end
-    # The control of a parity check, 0 for none: any other number moves each initial
-    # weight by one unit in the last place of the compute dtype, and takes each
-    # micro-batch's examples in another order.
+    # For the controls of a parity check; 0: none. Otherwise each initial weight is
+    # moved by one unit in the last place of the compute dtype, and each micro-batch's
+    # examples are reordered.
     perturb_seed: int = 0
-    # A step, from 1, that is recorded layer by layer in `trace-<step>.safetensors`, and
+    # A step, from 1, that is recorded layer by layer in `trace-<step>.safetensors` and
     # is the last; on one device.
     trace: int | None = None
 
@@ -61,8 +60,8 @@ class TrainConfig:
         if self.timed_seconds is not None and self.trace is not None:
             raise ConfigError(
                 f"train.timed_seconds={self.timed_seconds:g} times steps after the "
-                f"last, and train.trace={self.trace} ends the run with a step that "
-                "is taken apart; set one of them to null"
+                f"last, and train.trace={self.trace} ends the run with a traced step; "
+                "set one of them to null"
             )
         at_least("train.evaluate_every_epochs", self.evaluate_every_epochs, 0)
         at_least("train.perturb_seed", self.perturb_seed, 0)
@@ -76,17 +75,16 @@ class TrainConfig:
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
-    """How the learning rate moves; the formulas are in `recipe/schedule.py`."""
+    """The learning-rate schedule; the formulas are in `recipe/schedule.py`."""
 
     name: str
-    # Optimizer steps of a linear rise; the first already moves. one_cycle rises by
-    # itself.
+    # Optimizer steps of linear warm-up; not for one_cycle, which has its own.
     warmup_steps: int = 0
-    end_factor: float = 0.0  # cosine, one_cycle: the last learning rate over the peak
-    initial_factor: float = 0.04  # one_cycle: the first learning rate over the peak
+    end_factor: float = 0.0  # cosine, one_cycle: last learning rate / peak
+    initial_factor: float = 0.04  # one_cycle: first learning rate / peak
     pct_start: float = 0.3  # one_cycle: fraction of the run until the peak
     milestones: list[float] = field(default_factory=list)  # step: fractions of the run
-    gamma: float = 0.1  # step: what each milestone multiplies by
+    gamma: float = 0.1  # step: factor at each milestone
 
     def __post_init__(self) -> None:
         one_of("schedule.name", self.name, SCHEDULES)
@@ -111,12 +109,11 @@ class ScheduleConfig:
 
 @dataclass(kw_only=True)
 class LossScaleConfig:
-    """Dynamic loss scaling in torch's form, by torch's defaults."""
+    """Dynamic loss scaling, with torch's rules and defaults."""
 
-    initial: float = 65536.0  # what the loss is multiplied by at first
-    growth: float = 2.0  # what that is multiplied by after `interval` finite steps
-    # What it is multiplied by after a step whose gradient was not finite, which is
-    # skipped.
+    initial: float = 65536.0  # initial scale
+    growth: float = 2.0  # factor after `interval` finite steps
+    # Factor after a step whose gradient was not finite, which is skipped.
     backoff: float = 0.5
     interval: int = 2000  # optimizer steps in a row
 
@@ -133,7 +130,7 @@ class LossScaleConfig:
 
 @dataclass(kw_only=True)
 class PrecisionConfig:
-    """What numbers are kept and computed in; `precision.py` of either twin says how.
+    """The dtypes of storage and computation; `precision.py` of each twin says how.
 
     fp64 is the proof mode, fp32 true single precision, tf32 the same with matrix
     products on TF32 units; bf16 and fp16 compute in 16 bits and keep parameters in 32.

@@ -1,7 +1,7 @@
 """The initial weights: (seed, architecture) -> named NumPy arrays in canonical layout.
 
 Names, layouts and shapes are `recipe/architecture.py`'s. Each framework's `weights.py`
-maps them to its own; every transpose is there and nowhere else.
+maps them to its own layout; every transpose is there.
 """
 
 import math
@@ -20,18 +20,18 @@ from recipe.rng import keyed_generator
 Weights = dict[str, np.ndarray]
 Shape = tuple[int, ...]
 
-# Of the numbers that are multiplied, the leading one included (IEEE 754; bfloat16 keeps
-# fp32's exponent and 7 bits after it, TF32 10).
+# Bits of the significand, with the implicit one (IEEE 754; bfloat16 keeps fp32's
+# exponent and 7 bits, TF32 10).
 SIGNIFICAND_BITS = {"fp64": 53, "fp32": 24, "tf32": 11, "fp16": 11, "bf16": 8}
 
 
 def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> shape of all that a model holds, in forward order."""
+    """Canonical name -> shape of every array of a model, in forward order."""
     return {name: leaf.shape for name, leaf in _leaves(config).items()}
 
 
 def initial_weights(config: Config) -> Weights:
-    """Everything that a model holds at step 0, as drawn and then perturbed."""
+    """All arrays of a model at step 0: drawn, then perturbed."""
     return perturbed(config, drawn_weights(config))
 
 
@@ -50,13 +50,13 @@ def drawn_weights(config: Config) -> Weights:
 
 
 def head_leaves(config: Config) -> tuple[str, ...]:
-    """Canonical names of what maps features to the outputs, as `model.head` means it.
+    """Canonical names of the head, which maps features to the outputs.
 
-    The last layer of a model of Duet's. Of a user's own, the layer that shapes.py
+    The last layer of a built-in model. For a custom one, the layer that shapes.py
     names: `HEAD = "head"` is `head.kernel` and `head.bias`; none where it names none.
 
     Raises:
-      ConfigError: if it names what is no layer of its.
+      ConfigError: if it names no layer of the model.
     """
     if config.model.folder is None:
         *_, last = layers(config.model, config.data)
@@ -74,19 +74,19 @@ def head_leaves(config: Config) -> tuple[str, ...]:
 
 
 def new_head(config: Config) -> list[str]:
-    """The leaves that `model.head=new` draws, although `model.weights` has others."""
+    """The leaves that `model.head=new` draws in place of those of `model.weights`."""
     return list(head_leaves(config)) if config.model.head else []
 
 
 def weight_dtype(config: Config) -> type[np.floating]:
-    """What parameters and statistics are kept in."""
+    """The dtype of parameters and statistics."""
     return np.float64 if config.precision.name == "fp64" else np.float32
 
 
 def random_weights(config: Config, seed: int = 0) -> Weights:
-    """No number is zero: with zero biases a wrong layer would stay invisible.
+    """Random weights without zeros: zero biases would hide a wrong layer.
 
-    Kernels are drawn as for training, so that a deep model's outputs stay of its size;
+    Kernels are drawn as for training, so that a deep model's outputs keep their scale;
     scales lie around 1, variances are positive.
     """
     generator = np.random.default_rng(seed)
@@ -124,7 +124,7 @@ def _leaves(config: Config) -> dict[str, Leaf]:
 
 
 def own_init(name: str) -> str:
-    """How a leaf of a user's own model begins, by what it is called.
+    """The initialiser of a custom model's leaf, by its name.
 
     >>> own_init("stem.kernel"), own_init("norm.scale"), own_init("norm.bias")
     ('he', 'ones', 'zeros')
@@ -143,7 +143,7 @@ def _glorot(generator: Generator, shape: Shape) -> np.ndarray:
     return generator.uniform(-bound, bound, shape)
 
 
-# How a leaf begins; fan_in is all axes of a kernel but the last.
+# Initialisers; fan_in is all axes of a kernel but the last.
 _DRAW: dict[str, Callable[[Generator, Shape], np.ndarray]] = {
     "zeros": lambda _, shape: np.zeros(shape),
     "ones": lambda _, shape: np.ones(shape),
@@ -152,7 +152,7 @@ _DRAW: dict[str, Callable[[Generator, Shape], np.ndarray]] = {
     # N(0, 1 / fan_in): LeCun et al., Efficient BackProp, 1998.
     "lecun": lambda g, shape: _normal(g, shape, 1 / math.prod(shape[:-1])),
     # U(+-sqrt(6 / (in + out))): Glorot and Bengio, AISTATS 2010; as Dosovitskiy et al.,
-    # An Image is Worth 16x16 Words, ICLR 2021, begin attention and MLPs.
+    # An Image is Worth 16x16 Words, ICLR 2021, initialise attention and MLPs.
     "glorot": _glorot,
     # N(0, 0.02^2): Dosovitskiy et al.'s position embeddings.
     "embedding": lambda g, shape: _normal(g, shape, 0.02**2),
@@ -190,11 +190,11 @@ def check_trained(file: str, trained: Mapping[str, bool]) -> None:
 
 
 def check_leaves(shapes: Mapping[str, Shape], weights: Weights) -> None:
-    """Refuse a model that does not hold what its architecture says.
+    """Refuse a model whose leaves are not those of its architecture.
 
     Args:
-      shapes: canonical name -> canonical shape of all that a framework's model holds.
-      weights: what it is to hold.
+      shapes: canonical name -> canonical shape of the framework's model.
+      weights: that it should have.
 
     Raises:
       ConfigError: naming every leaf that differs, with both shapes.
@@ -216,15 +216,15 @@ def check_leaves(shapes: Mapping[str, Shape], weights: Weights) -> None:
 
 
 def parameter_count(weights: Weights) -> int:
-    """How many numbers training moves."""
+    """Number of trained parameters."""
     return sum(array.size for name, array in weights.items() if is_trained(name))
 
 
 def _perturbed(config: Config, array: np.ndarray, name: str) -> np.ndarray:
     """Each number one unit in the last place up or down; zeros stay zero.
 
-    The place is that of the numbers that convolutions and matrix products take: an ulp
-    of the fp32 parameters would vanish in their cast to 16 bits.
+    The ulp is of the compute dtype: one of the fp32 parameters would vanish in the cast
+    to 16 bits.
     """
     # "nudge", as it was called first: another word would draw other numbers.
     generator = keyed_generator(config.train.perturb_seed, "nudge", name)

@@ -1,1 +1,1 @@
-"""What a run did: its folder, the truth, and the trackers that mirror it."""
+"""What a run did: its folder, and the trackers that mirror it."""

@@ -1,14 +1,14 @@
-"""Checkpoints: all that a run needs to go on, in either framework, at any world size.
+"""Checkpoints: all that a run needs to resume, in either framework, at any world size.
 
 RUN/checkpoints/step-00000020/ holds
 
     weights.safetensors  parameters and running statistics
-    SLOT.safetensors     an optimizer's slot, such as momentum or adam.m; same names
+    STATE.safetensors    of the optimizer, such as momentum or adam.m; same names
     average.safetensors  of the weights, where optim.ema_decay keeps one; same names
-    manifest.json        what else there is to know, and the SHA-256 of each file
+    manifest.json        the other fields of a checkpoint, and the SHA-256 of each file
     COMMITTED            the SHA-256 of the manifest; written last
 
-so that one number vouches for everything, and a checkpoint without it is none. Nothing
+so that one number verifies everything; a folder without it is not a checkpoint. Nothing
 in a checkpoint can execute: it is JSON and safetensors.
 """
 
@@ -55,19 +55,19 @@ _SLOT_FILE = re.compile(r"(\w[\w.]*)\.safetensors")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A run after one of its steps.
+    """The state of a run after one of its steps.
 
     Args:
       step: optimizer steps done.
-      epoch: passes over the training set begun, from 1.
+      epoch: the current pass over the training set, from 1.
       framework, world_size: of the run that wrote it; nothing depends on them.
       config_hash: of the recipe.
-      recipe: the recipe itself, by key, to show what differs; see `record/resume.py`.
+      recipe: the recipe itself, by key, to report what differs; see `record/resume.py`.
       data_fingerprint: of the dataset.
-      arrays: slot -> canonical name -> array in canonical layout. "weights" are the
-        parameters and running statistics, "average" their average, the others an
-        optimizer's.
-      state: the numbers beside them, such as the loss scale; exact in JSON.
+      arrays: kind of state -> canonical name -> array in canonical layout. "weights"
+        are the parameters and running statistics, "average" their average, the others
+        the optimizer's state.
+      state: scalars, such as the loss scale; exact in JSON.
       test: the last evaluation's metrics, and `step`, when that was.
     """
 
@@ -83,7 +83,7 @@ class Checkpoint:
     test: dict[str, Any] | None
 
     def manifest(self) -> dict[str, Any]:
-        """All but the arrays, as JSON has it."""
+        """Everything but the arrays, as JSON."""
         fields = {k: v for k, v in vars(self).items() if k != "arrays"}
         return strict_json({"schema_version": CHECKPOINT_VERSION, **fields})
 
@@ -93,16 +93,16 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 
 def checkpoint_step(path: Path) -> int | None:
-    """The step that a folder's name says; None where it is no checkpoint's name."""
+    """The step in a checkpoint folder's name; None for any other name."""
     named = _NAME.fullmatch(path.name)
     return int(named[1]) if named else None
 
 
 class CheckpointWriter:
-    """A run's folder of checkpoints while one process writes it, a context manager.
+    """Writes a run's checkpoints; a context manager.
 
-    Entering takes the folder, so that of two runs given one, one is refused; and clears
-    away what a killed writer has left.
+    Entering locks the folder, so that a second run given the same one is refused, and
+    removes what a killed writer has left.
 
     Args:
       run: the run folder, which exists.
@@ -110,7 +110,7 @@ class CheckpointWriter:
         score of its own step is kept beside them.
 
     Raises:
-      RecordError: if another process writes there, or the disk refuses.
+      RecordError: if another process writes there, or on a disk error.
     """
 
     def __init__(self, run: Path, keep: int):
@@ -137,11 +137,11 @@ class CheckpointWriter:
                     _remove(path)
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint whole, then remove those that are no longer kept.
+        """Write a checkpoint atomically, then remove those that are no longer kept.
 
         Raises:
-          RecordError: if the disk refuses; nothing of it is left then, and all older
-            checkpoints are as they were.
+          RecordError: on a disk error; nothing of it is left then, and all older
+            checkpoints are unchanged.
         """
         folder = checkpoint_folder(self.run, checkpoint.step)
         fresh = folder.with_name(f".saving-{uuid.uuid4().hex}")
@@ -161,7 +161,7 @@ class CheckpointWriter:
         return folder
 
     def discard_after(self, step: int) -> None:
-        """Remove what lies beyond a step, since a resumed run goes there again."""
+        """Remove checkpoints beyond a step: a resumed run does those steps again."""
         with recording(self.run / FOLDER):
             for path in _newest_first(self.run):
                 if (checkpoint_step(path) or 0) > step:
@@ -176,7 +176,7 @@ class CheckpointWriter:
 
     def close(self) -> None:
         if self._lock is not None:
-            self._lock.close()  # which lets go of it, as the end of the process does
+            self._lock.close()  # which unlocks it, as the end of the process does
 
     def __exit__(
         self,
@@ -191,10 +191,11 @@ def read_checkpoint(path: Path, whole: bool = True) -> Checkpoint:
     """A checkpoint, every byte of it verified.
 
     Args:
-      whole: or its manifest alone, which tells what it is of.
+      whole: whether to read the arrays; otherwise the manifest alone.
 
     Raises:
-      RecordError: if it is none, was not finished, or was changed; naming the file.
+      RecordError: if it is not a checkpoint, is incomplete, or was changed; naming the
+        file.
     """
     manifest = _read_manifest(path)
     arrays = {}
@@ -211,14 +212,14 @@ def read_checkpoint(path: Path, whole: bool = True) -> Checkpoint:
 def newest_checkpoint(
     run: Path, whole: bool = True
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest good checkpoint of a run, and why each newer one was left out."""
-    left_out: list[str] = []
+    """The newest valid checkpoint of a run, and why each newer one was skipped."""
+    skipped: list[str] = []
     for path in _newest_first(run):
         try:
-            return read_checkpoint(path, whole), left_out
+            return read_checkpoint(path, whole), skipped
         except RecordError as error:
-            left_out.append(str(error))
-    return None, left_out
+            skipped.append(str(error))
+    return None, skipped
 
 
 def _newest_first(run: Path) -> list[Path]:
@@ -231,15 +232,15 @@ def _newest_first(run: Path) -> list[Path]:
 
 
 def _write_content(folder: Path, checkpoint: Checkpoint) -> str:
-    """The files of a checkpoint but its marker; the SHA-256 of its manifest."""
+    """Write a checkpoint's files, but no marker; returns the manifest's SHA-256."""
     files = {}
-    for slot, arrays in checkpoint.arrays.items():
+    for name, arrays in checkpoint.arrays.items():
         content = safetensors.numpy.save(arrays)
-        files[f"{slot}.safetensors"] = {
+        files[f"{name}.safetensors"] = {
             "sha256": hashlib.sha256(content).hexdigest(),
             "bytes": len(content),
         }
-        write_file(folder / f"{slot}.safetensors", content)
+        write_file(folder / f"{name}.safetensors", content)
     content = to_json({**checkpoint.manifest(), "files": files})
     write_file(folder / MANIFEST, content)
     folder_to_disk(folder)
@@ -247,9 +248,9 @@ def _write_content(folder: Path, checkpoint: Checkpoint) -> str:
 
 
 def _remove(folder: Path) -> None:
-    """The marker first, so that what is half removed is never taken for whole.
+    """The marker first, so that a half-removed checkpoint never passes for whole.
 
-    Of a link or a stray file by a checkpoint's name, nothing but itself is removed.
+    A link or a stray file with a checkpoint's name is unlinked, not followed.
     """
     if folder.is_symlink() or folder.is_file():
         folder.unlink()
@@ -260,16 +261,16 @@ def _remove(folder: Path) -> None:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest that its marker vouches for, with every field there."""
+    """A manifest that matches its marker, with every field present."""
     if not path.is_dir():
-        raise RecordError(f"{path} is no folder of a checkpoint")
+        raise RecordError(f"{path} is not a checkpoint folder")
     if not _marked(path):
-        raise RecordError(f"{path} has no {MARKER}: its writing was cut short")
+        raise RecordError(f"{path} has no {MARKER}: writing it was interrupted")
     file = path / MANIFEST
     with recording(file, "read"):
         content, marker = file.read_bytes(), (path / MARKER).read_bytes()
     if hashlib.sha256(content).hexdigest().encode() != marker.strip():
-        raise RecordError(f"{file} was changed: {MARKER} has another SHA-256")
+        raise RecordError(f"{file} was changed: its SHA-256 is not the one in {MARKER}")
     manifest = checked_object(parse_json(content, file), CHECKPOINT, str(file))
     if manifest["schema_version"] not in READABLE:
         raise RecordError(
@@ -277,10 +278,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"this version of Duet reads {READABLE[0]} to {READABLE[-1]}"
         )
     if manifest["step"] != checkpoint_step(path):
-        raise RecordError(f"{file} is of step {manifest['step']}, not as it is named")
+        raise RecordError(
+            f"{file} is of step {manifest['step']}, which its folder's name contradicts"
+        )
     for name, entry in manifest["files"].items():
         if not _SLOT_FILE.fullmatch(name):
-            raise RecordError(f"{file} names {name!r}, no file of a checkpoint")
+            raise RecordError(
+                f"{file} lists {name!r}, which is not a file of a checkpoint"
+            )
         checked_object(entry, CHECKPOINT_FILE, f"{file}, {name}")
     if manifest["test"] is not None:
         checked_object(manifest["test"], CHECKPOINT_TEST, f"{file}, test")
@@ -297,7 +302,9 @@ def _read_arrays(path: Path, entry: dict[str, Any]) -> Weights:
             raise RecordError(f"{path} has {size} bytes of {entry['bytes']}")
         content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise RecordError(f"{path} was changed: its SHA-256 is not as written")
+        raise RecordError(
+            f"{path} was changed: its SHA-256 is not the one in the manifest"
+        )
     try:
         return safetensors.numpy.load(content)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -309,14 +316,14 @@ def _marked(path: Path) -> bool:
 
 
 def _best(paths: list[Path]) -> Path | None:
-    """The checkpoint with the best test score, of those evaluated at their own step."""
+    """The one with the best test score, of those evaluated at their own step."""
     scored = []
     for path in paths:
-        with contextlib.suppress(RecordError):  # what cannot be read is not the best
+        with contextlib.suppress(RecordError):  # an unreadable one is not the best
             manifest = _read_manifest(path)
             test = manifest["test"]
             if test is not None and test["step"] == manifest["step"]:
-                # A loss that is not a number compares with nothing.
+                # NaN losses do not compare.
                 loss = test["loss"] if test["loss"] == test["loss"] else float("inf")
                 scored.append((test["accuracy"] or 0.0, -loss, manifest["step"], path))
     return max(scored)[-1] if scored else None

@@ -15,9 +15,9 @@ class Times:
 
     Args:
       seconds: of each rank, from synchronisation to synchronisation.
-      data_seconds: of these, what the host took to plan batches and to place them on
-        devices; of the rank that took longest.
-      dispatch_seconds: what it took to issue the steps, of the rank that took longest.
+      data_seconds: of these, spent on the host to plan batches and place them on
+        devices; of the slowest rank.
+      dispatch_seconds: spent to issue the steps; of the slowest rank.
     """
 
     seconds: Sequence[float] | Float[np.ndarray, " ranks"]
@@ -26,7 +26,7 @@ class Times:
 
     @classmethod
     def of(cls, ranks: Float[np.ndarray, "ranks 3"]) -> "Times":
-        """From what each rank's `Clock.own` says."""
+        """From each rank's `Clock.own`."""
         return cls(ranks[:, 0], float(ranks[:, 1].max()), float(ranks[:, 2].max()))
 
 
@@ -36,7 +36,7 @@ class Clock:
     Phases are of a window and not of a step: entering one costs a microsecond.
 
     Attributes:
-      times: of all ranks, once they have met after the window.
+      times: of all ranks, known once they have gathered after the window.
     """
 
     times: Times

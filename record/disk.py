@@ -1,7 +1,7 @@
-"""How the files of a record reach the disk, and how they are read back.
+"""Atomic, durable writes of a record's files, and how they are read back.
 
-What is written appears whole or not at all, and survives a machine that loses power.
-Whatever the system refuses becomes one `RecordError` that says what to do.
+A file appears whole or not at all, and survives a power loss. Errors of the system
+become one `RecordError` that says what to do.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from recipe.errors import RecordError
 from record.schema import Field, check_fields, restored_fields, with_earlier
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What file systems without flock answer; there, run.dir is the user's to keep apart.
+# Errors of file systems without flock, where two runs in one run.dir go unnoticed.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def recording(path: Path, verb: str = "write") -> Iterator[None]:
-    """Turn the system's refusal into one error that names the folder."""
+    """Turn an OSError into one `RecordError` that names the folder."""
     try:
         yield
     except OSError as error:
@@ -44,10 +44,10 @@ def to_json(value: Any) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """A new file, on the disk itself when this returns.
+    """Write a new file, flushed to the disk when this returns.
 
     Raises:
-      OSError: the system's; part of the file may be there then.
+      OSError: part of the file may be there then.
     """
     with path.open("wb") as file:
         file.write(content)
@@ -56,10 +56,10 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """The file appears whole or not at all, and replaces one of its name.
+    """Write a file atomically; it replaces one of the same name.
 
     Raises:
-      OSError: the system's; nothing has changed then.
+      OSError: nothing has changed then.
     """
     temporary = path.with_name(path.name + ".partial")
     try:
@@ -71,7 +71,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def folder_to_disk(folder: Path) -> None:
-    """Make the names in a folder last, as fsync makes the content of files."""
+    """Flush a folder's entries to the disk, as fsync flushes a file's content."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -80,10 +80,10 @@ def folder_to_disk(folder: Path) -> None:
 
 
 def locked(path: Path) -> TextIO:
-    """The open file, which this process alone may hold until it is closed.
+    """The open file, locked by this process until it is closed.
 
     Raises:
-      RecordError: naming the process that holds it.
+      RecordError: naming the process that holds the lock.
     """
     file = path.open("a+")
     try:
@@ -110,7 +110,7 @@ def read_text(file: Path) -> str:
     """A file of UTF-8.
 
     Raises:
-      RecordError: if it cannot be read, or is of something else.
+      RecordError: if it cannot be read, or is not UTF-8.
     """
     try:
         with recording(file, "read"):
@@ -120,7 +120,7 @@ def read_text(file: Path) -> str:
 
 
 def parse_json(text: str | bytes, where: Path | str) -> Any:
-    """JSON, however it was made to break a reader.
+    """Parse JSON that may be malformed in any way.
 
     Raises:
       RecordError: naming the place.

@@ -1,4 +1,4 @@
-"""Where a run happened, as `environment.json` keeps it."""
+"""Where a run ran, as `environment.json` keeps it."""
 
 import contextlib
 import os
@@ -48,7 +48,7 @@ def describe_environment(framework: str, devices: list[str]) -> dict[str, Any]:
 
 
 def own_cores() -> list[int] | None:
-    """Logical cores that this process may use; None where the platform has no say."""
+    """Logical cores that this process may use; None where the platform cannot tell."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return None
@@ -62,7 +62,7 @@ def process_age_seconds() -> float:
 def peak_resident_bytes() -> int:
     """This process's peak resident memory.
 
-    On Linux by /proc: getrusage's begins at that of the process that started this one.
+    On Linux from /proc: getrusage's starts at the peak of the parent process.
     """
     with contextlib.suppress(OSError):
         status = Path("/proc/self/status").read_text()
@@ -86,7 +86,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Git's answer about the checkout, or None where there is none to ask."""
+    """Git's output for the checkout, or None without git or a checkout."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30
@@ -101,7 +101,7 @@ def _git_dirty() -> bool:
 
 
 def _processor() -> str:
-    """The processor's name; Linux keeps it in a file, `platform` knows others'."""
+    """The processor's name: from /proc on Linux, else from `platform`."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

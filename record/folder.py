@@ -1,17 +1,17 @@
-"""The run folder: where it is made, for one run alone, and what comes to lie in it.
+"""The run folder: where it is made, for one run alone, and what it contains.
 
     config.yaml        the resolved config
     environment.json   versions, devices, host, git commit, command
     metrics.jsonl      one row per step, timed window and evaluation
-    summary.json       what the run came to; written last
+    summary.json       the run's results; written last
     final.safetensors  the weights, or their average; canonical names and layouts
     last.safetensors   the weights, where final.safetensors is their average
-    trace-N.safetensors  what went on in step N, where train.trace asks for it
-    logs/rank*.log     each rank its own
-    checkpoints/       what the run can go on from, see `record/checkpoint.py`
+    trace-N.safetensors  activations and gradients of step N, for train.trace=N
+    logs/rank*.log     one for each rank
+    checkpoints/       what the run can resume from, see `record/checkpoint.py`
 
-Rank 0 alone writes, by `record/recorder.py`, as the run goes; whoever asks later reads,
-by `record/run.py`. `record/schema.py` has every field. The folder is the truth;
+Rank 0 alone writes, through `record/recorder.py`, while the run goes; `record/run.py`
+reads a finished run. `record/schema.py` has every field. The folder is authoritative;
 trackers and the screen repeat what is written here.
 """
 
@@ -30,10 +30,10 @@ from runtime.processes import Processes
 
 
 def check_folder(config: Config) -> None:
-    """Refuse a `run.dir` that is occupied or cannot be written; touches nothing.
+    """Refuse a `run.dir` that is occupied or not writable; changes nothing.
 
     Raises:
-      RecordError: saying what is there, and how to go on.
+      RecordError: saying what is there, and what to do.
     """
     path = Path(config.run.dir or "runs")
     with recording(path):
@@ -57,15 +57,15 @@ def _check_empty(path: Path) -> None:
     if not path.is_dir():
         raise RecordError(f"run.dir={path} is a file; choose another")
     if all(file.name == STOP for file in path.iterdir()):
-        return  # a run may be told to stop before it has its folder
-    held, more = "files of something else", ""
+        return  # a run may be asked to stop before it has its folder
+    held, more = "other files", ""
     if (path / "summary.json").exists():
         status = read_summary(path)["status"]
         held = f"a {status} run"
         if status == "finished":
-            more = f"; to train it on: {_how_to_train_on(path)}"
+            more = f"; to continue it: {_how_to_continue(path)}"
     elif (path / "config.yaml").exists():
-        held = "a run without an end"
+        held = "an unfinished run"
     elif (path / "parity.json").exists():
         held = "a parity check"
     raise RecordError(
@@ -74,12 +74,12 @@ def _check_empty(path: Path) -> None:
     )
 
 
-def _how_to_train_on(path: Path) -> str:
+def _how_to_continue(path: Path) -> str:
     if any(checkpoint_step(kept) for kept in path.glob(f"{FOLDER}/*")):
         return f"run.resume={path}, another run.dir, and more train.epochs"
     return (
         f"model.weights={path / 'final.safetensors'} and another run.dir, with an "
-        "optimizer that starts anew, as no checkpoint of its state was due "
+        "optimizer that starts afresh, as no checkpoint of its state was due "
         "(checkpoint.every_steps, .every_minutes, .at_end)"
     )
 
@@ -106,15 +106,15 @@ def create_folder(config: Config, framework: str) -> Path:
                 path.mkdir(parents=True)
                 _claim(path, config)
                 return path
-            except FileExistsError:  # another run began in this second
+            except FileExistsError:  # another run started in the same second
                 number += 1
                 path = path.with_name(f"{config.name}-{framework}-{now}-{number}")
 
 
 def folder_of_launch(config: Config, framework: str, processes: Processes) -> Path:
-    """Where a run goes that torchrun starts again, without `run.dir`, until it is done.
+    """The run folder of a run without `run.dir` that torchrun may restart.
 
-    Each try is a process that knows nothing of those before but torchrun's own id.
+    All that a restarted process shares with earlier ones is torchrun's run id.
     """
     start, end = f"{config.name}-{framework}", processes.launch
     if processes.restart:
@@ -125,7 +125,7 @@ def folder_of_launch(config: Config, framework: str, processes: Processes) -> Pa
 
 
 def _claim(path: Path, config: Config) -> None:
-    """Write the config where none is: of two runs given one folder, one has it."""
+    """Write the config unless there is one: of two runs in one folder, one gets it."""
     try:
         with recording(path), (path / "config.yaml").open("x") as file:
             file.write(to_yaml(config))
@@ -134,7 +134,8 @@ def _claim(path: Path, config: Config) -> None:
             raise RecordError(
                 f"run.dir={path} was taken by another run just now; choose another"
             ) from None
-        # A full disk: half a config would occupy the folder of a run that never was.
+        # A full disk: half a config would occupy the folder of a run that never
+        # started.
         with contextlib.suppress(OSError):
             (path / "config.yaml").unlink(missing_ok=True)
             if config.run.dir is None:

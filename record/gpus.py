@@ -1,6 +1,6 @@
-"""The NVIDIA GPUs of a machine, as `environment.json` keeps them; NVML answers.
+"""The NVIDIA GPUs of a machine, as `environment.json` keeps them; from NVML.
 
-https://docs.nvidia.com/deploy/nvml-api: NVIDIA's driver brings the library, and its
+https://docs.nvidia.com/deploy/nvml-api: The driver includes the library, and its
 bindings need no framework.
 """
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pynvml
 
-# How two GPUs are joined where it is not by NVLink, in nvidia-smi's abbreviations.
+# How two GPUs are connected without NVLink, in nvidia-smi's abbreviations.
 WAYS = {
     pynvml.NVML_TOPOLOGY_INTERNAL: "one board",
     pynvml.NVML_TOPOLOGY_SINGLE: "PIX",
@@ -22,7 +22,7 @@ NVLINK = "NVLink"
 
 
 def describe_gpus() -> dict[str, Any] | None:
-    """Driver, every GPU and what joins them; None where there is no driver.
+    """Driver, every GPU and their links; None without a driver.
 
     All GPUs of the machine, whether a run uses them or not; a value that NVML does not
     give, as in a virtual machine, is None.
@@ -57,7 +57,7 @@ def _gpu(handle: Any) -> dict[str, Any]:
 
 
 def _link(a: Any, b: Any) -> str | None:
-    """How two GPUs of the machine are joined; None for one and itself."""
+    """How two GPUs of the machine are connected; None for a GPU and itself."""
     if a is b:
         return None
     peers = pynvml.NVML_P2P_CAPS_INDEX_NVLINK
@@ -68,7 +68,7 @@ def _link(a: Any, b: Any) -> str | None:
 
 
 def _asked(question: Callable[..., Any], *about: Any) -> Any:
-    """NVML's answer, None where this device or driver gives none."""
+    """A value from NVML, None where this device or driver has none."""
     try:
         return question(*about)
     except pynvml.NVMLError:

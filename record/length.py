@@ -1,4 +1,4 @@
-"""Whether a run may go on for longer than was asked for when it began."""
+"""Whether a run may be extended beyond the length that it was started with."""
 
 from typing import Any
 
@@ -8,34 +8,34 @@ from recipe.norms import has_local_norm
 LENGTH = ("train.epochs", "train.steps")
 
 
-def goes_on(config: Config, before: dict[str, Any]) -> bool:
-    """Whether a run's steps are those of one of any other length, to the last bit.
+def is_extendable(config: Config, before: dict[str, Any]) -> bool:
+    """Whether a run's steps do not depend on its length, to the last bit.
 
-    They are where no learning rate is set by the length. Its end adds an evaluation,
-    which changes nothing, but for statistics that devices otherwise share later.
+    So it is if no learning rate depends on the length. The end adds an evaluation,
+    which changes nothing, unless devices share their statistics for it.
 
     Args:
-      before: the recipe's values by key, as the run began.
+      before: the recipe's values by key, as the run was started.
     """
     schedules = {config.schedule.name, before.get("schedule.name")}
     return schedules == {"constant"} and not has_local_norm(config)
 
 
-def how_to_go_on(config: Config, weights: str) -> str:
-    """What to do where they are not, in words.
+def how_to_extend(config: Config, weights: str) -> str:
+    """What to do where they do depend on it.
 
     Args:
-      weights: a file of the run's.
+      weights: the file of the run's weights.
     """
     if has_local_norm(config):
         why = "model.norm.sync=false shares statistics where a run ends"
     else:
         why = (
             f"schedule={config.schedule.name} sets each learning rate by the length of "
-            "the run, so the steps behind it are not those of another length; under "
-            "schedule=constant they would be, and it would go on"
+            "the run, so its first steps would have been different ones in a longer "
+            "run; only schedule=constant can be extended"
         )
     return (
-        f"{why}. To train on from its weights, with a schedule of its own: "
+        f"{why}. To continue from its weights with a new schedule: "
         f"model.weights={weights} and another run.dir"
     )

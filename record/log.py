@@ -1,4 +1,4 @@
-"""The log of a rank: a file in the run folder, and warnings on the screen too."""
+"""The log of a rank: a file in the run folder, with warnings also on the screen."""
 
 import contextlib
 import logging
@@ -10,9 +10,9 @@ LOGGER = logging.getLogger("duet")
 
 @contextlib.contextmanager
 def open_log(path: Path, rank: int) -> Iterator[None]:
-    """Let what is logged reach `logs/rank*.log` of a run folder, until the end of it.
+    """Log to `logs/rank*.log` of a run folder while the context is open.
 
-    Without that file where it cannot be made: a log is not worth a run.
+    If that file cannot be made, the run continues without it.
     """
     handlers: list[logging.Handler] = []
     with contextlib.suppress(OSError):

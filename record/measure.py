@@ -1,4 +1,4 @@
-"""More steps after the training, timed alone; its result lies in the record."""
+"""Extra steps after the training, run for their time alone."""
 
 from collections.abc import Callable
 
@@ -19,11 +19,11 @@ def measure(
     heartbeat: Heartbeat,
     ranks: Ranks,
 ) -> None:
-    """Time windows of further steps until there are enough, or a rank is to stop.
+    """Time windows of extra steps until there are enough, or a rank is asked to stop.
 
     Args:
-      issue: steps, as the training does, telling the clock of its phases.
-      wait: until the device has done what was issued.
+      issue: issues steps, as the training does, and times their phases on the clock.
+      wait: waits until the device has done them.
 
     Raises:
       RecordError: on every rank, if rank 0 could not record.

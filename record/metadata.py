@@ -1,4 +1,4 @@
-"""What is known of a run before its first step, and the summary that this begins."""
+"""What is known of a run before its first step, and the summary that starts with it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ class Compilation:
 
     Args:
       seconds: spent on it.
-      cached: whether all of it came out of a cache.
+      cached: whether all of it came from a cache.
     """
 
     seconds: float
@@ -30,8 +30,8 @@ class RunMetadata:
     Args:
       framework: "torch" or "jax".
       devices: of this process, by name.
-      rank, processes, world_size: this process, of how many, on how many devices.
-      parameters: trained numbers in the model.
+      rank, processes, world_size: this process, their number, and that of the devices.
+      parameters: number of trained parameters.
       data_fingerprint: of the dataset.
       compilation: of the steps; None where they run eagerly.
       startup_seconds: from process start until ready to train, without compiling.
@@ -51,11 +51,11 @@ class RunMetadata:
 def initial_summary(
     config: Config, metadata: RunMetadata, path: Path, steps: int
 ) -> dict[str, Any]:
-    """A `summary.json` as it stands before the first step.
+    """The fields of `summary.json` before the first step.
 
     Args:
       path: the run folder.
-      steps: optimizer steps that a resumed run has behind it.
+      steps: optimizer steps that a resumed run has already done.
     """
     compilation = metadata.compilation
     return {

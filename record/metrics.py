@@ -1,4 +1,4 @@
-"""What is computed from a run's raw sums: class metrics and throughput."""
+"""Metrics computed from a run's raw sums: class metrics and throughput."""
 
 from typing import Any
 
@@ -55,15 +55,15 @@ def class_scores(confusion: Int[np.ndarray, "K K"]) -> dict[str, float]:
 def _ratios(
     counts: Int[np.ndarray, " K"], of: Int[np.ndarray, " K"]
 ) -> Float[np.ndarray, " K"]:
-    """Quotients, 0 where there is nothing to divide by."""
+    """Quotients, 0 where the denominator is 0."""
     return np.divide(counts, of, out=np.zeros(len(of)), where=of > 0)
 
 
 def median_throughput(windows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Images per second: the median over timed windows, and the windows it is of.
+    """Images per second: the median over timed windows, and those windows' rates.
 
-    Those that were measured after the training, where there are any; else those of the
-    training but for warm-up, with none left the median is None.
+    The windows timed after the training, if any; else those of the training except its
+    warm-up. Without any the median is None.
     """
     measured = [w for w in windows if w["measured"]]
     timed = measured or [w for w in windows if not w["warmup"]]

@@ -1,8 +1,8 @@
-"""What `torch.save` wrote, as .safetensors; in a process of its own.
+"""Convert a `torch.save` file to .safetensors, in a separate process.
 
     python -m record.pth weights.pth weights.safetensors
 
-PyTorch is imported here, and so in no process that trains with JAX.
+PyTorch is imported here, so that a process that trains with JAX need not.
 """
 
 import sys
@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from recipe.errors import ConfigError
 
-# Under which of its names a training's checkpoint keeps the model's state_dict.
+# Keys under which checkpoints keep the model's state_dict.
 WITHIN = ("state_dict", "model_state_dict", "model")
 
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
-    """The tensors of a state_dict, or of the checkpoint that holds one, as arrays.
+    """The tensors of a state_dict, or of a checkpoint that holds one, as arrays.
 
     Nothing else is unpickled: a pickle can run any program.
 
@@ -41,13 +41,13 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise ConfigError(
             f"needs PyTorch to be read; install it ({error}), or save the weights as "
-            ".safetensors or .npz where it is"
+            ".safetensors or .npz on a machine that has it"
         ) from error
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # of pickles and archives, and torch's own
+    except Exception as error:  # from pickle, zipfile and torch
         raise ConfigError(
             "is damaged, or holds more than tensors, which could run any program; "
             "torch.save(model.state_dict(), FILE) is what is read "

@@ -1,4 +1,4 @@
-"""The record of a run while it goes: what each rank tells of it, and rank 0 writes."""
+"""The record of a run in progress: every rank reports to it, rank 0 writes it."""
 
 import contextlib
 import json
@@ -35,16 +35,16 @@ from record.tracking import open_tracker
 
 
 class Recorder:
-    """One run's record while it runs, a context manager; the same calls on every rank.
+    """The record of a run in progress, a context manager; the same calls on every rank.
 
-    Rank 0 writes. A write that fails (a full disk) does not raise where it happens, as
-    the other ranks would then wait for rank 0 forever: it is kept in `failure`, for the
-    ranks to share at the end of a window and to stop together with `stop_if`.
+    Rank 0 writes. A write that fails (a full disk) does not raise at once, or the other
+    ranks would wait for rank 0 forever: the error is kept in `failure` until the ranks
+    share it at the end of a window and stop together with `stop_if`.
 
     Args:
       writer: of the folder's checkpoints, entered, on the rank that writes; closed with
-        the record. None saves nothing.
-      resumed: what the run resumes from; the folder's rows end there.
+        the record. None: nothing is saved.
+      resumed: the checkpoint that the run resumes from; the folder's rows end there.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Recorder:
         metadata = self.metadata
         with contextlib.ExitStack() as opened:
             if self._writer is not None:
-                # Closed last, since that lets another run have the folder.
+                # Closed last, since that unlocks the folder for other runs.
                 opened.callback(self._writer.close)
             opened.enter_context(open_log(self.path, metadata.rank))
             LOGGER.info(
@@ -125,8 +125,8 @@ class Recorder:
             world_size=metadata.world_size,
             steps=self.plan.last,
         )
-        # The last is closed first: rows, then the live bar, which would break the line
-        # that syncs the run, then the tracker, which prints that, then the table.
+        # Closed in reverse: rows, then the live bar, which would break up the line with
+        # the `wandb sync` command, then the tracker, which prints it, then the table.
         opened.callback(lambda: self._screen.close_table(self._summary))
         opened.callback(lambda: self._tracker.finish(self._summary))
         opened.enter_context(self._screen)
@@ -211,9 +211,9 @@ class Recorder:
         self._summary["test"], self._test_step = metrics, window.steps.stop
 
     def time_is_up(self) -> bool:
-        """Whether a checkpoint is due by time; only the rank that writes ever says so.
+        """Whether a checkpoint is due by time; only ever true on the rank that writes.
 
-        To be shared with the other ranks, which all take part in saving.
+        To be shared with the other ranks, as all take part in saving.
         """
         return self._saver is not None and self._saver.time_is_up()
 
@@ -223,11 +223,11 @@ class Recorder:
         arrays: dict[str, Weights],
         state: dict[str, int | float],
     ) -> None:
-        """Save what the run can resume from after a window, behind the next steps.
+        """Save a checkpoint after a window, in the background of the next steps.
 
         Args:
           arrays: as `Checkpoint` has them.
-          state: the numbers beside them.
+          state: the scalars.
         """
         if self._saver is None or self._metrics is None or self.failure is not None:
             return
@@ -247,7 +247,7 @@ class Recorder:
         )
 
         def keep_rows() -> None:
-            """What leads to a checkpoint must outlast whatever it outlasts."""
+            """Flush the rows up to a checkpoint, which must last as long as it does."""
             self._tracker.catch_up()
             os.fsync(rows)
 
@@ -255,12 +255,12 @@ class Recorder:
             self._saver.save(checkpoint, before=keep_rows)
 
     def stopped(self, step: int, reason: str) -> StoppedError:
-        """Record that the run leaves after a step, to be started again.
+        """Record that the run stops after a step, to be started again.
 
         Returns:
-          What is to be raised once all ranks know whether rank 0 could save.
+          The error to raise once all ranks know whether rank 0 could save.
         """
-        LOGGER.info("asked to stop by %s: left after step %d", reason, step)
+        LOGGER.info("asked to stop by %s: stopped after step %d", reason, step)
         if self._writes:
             self._close_saver()
             if self.failure is None:
@@ -269,9 +269,9 @@ class Recorder:
         return stopped_error(self.path, step, reason)
 
     def trained(self, arrays: dict[str, Weights], peak_memory_bytes: int) -> None:
-        """Record the trained weights, whatever steps are timed after them.
+        """Record the trained weights, before any steps are timed beyond them.
 
-        Whatever is saved behind the steps is waited for.
+        Waits for the save in the background.
 
         Args:
           arrays: "weights" and, where there is one, their "average"; as in `save`.
@@ -299,7 +299,7 @@ class Recorder:
             self._close_saver()
 
     def finish(self) -> None:
-        """Record the end: the summary, last."""
+        """Record the end of the run; writes the summary, last."""
         if self._writes and self.failure is None:
             self._summary["status"] = "finished"
             self._write_summary()
@@ -321,7 +321,7 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._opened:  # closed whatever comes of the rest
+        with self._opened:  # closed even if the rest fails
             if error is not None:
                 self._note(error)
             self._close_saver()
@@ -329,7 +329,7 @@ class Recorder:
                 self._write_summary()
 
     def _note(self, error: BaseException) -> None:
-        """Why the run ends, for its log and its summary."""
+        """Note why the run ends, in its log and its summary."""
         interrupted = isinstance(error, KeyboardInterrupt)
         known = interrupted or isinstance(error, DuetError)
         message = "interrupted" if interrupted else str(error) or type(error).__name__
@@ -339,7 +339,7 @@ class Recorder:
         self._summary["status"] = statuses.get(type(error), "failed")
 
     def interrupted(self, reason: str) -> None:
-        """Record why the run ends, where its main thread never returns to say so."""
+        """Record why the run ends if its main thread never returns."""
         self._summary["error"] = reason
         if self._writes:
             self._write_summary()
@@ -365,7 +365,7 @@ class Recorder:
                 self._metrics.flush()
         for row in rows:
             self._screen.show(row)
-        self._tracker.log(*rows)  # last, since from here on its thread takes time
+        self._tracker.log(*rows)  # last, since its thread takes time from here on
 
     def _write_summary(self) -> None:
         self._summary["images_per_second"] = median_throughput(self._windows)

@@ -1,4 +1,4 @@
-"""Where a run resumes, and whether it may: it has to stay the same run.
+"""Where a run resumes, and whether it may: the recipe has to be the same.
 
 `record/rewind.py` then makes the folder ready for it.
 """
@@ -21,7 +21,7 @@ from record.checkpoint import (
 )
 from record.disk import read_text, recording
 from record.folder import check_folder
-from record.length import LENGTH, goes_on, how_to_go_on
+from record.length import LENGTH, how_to_extend, is_extendable
 from record.rows import whole_rows
 from record.run import FINAL, read_summary
 
@@ -30,34 +30,33 @@ ABSENT = "nothing"
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Where a run goes on.
+    """Where a run resumes.
 
     Args:
-      folder: the run folder that the record goes on in.
+      folder: the run folder in which the record continues.
       source: the run folder whose rows lead there; most often the same.
-      checkpoint: None where the run was cut short before its first.
-      left_out: why each newer checkpoint was not taken.
-      differences: what is not as the checkpoint has it, allowed by
-        `run.resume_anyway`.
+      checkpoint: None where the run was interrupted before its first.
+      skipped: why each newer checkpoint was not taken.
+      differences: from the checkpoint's recipe, allowed by `run.resume_anyway`.
     """
 
     folder: Path
     source: Path
     checkpoint: Checkpoint | None
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
 
     @property
     def step(self) -> int:
-        """Optimizer steps that lie behind the run."""
+        """Optimizer steps already done."""
         return 0 if self.checkpoint is None else self.checkpoint.step
 
-    def told(self) -> list[str]:
-        """What a user should know of it, a line each."""
+    def messages(self) -> list[str]:
+        """Lines that tell the user where it resumes."""
         return [
-            *(f"left out: {reason}" for reason in self.left_out),
+            *(f"skipped: {reason}" for reason in self.skipped),
             *(f"resumed anyway: {difference}" for difference in self.differences),
-            f"{self.folder} goes on after step {self.step}",
+            f"{self.folder} resumes after step {self.step}",
         ]
 
 
@@ -67,28 +66,29 @@ def resume_point(
     world_size: int | None = None,
     whole: bool = True,
 ) -> Resume | None:
-    """What `run.resume` comes to; None where a run begins anew. Changes nothing.
+    """Resolve `run.resume`; None for a new run. Changes nothing.
 
-    `auto` goes on in `run.dir` where that holds a run that was cut short. A path is
-    that of a run folder, meaning its newest good checkpoint, or of one checkpoint. With
-    no `run.dir` the record goes on where the checkpoint lies; with another, it begins
-    with a copy of the rows that lead there. Once that other, begun from there, has a
-    checkpoint of its own, it is gone on with: one command line can be started again
-    and again. Where it holds a run that was not begun from there, it is refused.
+    `auto` resumes the interrupted run in `run.dir`, if there is one. A path is that of
+    a run folder, meaning its newest valid checkpoint, or of one checkpoint. Without
+    `run.dir` the record continues in the checkpoint's run folder; with another folder,
+    it starts with a copy of the rows up to the checkpoint. Once that other folder has
+    checkpoints of its own, the same command resumes from those, so one command line can
+    be started again and again. A `run.dir` with a run that was not started from that
+    path is refused.
 
     Args:
-      data_fingerprint, world_size: of this run; None where they are not known yet.
-      whole: whether checkpoints are read, or for now their manifests alone.
+      data_fingerprint, world_size: of this run; None if not known yet.
+      whole: whether to read checkpoints, or for now their manifests alone.
 
     Raises:
-      RecordError: if there is nothing to go on from, or it would not be the same run;
-        then with the difference, key by key.
+      RecordError: if there is nothing to resume from, or the recipe differs; then with
+        the difference, key by key.
     """
     places = [p for p in (config.run.dir, config.run.resume) if p]
     try:
         with recording(Path(places[0]), "read"):
             found = _found(config, whole)
-    except RuntimeError as error:  # pathlib's of links that lead to each other
+    except RuntimeError as error:  # from pathlib, for links in a circle
         raise RecordError(f"{' or '.join(places)}: {error}") from error
     if found is None:
         check_folder(config)
@@ -97,10 +97,10 @@ def resume_point(
     differences = _differences(config, data_fingerprint, world_size, found)
     if differences and not config.run.resume_anyway:
         hint = ""
-        if any(told.startswith(LENGTH) for told in differences):
-            hint = f". {how_to_go_on(config, _weights(found))}"
+        if any(difference.startswith(LENGTH) for difference in differences):
+            hint = f". {how_to_extend(config, _weights(found))}"
         raise RecordError(
-            f"{found.source} cannot be gone on with, as it would not be the same run: "
+            f"{found.source} cannot be resumed, as it would not be the same run: "
             f"{'; '.join(differences)}. Ask for the same, choose another run.dir, or "
             f"set run.resume_anyway=true, which the record will show{hint}"
         )
@@ -108,33 +108,33 @@ def resume_point(
 
 
 def _found(config: Config, whole: bool) -> Resume | None:
-    """Where to go on, whatever it holds."""
+    """Where to resume, without comparing recipes."""
     given = config.run.resume
     own = None if config.run.dir is None else Path(config.run.dir).absolute()
     if given in ("auto", "never"):
-        goes_on = given == "auto" and own is not None and was_interrupted(own)
-        return _newest(own, own, whole) if own is not None and goes_on else None
+        resumes = given == "auto" and own is not None and was_interrupted(own)
+        return _newest(own, own, whole) if own is not None and resumes else None
     path = Path(os.path.abspath(given))
     if checkpoint_step(path) is None:
         path = path.resolve()
     source = path if checkpoint_step(path) is None else path.parent.parent
     own = own or source
     forks = own.resolve() != source.resolve()
-    # Begun from there already: the same command, started again, is to go on from here.
+    # Started from there before: the same command, repeated, resumes here.
     held = was_interrupted(own)
     again = held and (
-        _began_from(own, path, source) if forks else _asked_for(own) == given
+        _started_from(own, path, source) if forks else _asked_for(own) == given
     )
     if again:
-        begun = _newest(own, own, whole)
-        if begun.checkpoint is not None:
-            return begun
+        started = _newest(own, own, whole)
+        if started.checkpoint is not None:
+            return started
     _check_resumable(given, path, source)
     if forks and held and not again:
         raise RecordError(
-            f"run.dir={own} holds a run that was cut short, and it was not begun from "
-            f"run.resume={given}; leave run.resume out to go on with that run, or "
-            f"choose another run.dir to go on from {given}"
+            f"run.dir={own} holds an interrupted run that was not started from "
+            f"run.resume={given}; leave run.resume out to resume that run, or "
+            f"choose another run.dir to start from {given}"
         )
     if forks and not again:
         check_folder(config)
@@ -146,8 +146,8 @@ def _found(config: Config, whole: bool) -> Resume | None:
         checkpoint = read_checkpoint(path, whole)
         found = Resume(folder=own, source=source, checkpoint=checkpoint)
     if found.checkpoint is None:
-        reasons = "".join(f"; {reason}" for reason in found.left_out)
-        raise RecordError(f"run.resume={given} holds no good checkpoint{reasons}")
+        reasons = "".join(f"; {reason}" for reason in found.skipped)
+        raise RecordError(f"run.resume={given} holds no valid checkpoint{reasons}")
     return found
 
 
@@ -161,7 +161,7 @@ def was_interrupted(folder: Path) -> bool:
 
 
 def _refuse_trace(config: Config, folder: Path) -> None:
-    """A traced step is a run's last: it may not end one that was to be longer."""
+    """A traced step is a run's last, so it may not end a run that was to be longer."""
     step, there = config.train.trace, (folder / "config.yaml").is_file()
     if step is not None and there and _config_of(folder).train.trace != step:
         raise RecordError(
@@ -171,7 +171,7 @@ def _refuse_trace(config: Config, folder: Path) -> None:
 
 
 def refuse_finished(folder: Path) -> None:
-    """Overwrite nothing that is whole.
+    """Refuse to overwrite a finished run.
 
     Raises:
       RecordError: if the folder holds a finished run.
@@ -179,25 +179,25 @@ def refuse_finished(folder: Path) -> None:
     if read_summary(folder)["status"] == "finished":
         raise RecordError(
             f"{folder} holds a finished run; nothing is overwritten: give another "
-            "run.dir for what goes on from it, and more train.epochs"
+            "run.dir to continue from it, and more train.epochs"
         )
 
 
 def _check_resumable(given: str, path: Path, source: Path) -> None:
-    """Refuse a `run.resume` that leads to no checkpoint, saying why it does not."""
+    """Refuse a `run.resume` that leads to no checkpoint, and say why."""
     allowed = "auto, never, or the path of a run folder or of one of its checkpoints"
     if not path.exists():
         is_word = Path(given).name == given
-        what = "is no word that it takes, and no path" if is_word else "does not exist"
+        what = "is neither auto nor never nor a path" if is_word else "does not exist"
         raise RecordError(f"run.resume={given} {what}; give {allowed}")
     if path != source or any(source.glob("checkpoints/step-*")):
-        return  # whether they are good is seen by reading them
+        return  # reading them shows whether they are valid
     if not (path / "config.yaml").is_file():
-        raise RecordError(f"run.resume={given} is no run folder; give {allowed}")
+        raise RecordError(f"run.resume={given} is not a run folder; give {allowed}")
     if was_interrupted(source):
         raise RecordError(
-            f"run.resume={given} was cut short before its first checkpoint; "
-            f"run.dir={given} with run.resume=auto begins it again"
+            f"run.resume={given} was interrupted before its first checkpoint; "
+            f"run.dir={given} with run.resume=auto starts it again"
         )
     status, weights = read_summary(source)["status"], source / FINAL
     hint = "lower checkpoint.every_steps"
@@ -209,14 +209,14 @@ def _check_resumable(given: str, path: Path, source: Path) -> None:
 
 
 def _asked_for(folder: Path) -> str:
-    """The `run.resume` that a run was last begun with."""
+    """The `run.resume` that a run was last started with."""
     return _config_of(folder).run.resume
 
 
-def _began_from(folder: Path, path: Path, source: Path) -> bool:
-    """Whether a run began with the rows that lead to a path in another run.
+def _started_from(folder: Path, path: Path, source: Path) -> bool:
+    """Whether a run started with another run's rows up to a path there.
 
-    Its config says so where it was killed before it had copied them.
+    If it was killed before copying them, its config tells.
     """
     if Path(_asked_for(folder)).resolve() == path.resolve():
         return True
@@ -230,22 +230,22 @@ def _began_from(folder: Path, path: Path, source: Path) -> bool:
 
 
 def _newest(folder: Path, source: Path, whole: bool) -> Resume:
-    checkpoint, left_out = newest_checkpoint(source, whole)
+    checkpoint, skipped = newest_checkpoint(source, whole)
     return Resume(
-        folder=folder, source=source, checkpoint=checkpoint, left_out=tuple(left_out)
+        folder=folder, source=source, checkpoint=checkpoint, skipped=tuple(skipped)
     )
 
 
 def _differences(
     config: Config, data_fingerprint: str | None, world_size: int | None, found: Resume
 ) -> list[str]:
-    """What is asked for that is not as it was, in words, key by key."""
+    """How what is asked for differs from before, key by key."""
     if found.checkpoint is not None:
         before, data = found.checkpoint.recipe, found.checkpoint.data_fingerprint
     else:
         before, data = identity_parts(_config_of(found.source)), None
     was, asked = dict(leaves(before)), dict(leaves(identity_parts(config)))
-    free = LENGTH if goes_on(config, was) else ()
+    free = LENGTH if is_extendable(config, was) else ()
     differences = [
         f"{key} is {asked.get(key, ABSENT)}, was {was.get(key, ABSENT)}"
         for key in sorted(was.keys() | asked.keys())
@@ -264,7 +264,7 @@ def _differences(
 
 
 def _weights(found: Resume) -> str:
-    """The file of the weights that a run has come to."""
+    """The file of a run's latest weights."""
     final = found.source / FINAL
     if final.exists() or found.checkpoint is None:
         return str(final)
@@ -284,7 +284,7 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
 
     Raises:
       RecordError: if it is of another model or optimizer, which `run.resume_anyway`
-        cannot mend.
+        cannot help with.
     """
     shapes = weight_shapes(config)
     trained = {name: shape for name, shape in shapes.items() if is_trained(name)}
@@ -292,19 +292,19 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
     wanted = {"weights": shapes, **kept}
     if config.optim.ema_decay is not None and "average" in checkpoint.arrays:
         wanted["average"] = shapes
-    for slot, expected in wanted.items():
-        held = {n: a.shape for n, a in checkpoint.arrays.get(slot, {}).items()}
+    for kind, expected in wanted.items():
+        held = {n: a.shape for n, a in checkpoint.arrays.get(kind, {}).items()}
         if held != expected:
             odd = sorted(n for n in held | expected if held.get(n) != expected.get(n))
             raise RecordError(
-                f"{path} does not fit: in {slot}, {odd[0]} is "
+                f"{path} does not fit: in {kind}, {odd[0]} is "
                 f"{held.get(odd[0], ABSENT)}, needed {expected.get(odd[0], ABSENT)}; "
-                "ask for the model and the optimizer that it is of"
+                "ask for the checkpoint's model and optimizer"
             )
     dtype = weight_dtype(config)
 
     def own(arrays: Weights) -> Weights:
         return {name: array.astype(dtype) for name, array in arrays.items()}
 
-    arrays = {slot: own(checkpoint.arrays[slot]) for slot in wanted}
+    arrays = {kind: own(checkpoint.arrays[kind]) for kind in wanted}
     return replace(checkpoint, arrays=arrays)

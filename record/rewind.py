@@ -1,7 +1,7 @@
-"""The run folder claimed by one process: new, or rewound to where the run resumes.
+"""Claim the run folder for one process: new, or rewound to where the run resumes.
 
-What a resumed run does again replaces what was written of it before: rows and
-checkpoints beyond the step it resumes from are removed.
+Rows and checkpoints beyond the step that a run resumes from are removed, since it does
+those steps again.
 """
 
 import json
@@ -19,9 +19,9 @@ from record.stopping import REQUEUE
 def claim_folder(
     config: Config, resume: Resume | None, *, framework: str, world_size: int
 ) -> CheckpointWriter:
-    """The run folder, new or rewound, and claimed: its path is the writer's `run`.
+    """Claim the run folder, new or rewound: its path is the writer's `run`.
 
-    Rank 0 calls it. The writer is entered; whoever has it closes it.
+    Called on rank 0. The writer is entered; the caller closes it.
 
     Raises:
       RecordError: if the folder is occupied, another process writes it, or the disk
@@ -52,13 +52,13 @@ def rewind(
     framework: str,
     world_size: int,
 ) -> None:
-    """Make the run folder that of a run which has reached the step, and no further.
+    """Rewind the run folder to a step.
 
-    Rank 0 calls it, with the folder claimed by `writer`. Interrupted at any point, it
-    can be done again.
+    Called on rank 0, with the folder claimed by `writer`. If interrupted, it can be
+    repeated.
 
     Raises:
-      RecordError: if the rows that lead to the step are not there, or the disk refuses.
+      RecordError: if rows up to the step are missing, or on a disk error.
     """
     folder, step = resume.folder, resume.step
     rows = rows_until(resume.source / "metrics.jsonl", step)
@@ -68,7 +68,7 @@ def rewind(
         "framework": framework,
         "world_size": world_size,
         "source": str(resume.source),
-        "left_out": list(resume.left_out),
+        "left_out": list(resume.skipped),
         "differences": list(resume.differences),
         "again_until": max(step, last_step(folder / "metrics.jsonl")),
     }

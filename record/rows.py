@@ -1,6 +1,6 @@
-"""The rows of `metrics.jsonl`: made of a window's numbers, and read after a kill.
+"""The rows of `metrics.jsonl`: made from a window's numbers, and read after a kill.
 
-`record/run.py` reads those of a run that ended, each field checked.
+`record/run.py` reads those of a finished run and checks each field.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ def step_rows(
 def window_row(
     steps: range, global_batch_size: int, times: Times, *, warmup: bool, measured: bool
 ) -> Row:
-    """The row of a window that was timed."""
+    """The row of a timed window."""
     slowest = float(max(times.seconds))
     return {
         "kind": "window",
@@ -87,7 +87,7 @@ def evaluation_row(window: Window, metrics: dict[str, Any]) -> Row:
 
 
 def whole_rows(file: Path) -> list[Row]:
-    """The rows of a `metrics.jsonl` that can be read, whatever lies between them."""
+    """The readable rows of a `metrics.jsonl`; skips everything else."""
     rows = []
     with contextlib.suppress(OSError):
         for line in file.read_bytes().split(b"\n")[:-1]:
@@ -97,7 +97,7 @@ def whole_rows(file: Path) -> list[Row]:
 
 
 def last_step(file: Path) -> int:
-    """The last step that any attempt of a run reached, as far as it was written."""
+    """The last step that any attempt of a run has recorded."""
     rows = [row for row in whole_rows(file) if row.get("measured") is not True]
     steps = [row.get(key) for row in rows for key in ("step", "again_until")]
     return max((step for step in steps if type(step) is int), default=0)
@@ -106,10 +106,10 @@ def last_step(file: Path) -> int:
 def rows_until(file: Path, step: int) -> bytes:
     """The lines of a `metrics.jsonl` up to a step, byte for byte.
 
-    What a killed writer left of its last line is passed over.
+    An incomplete last line, of a killed writer, is skipped.
 
     Raises:
-      RecordError: if another line is broken, or a step up to there is not in it once.
+      RecordError: if another line is broken, or a step is missing or repeated.
     """
     with recording(file, "read"):
         content = b"" if step == 0 and not file.exists() else file.read_bytes()
@@ -121,7 +121,7 @@ def rows_until(file: Path, step: int) -> bytes:
         if not isinstance(row, dict) or type(row.get("step")) is not int:
             raise RecordError(f"{where} has no step")
         if str(row.get("kind")) not in ROWS:
-            raise RecordError(f"{where} is of no known kind ({', '.join(ROWS)})")
+            raise RecordError(f"{where} is of unknown kind ({', '.join(ROWS)})")
         if row["step"] <= step:
             kept.append(line + b"\n")
             steps += [row["step"]] * (row.get("kind") == "step")

@@ -1,4 +1,4 @@
-"""A run as its folder tells it, to whoever asks later; every field is checked."""
+"""Reads a finished run's folder; every field is checked."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,10 @@ from record.schema import (
     check_fields,
 )
 
-# The weights that were evaluated; where those are an average, also those after the last
+# The weights that were evaluated; if those are an average, also those after the last
 # step.
 FINAL, LAST = "final.safetensors", "last.safetensors"
-AVERAGE = "average of "  # before the name of what is one
+AVERAGE = "average of "  # before the name of each averaged leaf
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Run:
     """A finished run's record, as `read_run` returns it.
 
     Args:
-      weights: after the last step; where it kept their average, that too, each leaf as
-        "average of" its name.
+      weights: after the last step; and their average, if there is one, under "average
+        of" and a leaf's name.
     """
 
     path: Path
@@ -51,12 +51,12 @@ class Run:
 
 
 def averaged(name: str) -> bool:
-    """Whether a name in `Run.weights` is an average's."""
+    """Whether a name in `Run.weights` is of the average."""
     return name.startswith(AVERAGE)
 
 
 def read_run(path: Path) -> Run:
-    """A run folder, whole and checked against the schema.
+    """Read a whole run folder, checked against the schema.
 
     Raises:
       RecordError: naming the file, line and field that is missing or wrong.
@@ -92,7 +92,7 @@ def _read_weights(file: Path) -> Weights:
 
 
 def read_all_rows(path: Path, steps: int) -> list[dict[str, Any]]:
-    """The rows of a run of so many steps, none of them missing."""
+    """The rows of a run's steps, none of them missing."""
     rows = read_rows(path)
     found = [row["step"] for row in rows if row["kind"] == "step"]
     if found != list(range(1, steps + 1)):
@@ -112,7 +112,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         row = parse_json(line, where)
         kind = row.get("kind") if isinstance(row, dict) else None
         if not isinstance(kind, str) or kind not in ROWS:
-            raise RecordError(f"{where} is of no known kind ({', '.join(ROWS)})")
+            raise RecordError(f"{where} is of unknown kind ({', '.join(ROWS)})")
         rows.append(checked_object(row, ROWS[kind], where))
     return rows
 

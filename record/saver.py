@@ -1,7 +1,6 @@
-"""Saving while training goes on: when a checkpoint is due, and the thread that writes.
+"""Saving in the background: when a checkpoint is due, and the thread that writes it.
 
-Steps wait for a save only while its arrays are copied, or while the one before it is
-still being written.
+Training waits only while arrays are copied, or for the previous save to end.
 """
 
 import time
@@ -19,16 +18,16 @@ from record.checkpoint import Checkpoint, CheckpointWriter
 
 
 class Saver:
-    """Writes checkpoints behind the steps, at most one at a time; a context manager.
+    """Writes checkpoints in a thread, at most one at a time; a context manager.
 
-    An error of the thread is raised once, by the next `save` or by `close`, whichever
-    comes first; `failed` tells of it earlier.
+    An error in the thread is raised once, by the next `save` or by `close`, whichever
+    comes first; `failed` is true before that.
 
     Args:
       writer: of the run's checkpoints, entered.
       config: when a checkpoint is due.
-      saved: the step that is on the disk already, where the run was resumed from it.
-      now: seconds of a clock that nobody sets; checkpoints by time follow it.
+      saved: the step of the checkpoint that the run was resumed from, if it was.
+      now: monotonic seconds, for checkpoints by time.
     """
 
     def __init__(
@@ -46,8 +45,8 @@ class Saver:
     def time_is_up(self) -> bool:
         """Whether `checkpoint.every_minutes` have gone by since the last save.
 
-        For one rank to ask and to share the answer with the others, as data: clocks
-        differ, and all ranks take part in gathering what is saved.
+        One rank asks and broadcasts the answer: clocks differ, and all ranks take part
+        in gathering what is saved.
         """
         minutes = self._config.every_minutes
         return minutes is not None and self._now() - self._last >= 60 * minutes
@@ -65,13 +64,13 @@ class Saver:
     ) -> None:
         """Write a checkpoint in the background; its arrays may change after this.
 
-        A step that is on the disk already is not written again.
+        A step that is already on the disk is not written again.
 
         Args:
-          before: what has to reach the disk first, done by the thread as well.
+          before: called in the thread first, to flush what the checkpoint relies on.
 
         Raises:
-          RecordError: that the save before this one met; this one is not begun then.
+          RecordError: of the previous save; this one is not started then.
         """
         self._wait()
         self._last = self._now()
@@ -91,7 +90,7 @@ class Saver:
         """Wait for the last save.
 
         Raises:
-          RecordError: that it met.
+          RecordError: if it failed.
         """
         try:
             self._wait()
@@ -120,8 +119,8 @@ class Saver:
 
 
 def _copies(arrays: dict[str, Weights]) -> dict[str, Weights]:
-    """Arrays of their own, since torch's share memory with what the next step moves."""
+    """Copies, since torch's arrays share memory with what the next step updates."""
     return {
-        slot: {name: np.array(array, order="C") for name, array in named.items()}
-        for slot, named in arrays.items()
+        kind: {name: np.array(array, order="C") for name, array in named.items()}
+        for kind, named in arrays.items()
     }

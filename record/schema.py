@@ -1,6 +1,6 @@
-"""What a run folder's files hold: every field, its type, unit and meaning.
+"""Every field of a run folder's files: its type, unit and meaning.
 
-`docs/record.md` explains the same fields; a test keeps the two together and holds a
+`docs/record.md` explains the same fields; a test keeps the two in step and checks a
 real run's files against these tables.
 """
 
@@ -21,8 +21,8 @@ class Field:
     """One field: the JSON types it may have, and what it means, with its unit.
 
     Args:
-      since: the schema that brought it; what an earlier one wrote lacks it.
-      before: what it is read as there.
+      since: the schema version that introduced it; earlier files lack it.
+      before: its value when such files are read.
     """
 
     types: tuple[type, ...]
@@ -33,22 +33,22 @@ class Field:
 
 INT, TEXT, FLAG = (int,), (str,), (bool,)
 NUMBER = (float, int)
-# JSON has no such numbers: they are written by name wherever a float may stand.
+# JSON has no such numbers: they are written by name wherever a float may be.
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 MAYBE_NUMBER = (*NUMBER, type(None))
 
-MOST = 2**63 - 1  # of any integer: JSON has larger ones, of which no float is made
+MOST = 2**63 - 1  # of any integer: JSON allows larger ones, which no float can hold
 
-# Losses are in nats, or in squared units of the target where there are no classes.
+# Losses are in nats, or in squared units of the target without classes.
 STEP = {
     "kind": Field(TEXT, '"step"'),
     "step": Field(INT, "optimizer steps done, from 1"),
-    "epoch": Field(INT, "passes over the training set begun, from 1"),
+    "epoch": Field(INT, "the current pass over the training set, from 1"),
     "loss": Field(NUMBER, "mean over the global batch before the update"),
     "learning_rate": Field(NUMBER, "of this update"),
     "grad_norm": Field(NUMBER, "2-norm of the global gradient"),
-    "loss_scale": Field(NUMBER, "what the loss was multiplied by; 1 without scaling"),
-    "skipped": Field(FLAG, "no update, since the scaled gradient was not finite"),
+    "loss_scale": Field(NUMBER, "factor on the loss; 1 without scaling"),
+    "skipped": Field(FLAG, "no update: the scaled gradient was not finite"),
     "examples": Field(INT, "training examples seen so far"),
 }
 WINDOW = {
@@ -58,16 +58,18 @@ WINDOW = {
     "seconds": Field(NUMBER, "from synchronisation to synchronisation, slowest rank"),
     "step_seconds": Field(NUMBER, "mean of its steps on the slowest rank"),
     "rank_seconds": Field((list,), "the same as seconds, of each rank in order"),
-    "data_seconds": Field(NUMBER, "of these on the host, to plan and place batches"),
-    "dispatch_seconds": Field(NUMBER, "of these on the host, to issue the steps"),
+    "data_seconds": Field(NUMBER, "of these, on the host to plan and place batches"),
+    "dispatch_seconds": Field(NUMBER, "of these, on the host to issue the steps"),
     "images_per_second": Field(NUMBER, "training throughput over all devices"),
-    "warmup": Field(FLAG, "the first window, left out of the median"),
-    "measured": Field(FLAG, "timed after the training", since=2, before=False),
+    "warmup": Field(FLAG, "whether it is the first window, excluded from the median"),
+    "measured": Field(
+        FLAG, "whether it was timed after the training", since=2, before=False
+    ),
 }
 EVALUATION = {
     "kind": Field(TEXT, '"evaluation"'),
     "step": Field(INT, "optimizer steps done"),
-    "epoch": Field(INT, "passes over the training set begun, from 1"),
+    "epoch": Field(INT, "the current pass over the training set, from 1"),
     "loss": Field(NUMBER, "mean over the test set"),
     "accuracy": Field(MAYBE_NUMBER, "fraction in [0, 1]; null without classes"),
     "precision": Field(MAYBE_NUMBER, "unweighted mean over classes"),
@@ -81,13 +83,13 @@ TEST = {
 }
 RESUME = {
     "kind": Field(TEXT, '"resume"'),
-    "step": Field(INT, "optimizer steps done, from where the run went on"),
-    "framework": Field(TEXT, 'that went on, "torch" or "jax"'),
-    "world_size": Field(INT, "devices that it went on with"),
+    "step": Field(INT, "optimizer steps done when the run resumed"),
+    "framework": Field(TEXT, 'that resumed it, "torch" or "jax"'),
+    "world_size": Field(INT, "devices that it resumed on"),
     "source": Field(TEXT, "the run folder whose checkpoint was taken"),
-    "left_out": Field((list,), "why each newer checkpoint was not"),
-    "differences": Field((list,), "what is not as it was: run.resume_anyway"),
-    "again_until": Field(INT, "the last step that was there before"),
+    "left_out": Field((list,), "why each newer checkpoint was skipped"),
+    "differences": Field((list,), "from the recipe before, by run.resume_anyway"),
+    "again_until": Field(INT, "the last step recorded before it resumed"),
 }
 ROWS = {"step": STEP, "window": WINDOW, "evaluation": EVALUATION, "resume": RESUME}
 
@@ -111,13 +113,13 @@ ENVIRONMENT = {
 GPUS = {
     "driver": Field((str, type(None)), "version of NVIDIA's driver"),
     "gpus": Field((list,), "each GPU of the machine"),
-    "links": Field((list,), "of each, what joins it to every other"),
+    "links": Field((list,), "of each, its connection to every other"),
 }
 GPU = {
     "name": Field((str, type(None)), "of its kind"),
     "memory_bytes": Field((int, type(None)), "of the GPU"),
     "power_limit_watts": Field(MAYBE_NUMBER, "the cap that is enforced"),
-    "max_sm_clock_mhz": Field((int, type(None)), "that it may reach"),
+    "max_sm_clock_mhz": Field((int, type(None)), "its maximum"),
 }
 SUMMARY = {
     "schema_version": Field(INT, "of every file in the folder"),
@@ -131,14 +133,14 @@ SUMMARY = {
     "precision": Field(TEXT, '"bf16", "fp16", "fp32", "fp64" or "tf32"'),
     "deterministic": Field(FLAG, "whether only deterministic kernels were allowed"),
     "compiled": Field(FLAG, "whether its steps were compiled, as JAX's always are"),
-    "ablated": Field((list,), "keys of what its steps leave out; no training then"),
-    "resumed_anyway": Field((list,), "how it was gone on with as another run"),
+    "ablated": Field((list,), "keys of what its steps omit; it trains nothing then"),
+    "resumed_anyway": Field((list,), "differences allowed by run.resume_anyway"),
     "world_size": Field(INT, "devices"),
     "processes": Field(INT, "operating-system processes"),
     "global_batch_size": Field(INT, "examples per optimizer step over all devices"),
     "parameters": Field(INT, "trained numbers in the model"),
     "new_head": Field(
-        (list,), "leaves drawn in place of model.weights' own", since=2, before=[]
+        (list,), "leaves drawn although model.weights has them", since=2, before=[]
     ),
     "steps": Field(INT, "optimizer steps done"),
     "skipped_steps": Field(INT, "of these, without an update: see loss_scale"),
@@ -157,7 +159,7 @@ SUMMARY = {
 CHECKPOINT = {
     "schema_version": Field(INT, "of the checkpoint"),
     "step": Field(INT, "optimizer steps done"),
-    "epoch": Field(INT, "passes over the training set begun, from 1"),
+    "epoch": Field(INT, "the current pass over the training set, from 1"),
     "framework": Field(TEXT, 'that wrote it, "torch" or "jax"'),
     "world_size": Field(INT, "devices of the run that wrote it"),
     "config_hash": Field(TEXT, "SHA-256 of what makes two runs the same experiment"),

@@ -1,4 +1,4 @@
-"""What rank 0 shows: progress while a run trains, and a table when it is done.
+"""What rank 0 prints: progress while a run trains, and a table when it is done.
 
 On a terminal a bar that moves; elsewhere, as in a SLURM log, plain lines of at most 80
 columns, one for each window and evaluation.
@@ -49,14 +49,14 @@ def open_screen(
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Fall silent: rich would end the run when nobody reads on (`| head -1`)."""
+        """Stop printing: rich would end the run on a broken pipe (`| head -1`)."""
         self.quiet = True
-        # What Python flushes at its exit has to go somewhere, too.
+        # Python flushes stdout at its exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 class _Lasting:
-    """stdout; a terminal that was closed (EIO) is for rich what a broken pipe is."""
+    """stdout, with a closed terminal (EIO) reported to rich as a broken pipe."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -86,7 +86,7 @@ class Screen:
 
     def __init__(self, title: str, steps: int, console: Console):
         self._title, self._steps, self._console = title, steps, console
-        # Texts, as the bar and the lines show them: the last that was heard of each.
+        # The latest text of each metric, as the bar and the lines show them.
         self._seen = dict.fromkeys(("loss", "accuracy", "rate", "left"), MISSING)
         self._progress: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -99,7 +99,7 @@ class Screen:
                 TextColumn("{task.fields[left]} left"),
                 console=console,
                 expand=True,
-                auto_refresh=False,  # no thread of ours beside a window being timed
+                auto_refresh=False,  # no refresh thread while a window is timed
             )
             self._task = self._progress.add_task("", total=steps, **self._seen)
 
@@ -114,13 +114,13 @@ class Screen:
             self._progress.stop()
 
     def show(self, row: Row) -> None:
-        """Take note of a row; the screen changes once a window or evaluation."""
+        """Show a row; the screen changes once per window or evaluation."""
         step, kind = row["step"], row["kind"]
         if kind == "step":
             self._seen["loss"] = _number(row["loss"])
             return
         if kind == "window" and row["measured"]:
-            step = self._steps  # those beyond it are for their time alone
+            step = self._steps  # the extra steps are only timed
             self._seen["rate"] = _rate(row["images_per_second"])
             news = "measured {rate} images/s".format(**self._seen)
         elif kind == "window":
@@ -142,7 +142,7 @@ class Screen:
             self._say(f"step {step:>{width}}/{self._steps}  {news}")
 
     def close_table(self, summary: dict[str, Any]) -> None:
-        """Show what came of the run: `summary.json` as a table, then the run folder."""
+        """Print the run's results: `summary.json` as a table, then the run folder."""
         if self._progress:
             self._progress.stop()
         table = Table("", "", show_header=False)
@@ -150,11 +150,11 @@ class Screen:
         for name, value in _closing_rows(summary, self._seen["loss"]):
             table.add_row(Text(name), Text(value))
         self._console.print(table)
-        # Below the table, where a long path stays in one piece to copy.
+        # Below the table, so that a long path is not wrapped and can be copied.
         self._say(f"run folder: {summary.get('run_dir') or MISSING}")
 
     def _say(self, line: str) -> None:
-        # As Text, since a name may hold what rich takes for markup or an emoji.
+        # As Text, since a name may contain what rich takes for markup or an emoji.
         self._console.print(Text(line), soft_wrap=True)
 
 
@@ -168,7 +168,7 @@ def _closing_rows(summary: dict[str, Any], loss: str) -> list[tuple[str, str]]:
     plain += ("parallel", "steps")
     rows = [(key.replace("_", " "), _text(summary.get(key))) for key in plain]
     rows += [("final loss", loss), ("test loss", _number(test.get("loss")))]
-    rows += [  # there are none where there are no classes
+    rows += [  # None without classes
         (f"test {key}", _fraction(test[key]))
         for key in ("accuracy", "precision", "recall", "f1")
         if test.get(key) is not None

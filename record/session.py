@@ -1,7 +1,7 @@
 """The life of a run: how it starts or resumes, agrees to stop, fails, saves and ends.
 
-What the ranks have to agree on is asked here, in the same order on each of them; the
-loops in the twins' `train.py` hold the algorithm. No array of a framework gets here.
+What the ranks have to agree on is decided here, in the same order on each of them; the
+loops in the twins' `train.py` are the algorithm. No framework's array gets here.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from runtime.signals import Stopping
 class ResumePlan:
     """Whether a run starts or resumes, and in which folder; the same on every rank.
 
-    `resolve`, `claim` and `abandon` are rank 0's alone, and answer with text for all.
+    `resolve`, `claim` and `abandon` are called on rank 0 and return text for all ranks.
 
     Args:
       framework: "torch" or "jax".
@@ -50,25 +50,25 @@ class ResumePlan:
         self._resume: Resume | None = None
 
     def resolve(self, plan: BatchPlan, data_fingerprint: str) -> str:
-        """The checkpoint to resume from, shown on the screen; empty where none is.
+        """The path of the checkpoint to resume from, or ""; also prints it.
 
         Args:
           plan: of the whole run.
 
         Raises:
-          RecordError: as `resume_point` does, and where no step is left to take.
+          RecordError: as `resume_point` does, and if no step is left to take.
         """
         self._resume = resume_point(self.config, data_fingerprint, self.world_size)
         if self._resume is None:
             return ""
         _refuse_past(self._resume, plan.last)
-        print(*self._resume.told(), sep="\n", flush=True)
+        print(*self._resume.messages(), sep="\n", flush=True)
         if self._resume.checkpoint is None:
             return ""
         return str(checkpoint_folder(self._resume.source, self._resume.step))
 
     def read(self, path: str) -> Checkpoint | None:
-        """What was resolved, on every rank; rank 0 has read it.
+        """The checkpoint that was resolved, on every rank; rank 0 has read it already.
 
         Raises:
           RecordError: if it cannot be read, or does not fit, see `fitting`.
@@ -79,7 +79,7 @@ class ResumePlan:
         return fitting(self.config, path, found or read_checkpoint(Path(path)))
 
     def claim(self) -> str:
-        """The run folder, claimed.
+        """Claim the run folder; returns its path.
 
         Raises:
           RecordError: as `claim_folder` does.
@@ -93,10 +93,10 @@ class ResumePlan:
         return str(self.writer.run)
 
     def abandon(self, reason: str) -> str:
-        """Ask to be started again before there is anything to save.
+        """Mark the run to be started again, before there is anything to save.
 
         Returns:
-          The run folder; empty where none was asked for by name, and so none is made.
+          The run folder; empty without `run.dir`, where none is made.
 
         Raises:
           RecordError: as `claim_folder` does.
@@ -111,13 +111,13 @@ class ResumePlan:
 
 
 def _refuse_past(resume: Resume, last: int) -> None:
-    """A run resumes where steps are left, or its last one was killed as it ended."""
+    """A run resumes if steps are left, or if it was killed after the last one."""
     test = None if resume.checkpoint is None else resume.checkpoint.test
     ended = test is not None and test["step"] == resume.step == last
     if resume.step >= last and not ended:
         raise RecordError(
-            f"{resume.source} would be resumed after step {resume.step}, and the last "
-            f"that is asked for is step {last}; ask for more (train.epochs or "
+            f"{resume.source} would be resumed after step {resume.step}, but the last "
+            f"step asked for is {last}; ask for more (train.epochs or "
             "train.steps), or give run.resume= an earlier checkpoint"
         )
 
@@ -127,15 +127,15 @@ class Session:
 
     Args:
       framework: "torch" or "jax".
-      ranks: of the run, which have met.
+      ranks: of the run, already connected.
       world_size: devices of the run.
       devices: of this process, by name.
       stopping, heartbeat: entered.
     """
 
-    _plan: BatchPlan  # this and the next once `resume` is called
+    _plan: BatchPlan  # this and the next are set by `resume`
     _data_fingerprint: str
-    _record: Recorder  # this and the next while `recording`
+    _record: Recorder  # this and the next are set while `recording`
     _start_profile: Callable[[Path], Callable[[], None]]
 
     def __init__(
@@ -157,24 +157,24 @@ class Session:
         self._stops_for: str | None = None  # after the window that is being trained
 
     def run(self, train: Callable[[], Path], stop: Callable[[], None]) -> Path:
-        """Train, and leave in good order, whether that succeeds or fails on all ranks.
+        """Train, and shut down cleanly, whether that succeeds or fails on all ranks.
 
         Args:
-          train: the run itself; returns its folder.
+          train: trains; returns the run folder.
           stop: leaves the framework's process group.
 
         Raises:
-          DuetError: what was wrong and how to mend it, on every rank.
+          DuetError: what was wrong and what to do, on every rank.
         """
-        self._stopping.install()  # again: JAX's start takes SIGTERM for itself
+        self._stopping.install()  # again: JAX replaces SIGTERM's handler as it starts
         self._heartbeat.connect()
         try:
             folder = train()
         except LostError:
-            raise  # there is no order to leave in
+            raise  # a clean shutdown would wait for it
         except DuetError as error:
-            # Every rank meets it alike, so all can leave in order; without the
-            # traceback, whose frames would keep the model and the group alive.
+            # All ranks raise it, so all can shut down; without the traceback, whose
+            # frames would keep the model and the process group alive.
             stop()
             self._heartbeat.close()
             raise error.with_traceback(None) from None
@@ -183,7 +183,7 @@ class Session:
         return folder
 
     def resume(self, plan: BatchPlan, data_fingerprint: str) -> Checkpoint | None:
-        """The checkpoint that the run resumes from, read; None where it starts.
+        """The checkpoint that the run resumes from; None for a new run.
 
         Args:
           plan: of the whole run.
@@ -206,11 +206,11 @@ class Session:
 
     @property
     def _done(self) -> int:
-        """Optimizer steps that lie behind a resumed run."""
+        """Optimizer steps that a resumed run has already done."""
         return 0 if self._resumed is None else self._resumed.step
 
     def ready(self) -> None:
-        """Note that start-up is over but for compiling."""
+        """Note that start-up is over except for compiling."""
         self._startup_seconds = process_age_seconds()
 
     @contextlib.contextmanager
@@ -225,10 +225,10 @@ class Session:
         Args:
           parameters: trained numbers in the model.
           compilation: of the steps; None where they run eagerly.
-          start_profile: of what follows, into the run folder; returns what ends it.
+          start_profile: starts a profile in the run folder; returns what ends it.
 
         Raises:
-          RecordError: on every rank, if the folder cannot be had.
+          RecordError: on every rank, if the folder cannot be claimed.
         """
         folder = Path(self.ranks.from_rank_zero(self._resume_plan.claim))
         self._stopping.watch(folder / STOP)
@@ -279,16 +279,16 @@ class Session:
         raise stopped
 
     def _stop_if_failed(self) -> None:
-        """Rank 0 alone records, and cannot leave alone: the others would wait."""
+        """Rank 0 alone records, but may not stop alone: the others would wait."""
         failed = self._record.failure is not None
         self._record.stop_if(self.ranks.any(failed))
 
     @contextlib.contextmanager
     def clock(self, window: Window) -> Iterator[Clock]:
-        """Time a window on all ranks; the last is profiled where that is asked for.
+        """Time a window on all ranks; the last one is profiled if that is asked for.
 
-        The device has to have done all of it when the context ends; `clock.times` are
-        those of all ranks then.
+        The device must be done when the context ends; `clock.times` are then those of
+        all ranks.
         """
         last = window.steps.stop == self._plan.last
         profiled = self.config.profile and last
@@ -302,7 +302,7 @@ class Session:
         self._heartbeat.progress(slow=window.evaluates)  # as the last one does
 
     def save_due(self, window: Window) -> bool:
-        """Whether the ranks save after a window: by steps, by time, or as the run ends.
+        """Whether to save after a window: by steps, by time, or as the run ends.
 
         Raises:
           RecordError: on every rank, if rank 0 could not record.

@@ -1,6 +1,6 @@
-"""How a run that was asked to stop leaves: its error, and the marker to requeue it.
+"""How a run that was asked to stop ends: its error, and the marker to requeue it.
 
-`runtime/signals.py` says who asks; a file STOP in the run folder does too.
+It is asked by a signal or by a file STOP in the run folder: `runtime/signals.py`.
 """
 
 import contextlib
@@ -14,35 +14,36 @@ STOP, REQUEUE = "STOP", "REQUEUE"
 
 
 def stopped_error(folder: Path | None, step: int, reason: str) -> StoppedError:
-    """What a run leaves with that was asked to stop, with its way back in.
+    """The error that a run ends with after it was asked to stop; says how to resume.
 
     Args:
       folder: the run's; None where it has none yet.
-      step: after which it goes on.
+      step: after which it resumes.
       reason: "SIGTERM", "STOP" or "another rank".
     """
-    said = "nothing was begun"
+    outcome = "nothing was started"
     if folder is not None:
-        said = (
-            f"saved after step {step}. To go on: the same command with run.dir={folder}"
+        outcome = (
+            f"saved after step {step}. To resume: the same command with "
+            f"run.dir={folder}"
         )
-    error = StoppedError(f"asked to by {reason}; {said}")
+    error = StoppedError(f"asked to by {reason}; {outcome}")
     if reason == signal.SIGINT.name:
         error.exit_status = 128 + signal.SIGINT
     return error
 
 
 def mark_requeue(folder: Path, step: int, reason: str) -> None:
-    """Leave the file that tells a batch script to start the same command again.
+    """Write the file that tells a batch script to start the same command again.
 
-    The exit status cannot: torchrun's is 1 though its workers left in good order. What
-    an earlier start has left is the script's to remove before it starts the next.
+    The exit status cannot tell: torchrun's is 1 even if its workers exited cleanly. The
+    script removes the file of an earlier start before the next.
 
         rm -f "$RUN_DIR/REQUEUE"
         srun ...
         test -e "$RUN_DIR/REQUEUE" && scontrol requeue "$SLURM_JOB_ID"
 
-    A STOP file is done with then, and is removed.
+    A STOP file is then obsolete, and is removed.
 
     Raises:
       RecordError: if the folder cannot be written.

@@ -1,7 +1,7 @@
-"""One training step taken apart: what every layer put out, and the gradients.
+"""One training step, layer by layer: every module's output, and the gradients.
 
-`trace-<step>.safetensors` in the run folder holds it, in canonical names and layouts:
-images and features NHWC, whichever framework wrote them.
+`trace-<step>.safetensors` in the run folder holds it under canonical names in canonical
+layouts: images and features are NHWC, whichever framework wrote them.
 """
 
 import json
@@ -28,9 +28,9 @@ class Trace:
       step: from 1.
       weights: before the step's update.
       outputs: "input" and "labels" (the batch), every module's by its name, in the
-        order in which they are finished, and "loss". A module's second call is "a#2".
-      output_gradients: of the loss by the modules' outputs.
-      gradients: of the loss by the weights, before clipping and decay.
+        order of computation, and "loss". A module's second call is "a#2".
+      output_gradients: of the loss with respect to the modules' outputs.
+      gradients: of the loss with respect to the weights, before clipping and decay.
       kinds: module -> its class's name.
     """
 
@@ -43,7 +43,7 @@ class Trace:
 
 
 def numbered(name: str, seen: Collection[str]) -> str:
-    """The name of a module's call, told apart from its earlier ones.
+    """The name of a module's call; repeated calls are numbered.
 
     >>> numbered("norm", {"norm": 1, "norm#2": 2})
     'norm#3'
@@ -56,12 +56,12 @@ def numbered(name: str, seen: Collection[str]) -> str:
 
 
 def trace_file(folder: Path, step: int) -> Path:
-    """Where a run folder keeps the trace of a step."""
+    """The path of a step's trace in a run folder."""
     return folder / f"trace-{step}.safetensors"
 
 
 def to_bytes(trace: Trace) -> bytes:
-    """A safetensors file; what it cannot hold, the order and the kinds, is metadata."""
+    """A safetensors file; order and kinds, which it cannot hold, are metadata."""
     arrays = {
         f"{section}/{name}": np.ascontiguousarray(array)
         for section in SECTIONS
@@ -76,7 +76,7 @@ def read_trace(folder: Path, step: int) -> Trace:
     """The inverse of `to_bytes`.
 
     Raises:
-      RecordError: if there is none, or it cannot be read.
+      RecordError: if it is missing or cannot be read.
     """
     file = trace_file(folder, step)
     try:

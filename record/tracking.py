@@ -1,8 +1,8 @@
 """Mirrors of the record: Weights & Biases, TensorBoard, or nothing.
 
-`metrics.jsonl` in the run folder is the truth. A tracker repeats it, row by row, on
-rank 0 only, in a thread of its own; whatever happens to a tracker, training and the
-record go on. Neither wandb nor tensorboard is imported before a run asks for it.
+`metrics.jsonl` in the run folder is authoritative. A tracker repeats it, row by row, on
+rank 0 only, in a separate thread; if a tracker fails, training and the record continue.
+Neither wandb nor tensorboard is imported before a run asks for it.
 """
 
 import logging
@@ -21,20 +21,20 @@ from recipe.config import Config, leaves
 from recipe.errors import ConfigError
 from record import wandb_settings
 
-# What a kind of row is called where its metrics meet those of other runs.
+# The prefix of a kind of row in trackers.
 NAMESPACES = {"step": "train", "window": "window", "evaluation": "test"}
 
 Row = dict[str, Any]
 
 
 class Tracker(Protocol):
-    """A mirror of one run's record."""
+    """Mirrors one run's record."""
 
     def log(self, row: Row) -> None:
-        """Repeat one row of `metrics.jsonl`."""
+        """Mirror one row of `metrics.jsonl`."""
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Repeat `summary.json` and close; `summary["status"]` says how it ended."""
+        """Mirror `summary.json` and close; `summary["status"]` says how it ended."""
 
 
 def open_tracker(
@@ -50,13 +50,13 @@ def open_tracker(
     """The tracker that `config.tracking` names; call on rank 0 alone.
 
     Args:
-      run_dir: the run folder, which exists; whatever a tracker writes lies inside.
+      run_dir: the run folder, which exists; a tracker writes inside it only.
       resolved: the whole config as plain values, as `config.yaml` holds it.
       environment: versions and hardware, as the record holds them.
-      rows: the record so far, where the run goes on.
+      rows: the record so far, of a resumed run.
 
-    Never raises for a tracker's sake: one that fails, here or later, is reported once
-    on the logger "duet" and left behind.
+    Never raises because of a tracker: one that fails, here or later, is reported once
+    on the logger "duet" and dropped.
     """
     details = {
         **resolved,
@@ -68,11 +68,11 @@ def open_tracker(
 
 
 def check_tracking(config: Config) -> None:
-    """Refuse what W&B's variables make impossible, before anything starts.
+    """Refuse invalid W&B variables before anything starts.
 
     Raises:
-      ConfigError: if one is malformed; or if the config holds W&B's key, as the record
-        would, naming where it is, and not the key.
+      ConfigError: if one is malformed; or if the config contains W&B's API key, which
+        would be recorded: names the config key, not the secret.
     """
     if config.tracking.name == "wandb":
         wandb_settings.check_variables()
@@ -80,13 +80,13 @@ def check_tracking(config: Config) -> None:
     for name, value in leaves(asdict(config)):
         if key and key in str(value):
             raise ConfigError(
-                f"{name} holds what WANDB_API_KEY does, and would be written to the "
-                "record; the variable alone is enough"
+                f"{name} contains the value of WANDB_API_KEY, and would be written to "
+                "the record; the variable alone is enough"
             )
 
 
 def named(row: Row) -> Row:
-    """A row's metrics under the names that trackers show.
+    """A row's metrics under their names in trackers.
 
     >>> named({"kind": "evaluation", "step": 20, "accuracy": 0.9})
     {'test/accuracy': 0.9}
@@ -100,10 +100,10 @@ def named(row: Row) -> Row:
 
 
 class Mirror:
-    """A tracker whose failure costs a warning, never the run.
+    """Wraps a tracker, so that its failure costs a warning, never the run.
 
-    Rows are repeated in a thread: W&B takes .17 ms for each, while the next steps wait
-    (benchmarks/recording.py). One thread, so that they stay in order.
+    Rows are sent in a thread: W&B takes .17 ms for each, in which the next steps would
+    wait (benchmarks/recording.py). One thread keeps them in order.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Mirror:
             self._warn(cause)
 
     def log(self, *rows: Row) -> None:
-        """Repeat rows of `metrics.jsonl`, soon; returns at once."""
+        """Queue rows of `metrics.jsonl`; returns at once."""
         if self._name != "none":
             self._thread.submit(self._log, rows)
 
@@ -132,9 +132,9 @@ class Mirror:
         self._thread.submit(lambda: None).result()
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Repeat all rows that wait, then `summary.json`, and close."""
+        """Send all queued rows, then `summary.json`, and close."""
         self._thread.shutdown()
-        # After a failure too: what reached the tracker before it is worth closing.
+        # Also after a failure: what reached the tracker before it is kept.
         try:
             self._tracker.finish(summary)
         except Exception as cause:
@@ -151,7 +151,7 @@ class Mirror:
     def _warn(self, cause: Exception) -> None:
         if not self._failed:
             logging.getLogger("duet").warning(
-                "tracking=%s failed and is left behind (%s: %s); training goes on, and "
+                "tracking=%s failed and is dropped (%s: %s); training continues, and "
                 "the run folder %s stays complete",
                 self._name,
                 type(cause).__name__,
@@ -173,11 +173,11 @@ class _Nothing:
 
 
 class _WandB:
-    """Offline where there is no key or no network, unless WANDB_MODE says otherwise.
+    """Offline without a key or network, unless WANDB_MODE says otherwise.
 
-    Where a run goes on, W&B gets all of the record that it lacks. What waits offline is
-    replaced by it. What is on the server can be taken back there alone, by a feature in
-    private preview: steps that it has are not sent again, and show as they were sent.
+    When a run resumes, W&B gets all rows of the record that it lacks; they replace what
+    was stored offline. Rows on the server can only be rewound by a feature in private
+    preview, so steps that it has are not sent again, and stay as they were sent.
     """
 
     def __init__(
@@ -231,11 +231,11 @@ class _WandB:
             if here or shared.mode != "online" or wandb.run is not None:
                 raise
             wandb_settings.stays_offline(error)
-            wandb.teardown()  # its service holds the id; nobody else has a run here
+            wandb.teardown()  # its service holds the id; this process has no other run
             for path in {*(run_dir / "wandb").glob("*run-*")} - {*attempts}:
-                shutil.rmtree(path)  # else it would pass for one that was sent
+                shutil.rmtree(path)  # else it would pass for a synced one
             self._run = begin("offline")
-        # wandb's own step counts calls to `log`; three rows may share one of ours.
+        # wandb's own step counts calls to `log`; up to three rows have the same step.
         self._run.define_metric("step")
         for namespace in NAMESPACES.values():
             self._run.define_metric(f"{namespace}/*", step_metric="step")
@@ -245,7 +245,8 @@ class _WandB:
         if not self._run.offline:
             self._sent = self._run.summary.get("step", 0)
         elif waiting != attempts and resumed is not None:
-            # Nobody can ask the server: what an earlier attempt was to send is there.
+            # The server cannot be asked here: what an earlier attempt stored is in
+            # these folders.
             self._sent, waiting = resumed["again_until"], []
         for row in _mirrored(rows):
             self.log(row)
@@ -261,7 +262,7 @@ class _WandB:
         from wandb.util import make_safe_for_json
 
         folder = Path(self._run.sync_dir)
-        words = ["wandb", "sync", str(folder.parent)]  # all that waits, in order
+        words = ["wandb", "sync", str(folder.parent)]  # everything stored, in order
         stays_here = self._run.offline
         try:
             # A bare NaN would arrive as null; the server knows these spellings.
@@ -279,27 +280,27 @@ class _WandB:
 
 
 def _waits(attempt: Path) -> bool:
-    """Whether a folder of W&B's, of one attempt, is on this disk alone."""
+    """Whether a W&B folder of one attempt has not been synced."""
     return attempt.name.startswith("offline-") and not any(attempt.glob("*.synced"))
 
 
 def _mirrored(rows: Sequence[Row]) -> list[Row]:
-    """The rows that trackers show."""
+    """The rows that trackers mirror."""
     return [row for row in rows if row["kind"] in NAMESPACES]
 
 
 def _resumption(rows: Sequence[Row]) -> Row | None:
-    """Where the run last went on."""
+    """The row of the last resume."""
     return next((row for row in reversed(rows) if row["kind"] == "resume"), None)
 
 
 class _TensorBoard:
-    """Event files under `tensorboard/`, one for each time the run is opened.
+    """Event files under `tensorboard/`, one for each start of the run.
 
-    A resumed run begins its own with the event at which TensorBoard drops the steps
+    A resumed run starts its file with the event that makes TensorBoard drop the steps
     that are done again. Written record by record: tensorboard's `EventFileWriter` would
-    do, but imports TensorFlow wherever it is installed, and that must not enter a
-    training process.
+    do, but it imports TensorFlow if that is installed, which must not enter a training
+    process.
     """
 
     def __init__(
@@ -309,7 +310,7 @@ class _TensorBoard:
         details: dict[str, Any],
         rows: Sequence[Row],
     ):
-        # Its names are made when it is imported, where pyright does not see them.
+        # Its names are created at import, where pyright does not see them.
         from tensorboard.compat.proto.event_pb2 import (
             Event,  # pyright: ignore[reportAttributeAccessIssue]
             SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
@@ -319,7 +320,7 @@ class _TensorBoard:
         folder = run_dir / "tensorboard"
         folder.mkdir(exist_ok=True)
         before = len(list(folder.iterdir()))
-        # In the order of its names it reads them, which no clock is to change.
+        # TensorBoard reads files in the order of names, which clocks must not change.
         name = f"events.out.tfevents.{before:06d}.{socket.gethostname()}"
         self._event = Event
         self._writer = RecordWriter((folder / name).open("xb"))
@@ -328,7 +329,7 @@ class _TensorBoard:
         if before and resumed is not None:
             start = SessionLog(status=SessionLog.START)
             self._write(step=resumed["step"] + 1, session_log=start)
-        elif resumed is not None:  # in another folder than it was begun in
+        elif resumed is not None:  # in a new folder
             for row in _mirrored(rows):
                 self.log(row)
 

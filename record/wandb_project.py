@@ -1,4 +1,4 @@
-"""A W&B project as a report sees it: runs as run folders, and the report among them.
+"""A W&B project for the report: fetches its runs as run folders, and logs the report.
 
 wandb is not imported before a report asks for it.
 """
@@ -26,24 +26,24 @@ KINDS = {namespace: kind for kind, namespace in NAMESPACES.items()}
 def fetch_runs(path: str, folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
     """Write the training runs of a W&B project as run folders, named by their id.
 
-    They hold what the runs' own folders do, but for weights, checkpoints and logs. What
-    was fetched before is fetched again only if W&B has another summary of it by now.
+    They hold what the runs' own folders do, without weights, checkpoints and logs. A
+    run is fetched again only if its summary on W&B has changed.
 
     Args:
       path: "ENTITY/PROJECT".
-      folder: of the run folders; others that lie there are left alone.
+      folder: that the run folders are written to; others in it are left alone.
 
     Returns:
-      The folders of the runs that W&B lists and that ended, and the other runs by name
-      with the reason.
+      The folders of all finished runs in the project, and the other runs by name with
+      the reason.
 
     Raises:
-      RecordError: if W&B does not answer, knows no such project, or has no run of it.
+      RecordError: if W&B does not answer, or has no such project or no run in it.
     """
     import wandb
 
     places: list[Path] = []
-    left_out: list[tuple[str, str]] = []
+    skipped: list[tuple[str, str]] = []
     try:
         api = wandb.Api(timeout=API_SECONDS)
         for run in api.runs(
@@ -55,35 +55,35 @@ def fetch_runs(path: str, folder: Path) -> tuple[list[Path], list[tuple[str, str
                 places.append(place)
             except (DuetError, KeyError, TypeError, ValueError) as error:
                 known = isinstance(error, DuetError)
-                said = str(error) if known else f"{type(error).__name__}: {error}"
-                left_out.append((f"{path}/{run.id} ({run.name})", said))
+                reason = str(error) if known else f"{type(error).__name__}: {error}"
+                skipped.append((f"{path}/{run.id} ({run.name})", reason))
     except OSError as error:
         raise RecordError(f"cannot write {folder}: {error.strerror}") from error
-    except Exception as error:  # wandb's, the network's, and its helper process's
+    except Exception as error:  # from wandb, the network, and its helper process
         raise RecordError(
             f"cannot read {path} from W&B: {error}; is it ENTITY/PROJECT, and is there "
             "a key (wandb login)?"
         ) from error
-    if not places and not left_out:
+    if not places and not skipped:
         raise RecordError(
             f"{path} has no training runs; tracking=wandb mirrors them there "
             "(tracking.entity, tracking.project)"
         )
-    return places, left_out
+    return places, skipped
 
 
 def _fetch(run: Any, place: Path) -> None:
-    """Write one run of W&B's, unless it is there as it is by now.
+    """Write one run from W&B, unless it is already there unchanged.
 
     Raises:
-      RecordError: if it has not ended: its summary is then none, or an earlier start's.
+      RecordError: if it has not ended: it then has no summary, or an earlier start's.
     """
     if run.state == "running":
         raise RecordError("is still running; fetch it again when it has finished")
     if "status" not in run.summary_metrics:
         raise RecordError(f"has no summary, W&B calls it {run.state}: it was killed")
-    # Beside the summary stand the last values of what was logged.
-    # What an earlier version did not log is read as such a run's.
+    # The summary on W&B also contains the last values of what was logged. Fields that
+    # an earlier version did not log get their defaults.
     metrics = with_new_fields(dict(run.summary_metrics), SUMMARY)
     kept = {
         name: metrics.get(name)
@@ -100,9 +100,11 @@ def _fetch(run: Any, place: Path) -> None:
 
 
 def _file_name(run_id: str) -> str:
-    """An id as a folder; the server's text is not to choose where we write."""
+    """The folder for a run id; the server's text must not choose where we write."""
     if not re.fullmatch(r"[\w-]+", run_id):
-        raise RecordError(f"W&B names a run {run_id!r}, which is no name of a folder")
+        raise RecordError(
+            f"W&B has a run with id {run_id!r}, which cannot be a folder's name"
+        )
     return run_id
 
 
@@ -119,7 +121,7 @@ def _row_of(logged: Row) -> Row:
 
 
 def _write_folder(place: Path, config: Row, summary: bytes, rows: list[Row]) -> None:
-    """A run folder; its summary last, as the run itself would."""
+    """Write a run folder, its summary last, as the run itself does."""
     names = [field.name for field in fields(Config)]
     own = {name: config[name] for name in names if name in config}
     text = to_yaml(from_yaml(json.dumps(own)))
@@ -134,16 +136,16 @@ def _write_folder(place: Path, config: Row, summary: bytes, rows: list[Row]) -> 
 def log_report(
     path: str, folder: Path, table: list[Row], images: dict[str, Path], page: Path
 ) -> None:
-    """Log a report as a run of its own (job_type=report), offline where it must be.
+    """Log a report as a separate run (job_type=report), offline if it must be.
 
     Args:
-      path: "ENTITY/PROJECT", or a project of one's own.
-      folder: that W&B's own files lie in.
+      path: "ENTITY/PROJECT", or a project of the default entity.
+      folder: for W&B's own files.
       table: rows of one kind.
       images: PNG by name.
 
     Raises:
-      RecordError: if W&B fails; the report's own files are there whatever happens.
+      RecordError: if W&B fails; the report's own files are not affected.
     """
     import wandb
 

@@ -1,9 +1,8 @@
-"""What W&B is told: by what was typed, else by its own variables, else by Duet.
+"""Settings of W&B: from the command line, else from its variables, else Duet's.
 
-`conf/tracking/wandb.yaml` takes WANDB_PROJECT, WANDB_ENTITY and WANDB_RUN_GROUP; the
-rest of W&B's variables win over what is chosen here. Duet's alone are where its files
-lie and what a resumed run is to it (WANDB_DIR, WANDB_RESUME): the run folder is whole,
-and goes on as itself.
+`conf/tracking/wandb.yaml` takes WANDB_PROJECT, WANDB_ENTITY and WANDB_RUN_GROUP; its
+other variables win over what is chosen here. Only WANDB_DIR and WANDB_RESUME are
+overruled: the run folder is self-contained, and resumes as the same run.
 """
 
 import logging
@@ -17,19 +16,19 @@ from urllib.request import getproxies, proxy_bypass
 
 from recipe.errors import ConfigError
 
-NETWORK_SECONDS = 2.0  # for one connection, before W&B may count on a network
+NETWORK_SECONDS = 2.0  # for one connection, to decide whether there is a network
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 UPLOAD_SECONDS = 120.0  # an idle allocation costs more than a later `wandb sync`
 
 
 def settings() -> dict[str, Any]:
-    """Fields of `wandb.Settings`, of a run's own process."""
+    """Fields of `wandb.Settings` for a run."""
     chosen: dict[str, Any] = {
-        "console": "off",  # the screen belongs to rich
+        "console": "off",  # the terminal is rich's
         "disable_git": True,
         "disable_job_creation": True,
         "save_code": False,
-        "x_disable_stats": True,  # a sampler beside a timed step would be timed
+        "x_disable_stats": True,  # a sampler would slow the steps that are timed
         "finish_timeout": UPLOAD_SECONDS,
         "finish_timeout_raises": True,
     }
@@ -39,30 +38,30 @@ def settings() -> dict[str, Any]:
 
 
 def shared_settings() -> dict[str, Any]:
-    """Of the whole process: the login speaks before a run has settings."""
+    """Settings of the whole process: the login prints before a run has settings."""
     chosen = {"silent": True, "quiet": True}
     return {name: value for name, value in chosen.items() if not _has_variable(name)}
 
 
 def _has_variable(field: str) -> bool:
-    """Whether one of W&B's variables sets this field, `x_` being `_` to the older."""
+    """Whether one of W&B's variables sets this field; older ones say `_` for `x_`."""
     names = field, field.removeprefix("x")
     return any(f"WANDB_{name.upper()}" in os.environ for name in names)
 
 
 def job_type() -> str:
-    """What kind of run a training is, by which a report finds it again."""
+    """The job type of a training, by which a report finds it."""
     return os.environ.get("WANDB_JOB_TYPE") or "train"
 
 
 def tags(typed: list[str]) -> list[str]:
-    """Those that were typed, else the variable's."""
+    """The tags from the command line, else from the variable."""
     given = os.environ.get("WANDB_TAGS", "").split(",")
     return typed or [tag.strip() for tag in given if tag.strip()]
 
 
 def check_variables() -> None:
-    """Refuse what W&B would refuse when the run has begun.
+    """Refuse what W&B would refuse after the run has started.
 
     Raises:
       ConfigError: naming the variable.
@@ -71,7 +70,7 @@ def check_variables() -> None:
     if given != given.strip() or set(given) & set(":;,#?/'"):
         raise ConfigError(
             f"WANDB_RUN_ID={given!r} must be without : ; , # ? / ' and space around "
-            "it, as W&B has it; or unset it, and each run folder draws its own"
+            "it, as W&B has it; or unset it, and each run folder gets its own"
         )
     for tag in tags([]):
         if len(tag) > 64:
@@ -84,7 +83,7 @@ def check_variables() -> None:
 
 
 def run_id(run_dir: Path) -> str:
-    """The id under which this folder's run is known, however often it is resumed."""
+    """The id of this folder's run on W&B, the same however often it resumes."""
     path = run_dir / "wandb_id"
     if not path.exists():
         drawn = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:12]
@@ -93,9 +92,9 @@ def run_id(run_dir: Path) -> str:
 
 
 def must_stay_here(configured_mode: str, base_url: str) -> bool:
-    """Whether W&B is to be offline: nobody chose, and there is no key or no network."""
+    """Whether W&B is to be offline: no mode is chosen, and no key or network."""
     if os.environ.get("WANDB_MODE") or configured_mode != "online":
-        return False  # the user has decided
+        return False  # the user has chosen
     from wandb.errors import AuthenticationError
     from wandb.sdk.lib import wbauth
 
@@ -110,10 +109,10 @@ def must_stay_here(configured_mode: str, base_url: str) -> bool:
 
 
 def stays_offline(cause: Exception) -> None:
-    """Say why a run that was to go online does not."""
+    """Log why a run stays offline."""
     logging.getLogger("duet").warning(
         "W&B is offline (%s: %s); the line at the run's end uploads it once that is "
-        "mended",
+        "fixed",
         type(cause).__name__,
         cause,
     )

@@ -41,9 +41,9 @@ def check_weights(config: Config) -> None:
 
 
 def starting_weights(config: Config) -> Weights:
-    """The numbers of `model.weights`, or those drawn where it is null.
+    """The weights of `model.weights`, or freshly drawn ones where it is null.
 
-    With `model.head=new` the head's are drawn, and the others the file's.
+    With `model.head=new` the head's are drawn, and the others are the file's.
 
     Raises:
       ConfigError: if the file cannot be read, or does not fit the model.
@@ -69,12 +69,12 @@ def read_arrays(path: Path) -> Weights:
     """Every array of a file, by name.
 
     Raises:
-      ConfigError: if it cannot be read, or is no such file.
+      ConfigError: if it cannot be read, or is of another type.
     """
     if path.suffix in SAVED_BY_TORCH:
         return _read_by_torch(path)
     if path.suffix not in (".safetensors", ".npz"):
-        raise ConfigError("is none of .safetensors, .npz, .pth and .pt")
+        raise ConfigError("is not a .safetensors, .npz, .pth or .pt file")
     try:
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
@@ -87,7 +87,7 @@ def read_arrays(path: Path) -> Weights:
 
 
 def _read_by_torch(path: Path) -> Weights:
-    """Every array of a file that `torch.save` wrote, read in a process of its own."""
+    """Every array of a `torch.save` file, read in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "weights.safetensors")
         done = subprocess.run(
@@ -96,7 +96,7 @@ def _read_by_torch(path: Path) -> Weights:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            start_new_session=True,  # a Ctrl-C is for the run, which acts on it later
+            start_new_session=True,  # Ctrl-C is handled by the run, later
         )
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
@@ -105,10 +105,10 @@ def _read_by_torch(path: Path) -> Weights:
 
 
 def export_weights(config: Config, weights: Weights, layout: str, path: Path) -> None:
-    """Write canonical arrays as another project's.
+    """Write canonical arrays in another project's layout.
 
     Args:
-      path: to `.safetensors` or `.npz`; replaced where it exists.
+      path: a `.safetensors` or `.npz` file; replaced if it exists.
 
     Raises:
       ConfigError: if the layout is unknown, or the file is of another kind.

@@ -1,1 +1,1 @@
-"""Who runs it: processes, signals, and how ranks agree and watch over each other."""
+"""Processes and signals of a run, and how ranks agree and monitor each other."""

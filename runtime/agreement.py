@@ -1,6 +1,6 @@
-"""How the ranks of a run agree: on rank 0's answer, and on whether to go on.
+"""How the ranks of a run agree: on rank 0's answer, and on whether to continue.
 
-What is sent is an array of fixed size, by whichever collective a framework has.
+Messages are arrays of fixed size, sent by the framework's collectives.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from recipe.errors import DuetError
 
 T = TypeVar("T")
 
-TEXT_BYTES = 4096  # of a message from rank 0: a path, or one error
+TEXT_BYTES = 4096  # of a message from rank 0: a path, or an error
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks of a run as one of them sees them; each method is a call of all.
+    """The ranks of a run; every method is collective.
 
     Args:
       rank: this process, from 0.
       count: processes of the run.
-      gather: this rank's numbers to those of all ranks, a row for each.
-      broadcast: an array to rank 0's; never called where there is one process.
+      gather: maps this rank's numbers to all ranks', a row for each.
+      broadcast: maps an array to rank 0's; never called with one process.
     """
 
     rank: int
@@ -34,14 +34,14 @@ class Ranks:
     broadcast: Callable[[UInt8[np.ndarray, " text"]], UInt8[np.ndarray, " text"]]
 
     def any(self, flag: bool) -> bool:
-        """Whether it holds on any rank."""
+        """Whether it is true on any rank."""
         return bool(self.gather([flag]).max() > 0)
 
     def from_rank_zero(self, answer: Callable[[], str]) -> str:
-        """Rank 0's answer on every rank; or, on every rank, the error it met.
+        """Rank 0's answer on every rank; or, on every rank, the error that it raised.
 
         Raises:
-          DuetError: what rank 0 raised, there with its own class.
+          DuetError: what rank 0 raised; of the original class on rank 0.
         """
         if self.count == 1:
             return answer()
@@ -62,10 +62,10 @@ class Ranks:
         return text[1:]
 
     def on_every_rank(self, make: Callable[[], T]) -> T:
-        """Each rank's own result; or, if any rank meets an error, an error on all.
+        """Each rank's own result; or, if any rank fails, an error on all.
 
         Raises:
-          DuetError: a rank's own, or which ranks have one.
+          DuetError: a rank's own, or which ranks have failed.
         """
         result, own = None, None
         try:
@@ -78,5 +78,5 @@ class Ranks:
             own.of_one_rank = len(failed) < len(flags)
             raise own
         if failed:
-            raise DuetError(f"stopped, since ranks {failed} could not go on")
+            raise DuetError(f"stopped, since ranks {failed} failed")
         return cast(T, result)

@@ -1,7 +1,7 @@
-"""Connections between ranks: who listens where, and messages as lines of JSON.
+"""Connections between ranks, with messages as lines of JSON.
 
 Rank 0 listens on a port that all ranks can work out; every other rank connects to it.
-Both say who they are, so that another run's process, or a stranger, is turned away.
+Both identify themselves, so that other runs' processes and strangers are rejected.
 """
 
 import contextlib
@@ -15,14 +15,12 @@ from runtime.processes import Processes, port
 
 PORTS_TRIED = 8  # as another run may listen on the first
 CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 60.0  # until rank 0 answers, which may be importing
-HELLO_SECONDS = (
-    5.0  # until whoever connected says who it is; a stranger may say nothing
-)
+ANSWER_SECONDS = 60.0  # until rank 0 answers; it may still be importing
+HELLO_SECONDS = 5.0  # until a new connection has identified itself
 
 
 class Connection:
-    """Messages to another rank and from it; a selector takes it for its socket."""
+    """Sends messages to another rank and receives them; works in a selector."""
 
     def __init__(self, stream: socket.socket):
         self._socket = stream
@@ -33,17 +31,17 @@ class Connection:
         return self._socket.fileno()
 
     def send(self, **message: Any) -> None:
-        """Never waits: to one that is frozen, messages are lost."""
+        """Never blocks: messages to a frozen rank are lost."""
         content = json.dumps(message).encode() + b"\n"
         with contextlib.suppress(OSError):
             self._socket.send(content, socket.MSG_DONTWAIT)
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """The messages that have arrived whole; None at the connection's end.
+        """The complete messages that have arrived; None when the connection has ended.
 
         Raises:
           OSError: if the connection is broken, or nothing arrives in time.
-          ValueError: if what arrives is no message of a rank's.
+          ValueError: if what arrives is not a message of a rank.
         """
         content = self._socket.recv(1 << 16)
         if not content:
@@ -54,7 +52,7 @@ class Connection:
         except RecursionError:
             raise ValueError("nested too deeply") from None
         if not all(isinstance(message, dict) for message in messages):
-            raise ValueError("no message of a rank's")  # a stranger may say anything
+            raise ValueError("not a message of a rank")  # a stranger may send anything
         return messages
 
     def close(self) -> None:
@@ -65,7 +63,7 @@ def listen(processes: Processes) -> socket.socket:
     """Rank 0's listening socket.
 
     Raises:
-      OSError: if another holds each port that was tried.
+      OSError: if every port that was tried is taken.
     """
     host, ports = _host(processes), _ports(processes)
     for number in ports:
@@ -75,7 +73,7 @@ def listen(processes: Processes) -> socket.socket:
 
 
 def connect(processes: Processes) -> tuple[Connection, dict[str, Any]] | None:
-    """A connection to rank 0 and what it said of itself; None: it listens nowhere."""
+    """A connection to rank 0 and its greeting; None if it does not listen yet."""
     for number in _ports(processes):
         address = _host(processes), number
         try:
@@ -93,7 +91,7 @@ def connect(processes: Processes) -> tuple[Connection, dict[str, Any]] | None:
 def accept(
     listener: socket.socket, processes: Processes
 ) -> tuple[Connection, dict[str, Any]] | None:
-    """A rank that has connected and what it said of itself; None: a stranger has."""
+    """A rank that has connected and its greeting; None if it was a stranger."""
     stream, _ = listener.accept()
     stream.settimeout(HELLO_SECONDS)
     connection = Connection(stream)
@@ -106,7 +104,7 @@ def accept(
 def _first_message(
     connection: Connection, processes: Processes
 ) -> dict[str, Any] | None:
-    """What a rank of this run says of itself; else None, and the connection closed."""
+    """The greeting of a rank of this run; else None, and the connection is closed."""
     with contextlib.suppress(OSError, ValueError):
         messages = connection.receive()
         if messages and messages[0].get("token") == _token(processes):
@@ -121,7 +119,7 @@ def _hello(processes: Processes) -> dict[str, Any]:
 
 
 def _token(processes: Processes) -> str:
-    """What the processes of one run know of each other, and no others do."""
+    """What only the processes of one run know."""
     text = repr([processes.coordinator, processes.launch, processes.restart])
     return hashlib.sha256(text.encode()).hexdigest()
 

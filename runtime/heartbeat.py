@@ -1,11 +1,11 @@
-"""Whether the ranks still live: one that dies or freezes is named, and all end.
+"""Detects ranks that die or freeze, names them, and ends all ranks.
 
-Each rank beyond the first keeps a connection to rank 0, and signs of life go over it
-both ways. A connection that ends without a farewell is a death, known at once; silence
-is a freeze; and where all live but no window ends, they wait for each other. Whoever
-notices tells the others. It works before a framework has been imported, and where one
-waits inside a collective, from which no other thread can fetch it: so a process that
-does not come back by itself in a few seconds is left from here.
+Every rank but rank 0 keeps a connection to rank 0, with heartbeats both ways. A
+connection that closes without a goodbye means a dead rank, noticed at once; silence
+means a frozen one; and if all are alive but no window ends, they are deadlocked.
+Whoever notices tells the others. It works before a framework is imported, and while one
+waits inside a collective, which no other thread can interrupt: so a process that does
+not return by itself within a few seconds is ended from here.
 """
 
 import contextlib
@@ -30,21 +30,21 @@ from runtime.progress import Progress
 
 LOGGER = logging.getLogger("duet")
 
-BEAT_SECONDS = 0.5  # between two signs of life
-# A collective's own error may come before the news of whom it has lost.
+BEAT_SECONDS = 0.5  # between two heartbeats
+# A collective's own error may come before the message of which rank was lost.
 NEWS_SECONDS = 3.0
-# What a process may take to come back from a collective once a rank is lost, and from
-# there to leave by itself.
+# Time for a process to return from a collective once a rank is lost, and then to exit
+# by itself.
 RETURN_SECONDS, EXIT_SECONDS = 5.0, 150.0
-# Until a rank that has not come is waited for aloud.
+# Until a message says which rank is being waited for.
 NOTICE_SECONDS = 20.0
 
 
 class _Peer:
-    """Another rank, as this one hears of it.
+    """Another rank, as seen from this one.
 
     Args:
-      hello: what it said of itself.
+      hello: its greeting.
     """
 
     def __init__(self, connection: Connection, hello: dict[str, Any]):
@@ -52,18 +52,18 @@ class _Peer:
         self.rank: int = hello["rank"]
         self.place = f" (process {hello['process']} on {hello['host']})"
         self.silent = 0  # beats
-        self.greeted = False  # whether it has spoken since the first message
+        self.greeted = False  # whether it has sent more than its greeting
         self.closed = False  # by its own word
 
 
 class Heartbeat:
-    """Watches over the ranks of a run, a context manager around all of it.
+    """Monitors the ranks of a run; a context manager around all of it.
 
-    Time is counted in beats of this process's own: one that was suspended together
-    with all others, or whose clock was set, blames nobody.
+    Time is counted in beats of this process, so that nobody is blamed if all were
+    suspended together or the clock was changed.
 
     Args:
-      processes: this one's place among them; where it is alone there is no watch.
+      processes: this one's rank; with one process nothing is monitored.
       config: how long a rank may be silent, and a window take.
     """
 
@@ -91,16 +91,16 @@ class Heartbeat:
         return self
 
     def watch(self, folder: Path) -> None:
-        """Logs are in the run folder from now on."""
+        """Note the run folder, where logs are from now on."""
         self._folder = folder
 
     def connect(self) -> None:
-        """Wait until all ranks watch over each other; whoever is lost then is named."""
+        """Wait until all ranks are connected; one that is lost later is named."""
         if self._processes.count > 1:
             self._connected.wait()
 
     def progress(self, slow: bool = False) -> None:
-        """Note that the ranks have come to a point together.
+        """Note that the ranks have synchronised.
 
         Args:
           slow: whether what follows may take as long as a start.
@@ -109,13 +109,13 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def guard(self, record: Callable[[str], object]) -> Iterator[None]:
-        """Name the lost rank where a collective only knows that it failed.
+        """Name the lost rank, where a collective only reports that it failed.
 
         Args:
-          record: told why the run ends, should its main thread never return.
+          record: is given the reason, in case the main thread never returns.
 
         Raises:
-          LostError: in place of whatever another rank's end has brought about.
+          LostError: in place of the error that a lost rank has caused.
         """
         self._record = record
         try:
@@ -131,7 +131,7 @@ class Heartbeat:
             self._record = None
 
     def close(self) -> None:
-        """Leave in good order, as all ranks do; nobody is missed from here on."""
+        """Disconnect cleanly, as all ranks do; none counts as lost from here on."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -148,22 +148,22 @@ class Heartbeat:
         self._returned.set()
         if isinstance(error, DuetError) and not isinstance(error, LostError):
             self._tell(failed=str(error))
-            return  # `launch/cli.py` says it, and ends the process
-        # The others wait in collectives, and so would the clean-up of either framework
-        # at the interpreter's end.
+            return  # `launch/cli.py` prints it, and ends the process
+        # The others wait in collectives, and so would either framework's clean-up at
+        # exit.
         if not self._lost_in_time():
             traceback.print_exception(error)
             self._tell(failed=f"{type(error).__name__}: {error}")
         self._leave()
 
     def _lost_in_time(self) -> bool:
-        """Whether another rank's end may be why this one failed; waits for it once."""
+        """Whether a lost rank may be why this one failed; waits for news once."""
         if self._waited or self._processes.count == 1:
             return self._lost.is_set()
         self._waited = True
         return self._lost.wait(NEWS_SECONDS)
 
-    # The rest is the thread's
+    # The rest runs in the thread
 
     def _watch(self) -> None:
         try:
@@ -178,10 +178,10 @@ class Heartbeat:
             if not self._lost.is_set():
                 for peer in self._peers.values():
                     peer.connection.send(closed=True)
-        except Exception as error:  # what watches must not be what ends a run
-            LOGGER.warning("the ranks are no longer watched: %s", error)
+        except Exception as error:  # a failing monitor must not end the run
+            LOGGER.warning("the ranks are no longer monitored: %s", error)
         finally:
-            self._connected.set()  # unwatched, too, a run goes on
+            self._connected.set()  # the run continues without it
             for key in list(self._selector.get_map().values()):
                 key.fileobj.close()  # pyright: ignore[reportAttributeAccessIssue]
         if self._lost.is_set():
@@ -193,7 +193,7 @@ class Heartbeat:
             self._leave()
 
     def _connect(self) -> None:
-        """Rank 0 listens; every other rank looks for it until it is found."""
+        """Rank 0 listens; every other rank tries to connect until it succeeds."""
         if self._rank == 0:
             listener = listen(self._processes)
             self._selector.register(
@@ -203,13 +203,13 @@ class Heartbeat:
         while not self._closed.is_set():
             if found := connect(self._processes):
                 self._add(*found)
-                found[0].send()  # from here on it would be missed
+                found[0].send()  # from here on it counts as lost if it ends
                 return
             time.sleep(BEAT_SECONDS)
             self._beats += 1
             self._wait_for(0)
             if self._beats * BEAT_SECONDS > self._config.start_timeout_seconds:
-                self._lose(0, "has not come")
+                self._lose(0, "has not connected")
                 return
 
     def _accept(self, listener: socket.socket) -> None:
@@ -244,13 +244,13 @@ class Heartbeat:
             if self._peers.get(peer.rank) is peer:
                 del self._peers[peer.rank]
             if self._rank == 0 and not greeted and not peer.closed:
-                pass  # it has given up waiting for an answer, and asks again
+                pass  # it gave up waiting for an answer, and connects again
             elif not peer.closed:
                 self._lose(peer.rank, "has ended", peer.place)
                 if peer.rank == 0 and self._record is None:
-                    self._leave()  # at once: in start-up JAX would soon abort
+                    self._leave()  # at once: JAX would soon abort during start-up
             elif self._rank != 0 and not self._lost.is_set():
-                self._closed.set()  # rank 0 leaves when all do
+                self._closed.set()  # rank 0 disconnects last
 
     def _beat(self) -> None:
         self._beats += 1
@@ -259,8 +259,8 @@ class Heartbeat:
             peer.silent += 1
             seconds = self._config.timeout_seconds
             if peer.silent * BEAT_SECONDS > seconds:
-                said = f"has given no sign of life for {seconds:g} s"
-                self._lose(peer.rank, said, peer.place)
+                how = f"has sent no heartbeat for {seconds:g} s"
+                self._lose(peer.rank, how, peer.place)
         if self._rank != 0:
             return
         start = self._config.start_timeout_seconds
@@ -268,20 +268,20 @@ class Heartbeat:
             missing = min(set(range(1, self._processes.count)) - self._peers.keys())
             self._wait_for(missing)
             if self._beats * BEAT_SECONDS > start:
-                self._lose(missing, f"has not come within {start:g} s")
+                self._lose(missing, f"has not connected within {start:g} s")
         if self._progress.beat():
             self._end(
-                f"the ranks wait for each other: nothing was done for "
+                "the ranks are deadlocked: no progress for "
                 f"{self._progress.allowed_seconds:g} s{self._see('*')}"
             )
 
     def _wait_for(self, rank: int) -> None:
-        """Say so once, on one rank: one that died before they met is not missed."""
+        """Say so once, on one rank: one that died before connecting is not noticed."""
         due = self._beats * BEAT_SECONDS == NOTICE_SECONDS
         if due and self._rank == (1 if rank == 0 else 0):
             start = self._config.start_timeout_seconds
             print(
-                f"waiting for rank {rank} to come, for up to {start:g} s "
+                f"waiting for rank {rank} to connect, for up to {start:g} s "
                 "(parallel.start_timeout_seconds)",
                 file=sys.stderr,
                 flush=True,
@@ -296,12 +296,12 @@ class Heartbeat:
         return f"; see {self._folder / 'logs' / f'rank{rank}.log'}"
 
     def _end(self, text: str, lost: int = -1) -> None:
-        """Tell the others; the first rank that is left is the one to say it."""
+        """Tell the others; the first remaining rank prints it."""
         if self._lost.is_set():
             return
         self._text, self._speaks = text, self._rank == (1 if lost == 0 else 0)
         self._tell(lost=text)
-        if lost == 0:  # at once, as JAX aborts what has lost its coordinator
+        if lost == 0:  # at once, as JAX aborts without its coordinator
             self._say()
         if LOGGER.handlers:
             frames = sys._current_frames().get(self._main)

@@ -1,4 +1,4 @@
-"""Which process of a run this is, as its launcher said: torchrun, srun or Python."""
+"""Which process of a run this is, from its launcher: torchrun, srun or Python."""
 
 import hashlib
 import os
@@ -19,10 +19,10 @@ class Processes:
       count: processes of the run.
       local_rank: this process, from 0, on its node.
       coordinator: "host:port" where rank 0 listens; empty for one process.
-      launch: what all its processes share and no other launch has, the same after
-        torchrun has started them anew; empty where nothing does that.
-      restart: how often it has.
-      restarts: whether it will, whatever a process left with.
+      launch: an id that only the processes of one launch share, the same after torchrun
+        has restarted them; empty if nothing restarts them.
+      restart: how often it has restarted them.
+      restarts: whether it will, whatever a process's exit status.
     """
 
     launcher: str = "python"
@@ -44,7 +44,7 @@ class Processes:
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-# Whose ranks are not taken, by the variables for their number and for one's own.
+# Launchers that are not supported, by their variables for world size and rank.
 OTHERS = {
     "mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     "mpiexec": ("PMI_SIZE", "PMI_RANK"),
@@ -54,15 +54,15 @@ OTHERS = {
 
 
 def from_environment(environ: Mapping[str, str]) -> Processes:
-    """Torchrun's variables where they are whole, else a SLURM step's, else one process.
+    """From torchrun's variables if all are set, else a SLURM step's, else one process.
 
-    Inside a batch script but outside `srun` SLURM sets `SLURM_NTASKS` too, although one
-    process runs: only a step's own variables (`SLURM_STEP_*`) count. A step of one task
-    is one process like any other.
+    Inside a batch script but outside `srun` SLURM also sets `SLURM_NTASKS`, although
+    one process runs: only a step's own variables (`SLURM_STEP_*`) count. A step of one
+    task is one process.
 
     Raises:
-      ConfigError: if a launcher set only some of its variables, if two contradict each
-        other, or if it is one whose ranks are not taken.
+      ConfigError: if only some of a launcher's variables are set, if two launchers
+        contradict each other, or if the launcher is not supported.
     """
     if "TORCHELASTIC_RUN_ID" in environ or all(map(environ.get, TORCHRUN)):
         return _from_torchrun(environ)
@@ -84,9 +84,9 @@ def from_environment(environ: Mapping[str, str]) -> Processes:
 
 
 def _refuse_others(environ: Mapping[str, str]) -> None:
-    """Else each rank of theirs would train alone, in silence.
+    """Refuse other launchers: each of their ranks would silently train alone.
 
-    srun sets PMI's variables, too; then they say what its own say.
+    srun also sets PMI's variables; they then agree with its own.
     """
     step = environ.get("SLURM_STEP_NUM_TASKS"), environ.get("SLURM_PROCID")
     for launcher, (size, rank) in OTHERS.items():
@@ -94,14 +94,14 @@ def _refuse_others(environ: Mapping[str, str]) -> None:
         if all(found) and found[0] != "1" and found != step:
             raise ConfigError(
                 f"started by {launcher} as {rank}={found[1]} of {size}={found[0]}, "
-                "whose ranks are not taken; start with torchrun "
+                "which is not supported; start with torchrun "
                 "--nproc-per-node=DEVICES on each node, or with srun, or unset "
                 f"{size} and {rank} for one process"
             )
 
 
 def _check_exported(environ: Mapping[str, str]) -> None:
-    """Refuse what a job script exported for torchrun and srun contradicts."""
+    """Refuse torchrun variables exported by a job script that contradict srun."""
     of_step = {"WORLD_SIZE": "SLURM_STEP_NUM_TASKS", "RANK": "SLURM_PROCID"}
     for name, own in of_step.items():
         if environ.get(name) and environ[name] != environ.get(own):
@@ -117,11 +117,10 @@ def _from_torchrun(environ: Mapping[str, str]) -> Processes:
     one_node = environ.get("LOCAL_WORLD_SIZE") == environ["WORLD_SIZE"]
     host = "127.0.0.1" if one_node else environ["MASTER_ADDR"]
     # torchrun's own store may listen on MASTER_PORT, so JAX's coordinator takes another
-    # that every rank can work out, and that a restart does not find still in use.
+    # that every rank can compute, and that is not still in use after a restart.
     run = [environ.get("TORCHELASTIC_" + k, "") for k in ("RUN_ID", "RESTART_COUNT")]
     digest = hashlib.sha256(repr([environ["MASTER_PORT"], *run]).encode()).digest()
-    # "none" is the id of all that were given none; on one node the ranks of each have
-    # their torchrun for a parent.
+    # "none" is torchrun's default id; on one node ranks share torchrun as their parent.
     named = run[0] not in ("", "none")
     launch = [*run[:1], *([] if named or not one_node else [str(os.getppid())])]
     return Processes(
@@ -157,7 +156,7 @@ def _from_slurm(environ: Mapping[str, str]) -> Processes:
 
 
 def port(number: int) -> int:
-    """A port below Linux's ephemeral ones (32768 on), which outgoing calls may hold."""
+    """A port below Linux's ephemeral ones (32768 on), used by outgoing connections."""
     return 20000 + number % 12000
 
 
@@ -192,11 +191,11 @@ def first_host(nodelist: str) -> str:
 
 
 def cores_of(cores: list[int], local_rank: int, count: int) -> list[int]:
-    """Those of a process among its node's, as many for each, none another's.
+    """The cores of a process: the same number for each on its node, without overlap.
 
     Args:
-      cores: that the processes may use together, by number.
-      count: for each.
+      cores: numbers of those that the node's processes may use together.
+      count: cores for each.
 
     Raises:
       ConfigError: if there are too few.
@@ -209,18 +208,18 @@ def cores_of(cores: list[int], local_rank: int, count: int) -> list[int]:
         raise ConfigError(
             f"parallel.cores_per_device: {count} core(s) for each process need "
             f"{last} for local rank {local_rank}, and it may use {len(cores)}; take "
-            "fewer, or null to share what there is"
+            "fewer, or null to share all cores"
         )
     return cores[last - count : last]
 
 
 def check_accelerators(wanted: int, present: int, framework: str) -> None:
-    """Refuse more accelerators in a process's node than there are.
+    """Refuse more accelerators than the process's node has.
 
     >>> check_accelerators(3, 2, "JAX")
     Traceback (most recent call last):
-    recipe.errors.ConfigError: 3 accelerators are wanted but JAX sees 2; use at most 2 \
-on this node, or platform=cpu
+    recipe.errors.ConfigError: 3 accelerators are requested but JAX sees 2; use \
+at most 2 on this node, or platform=cpu
     >>> check_accelerators(1, 0, "PyTorch")
     Traceback (most recent call last):
     recipe.errors.ConfigError: platform=gpu, but PyTorch sees no accelerator; use \
@@ -233,6 +232,6 @@ platform=cpu, or auto for what there is
         )
     if wanted > present:
         raise ConfigError(
-            f"{wanted} accelerators are wanted but {framework} sees {present}; "
+            f"{wanted} accelerators are requested but {framework} sees {present}; "
             f"use at most {present} on this node, or platform=cpu"
         )

@@ -1,13 +1,13 @@
-"""How long the ranks of a run may go without coming to a point together."""
+"""How long the ranks of a run may go without synchronising."""
 
 from recipe.execution import ParallelConfig
 
 
 class Progress:
-    """Counts the time since the ranks last came to a point together.
+    """Counts the time since the ranks last synchronised.
 
-    At a start, and wherever it is announced, that may be `start_timeout_seconds`; else
-    `timeout_seconds`, or ten times the longest that it has taken so far.
+    At the start, and where `slow` says so, `start_timeout_seconds` are allowed; else
+    `timeout_seconds`, or ten times the longest so far if that is more.
 
     Args:
       beat_seconds: between two calls of `beat`.
@@ -19,7 +19,7 @@ class Progress:
         self._beat_seconds, self._longest_seconds, self._beats = beat_seconds, 0.0, 0
 
     def reached(self, slow: bool) -> None:
-        """Note such a point.
+        """Note that they have synchronised.
 
         Args:
           slow: whether what follows may take as long as a start.
@@ -31,7 +31,7 @@ class Progress:
         self.allowed_seconds = self._start if slow else usual
 
     def beat(self) -> bool:
-        """Count a beat too; returns whether the ranks have now waited too long."""
+        """Count a beat; returns whether the ranks have now waited too long."""
         self._beats += 1
         return self._waited_seconds() > self.allowed_seconds
 

@@ -1,4 +1,4 @@
-"""Which axis of an array is split over devices, where the array is split at all."""
+"""Which axis of an array is sharded over devices, if any."""
 
 from recipe.config import Config
 from recipe.errors import ConfigError
@@ -18,13 +18,13 @@ def sharded_axis(shape: tuple[int, ...], devices: int) -> int | None:
 
 
 def check_shards(config: Config, processes: Processes) -> None:
-    """Refuse `parallel=fsdp` over devices that no parameter can be split over.
+    """Refuse `parallel=fsdp` on devices that no parameter can be split over.
 
-    JAX keeps a parameter whole that does not divide, PyTorch pads it; where none does,
-    nothing would be sharded in one of them, and both refuse.
+    JAX replicates a parameter that does not divide, PyTorch pads it; if none divides,
+    JAX would shard nothing, so both refuse.
 
     Raises:
-      ConfigError: quoting the largest parameter and the world sizes that would do.
+      ConfigError: quoting the largest parameter and the nearest valid world sizes.
     """
     if config.parallel.name != "fsdp":
         return

@@ -1,9 +1,9 @@
-"""Signals, and a file, that ask a run to stop in good order.
+"""Signals, and a file, that ask a run to stop gracefully.
 
 SIGTERM, SIGINT, SIGUSR1, SIGHUP and a file all mean: finish the window, save, leave.
-SIGHUP, a terminal's end, is ignored where nohup asked for that. The steps poll
-`asked`, share what it says, and so all ranks leave after the same step. A second signal
-leaves at once; since files appear whole or not at all, nothing is half-written then.
+SIGHUP, of a closed terminal, is ignored under nohup. The ranks poll `asked` and share
+the answer, so all stop after the same step. A second signal exits at once; as files are
+written atomically, none is half-written then.
 """
 
 import os
@@ -17,9 +17,9 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-# A stop reaches a process more than once: from the terminal or the scheduler, which
-# signal all processes, and again from torchrun, which forwards its own. Only what comes
-# later than this is a second signal.
+# One stop may reach a process twice: from the terminal or scheduler, which signals all
+# processes, and from torchrun, which forwards its own. Only one that comes later than
+# this counts as a second signal.
 DEBOUNCE_SECONDS = 2.0
 
 
@@ -29,12 +29,12 @@ class Stopping:
     `install` again after `jax.distributed.initialize`, which replaces SIGTERM's handler
     by its own.
 
-    Python runs handlers between bytecodes, which a step that compiles, or waits for a
-    rank that is no more, does not reach. So signals are read by a thread, from the pipe
-    that Python's C handler writes to at once.
+    Python runs handlers between bytecodes, so not while a step compiles or waits for a
+    dead rank. So a thread reads signals from the pipe that Python's C handler writes to
+    at once.
 
     Args:
-      now: seconds, of a clock that nobody sets.
+      now: monotonic seconds.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
@@ -47,9 +47,9 @@ class Stopping:
         self._file: Path | None = None
 
     def install(self) -> None:
-        """Take the signals over; call it in the main thread, as Python demands.
+        """Install the handlers; from the main thread, as Python requires.
 
-        What handled them before the first call is what `restore` gives back.
+        `restore` reinstalls those from before the first call.
         """
         if self._pipe is None:
             reading, writing = self._pipe = socket.socketpair()
@@ -63,30 +63,30 @@ class Stopping:
             self._reader.start()
         for number in SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-                continue  # nohup's wish
+                continue  # set by nohup
             previous = signal.signal(number, _leave_to_the_thread)
             self._previous.setdefault(number, previous)
 
     def restore(self) -> None:
-        """Give the signals back to what handled them before."""
+        """Reinstall the previous handlers."""
         for number, handler in self._previous.items():
-            # None: a handler that was not Python's, which it cannot set again.
+            # None: a handler that Python did not install and cannot reinstall.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
         if self._pipe is not None and self._reader is not None:
             signal.set_wakeup_fd(self._previous_pipe)
             reading, writing = self._pipe
-            writing.close()  # which the reader takes for the end
+            writing.close()  # tells the reader to end
             self._reader.join()
             reading.close()
             self._pipe = self._reader = None
 
     def watch(self, file: Path) -> None:
-        """Take this file, as soon as there is one, for a request to stop."""
+        """Treat this file, once it exists, as a request to stop."""
         self._file = file.absolute()
 
     def asked(self) -> str | None:
-        """What asked this rank to stop, "SIGTERM" or the file's name; None: nothing."""
+        """What asked this rank to stop: "SIGTERM", the file's name, or None."""
         if self._signal is not None:
             return self._signal.name
         if self._file is not None and os.path.isfile(self._file):
@@ -97,11 +97,11 @@ class Stopping:
         since = 0.0
         while number := pipe.recv(1):
             if number[0] not in SIGNALS:
-                continue  # of another handler of Python's, such as a timer's
+                continue  # for another Python handler, such as a timer's
             if self._signal is None:
                 self._signal, since = signal.Signals(number[0]), self._now()
             elif self._now() - since >= DEBOUNCE_SECONDS:
-                # Neither Python's clean-up nor other ranks are waited for.
+                # Without waiting for Python's clean-up or other ranks.
                 os._exit(128 + number[0])
 
     def __enter__(self) -> Self:
@@ -118,4 +118,4 @@ class Stopping:
 
 
 def _leave_to_the_thread(number: int, frame: FrameType | None) -> None:
-    """A handler of Python's, without which its C handler would write nothing."""
+    """A Python handler must exist for the C handler to write to the pipe."""

@@ -1,4 +1,4 @@
-"""The devices of a run: how many there are, and what does not divide over them."""
+"""The number of devices of a run, and what must divide over them."""
 
 from recipe.config import Config
 from recipe.errors import ConfigError
@@ -13,21 +13,21 @@ def world_size(config: Config, processes: Processes) -> int:
 
 
 def check_world(config: Config, processes: Processes) -> None:
-    """Refuse what cannot be divided, before any process group or file exists.
+    """Refuse what does not divide, before any process group or file exists.
 
     Raises:
-      ConfigError: quoting the numbers and the nearest that would do.
+      ConfigError: quoting the numbers and the nearest valid ones.
     """
     check_own_model(config.model.folder)
     devices = world_size(config, processes)
     if config.train.trace and (devices > 1 or config.parallel.name != "dp"):
         raise ConfigError(
-            f"train.trace={config.train.trace} looks at one device under parallel=dp, "
+            f"train.trace={config.train.trace} works on one device under parallel=dp, "
             f"got {devices} under parallel={config.parallel.name}; leave both out"
         )
     if config.train.trace and config.train.grad_accum_steps > 1:
         raise ConfigError(
-            f"train.trace={config.train.trace} takes a whole batch apart, which "
+            f"train.trace={config.train.trace} records one whole batch, which "
             f"train.grad_accum_steps={config.train.grad_accum_steps} never computes at "
             "once; leave that out"
         )

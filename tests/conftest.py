@@ -63,7 +63,7 @@ def clean_environment() -> dict[str, str]:
     return kept | CACHE
 
 
-# This process imports frameworks too, before any fixture could run. GPUs belong to the
+# This process also imports frameworks, before any fixture could run. GPUs belong to the
 # processes that ask for them; memory held here would be missing there. Each has one
 # thread of PyTorch's unless a test asks for more: several wait for each other by
 # spinning, and where processes share the cores that takes longer than the work. And

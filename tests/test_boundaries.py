@@ -150,7 +150,7 @@ def test_imported_names_are_found_wherever_they_stand():
 
 
 def imported(source: str) -> set[str]:
-    """Top-level names of absolute imports, those inside functions too."""
+    """Top-level names of absolute imports, also inside functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -230,7 +230,7 @@ def test_an_import_of_a_test_file_would_be_found(rest):
 
 
 def from_test_files(source: str) -> list[str]:
-    """Imports of test files, those in code that a test hands to a process too."""
+    """Imports of test files, also in code that a test passes to a process."""
     return re.findall(
         r"^\s*(?:from|import) tests[\w.]*(?:\.| import )test_\w+", source, re.M
     )

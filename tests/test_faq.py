@@ -33,7 +33,7 @@ OWN = [message for message in FAQ if not any(text in message for text in FOREIGN
 
 
 def fits(quote: str, parts: list[str]) -> bool:
-    """Whether a quote is of a message; the `…` at its end is what it leaves out.
+    """Whether a quote is of a message; the `…` at its end is what it omits.
 
     Args:
       parts: the message's letters, between what is put in as it is printed.

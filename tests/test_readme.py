@@ -54,7 +54,7 @@ def test_every_page_is_linked_or_named(page):
 
 def test_every_cell_of_the_matrix_has_its_row(root):
     matrix = yaml.safe_load((root / "conf" / "identity.yaml").read_text())
-    cells = {name for part in matrix.values() for name in part["cells"]}
+    cells = {name for part in matrix.values() for name in part["checks"]}
     page = (root / "docs" / "identity.md").read_text()
     assert cells == set(re.findall(r"^\| `([\w-]+)` \| \w+ \| \d+ \|", page, re.M))
 

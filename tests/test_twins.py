@@ -86,7 +86,7 @@ def test_every_exception_is_still_one(root):
         "def loss(): ...\nclass Stride: ...\n",  # another name
     ],
 )
-def test_names_that_differ_are_told_apart(other):
+def test_names_that_differ_are_noticed(other):
     twin = "def loss(): ...\ndef _helper(): ...\nclass Step: ...\n"
     assert public_names(twin) == ["loss", "Step"]
     assert public_names(twin) != public_names(other)

@@ -1,7 +1,7 @@
-"""Compiled models kept on disk from one process to the next, by torch's own caches.
+"""Compiled models are cached on disk between processes, by torch's own caches.
 
-They lie where TORCHINDUCTOR_CACHE_DIR says, else in the system's temporary folder, and
-are on by default. An eager run compiles nothing.
+They are in TORCHINDUCTOR_CACHE_DIR, else in the system's temporary folder, and on by
+default. An eager run compiles nothing.
 """
 
 import sys
@@ -12,14 +12,14 @@ from torch_impl.parallel import World
 
 
 class Lookups(NamedTuple):
-    """How many graphs this process has found in the caches, and how many not."""
+    """Cache hits and misses of this process, in graphs."""
 
     found: int
     compiled: int
 
 
 def open_cache(config: Config, world: World) -> None:
-    """Let torch.compile use its caches, or not; they look after themselves."""
+    """Enable or disable the caches of torch.compile, which manages them itself."""
     if config.compile and not config.compile_cache:
         from torch.compiler import config as settings
 
@@ -27,8 +27,10 @@ def open_cache(config: Config, world: World) -> None:
 
 
 def lookups() -> Lookups:
-    """Those of this process so far."""
-    dynamo = sys.modules.get("torch._dynamo.utils")  # where nothing compiles, unwanted
+    """The counts of this process so far."""
+    dynamo = sys.modules.get(
+        "torch._dynamo.utils"
+    )  # not imported unless something compiles
     counts = dynamo.counters["inductor"] if dynamo else {}
     found, missed, passed = (
         counts.get(f"fxgraph_cache_{how}", 0) for how in ("hit", "miss", "bypass")
@@ -37,6 +39,6 @@ def lookups() -> Lookups:
 
 
 def all_found(before: Lookups) -> bool:
-    """Whether all that was wanted since then came out of the caches."""
+    """Whether all that was compiled since then came from the caches."""
     now = lookups()
     return now.found > before.found and now.compiled == before.compiled

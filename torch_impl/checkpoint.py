@@ -1,4 +1,4 @@
-"""What a run is resumed from: gathered from the devices, and given back to them."""
+"""The state of a training: gathered from the devices, and restored on them."""
 
 import torch
 from torch import nn
@@ -21,9 +21,9 @@ def save_state(
     loss_scale: LossScale | None,
     world: World,
 ) -> tuple[dict[str, Weights], dict[str, int | float]]:
-    """A checkpoint's arrays, as `Checkpoint` has them, and the numbers beside them.
+    """A checkpoint's arrays, as in `Checkpoint`, and its scalars.
 
-    A call of all ranks.
+    Collective.
     """
     optimizer_state, counts = save_optimizer_state(config, model, optimizer, world)
     averaged, updates = save_average(average, world)
@@ -39,12 +39,12 @@ def load_state(
     resumed: Checkpoint | None,
     world: World,
 ) -> tuple[Average | None, LossScale | None]:
-    """What training starts or resumes from, beside the weights; a call of all ranks.
+    """What training starts or resumes from, besides the weights. Collective.
 
-    The optimizer, which is fresh, gets its state in place.
+    The state of the fresh optimizer is set in place.
 
     Args:
-      weights: that the model holds.
+      weights: of the model.
 
     Returns:
       The weights' average and the loss scale, where the recipe has them.
@@ -58,6 +58,6 @@ def load_state(
 def save_trained(
     model: nn.Module, average: Average | None, world: World
 ) -> dict[str, Weights]:
-    """The weights and, where there is one, their average; a call of all ranks."""
+    """The weights and, if there is one, their average. Collective."""
     averaged, _ = save_average(average, world)
     return {"weights": save_weights(model, world), **averaged}

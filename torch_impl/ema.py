@@ -19,8 +19,8 @@ class Average:
     """A second model, of the averaged parameters and running statistics.
 
     Args:
-      pairs: what is moved, and towards what, in place; parameters, then statistics.
-      updates: that it is the average of.
+      pairs: average and its source; updated in place; parameters, then statistics.
+      updates: included in the average.
     """
 
     model: nn.Module
@@ -40,8 +40,8 @@ def build_average(
     Before the first update it is the weights.
 
     Args:
-      weights: that the model holds.
-      resumed: what the run goes on from; without an average there it begins anew.
+      weights: of the model.
+      resumed: the checkpoint; if it has no average, a new one is started.
       model: whose weights are averaged; already parallelized.
     """
     if config.optim.ema_decay is None:
@@ -59,16 +59,16 @@ def build_average(
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:
-    """The running statistics; torch's own norms count batches beside them."""
+    """The running statistics, without the batch counters of torch's own norms."""
     return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
 
 
 @torch.no_grad()
 def move_average(config: Config, average: Average | None) -> None:
-    """Take the model's weights, just updated, into the average.
+    """Update the average with the model's new weights.
 
-    Running statistics are averaged as parameters are: those of the newest weights would
-    not be of the averaged ones.
+    Running statistics are averaged as well: the newest ones would not match the
+    averaged parameters.
     """
     if config.optim.ema_decay is None or average is None:
         return
@@ -85,7 +85,7 @@ def move_average(config: Config, average: Average | None) -> None:
 def save_average(
     average: Average | None, world: World
 ) -> tuple[dict[str, Weights], dict[str, int]]:
-    """As `save_optimizer_state` does; a call of all ranks."""
+    """As `save_optimizer_state` does. Collective."""
     if average is None:
         return {}, {}
     arrays = save_weights(average.model, world)

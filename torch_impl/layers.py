@@ -1,6 +1,6 @@
-"""Layers whose convention has to be written out.
+"""Layers whose conventions differ between frameworks, written out.
 
-Parameters are kept in one dtype and computed with in another: `precision.Dtypes`.
+Parameters are stored in one dtype and computed with in another: `precision.Dtypes`.
 
 Shapes: B batch, C channels, H height, W width, T tokens, F features, L layers with
 dropout, U units of an example.
@@ -21,7 +21,7 @@ from torch_impl.precision import Dtypes
 
 
 class Conv(nn.Conv2d):
-    """A square convolution, padded by as many zeros as said, on all four sides.
+    """A square convolution, zero-padded on all four sides.
 
     The input and the kernel are cast to the compute dtype.
     """
@@ -50,7 +50,7 @@ class Conv(nn.Conv2d):
 
 
 class Dense(nn.Linear):
-    """A matrix product over the last axis; both sides cast to the compute dtype."""
+    """A matrix product over the last axis; both factors cast to the compute dtype."""
 
     def __init__(self, before: int, after: int, dtypes: Dtypes, *, bias: bool = True):
         super().__init__(before, after, bias=bias, dtype=dtypes.parameter)
@@ -64,14 +64,14 @@ class Dense(nn.Linear):
 
 
 class BatchNorm(nn.Module):
-    """Each channel to mean 0 and variance 1 over examples and pixels, then an affine.
+    """Normalises each channel over examples and pixels, then scales and shifts.
 
-    Variances are taken in two passes and normalise with 1/N; the running variance takes
-    N/(N - 1) of them, N = examples x pixels, and evaluation normalises with the running
-    statistics. All in the parameters' dtype, the result in the compute dtype.
+    The variance is computed in two passes, with 1/N; the running variance has N/(N - 1)
+    of it, N = examples x pixels, and evaluation uses the running statistics. All in the
+    parameters' dtype, the result in the compute dtype.
 
-    `parallel.scope_norms` sets `sum_over_ranks` where the statistics are those of the
-    global batch and other ranks hold parts of it.
+    `parallel.scope_norms` sets `sum_over_ranks` if the statistics are those of a global
+    batch that is spread over ranks.
 
     Source: Ioffe and Szegedy, Batch Normalization, ICML 2015.
     """
@@ -112,7 +112,7 @@ class BatchNorm(nn.Module):
     def _over_ranks(
         self, x_BCHW: Tensor, sum_over_ranks: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """What `F.batch_norm` does, were the whole batch here."""
+        """As `F.batch_norm` of the whole global batch."""
         count = x_BCHW[:, 0].numel() * self.ranks
         mean_C = sum_over_ranks(x_BCHW.sum((0, 2, 3))) / count
         centred = x_BCHW - mean_C[:, None, None]
@@ -125,10 +125,11 @@ class BatchNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Each example's groups of channels to mean 0 and variance 1, then an affine.
+    """Normalises each group of an example's channels, then scales and shifts.
 
-    In the parameters' dtype, the result in the compute dtype. `F.group_norm` takes the
-    variance as E[x²] - E[x]² on a CPU: at mean 100 and deviation 0.03 it is 1.6 away.
+    In the parameters' dtype, the result in the compute dtype. `F.group_norm` computes
+    the variance as E[x²] - E[x]² on a CPU: for mean 100 and deviation 0.03 its output
+    is off by 1.6.
 
     Source: Wu and He, Group Normalization, ECCV 2018.
     """
@@ -149,7 +150,7 @@ class GroupNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Each pixel's or token's channels to mean 0 and variance 1, then an affine.
+    """Normalises each pixel's or token's channels, then scales and shifts.
 
     In the parameters' dtype, the result in the compute dtype.
 
@@ -175,11 +176,12 @@ NORMS = {"batch": BatchNorm, "group": GroupNorm, "layer": LayerNorm}
 
 
 class Dropout(nn.Module):
-    """Zeros a share of each example's units in training, and scales the others up.
+    """Zeros a fraction of each example's units in training, and scales the others up.
 
-    Which, the examples' keys decide (`recipe/dropout.py`); without keys, in evaluation,
-    none. Scaled by 1/(1 - rate) in the parameters' dtype, since in 16 bits the
-    frameworks round the factor differently; the result in the input's dtype.
+    The examples' keys decide which (`recipe/dropout.py`); in evaluation there are no
+    keys, and nothing is dropped. Scaled by 1/(1 - rate) in the parameters' dtype, since
+    in 16 bits the frameworks round the factor differently; the result in the input's
+    dtype.
 
     Source: Srivastava et al., Dropout, JMLR 2014.
     """
@@ -199,10 +201,10 @@ class Dropout(nn.Module):
 def drop(
     x: Float[Tensor, "B ..."], keys_B: Int[Tensor, " B"], rate: float, dtype: Any
 ) -> Float[Tensor, "B ..."]:
-    """What `Dropout` does, where each example has its key.
+    """Dropout with a key for each example.
 
     Args:
-      dtype: what is scaled in.
+      dtype: of the scaling.
     """
     kept_BU = kept(keys_B, x[0].numel(), rate)
     scaled = x.to(dtype) * (1 / (1 - rate))
@@ -210,13 +212,13 @@ def drop(
 
 
 def kept(keys_B: Int[Tensor, " B"], units: int, rate: float) -> Bool[Tensor, "B U"]:
-    """Which units stay."""
+    """Which units are kept."""
     units_U = torch.arange(units, device=keys_B.device)
     return words(keys_B, units_U) >= least_kept(rate)
 
 
 def words(keys_B: Int[Tensor, " B"], units_U: Int[Tensor, " U"]) -> Int[Tensor, "B U"]:
-    """The units' words, in int64: torch computes little with unsigned ones."""
+    """The units' words, in int64: torch supports little for unsigned integers."""
     words_BU = keys_B.long()[:, None] ^ (units_U * UNIT & WORD)
     for shift, factor in ROUNDS:
         words_BU ^= words_BU >> shift
@@ -228,7 +230,7 @@ def words(keys_B: Int[Tensor, " B"], units_U: Int[Tensor, " U"]) -> Int[Tensor, 
 def max_pool(
     x_BCHW: Float[Tensor, "B C H W"], size: int = 2, padding: int = 0
 ) -> Float[Tensor, "B C h w"]:
-    """The maximum of size² pixels, stride 2; the first of equals has the gradient.
+    """The maximum of size² pixels, stride 2; of equals the first gets the gradient.
 
     Args:
       padding: pixels of -infinity on each side.

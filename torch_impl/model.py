@@ -1,4 +1,4 @@
-"""The architectures. They know nothing of devices, ranks or precision's switches.
+"""The architectures, independent of devices, ranks and precision flags.
 
 Shapes: B batch, C channels, H height, W width, T tokens, F features, N heads,
 D features of a head, K outputs, L layers with dropout.
@@ -44,13 +44,13 @@ from torch_impl.weights import trained_leaves
 
 
 def build_dropout(config: Config) -> Callable[..., Tensor]:
-    """The layer that `model.dropout` asks for, or none, which no trace would name."""
+    """The dropout layer for `model.dropout`, or a placeholder that traces ignore."""
     rate = config.model.dropout
     return Dropout(rate, dtypes(config)) if rate else keep_all
 
 
 def keep_all(x: Tensor, keys_BL: None, layer: int) -> Tensor:
-    """What is there instead of dropout."""
+    """Stands in for dropout."""
     return x
 
 
@@ -60,7 +60,7 @@ def dense_layers(
     x_BF: Float[Tensor, "B F"],
     keys_BL: Int[Tensor, "B L"] | None,
 ) -> Float[Tensor, "B K"]:
-    """Dense layers with ReLU, and dropout, between them."""
+    """Dense layers with ReLU and dropout between them."""
     *hidden, last = layers
     for i, dense in enumerate(hidden):
         x_BF = dropout(F.relu(dense(x_BF)), keys_BL, i)
@@ -118,12 +118,12 @@ class CNN(nn.Module):
 
 
 def build_norm(config: Config, channels: int) -> nn.Module:
-    """The normalisation that `model.norm` names."""
+    """The normalisation layer named by `model.norm`."""
     return NORMS[config.model.norm.name](channels, config.model.norm, dtypes(config))
 
 
 class ConvNorm(nn.Module):
-    """A convolution that keeps the image's size unless it strides, and a norm."""
+    """A convolution that keeps the image's size unless strided, and a norm."""
 
     def __init__(
         self, config: Config, before: int, after: int, kernel: int, stride: int = 1
@@ -141,10 +141,10 @@ class ConvNorm(nn.Module):
 
 
 class PooledStage(ConvNorm):
-    """A convolution whose image is halved, and two more around a residual connection.
+    """A convolution, max-pooling by 2, and a residual pair of convolutions.
 
     Args:
-      residual: whether the two are there.
+      residual: whether to add the pair.
     """
 
     def __init__(self, config: Config, before: int, after: int, residual: bool):
@@ -164,10 +164,10 @@ class PooledStage(ConvNorm):
 
 
 class ResNet9(nn.Module):
-    """The residual network that learns CIFAR-10 fastest for its size.
+    """A small residual network that is fast to train on CIFAR-10.
 
-    Source: Page, How to Train Your ResNet, 2018 (DAWNBench), myrtle.ai/learn; the
-    factor 1/8 on the logits is its.
+    Source: Page, How to Train Your ResNet, 2018 (DAWNBench), myrtle.ai/learn; also for
+    the factor 1/8 on the logits.
     """
 
     def __init__(self, config: Config):
@@ -188,7 +188,7 @@ class ResNet9(nn.Module):
 
 
 class Residual(nn.Module):
-    """Convolutions with a connection around them, itself one where shapes differ.
+    """Convolutions with a residual connection, which is a convolution if shapes differ.
 
     Args:
       width: channels of the convolutions, the last one's times `expansion`.
@@ -230,7 +230,7 @@ class Residual(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual blocks of one width; the first one strides."""
+    """Residual blocks of one width; the first one is strided."""
 
     def __init__(
         self,
@@ -266,7 +266,7 @@ class ResNet(nn.Module):
         form, widths = RESNETS[config.model.name], resnet_widths(config.model)
         self.dtypes = dtypes(config)
         kernel = stem_kernel(config.model)
-        self.large = kernel == 7  # images: the stem strides, and is pooled
+        self.large = kernel == 7  # images: the stem is strided, and pooled
         self.stem = ConvNorm(
             *(config, config.data.image_shape[2], widths[0], kernel),
             stride=2 if self.large else 1,
@@ -290,7 +290,7 @@ class ResNet(nn.Module):
 
 
 class Position(nn.Module):
-    """Learned features of each place, added to the token there."""
+    """Learned position embeddings, added to the tokens."""
 
     def __init__(self, config: Config, tokens: int, features: int):
         super().__init__()
@@ -302,7 +302,7 @@ class Position(nn.Module):
 
 
 class Attention(nn.Module):
-    """Each token takes a mixture of all tokens' values, once per head.
+    """Multi-head self-attention.
 
     The softmax is computed in the parameters' dtype, the products in the compute dtype.
 
@@ -314,7 +314,8 @@ class Attention(nn.Module):
         super().__init__()
         self.dtypes = dtypes(config)
         self.query = Dense(features, features, self.dtypes)
-        # The softmax is blind to a bias of the keys; its gradient would be rounding.
+        # The softmax is invariant to a bias of the keys, whose gradient would be
+        # rounding noise.
         self.key = Dense(features, features, self.dtypes, bias=False)
         self.value = Dense(features, features, self.dtypes)
         self.out = Dense(features, features, self.dtypes)
@@ -326,15 +327,15 @@ class Attention(nn.Module):
         )
         scale = query_BNTD.shape[-1] ** -0.5
         scores_BNTT = (query_BNTD * scale) @ key_BNTD.transpose(2, 3)
-        shares_BNTT = scores_BNTT.to(self.dtypes.parameter).softmax(dim=-1)
-        mixture_BNTD = shares_BNTT.to(self.dtypes.compute) @ value_BNTD
+        weights_BNTT = scores_BNTT.to(self.dtypes.parameter).softmax(dim=-1)
+        mixture_BNTD = weights_BNTT.to(self.dtypes.compute) @ value_BNTD
         return self.out(mixture_BNTD.transpose(1, 2).flatten(start_dim=2))
 
 
 class Block(nn.Module):
-    """Attention, then a dense layer on each token alone; a connection around either.
+    """Attention, then an MLP on each token; each with a residual connection.
 
-    GELU is the exact one, by the error function, not its tanh approximation.
+    GELU is exact, by the error function, not the tanh approximation.
 
     Source: Xiong et al., On Layer Normalization in the Transformer Architecture, ICML
     2020 (the norm comes first); Hendrycks and Gimpel, GELUs, 2016.
@@ -350,7 +351,7 @@ class Block(nn.Module):
             for before, after in ((features, wide), (wide, features))
         )
         self.dropout = build_dropout(config)
-        self.first = 2 * block  # of its two layers with dropout
+        self.first = 2 * block  # of its two dropout layers
 
     def forward(
         self, x_BTF: Float[Tensor, "B T F"], keys_BL: Int[Tensor, "B L"] | None
@@ -398,10 +399,10 @@ class ViT(nn.Module):
 
 
 def build_own(config: Config, folder: str) -> nn.Module:
-    """A model of the user's own; whether it drops as its shapes.py says is not asked.
+    """A custom model; its dropout rates are not compared with its shapes.py here.
 
     Raises:
-      ConfigError: if it is no module, or asks for more than the images.
+      ConfigError: if it is not a module, or takes more than the images.
     """
     own = own_module(folder, "torch_model.py")
     with torch.device("meta"):
@@ -414,7 +415,7 @@ def build_own(config: Config, folder: str) -> nn.Module:
 
 
 def build_model(config: Config) -> nn.Module:
-    """The architecture without numbers: parameters are on the meta device."""
+    """The architecture without values: parameters are on the meta device."""
     if config.model.folder is not None:
         own = build_own(config, config.model.folder)
         check_rates(held_rates(own), own_rates(config))

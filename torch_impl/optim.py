@@ -1,4 +1,4 @@
-"""The optimizer, every constant explicit; the learning rate arrives with each step."""
+"""The optimizer, with all constants explicit; each step passes the learning rate."""
 
 from inspect import unwrap
 
@@ -15,10 +15,10 @@ from torch_impl.weights import canonical_names, load_array, save_array
 
 
 class _Eager(torch.optim.Optimizer):
-    """A torch optimizer whose first call does not import all of torch.compile.
+    """A torch optimizer whose first step does not import torch.compile.
 
-    That takes a second, to tell a compiler that never looks at these methods to leave
-    them alone. What they do is the same: torch's own methods without that wrapper.
+    The import takes a second, only to tell the compiler to skip these methods. They do
+    the same as torch's own, without that wrapper.
     """
 
     add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
@@ -36,7 +36,7 @@ class _AdamW(_Eager, torch.optim.AdamW):
 def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW, with decay on the parameters that `optim.decay` names.
 
-    Fused where parameters are whole: an update is one pass over each, as it is in JAX's
+    Fused unless parameters are sharded: an update is one pass over each, as in JAX's
     compiled step. DTensor has no rule for a fused SGD (torch 2.14).
 
     SGD:   g += decay p;  m = momentum m + g;  p -= lr (g + momentum m | m)
@@ -76,7 +76,7 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-# torch's names of what it keeps beside a parameter, by the checkpoint's.
+# torch's names of its state's arrays, by the checkpoint's names.
 _NAMES = {
     "adam.m": "exp_avg",
     "adam.v": "exp_avg_sq",
@@ -87,9 +87,9 @@ _NAMES = {
 def save_optimizer_state(
     config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
 ) -> tuple[dict[str, Weights], dict[str, int]]:
-    """What the optimizer keeps: its name -> canonical name -> array, and its own count.
+    """The optimizer's state: kind -> canonical name -> array, and its step count.
 
-    A call of all ranks. Before its first step torch keeps nothing, which is zeros.
+    Collective. Before its first step torch has no state, which means zeros.
     """
     state: dict[str, Weights] = {part: {} for part in optimizer_state(config.optim)}
     count, names = 0, canonical_names(model)
@@ -112,7 +112,7 @@ def load_optimizer_state(
     checkpoint: Checkpoint,
     world: World,
 ) -> None:
-    """Give the optimizer what a checkpoint has kept for it; a call of all ranks."""
+    """Restore the optimizer's state from a checkpoint. Collective."""
     names = canonical_names(model)
     for name, parameter in model.named_parameters():
         for part in optimizer_state(config.optim):
@@ -126,7 +126,7 @@ def load_optimizer_state(
 
 
 def clip_gradients(config: Config, model: nn.Module, norm: Float[Tensor, ""]) -> None:
-    """Scale the gradients by min(1, clip_norm / (norm + 1e-6)), where it is asked for.
+    """Scale the gradients by min(1, clip_norm / (norm + 1e-6)), if clip_norm is set.
 
     Source: Pascanu et al., On the difficulty of training recurrent networks, ICML 2013;
     1e-6 is torch's.

@@ -1,4 +1,4 @@
-"""Dropout of a user's own model: its nn.Dropout, with the masks that JAX's twin takes.
+"""Dropout of a custom model: its nn.Dropout, with the same masks as JAX's twin.
 
 Shapes: B batch, L layers with dropout.
 """
@@ -19,13 +19,13 @@ OFF = "leave it to model.eval(), and call no .train() on it in the forward pass"
 
 
 class AxisDropout(nn.Dropout):
-    """nn.Dropout of what is laid out otherwise than a batch of images.
+    """nn.Dropout for inputs with another layout than a batch of images.
 
     Units are counted in JAX's order of axes. For nn.Dropout, four axes are NCHW here
     and NHWC there, and any others the same in both.
 
     Args:
-      channels: the axis that is the last in JAX's twin; -1 where axes are the same.
+      channels: the axis that is last in JAX's twin; -1 if axes are the same.
     """
 
     def __init__(self, p: float, channels: int):
@@ -34,16 +34,16 @@ class AxisDropout(nn.Dropout):
 
 
 class KeyedDropout(nn.Dropout):
-    """A model's own dropout, whose masks the examples' keys decide.
+    """A custom model's dropout, with masks from the examples' keys.
 
-    Every call in a forward pass has a mask of its own; in evaluation nothing is
-    dropped. `layers.Dropout` says how what stays is scaled.
+    Every call in a forward pass has its own mask; evaluation drops nothing. Kept units
+    are scaled as in `layers.Dropout`.
     """
 
     name: str
     kind: str  # its class's, as the user has it
     layer: int  # the column of its keys
-    dtype: torch.dtype  # what is scaled in
+    dtype: torch.dtype  # of the scaling
     channels: int | None = None
     keys_BL: Int[Tensor, "B L"] | None = None
     evaluates: bool = False  # this forward pass, which has no keys
@@ -67,20 +67,20 @@ class KeyedDropout(nn.Dropout):
         return dropped.movedim(-1, axis)
 
     def last_in_jax(self, tensor: Tensor) -> int:
-        """The axis of what goes through here that is the last in JAX's twin."""
+        """The input's axis that is last in JAX's twin."""
         if self.channels is not None:
             return self.channels
         return 1 if tensor.ndim == 4 else -1
 
 
 def key_dropout(config: Config, model: nn.Module) -> None:
-    """Make the dropout of a user's own model, in place, that of Duet.
+    """Replace the dropout of a custom model by Duet's, in place.
 
-    The model takes the examples' keys after the images; without, in evaluation, there
-    is nothing to drop. A layer under two names has the first of the alphabet.
+    The model then takes the examples' keys after the images; without them, in
+    evaluation, nothing is dropped. A layer with two names has the alphabetically first.
 
     Raises:
-      ConfigError: if a layer is of another kind, or its rate is none.
+      ConfigError: if a layer is of another kind, or its rate is invalid.
     """
     listed = dropout_layers(config)
     found: dict[nn.Module, list[str]] = {}
@@ -91,8 +91,8 @@ def key_dropout(config: Config, model: nn.Module) -> None:
         name = min(names)
         if type(layer) not in (nn.Dropout, AxisDropout):
             raise ConfigError(
-                f"torch_model.py: {name} is of {type(layer).__name__}; there are masks "
-                "for nn.Dropout alone, or AxisDropout of torch_impl/own_dropout.py"
+                f"torch_model.py: {name} is of {type(layer).__name__}; only nn.Dropout "
+                f"and AxisDropout of torch_impl/own_dropout.py are supported"
             )
         assert isinstance(layer, nn.Dropout)
         check_rate(name, layer.p)
@@ -116,7 +116,7 @@ def _layers(model: nn.Module) -> list[KeyedDropout]:
 
 
 def _take_keys(model: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
-    """Give the keys to the layers, and to the model the images alone."""
+    """Pass the keys to the layers, and only the images to the model."""
     images, *keys = given
     for layer in _layers(model):
         layer.keys_BL, layer.calls = (keys[0] if keys else None), 0
@@ -125,6 +125,6 @@ def _take_keys(model: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
 
 
 def _leave_keys(model: nn.Module, given: Any, output: Any) -> None:
-    """Take the keys back, which are of this forward pass."""
+    """Remove the keys of this forward pass."""
     for layer in _layers(model):
         layer.keys_BL, layer.calls, layer.evaluates = None, 0, False

@@ -1,7 +1,7 @@
-"""Who takes part in a run, and how numbers move between them.
+"""Processes and devices of a run, and communication between them.
 
-A process owns one device. Parallelism is applied to a model from outside, by wrapping
-it in DistributedDataParallel, or by sharding its parameters.
+A process owns one device. Parallelism is applied to a model from outside: it is wrapped
+in DistributedDataParallel, or its parameters are sharded.
 """
 
 import gc
@@ -37,11 +37,11 @@ from runtime.world import world_size
 from torch_impl.layers import BatchNorm
 from torch_impl.precision import choose_kernels
 
-if TYPE_CHECKING:  # else only where fsdp is, since they take a second to import
+if TYPE_CHECKING:  # else only imported for fsdp, since they take a second
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-# Of every collective: rank 0 may be downloading a dataset while the others wait.
+# Timeout of every collective: rank 0 may be downloading a dataset meanwhile.
 COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 
 
@@ -53,10 +53,10 @@ class World:
       rank: this process, from 0.
       processes: of the run.
       size: devices of the run.
-      device: this process's own.
+      device: of this process.
       strategy: how devices share the work.
-      grad_sync: whether they share their gradients; not in a run that only times its
-        steps without that, whose strategy and program are otherwise the same.
+      grad_sync: whether they exchange gradients; false only to time steps without that,
+        all else being equal.
     """
 
     rank: int
@@ -73,7 +73,7 @@ class World:
 
     @property
     def ranks(self) -> Ranks:
-        """How the processes agree, by collectives on their devices."""
+        """Agreement between processes, by collectives on their devices."""
 
         def gather(values: list[float]) -> Float[np.ndarray, "ranks n"]:
             own = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -101,8 +101,8 @@ def check(config: Config, processes: Processes) -> None:
     compiler = os.environ.get("CXX", "g++")
     if config.compile and shutil.which(compiler) is None:
         raise ConfigError(
-            f"compile=true: torch.compile needs a C++ compiler, and there is no "
-            f"{compiler}; install one, name it in CXX, or leave compile at false"
+            f"compile=true: torch.compile needs a C++ compiler, and {compiler} is not "
+            f"found; install one, set CXX to it, or leave compile at false"
         )
     devices = world_size(config, processes)
     if devices != processes.count:
@@ -134,12 +134,12 @@ def start(config: Config, processes: Processes) -> World:
         torch.accelerator.set_device_index(processes.local_rank)
     if processes.count > 1:
         if _one_node(processes):
-            # gloo would listen where this machine's name leads to, not on loopback.
+            # gloo would listen on the address of this machine's name, not on loopback.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", socket.if_indextoname(1))
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            # torchrun keeps its store over a restart, and in it the addresses of the
-            # ranks that are gone; gloo would wait for them.
+            # torchrun's store survives a restart, with the addresses of the previous
+            # ranks; gloo would wait for them.
             store=PrefixStore(f"restart {processes.restart}", _store(processes)),
             rank=processes.rank,
             world_size=processes.count,
@@ -155,13 +155,13 @@ def _one_node(processes: Processes) -> bool:
 
 
 def _store(processes: Processes) -> Store:
-    """Where the ranks find each other: torchrun has one, srun's rank 0 makes one."""
+    """The rendezvous store: torchrun has one, under srun rank 0 makes one."""
     rank, count, place = processes.rank, processes.count, processes.coordinator
     if processes.launcher == "torchrun":
         return next(rendezvous("env://", rank, count))[0]
     if not _one_node(processes):
         return next(rendezvous(f"tcp://{place}", rank, count))[0]
-    # The same, but on loopback alone instead of every address of this machine.
+    # The same, but listening on loopback instead of all addresses.
     host, _, port = place.rpartition(":")
     listening = socket.create_server((host, int(port))).detach() if rank == 0 else None
     return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
@@ -177,7 +177,7 @@ def _accelerator_type() -> str:
 
 
 def device_names(world: World) -> list[str]:
-    """What this process computes on, for the record."""
+    """The names of this process's devices, for the record."""
     if world.device.type == "cuda":
         return [f"{torch.cuda.get_device_name(world.device)} {world.device.index}"]
     return [str(world.device)]
@@ -185,12 +185,12 @@ def device_names(world: World) -> list[str]:
 
 def replicate(array: np.ndarray, world: World) -> Tensor:
     """The whole array on this rank's device."""
-    # A copy: a memory-mapped dataset is read-only, which tensors cannot be.
+    # A copy, since a memory-mapped dataset is read-only and tensors cannot be.
     return torch.tensor(array, device=world.device)
 
 
 def place_state(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor placed as a parameter is: under fsdp, this rank's shard."""
+    """A tensor placed like a parameter: under fsdp, this rank's shard of it."""
     if is_sharded(like):
         from torch.distributed.tensor import distribute_tensor
 
@@ -199,8 +199,8 @@ def place_state(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
-    """Whether a rank holds a shard of it alone."""
-    module = sys.modules.get("torch.distributed.tensor")  # where there is none, no
+    """Whether it is sharded."""
+    module = sys.modules.get("torch.distributed.tensor")  # if not imported, no
     return module is not None and isinstance(tensor, module.DTensor)
 
 
@@ -214,7 +214,7 @@ def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
 
     Args:
       columns: an array, or a tuple or NamedTuple of them.
-      axis: that counts rows; JAX has to know.
+      axis: of the rows; only JAX needs it.
     """
     if columns is None:
         return None
@@ -225,7 +225,7 @@ def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum over ranks, on each of them; every rank's loss is one of its readers."""
+    """Sum over ranks, differentiable: every rank's loss depends on it."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -239,16 +239,16 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def scope_norms(model: nn.Module, world: World) -> None:
-    """Let each BatchNorm with `sync` take its statistics over all ranks' examples."""
+    """Make each BatchNorm with `sync` compute statistics over all ranks' examples."""
     for layer in model.modules():
         if isinstance(layer, BatchNorm) and layer.sync and world.processes > 1:
             layer.sum_over_ranks, layer.ranks = _SumOverRanks.apply, world.processes
 
 
 def share_statistics(model: nn.Module, world: World) -> None:
-    """Give every rank the running statistics of rank 0, its own where they are local.
+    """Broadcast the running statistics of rank 0, which may be local.
 
-    They are what is evaluated and recorded. JAX's step returns the first device's.
+    They are evaluated and recorded. JAX's step returns the first device's.
     """
     if world.processes > 1:
         for statistic in model.buffers():
@@ -256,9 +256,9 @@ def share_statistics(model: nn.Module, world: World) -> None:
 
 
 def parallelize(model: nn.Module, world: World) -> nn.Module:
-    """The model whose backward pass averages gradients over ranks, if it is to.
+    """The model, wrapped so that its backward pass averages gradients over ranks.
 
-    One that is only evaluated has none; its parameters are sharded alike.
+    A model that is only evaluated has no gradients, but is sharded in the same way.
     """
     if world.processes == 1 or not world.grad_sync:
         return model
@@ -267,15 +267,15 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(world.device.type, (world.size,))
-        # Blocks are gathered one at a time, inner ones first, the root what is left.
+        # Blocks are sharded one by one, inner ones first; the root has the rest.
         for module in reversed(list(model.modules())):
             if isinstance(module, nn.ModuleList):
                 for block in module:
                     fully_shard(block, mesh=mesh)
-        # The root stays whole after a forward pass, for the backward pass to come.
+        # The root is not resharded after the forward pass, as backward needs it next.
         stays = None if trained else True
         fully_shard(model, mesh=mesh, reshard_after_forward=stays)
-        return model  # the same, which holds shards from here on
+        return model  # the same model, sharded from here on
     if not trained:
         return model
     device_ids = None if world.device.type == "cpu" else [world.device]
@@ -289,9 +289,9 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
 
 @contextmanager
 def only_the_last(model: nn.Module, last: bool) -> Iterator[None]:
-    """Backward passes in it add to gradients; ranks share the sum at the last one's.
+    """Backward passes inside accumulate gradients; ranks reduce them in the last one.
 
-    JAX's step adds first and shares afterwards, both written out.
+    JAX's step writes out both, accumulation and reduction.
     """
     if _has_shards(model):
         model.set_requires_gradient_sync(last)
@@ -304,12 +304,12 @@ def only_the_last(model: nn.Module, last: bool) -> Iterator[None]:
 
 
 def unshard(tensor: Tensor, world: World) -> Tensor:
-    """A tensor whole, of which each rank may hold a shard; a call of all ranks."""
+    """The whole of a possibly sharded tensor. Collective."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def to_host(tensors: list[Tensor], world: World) -> np.ndarray:
-    """Tensors of one shape that all ranks agree on, stacked on the host."""
+    """Tensors of one shape that are equal on all ranks, stacked on the host."""
     return torch.stack(tensors).cpu().numpy()
 
 
@@ -322,7 +322,7 @@ def sum_over_ranks(tensors: list[Tensor], world: World) -> np.ndarray:
 
 
 def synchronize(world: World) -> None:
-    """Wait until this rank's device has done all that was asked of it."""
+    """Wait until this rank's device has finished all work."""
     if world.device.type != "cpu":
         torch.accelerator.synchronize(world.device)
 
@@ -335,10 +335,10 @@ def peak_memory_bytes(world: World) -> int:
 
 
 def stop(world: World) -> None:
-    """Leave the process group in good order."""
+    """Shut down the process group."""
     if world.processes > 1:
-        # The model wrapped by DDP is part of a reference cycle and holds the group; its
-        # gloo threads must not outlive the interpreter, which they would abort with
+        # A DDP model is part of a reference cycle that keeps the group alive; its gloo
+        # threads must not outlive the interpreter, which they would abort with
         # "terminate called without an active exception" (pytorch#190489).
         gc.collect()
         dist.barrier()

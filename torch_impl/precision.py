@@ -1,4 +1,4 @@
-"""What a precision means: the dtype of every number, and the switches behind it."""
+"""The meaning of each precision: dtypes and framework flags."""
 
 import os
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from recipe.errors import ConfigError
 
 
 class Dtypes(NamedTuple):
-    """The cast policy, as layers take it.
+    """The cast policy of layers.
 
     Args:
       parameter: of parameters, their gradients and optimizer state; normalisation,
@@ -24,16 +24,16 @@ class Dtypes(NamedTuple):
 
 
 def parameter_dtype(config: Config) -> torch.dtype:
-    """Double precision where the run is to prove something, else single."""
+    """fp64 for the proof mode, else fp32."""
     return torch.float64 if config.precision.name == "fp64" else torch.float32
 
 
 def compute_dtype(config: Config) -> torch.dtype:
-    """What convolutions and matrix products take and give."""
+    """The dtype of inputs and outputs of convolutions and matrix products."""
     return {
         "fp64": torch.float64,
         "fp32": torch.float32,
-        "tf32": torch.float32,  # rounded to TF32 by the units that multiply
+        "tf32": torch.float32,  # rounded to TF32 by the hardware
         "bf16": torch.bfloat16,
         "fp16": torch.float16,
     }[config.precision.name]
@@ -44,15 +44,15 @@ def dtypes(config: Config) -> Dtypes:
 
 
 def choose_kernels(config: Config) -> None:
-    """With `deterministic` only kernels that add in a fixed order; before CUDA starts.
+    """With `deterministic` allow only reproducible kernels; call before CUDA starts.
 
-    torch refuses, by the name of an operation, what it has no such kernel for.
+    torch raises an error for operations without one, by name.
 
     Source: PyTorch's notes on reproducibility.
     """
     if config.deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    # The call takes a second: it imports what torch.compile needs.
+    # The call takes a second, as it imports torch.compile.
     if torch.are_deterministic_algorithms_enabled() != config.deterministic:
         torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.deterministic = config.deterministic
@@ -60,21 +60,21 @@ def choose_kernels(config: Config) -> None:
 
 
 def configure(config: Config, device: torch.device) -> None:
-    """Set the process's switches so that the arithmetic is what the precision says.
+    """Set the process's flags for the precision.
 
     Outside of precision=tf32, TF32 is off everywhere: torch leaves it on for cuDNN's
     convolutions.
 
     Raises:
-      ConfigError: if the device has no such arithmetic.
+      ConfigError: if the device does not support it.
     """
     name = config.precision.name
     if name == "tf32" and not _has_tf32(device):
         raise ConfigError(
-            f"precision=tf32 is not there on device {device}, but on NVIDIA's GPUs "
-            "since Ampere; use precision=fp32"
+            f"precision=tf32 is not available on device {device}, only on NVIDIA GPUs "
+            f"since Ampere; use precision=fp32"
         )
-    # Over every backend and operation; pyright does not see the module's property.
+    # For every backend and operation; pyright does not see the module's property.
     kind = "tf32" if name == "tf32" else "ieee"
     torch.backends.fp32_precision = kind  # pyright: ignore[reportAttributeAccessIssue]
     try:
@@ -82,7 +82,7 @@ def configure(config: Config, device: torch.device) -> None:
     except (RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"precision={name} is not there on device {device} ({reason}); "
+            f"precision={name} is not available on device {device} ({reason}); "
             "use precision=fp32, or platform=cpu"
         ) from error
 
@@ -94,9 +94,9 @@ def _has_tf32(device: torch.device) -> bool:
 
 
 def _probe(dtype: torch.dtype, device: torch.device) -> None:
-    """A convolution, matrix products and their gradients, which a CPU may lack.
+    """Try a convolution, matrix products and gradients, which a CPU may lack.
 
-    JAX needs none: XLA computes in fp32 what a device has no arithmetic for.
+    Not needed in JAX: XLA computes in fp32 what a device does not support.
     """
     x = torch.ones(1, 1, 2, 2, dtype=dtype, device=device, requires_grad=True)
     F.linear(F.conv2d(x, x @ x).flatten(1), x[0, 0, :, :1]).sum().backward()

@@ -1,4 +1,4 @@
-"""What a rank and its device did in some steps, as a trace that Perfetto opens."""
+"""A profile of a rank and its device, as a trace for Perfetto."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch_impl.parallel import World
 
 
 def start_profile(folder: Path, world: World) -> Callable[[], None]:
-    """Trace from now on, until what is returned is called, which writes the file."""
+    """Start a profile; the returned function ends it and writes the file."""
     profiler = torch.profiler.profile(
         activities=torch.profiler.supported_activities(), acc_events=True
     )

@@ -1,8 +1,8 @@
-"""Recurrent layers over a sequence, from zeros to its end.
+"""Recurrent layers over a whole sequence, from an initial state of zeros.
 
-Torch's own `nn.GRU` and `nn.LSTM` compute the same and hold two biases for each gate,
-as these do by default; Flax's cells hold one, and these do where the other is left out.
-One order of gates everywhere, torch's and Flax's: r, z, n and i, f, g, o.
+Torch's `nn.GRU` and `nn.LSTM` compute the same with two biases for each gate, as these
+have by default; Flax's cells have one, as these do without the other. The order of
+gates is torch's and Flax's: r, z, n and i, f, g, o.
 
 Shapes: B batch, T steps of the sequence, F features, H features of the state.
 """
@@ -18,10 +18,10 @@ from torch_impl.precision import Dtypes
 
 
 class _Recurrent(nn.Module):
-    """The products that all gates take, of the input and of the state.
+    """The matrix products of all gates, with the input and with the state.
 
     Args:
-      bias_i, bias_h: whether either product has a bias.
+      bias_i, bias_h: whether the product has a bias.
     """
 
     gates: int
@@ -42,7 +42,7 @@ class _Recurrent(nn.Module):
         self.compute_dtype = dtypes.compute
 
     def _given(self, x_BTF: Tensor) -> tuple[Tensor, Tensor, list[Tensor], Any]:
-        """What torch's functions take: the input, a state of zeros and the weights."""
+        """Arguments for torch's functions: input, a state of zeros and weights."""
         denses = self.dense_i, self.dense_h
         kernels = [dense.weight.to(self.compute_dtype) for dense in denses]
         biases = [
@@ -59,7 +59,7 @@ class _Recurrent(nn.Module):
 
 
 class GRU(_Recurrent):
-    """The state after each step, a mixture of itself before and of a proposal.
+    """A GRU; returns the state after each step.
 
     r = s(Wr x + Ur h),  z = s(Wz x + Uz h),  n = tanh(Wn x + r (Un h)),
     h = (1 - z) n + z h,  biases within each product.
@@ -76,7 +76,7 @@ class GRU(_Recurrent):
 
 
 class LSTM(_Recurrent):
-    """The state after each step, of a memory that forgets and is added to.
+    """An LSTM; returns the state after each step.
 
     i, f, o = s(W x + U h),  g = tanh(W x + U h),  c = f c + i g,  h = o tanh(c).
 

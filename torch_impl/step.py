@@ -26,7 +26,7 @@ from torch_impl.precision import parameter_dtype
 
 
 class DeviceData(NamedTuple):
-    """One split of a dataset, whole, where the model is."""
+    """One whole split of a dataset, on the model's device."""
 
     images: UInt8[Tensor, "N H W C"]
     labels: Int[Tensor, " N"] | Float[Tensor, " N"]
@@ -35,13 +35,13 @@ class DeviceData(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a training step came to.
+    """The metrics of a training step.
 
     Args:
-      loss: this rank's share of it before the update, to be summed over ranks.
+      loss: this rank's part of it before the update, to be summed over ranks.
       grad_norm: 2-norm of the global gradient.
-      loss_scale: what the loss was multiplied by; 1 without loss scaling.
-      skipped: whether the update was left out, the scaled gradient being not finite.
+      loss_scale: factor on the loss; 1 without loss scaling.
+      skipped: whether there was no update, as the scaled gradient was not finite.
     """
 
     loss: Float[Tensor, ""]
@@ -53,10 +53,10 @@ class StepMetrics(NamedTuple):
 def gather(
     config: Config, data: DeviceData, indices_B: Int[Tensor, " B"], draws: Any = None
 ) -> tuple[Float[Tensor, "B C H W"], Tensor]:
-    """The batch that the indices name, augmented as drawn, its pixels normalised."""
+    """Gather the batch by its indices, augment it and normalise its pixels."""
     augment = config.data.augment
     if draws is None:
-        # Not by images[indices], which is eight times slower on a CPU: 74 us for 128.
+        # Not images[indices], which is eight times slower on a CPU: 74 us for 128.
         pixels_BHWC = data.images.index_select(0, indices_B)
     else:
         pixels_BHWC = crop_and_flip(augment, data.images, indices_B, draws)
@@ -72,10 +72,10 @@ def example_losses(
     labels_B: Tensor,
     smoothing: float = 0.0,
 ) -> Float[Tensor, " B"]:
-    """Cross-entropy in nats, or squared error where there are no classes.
+    """Cross-entropy in nats, or squared error without classes.
 
     Args:
-      smoothing: the share s of the target that all K classes get evenly: 1 - s + s/K
+      smoothing: fraction s of the target that is spread over all K classes: 1 - s + s/K
         for the label's, s/K for the others (Szegedy et al., CVPR 2016).
     """
     if config.data.classes:
@@ -92,12 +92,12 @@ def loss_fn(
     labels: Tensor,
     keys_BL: Int[Tensor, "B L"] | None = None,
 ) -> Float[Tensor, ""]:
-    """This rank's share of the loss: its sum over the global batch's size.
+    """This rank's part of the loss: its sum over the rows / global batch size.
 
     Args:
       keys_BL: of the examples' dropout masks; None without dropout.
     """
-    smoothing = config.train.label_smoothing  # of training alone: tests are of labels
+    smoothing = config.train.label_smoothing  # for training only: tests use the labels
     dropped = () if keys_BL is None else (keys_BL,)
     outputs = model(images, *dropped).to(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels, smoothing)
@@ -105,7 +105,7 @@ def loss_fn(
 
 
 def one_step(batches: Batches, position: int) -> tuple[Int[Tensor, "A B"], Any, Any]:
-    """The indices, draws and keys of one step of a window."""
+    """The indices, augmentation parameters and keys of one step of a window."""
     draws, keys = batches.draws, batches.keys
     if draws is not None:
         draws = type(draws)(*(column[position] for column in draws))
@@ -127,19 +127,19 @@ def train_step(
 ) -> tuple[LossScale | None, StepMetrics]:
     """Update the parameters, the running statistics and the average, in place.
 
-    A skipped step leaves parameters, optimizer and average as they were; the running
-    statistics have moved with the forward pass.
+    A skipped step does not change parameters, optimizer and average; the running
+    statistics are updated by the forward pass.
 
     Args:
-      draws: the examples' augmentation, a row for each micro-batch, or None.
+      draws: augmentation parameters, a row for each micro-batch, or None.
       keys_ABL: of the examples' dropout masks, or None.
 
     Returns:
-      The next step's loss scale, and what there is to know of this one.
+      The next step's loss scale, and this one's metrics.
     """
     scale = 1.0 if loss_scale is None else loss_scale.value
     if not model.training:
-        model.train()  # walks over every layer
+        model.train()  # visits every layer
     optimizer.zero_grad()
     losses = []
     for part, indices_B in enumerate(indices_AB):
@@ -152,16 +152,16 @@ def train_step(
         losses.append(loss.detach())
     groups = [group["params"] for group in optimizer.param_groups]
     gradients = [p.grad for group in groups for p in group if p.grad is not None]
-    # Ranks' gradients were averaged; the loss is a share of a sum, so the average is
-    # undone. Here, where all is fp32: within an fp16 backward pass it would overflow
-    # sooner on more ranks. Without the exchange a rank's share stands for the whole.
+    # Ranks' gradients were averaged, but the loss is a sum over ranks, so undo the
+    # average. Here, in fp32: in an fp16 backward pass it would overflow sooner on more
+    # ranks. Without the exchange a rank's part stands for the whole.
     if scale != 1 or world.size > 1:
         for gradient in gradients:
             gradient.mul_(world.size / scale)
     grad_norm = unshard(nn.utils.get_total_norm(gradients), world)
     metrics = StepMetrics(torch.stack(losses).sum(), grad_norm, scale, False)
     if loss_scale is not None and config.precision.loss_scale is not None:
-        # Finite for every rank or for none, since the norm is the global gradient's.
+        # The same on every rank, since the norm is of the global gradient.
         finite = bool(grad_norm.isfinite())
         loss_scale = next_loss_scale(config.precision.loss_scale, loss_scale, finite)
         if not finite:
@@ -186,11 +186,11 @@ def compile_steps(
     world: World,
     average: Average | None = None,
 ) -> Compilation:
-    """Compile the model, inside of what it is wrapped in.
+    """Compile the model inside its wrapper.
 
-    By a step of each kind, since torch.compile works when it is called, where JAX
-    compiles what it has lowered: of training, without its update and with the running
-    statistics put back.
+    By running a step of each kind, since torch.compile compiles at the first call,
+    where JAX compiles ahead of time. The training step has no update, and the running
+    statistics are restored.
     """
     begin, earlier = time.perf_counter(), lookups()
     model.compile(dynamic=False)
@@ -218,7 +218,7 @@ def eval_step(
 ) -> tuple[Float[Tensor, ""], Int[Tensor, "K K"]]:
     """Sums over this rank's unmasked rows: the loss, and the confusion matrix.
 
-    The matrix counts rows of true class i predicted as j; without classes it is empty.
+    The matrix counts rows of true class i predicted as j; it is empty without classes.
     """
     images, labels = gather(config, data, indices_B)
     model.eval()

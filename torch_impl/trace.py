@@ -1,4 +1,4 @@
-"""One training step taken apart, by hooks on the model's modules from outside.
+"""One training step, layer by layer, by hooks on the model's modules.
 
 Shapes: B batch, H height, W width, C channels, L layers with dropout.
 """
@@ -21,7 +21,7 @@ from torch_impl.parallel import World
 from torch_impl.step import DeviceData, gather, loss_fn
 from torch_impl.weights import save_weights
 
-# Whose features are the last axis in either framework, however many there are.
+# Modules whose features are the last axis in both frameworks.
 LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 
 
@@ -36,17 +36,19 @@ def trace_step(
     step: int,
     world: World,
 ) -> Trace:
-    """What a training step is about to compute; the model is left as it is.
+    """Trace the next training step; the model is not changed.
 
-    Gradients are of the scaled loss where there is a scale, divided by it again: what
-    vanishes in 16 bits here vanishes in training.
+    Gradients are of the scaled loss, if there is a scale, divided by it again: they
+    underflow in 16 bits as in training.
 
     Args:
       step: from 1, for the record.
     """
     scale = 1.0 if loss_scale is None else float(loss_scale.value)
     weights = {name: array.copy() for name, array in save_weights(model, world).items()}
-    model = copy.deepcopy(model)  # hooks and running statistics stay with the copy
+    model = copy.deepcopy(
+        model
+    )  # a copy, so hooks and running statistics do not affect the model
     outputs: dict[str, np.ndarray] = {}
     output_gradients: dict[str, np.ndarray] = {}
     kinds: dict[str, str] = {}
@@ -56,7 +58,7 @@ def trace_step(
 
     def keep_output(name: str, module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, tuple):
-            output = output[0]  # attention's is followed by its weights
+            output = output[0]  # attention also returns its weights
         if not isinstance(output, Tensor):
             return
         call = numbered(name, outputs)
@@ -66,7 +68,7 @@ def trace_step(
             kinds[call], channels = module.kind, module.last_in_jax(output)
         outputs[call] = canonical_layout(output, channels)
         if output.is_floating_point():
-            # Of the images alone, as dropout of pixels is, it has none unless asked.
+            # An output of the images alone, such as dropout of pixels, needs this.
             hooked = output.requires_grad_()
             hooked.register_hook(partial(keep_gradient, call, channels))
 
@@ -103,10 +105,10 @@ def trace_step(
 def canonical_layout(
     tensor: Tensor, channels: int | None = None
 ) -> Float[np.ndarray, "..."]:
-    """On the host, at least fp32, features as NHWC; four axes are taken to be NCHW.
+    """On the host, at least fp32, features as NHWC; four axes are assumed to be NCHW.
 
     Args:
-      channels: the axis that is the last in JAX's twin, where that is known.
+      channels: the axis that is last in JAX's twin, if known.
     """
     tensor = tensor.detach().cpu()
     if tensor.dtype != torch.float64:

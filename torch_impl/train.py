@@ -56,17 +56,17 @@ from torch_impl.weights import load_weights
 def run(
     config: Config, processes: Processes, stopping: Stopping, heartbeat: Heartbeat
 ) -> Path:
-    """Train, evaluate and record one run; every process of it calls this.
+    """Train, evaluate and record one run; called by every process of it.
 
     Args:
-      stopping, heartbeat: entered, since a start-up may be stopped, or a rank lost in
-        it; the session tells them what only a framework's start and end know.
+      stopping, heartbeat: entered already, since a run may be stopped or lose a rank
+        during start-up; the session notifies them of the framework's start and end.
 
     Returns:
       The run folder.
 
     Raises:
-      DuetError: what was wrong and how to mend it, on every rank.
+      DuetError: what was wrong and what to do, on every rank.
     """
     world = start(config, processes)
     session = Session(
@@ -82,7 +82,7 @@ def run(
 
 
 def train(config: Config, world: World, session: Session) -> Path:
-    """The run itself, among processes that have met."""
+    """The run itself, once its processes are connected."""
     configure(config, world.device)
     open_cache(config, world)
 
@@ -109,7 +109,7 @@ def train(config: Config, world: World, session: Session) -> Path:
     average, loss_scale = load_state(config, model, optimizer, weights, resumed, world)
     evaluated = model if average is None else average.model
 
-    # Compiled, where that is asked for, before the clock of the first window starts
+    # Compiled, if asked for, before the clock of the first window starts
     session.ready()
     compilation = None
     if config.compile:
@@ -126,12 +126,12 @@ def train(config: Config, world: World, session: Session) -> Path:
         return trace_step(config, model, *batch, loss_scale, step + 1, world)
 
     def issue(steps: range, clock: Clock) -> tuple[list[float], list[StepMetrics]]:
-        """Issue steps: their learning rates and metrics."""
+        """Issue steps; returns their learning rates and metrics."""
         nonlocal loss_scale
         with clock.data():
             local = config, plan, steps, world.rank, world.processes
             batches = place_batch(window_batches(*local), world, axis=2)
-            # Of steps that are timed beyond the last, its own.
+            # Extra steps that are only timed use the last one's.
             last = plan.last - 1
             rates = [learning_rate(config, min(s, last), plan.steps) for s in steps]
         with clock.dispatch():
@@ -156,7 +156,7 @@ def train(config: Config, world: World, session: Session) -> Path:
     with session.recording(
         parameter_count(weights), compilation, lambda at: start_profile(at, world)
     ) as record:
-        for window in session.windows():  # raises on all ranks when one is to stop
+        for window in session.windows():  # raises on all ranks if one was asked to stop
             with session.clock(window) as clock:
                 rates, metrics = issue(window.steps, clock)
                 synchronize(world)

@@ -1,4 +1,4 @@
-"""Canonical weights <-> parameters; every transpose of the PyTorch twin lives here."""
+"""Canonical weights <-> parameters; every transpose of the PyTorch twin is here."""
 
 import re
 
@@ -8,29 +8,29 @@ from torch import Tensor, nn
 from recipe.weights import Weights, check_leaves
 from torch_impl.parallel import World, replicate, unshard
 
-# Of kernels by rank: dense ones and sequences' are their own inverse, convolutions of
+# Of kernels by rank: for dense ones and sequences the inverse is the same, kernels of
 # images go HWIO -> OHWI, and OIHW -> HWIO back.
 _TO_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 0, 1, 2), 5: (4, 3, 0, 1, 2)}
 _FROM_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0), 5: (2, 3, 4, 1, 0)}
 
-# What torch calls otherwise than Flax; its `weight` depends on the module.
+# Names that differ from Flax's; what `weight` means depends on the module.
 _CANONICAL = {"running_mean": "mean", "running_var": "var"}
-_COUNTER = "num_batches_tracked"  # no weight; used with momentum=None alone
+_COUNTER = "num_batches_tracked"  # not a weight; only used with momentum=None
 _NORMS = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
     nn.LayerNorm,
     nn.RMSNorm,
 )
-# Gates in torch's order, r z n and i f g o, which is that of Flax's GRUCell and
-# OptimizedLSTMCell too: a transpose of the kernels is all.
+# Gates are in torch's order, r z n and i f g o, as in Flax's GRUCell and
+# OptimizedLSTMCell: the kernels only need a transpose.
 _RECURRENT = re.compile(r"(weight|bias)_([ih])h_l(\d+)")
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:
-    """torch's name of each leaf -> its canonical one, which has no counters.
+    """torch's name of each leaf -> its canonical name, without batch counters.
 
-    A leaf under several names has one: an embedding's, else the first of the alphabet.
+    A leaf with several names gets one: an embedding's, else the alphabetically first.
     """
     names = {
         f"{path}.{leaf}".removeprefix("."): _canonical_leaf(path, module, leaf, tensor)
@@ -48,7 +48,7 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
         key: min(found, key=lambda n: (not n.endswith("embedding"), n))
         for key, found in shared.items()
     }
-    # In the order of the state_dict, which is without buffers that are not kept.
+    # In the order of the state_dict, which omits non-persistent buffers.
     return {
         name: ranked[id(held[name])] for name in model.state_dict() if name in names
     }
@@ -57,7 +57,7 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 def _canonical_leaf(path: str, module: nn.Module, leaf: str, tensor: Tensor) -> str:
     """torch's `norm.weight` is the canonical `norm.scale`, `dense.0.weight` a kernel.
 
-    JAX's twin goes by the path alone.
+    JAX's twin needs only the path.
     """
     if isinstance(module, nn.RNNBase) and (found := _RECURRENT.fullmatch(leaf)):
         layer = [found[3]] if module.num_layers > 1 else []
@@ -76,7 +76,7 @@ def _canonical_leaf(path: str, module: nn.Module, leaf: str, tensor: Tensor) -> 
 
 
 def leaf_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> canonical shape of all that the model holds."""
+    """Canonical name -> canonical shape of the model's leaves."""
     leaves = model.state_dict()
     return {
         canonical: canonical_shape(name, canonical, leaves[name])
@@ -85,7 +85,7 @@ def leaf_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def canonical_shape(name: str, canonical: str, tensor: Tensor) -> tuple[int, ...]:
-    """Of a tensor of these names, as canonical arrays are; Flax's are so already."""
+    """The canonical shape of a tensor of these names; Flax's already is."""
     shape = tuple(tensor.shape)
     if _is_kernel(name, canonical) and len(shape) in _FROM_TORCH:
         return tuple(shape[axis] for axis in _FROM_TORCH[len(shape)])
@@ -102,10 +102,10 @@ def trained_leaves(model: nn.Module) -> dict[str, bool]:
 
 
 def load_weights(model: nn.Module, weights: Weights, world: World) -> None:
-    """Give all that the model holds its canonical numbers, on the rank's device.
+    """Load canonical weights into the model, on the rank's device.
 
     Raises:
-      ConfigError: if the model holds other leaves than `weights`.
+      ConfigError: if the model has other leaves than `weights`.
     """
     check_leaves(leaf_shapes(model), weights)
     names = canonical_names(model)
@@ -125,9 +125,9 @@ def _no_count(world: World) -> Tensor:
 
 
 def _share_again(model: nn.Module, before: dict[str, nn.Parameter]) -> None:
-    """Make one parameter again of those that were, before each name got its own.
+    """Tie parameters again that were shared before each name got its own.
 
-    In JAX a shared variable is one leaf from the beginning.
+    In JAX a shared variable is one leaf throughout.
 
     Args:
       before: the parameters by all their names.
@@ -142,17 +142,17 @@ def _share_again(model: nn.Module, before: dict[str, nn.Parameter]) -> None:
 
 
 def load_array(name: str, canonical: str, array: np.ndarray, world: World) -> Tensor:
-    """A canonical array as torch's tensor of this name, whole on the rank's device.
+    """A canonical array of these names as a whole tensor on the rank's device.
 
-    JAX's twin takes the array as it is.
+    JAX's twin uses the array unchanged.
     """
     if _is_kernel(name, canonical):
         array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
     tensor = replicate(array, world)
     if not _is_kernel(name, canonical) or array.ndim != 4:
         return tensor
-    # OHWI in memory, as channels-last images make gradients, whose strides DDP wants of
-    # parameters too; FSDP shards contiguous ones alone.
+    # OHWI in memory, as gradients are for channels-last images: DDP wants the same
+    # strides for parameters. FSDP shards only contiguous ones.
     kernel = tensor.permute(0, 3, 1, 2)
     return kernel.contiguous() if world.sharded else kernel
 
@@ -167,7 +167,7 @@ def save_weights(model: nn.Module, world: World) -> Weights:
 
 
 def save_array(name: str, canonical: str, tensor: Tensor, world: World) -> np.ndarray:
-    """The tensor of these names as a canonical array; a call of all ranks."""
+    """The tensor of these names as a canonical NumPy array. Collective."""
     array = unshard(tensor, world).cpu().numpy()
     if _is_kernel(name, canonical):
         array = np.ascontiguousarray(array.transpose(_FROM_TORCH[array.ndim]))

@@ -1,4 +1,4 @@
-"""A bare loop in JAX, its data on the device: what the framework does by itself.
+"""A bare loop in JAX with data on the device: the framework's own speed.
 
 python benchmarks/peers/jax_bare.py resnet9 --batch 64 --width 0.25
 """
@@ -14,15 +14,15 @@ from jax_models import build
 from timed import arguments, pixels, report
 
 
-def program(cell: str, width: float) -> tuple[Any, Any]:
-    """The step, (state, images, labels, rows) -> (state, loss), and its first state."""
-    graph, params, rest = nnx.split(build(cell, width), nnx.Param, ...)
+def program(name: str, width: float) -> tuple[Any, Any]:
+    """The step, (state, images, labels, rows) -> (state, loss); and its state."""
+    graph, params, rest = nnx.split(build(name, width), nnx.Param, ...)
     decay = optax.add_decayed_weights(5e-4)
     optimizer = optax.chain(decay, optax.sgd(1e-3, 0.9, nesterov=True))
 
     @partial(jax.jit, donate_argnums=0)
     def train(state, images, labels, rows):
-        params, rest, slots = state
+        params, rest, optimizer_state = state
         x = (images[rows].astype("float32") / 255 - 0.5) / 0.3
 
         def loss_fn(params):
@@ -34,16 +34,16 @@ def program(cell: str, width: float) -> tuple[Any, Any]:
 
         gradient = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, rest), gradients = gradient(params)
-        updates, slots = optimizer.update(gradients, slots, params)
-        return (optax.apply_updates(params, updates), rest, slots), loss
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, params)
+        return (optax.apply_updates(params, updates), rest, optimizer_state), loss
 
     return train, (params, rest, optimizer.init(params))
 
 
 def main() -> None:
     asked = arguments(__doc__)
-    images, labels = jax.device_put(pixels(asked.cell))
-    (train, state), losses = program(asked.cell, asked.width), []
+    images, labels = jax.device_put(pixels(asked.model))
+    (train, state), losses = program(asked.model, asked.width), []
     order = np.random.default_rng(0).permutation(len(images)).astype(np.int32)
 
     def step(i: int) -> None:

@@ -1,4 +1,4 @@
-"""The five architectures in plain Flax NNX, as somebody without Duet writes them."""
+"""The five architectures in plain Flax NNX, without Duet."""
 
 import jax
 from flax import nnx
@@ -7,13 +7,13 @@ CHANNELS = (64, 128, 256, 512)
 RNGS = nnx.Rngs(0)
 
 
-def build(cell: str, width: float) -> nnx.Module:
-    """The model of a cell, its channels times `width`."""
+def build(name: str, width: float) -> nnx.Module:
+    """The model of this name, its channels times `width`."""
     widths = [round(width * channels) for channels in CHANNELS]
-    if cell in ("mlp", "cnn"):
-        return {"mlp": MLP, "cnn": CNN}[cell]()
+    if name in ("mlp", "cnn"):
+        return {"mlp": MLP, "cnn": CNN}[name]()
     models = {"resnet9": ResNet9, "resnet18": ResNet18, "vit_tiny": ViT}
-    return models[cell](widths)
+    return models[name](widths)
 
 
 def halve(x: jax.Array) -> jax.Array:

@@ -32,13 +32,13 @@ def main() -> None:
     mesh = jax.make_mesh((devices,), ("data",), (AxisType.Auto,))
 
     def put(tree, *axes: str):
-        """What this process has of arrays that are whole everywhere, or split."""
+        """Place this process's part of arrays that are replicated or split."""
         sharding = NamedSharding(mesh, P(*axes))
         place = jax.make_array_from_process_local_data
         return jax.tree.map(lambda leaf: place(sharding, np.asarray(leaf)), tree)
 
-    images, labels = put(pixels(ASKED.cell))
-    train, state = program(ASKED.cell, ASKED.width)
+    images, labels = put(pixels(ASKED.model))
+    train, state = program(ASKED.model, ASKED.width)
     state = put(state)
     order = np.random.default_rng(0).permutation(len(images)).astype(np.int32)
     order, batch, losses = order[RANK::RANKS], ASKED.batch * ASKED.devices, []

@@ -26,10 +26,10 @@ def train(model, optimizer, images, labels):
 
 def main() -> None:
     asked = arguments(__doc__)
-    images, labels = pixels(asked.cell)
+    images, labels = pixels(asked.model)
     images = (images.astype(np.float32) / 255 - 0.5) / 0.3
     pool = partial(nnx.max_pool, window_shape=(2, 2), strides=(2, 2))
-    model = CNN(pool) if asked.cell == "cnn" else MLP()
+    model = CNN(pool) if asked.model == "cnn" else MLP()
     decay = optax.add_decayed_weights(5e-4)
     chain = optax.chain(decay, optax.sgd(1e-3, 0.9, nesterov=True))
     optimizer = nnx.Optimizer(model, chain, wrt=nnx.Param)

@@ -1,4 +1,4 @@
-"""What every peer shares: its arguments, its pixels, and how it is timed."""
+"""Common to all peers: arguments, images, and timing."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ WARM_WINDOWS, IN_STEP_WINDOWS = 3, 9
 
 def arguments(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("cell", help="mlp, cnn, resnet9, resnet18 or vit_tiny")
+    parser.add_argument("model", help="mlp, cnn, resnet9, resnet18 or vit_tiny")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--width", type=float, default=1.0, help="times all channels")
     parser.add_argument("--seconds", type=float, default=2.0, help="timed, at least")
@@ -27,16 +27,16 @@ def arguments(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def pixels(cell: str) -> tuple[np.ndarray, np.ndarray]:
-    """8,192 images, uint8 NHWC, of the size that the cell's model takes, and labels."""
-    shape = (28, 28, 1) if cell in ("mlp", "cnn") else (32, 32, 3)
+def pixels(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """8,192 images, uint8 NHWC, of the model's size, and labels."""
+    shape = (28, 28, 1) if name in ("mlp", "cnn") else (32, 32, 3)
     generator = np.random.default_rng(0)
     images = generator.integers(256, size=(IMAGES, *shape), dtype=np.uint8)
     return images, generator.integers(10, size=IMAGES)
 
 
 def keep_to_cores(first: int, count: int) -> None:
-    """Compute on these cores of those there are, before a framework is imported."""
+    """Pin the process to these cores, before a framework is imported."""
     cores = sorted(os.sched_getaffinity(0))[first : first + count]
     os.sched_setaffinity(0, cores)
     os.environ["OMP_NUM_THREADS"] = os.environ["NPROC"] = str(count)
@@ -48,8 +48,8 @@ def report(
     """Time windows of steps, and print the median of their rates, images/s, as JSON.
 
     Args:
-      step: takes its own number, from 0.
-      wait: until all that was asked of the device is done.
+      step: is given its number, from 0.
+      wait: waits until the device has finished all work.
     """
     first = time.perf_counter()
     step(0)
@@ -89,11 +89,11 @@ def report_in_step(
     batch: int,
     tells: bool = True,
 ) -> None:
-    """`report` for ranks that take each step together: its windows are of 20 steps.
+    """`report` for synchronised ranks, with windows of 20 steps.
 
     Args:
-      batch: examples of a step on one device; the rate is a device's.
-      tells: whether this is the rank that prints.
+      batch: examples of a step on one device; the rate is per device.
+      tells: whether this rank prints.
     """
     seconds = []
     for window in range(WARM_WINDOWS + IN_STEP_WINDOWS):

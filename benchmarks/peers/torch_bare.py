@@ -1,4 +1,4 @@
-"""A bare loop in PyTorch, its data in memory: what the framework does by itself.
+"""A bare loop in PyTorch with data in memory: the framework's own speed.
 
 python benchmarks/peers/torch_bare.py resnet9 --batch 64 --width 0.25
 """
@@ -13,10 +13,10 @@ from torch_models import build
 
 
 def program(
-    model: nn.Module, cell: str, order: Tensor, batch: int
+    model: nn.Module, name: str, order: Tensor, batch: int
 ) -> tuple[Callable[[int], None], list[Tensor]]:
-    """A step by its number, over images in this order; the losses that it adds to."""
-    images, labels = map(torch.from_numpy, pixels(cell))
+    """The step, by number, over images in this order; and the list of its losses."""
+    images, labels = map(torch.from_numpy, pixels(name))
     optimizer = torch.optim.SGD(
         *(model.parameters(), 1e-3, 0.9), weight_decay=5e-4, nesterov=True
     )
@@ -37,8 +37,8 @@ def program(
 
 def main() -> None:
     asked = arguments(__doc__)
-    model, order = build(asked.cell, asked.width), torch.randperm(IMAGES)
-    step, losses = program(model, asked.cell, order, asked.batch)
+    model, order = build(asked.model, asked.width), torch.randperm(IMAGES)
+    step, losses = program(model, asked.model, order, asked.batch)
 
     def wait() -> None:
         torch.stack(losses).tolist()

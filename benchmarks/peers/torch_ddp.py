@@ -21,9 +21,9 @@ from torch_models import build  # noqa: E402
 def main() -> None:
     asked = arguments(__doc__)
     dist.init_process_group("gloo")
-    model = DistributedDataParallel(build(asked.cell, asked.width))
+    model = DistributedDataParallel(build(asked.model, asked.width))
     order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0))
-    step, losses = program(model, asked.cell, order[RANK::RANKS], asked.batch)
+    step, losses = program(model, asked.model, order[RANK::RANKS], asked.batch)
 
     def wait() -> None:
         dist.all_reduce(torch.stack(losses))

@@ -1,4 +1,4 @@
-"""The five architectures in plain PyTorch, as somebody without Duet writes them."""
+"""The five architectures in plain PyTorch, without Duet."""
 
 import torch
 import torch.nn.functional as F
@@ -7,21 +7,21 @@ from torch import Tensor, nn
 CHANNELS = (64, 128, 256, 512)
 
 
-def build(cell: str, width: float) -> nn.Module:
-    """The model of a cell, its channels times `width`."""
+def build(name: str, width: float) -> nn.Module:
+    """The model of this name, its channels times `width`."""
     widths = [round(width * channels) for channels in CHANNELS]
-    if cell == "mlp":
+    if name == "mlp":
         return nn.Sequential(
             nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)
         )
-    if cell == "cnn":
+    if name == "cnn":
         return nn.Sequential(
             *(nn.Conv2d(1, 10, 5), nn.MaxPool2d(2), nn.ReLU()),
             *(nn.Conv2d(10, 20, 5), nn.MaxPool2d(2), nn.ReLU()),
             *(nn.Flatten(), nn.Linear(320, 50), nn.ReLU(), nn.Linear(50, 10)),
         )
     models = {"resnet9": ResNet9, "resnet18": ResNet18, "vit_tiny": ViT}
-    return models[cell](widths)
+    return models[name](widths)
 
 
 def conv_norm(before: int, after: int, kernel: int = 3, stride: int = 1) -> nn.Module:
@@ -30,7 +30,7 @@ def conv_norm(before: int, after: int, kernel: int = 3, stride: int = 1) -> nn.M
 
 
 class Add(nn.Module):
-    """The sum of a branch and of what goes around it."""
+    """The sum of a branch and its input."""
 
     def __init__(self, branch: nn.Module, around: nn.Module | None = None):
         super().__init__()

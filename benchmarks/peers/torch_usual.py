@@ -1,4 +1,4 @@
-"""The usual PyTorch script: a DataLoader that turns one image after another to tensors.
+"""The usual PyTorch script: a DataLoader that converts images one by one to tensors.
 
 python benchmarks/peers/torch_usual.py cnn --batch 128
 """
@@ -15,10 +15,10 @@ from torchvision import transforms
 
 
 class Images(Dataset):
-    """As torchvision's MNIST has it: an image for the transform, and its label."""
+    """As in torchvision's MNIST: an image for the transform, and its label."""
 
-    def __init__(self, cell: str):
-        self.images, self.labels = pixels(cell)
+    def __init__(self, name: str):
+        self.images, self.labels = pixels(name)
         normal = transforms.Normalize((0.5,), (0.3,))
         self.transform = transforms.Compose([transforms.ToTensor(), normal])
 
@@ -32,9 +32,9 @@ class Images(Dataset):
 
 def main() -> None:
     asked = arguments(__doc__)
-    loader = DataLoader(Images(asked.cell), asked.batch, shuffle=True, drop_last=True)
+    loader = DataLoader(Images(asked.model), asked.batch, shuffle=True, drop_last=True)
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
-    model = build(asked.cell, asked.width)
+    model = build(asked.model, asked.width)
     optimizer = torch.optim.SGD(
         *(model.parameters(), 1e-3, 0.9), weight_decay=5e-4, nesterov=True
     )

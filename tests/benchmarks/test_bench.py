@@ -25,7 +25,7 @@ def test_a_bound_is_missed_where_the_whole_interval_is(title, of, ratio, missed)
 
 
 def test_a_twin_slower_than_its_peers_fails_the_benchmark(monkeypatch, capsys):
-    def program(cell, framework, kind):
+    def program(name, framework, kind):
         slow = framework == "jax" and kind == "twin"
         return {"images_per_second": 1000.0 / (20 if slow else 1)}
 
@@ -38,7 +38,7 @@ def test_a_twin_slower_than_its_peers_fails_the_benchmark(monkeypatch, capsys):
 
 def test_an_unknown_cell_is_named_with_those_there_are(capsys):
     assert bench.main(["vgg"]) == 2
-    assert "vgg is unknown; cells: mlp, cnn" in capsys.readouterr().out
+    assert "vgg is unknown; benchmarks: mlp, cnn" in capsys.readouterr().out
 
 
 def test_a_program_that_fails_is_named_with_what_it_said():
@@ -47,8 +47,8 @@ def test_a_program_that_fails_is_named_with_what_it_said():
 
 
 def test_a_cell_that_fails_costs_none_of_the_others(monkeypatch, capsys):
-    def program(cell, framework, kind):
-        if cell == "cnn":
+    def program(name, framework, kind):
+        if name == "cnn":
             raise bench.Failed("no such thing")
         return {"images_per_second": 1000.0}
 

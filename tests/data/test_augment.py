@@ -20,7 +20,7 @@ def test_an_examples_draws_do_not_depend_on_its_batch_or_rank(config):
         np.testing.assert_array_equal(column, np.concatenate(pieces))
 
 
-def test_epochs_seeds_and_kinds_draw_anew():
+def test_epochs_seeds_and_kinds_draw_other_numbers():
     first = epoch_draw(0, "top", 0, 500, 9)
     for other in (0, "top", 1), (1, "top", 0), (0, "left", 0):
         assert (first != epoch_draw(*other, 500, 9)).mean() > 0.8

@@ -64,7 +64,7 @@ class Program:
 
 MALFORMED = {
     "a pickle that asks for a program": (pickle.dumps(Program(), 2), "posix.mkdir"),
-    "a pickle cut short": (as_python2({b"data": np.zeros((2, 3072))})[:-9], ""),
+    "a truncated pickle": (as_python2({b"data": np.zeros((2, 3072))})[:-9], ""),
     "no labels": (as_python2({b"data": np.zeros((2, 3072), np.uint8)}), "b'labels'"),
     "no dictionary": (as_python2({}), "b'data'"),
     "pixels left over": (

@@ -1,4 +1,4 @@
-"""Images of the user's own: read as they are, or refused by file, array and mend."""
+"""Custom images: read unchanged, or refused naming file, array and what to do."""
 
 import gzip
 import struct
@@ -67,14 +67,14 @@ def test_grey_images_need_no_axis_for_their_channel(custom, config, tmp_path):
     ("changed", "said"),
     [
         ({"train_images": TRAIN / 255}, "images must be uint8.* got float64"),
-        ({"train_images": TRAIN.transpose(0, 3, 1, 2)}, "channels first; images.t"),
+        ({"train_images": TRAIN.transpose(0, 3, 1, 2)}, "channels first; put"),
         ({"test_images": TEST[:, :3]}, r"images of shape \[3, 5, 3\]"),
         ({"test_images": TEST[:2]}, "has 2 examples, but .*test_labels has"),
         ({"train_labels": LABELS[0] / 1}, "train_labels must be integers"),
-        ({"train_labels": np.eye(4, dtype=int)[LABELS[0]]}, "of one-hot rows, labels"),
+        ({"train_labels": np.eye(4, dtype=int)[LABELS[0]]}, "convert one-hot rows"),
         ({"test_labels": LABELS[1] - 1}, "labels from -1 to 2; .* takes 0 to 3"),
-        ({"test_labels": np.array([None] * 4)}, "is no whole .npz of numbers"),
-        ({"names": ("a", "b", "c", "d")}, "holds a, b, c, d; what is read is train_im"),
+        ({"test_labels": np.array([None] * 4)}, "is not a complete .npz of numbers"),
+        ({"names": ("a", "b", "c", "d")}, "contains a, b, c, d; expected names are"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named_with_its_file_and_array(
@@ -154,7 +154,7 @@ def test_labels_of_four_bytes_are_read_and_half_an_archive_is_not(
     [
         ("custom", {}, "data.files=None with data=custom: data=custom has files"),
         ("mnist", {"files": "a"}, "data.files=a with data=mnist"),
-        ("mnist", {"label_offset": 1}, "data.label_offset=1 is of data=custom"),
+        ("mnist", {"label_offset": 1}, "data.label_offset=1 is for data=custom"),
     ],
 )
 def test_files_belong_to_custom_data_alone(config, name, fields, said):

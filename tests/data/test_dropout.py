@@ -21,7 +21,7 @@ def test_an_examples_keys_do_not_depend_on_its_batch_or_rank(make_config):
     )
 
 
-def test_epochs_seeds_and_layers_draw_anew():
+def test_epochs_seeds_and_layers_draw_other_numbers():
     first = epoch_keys(0, ("dense.0", "dense.1"), 0, 500)
     assert (first >= 0).all()
     others = [

@@ -98,7 +98,7 @@ def prepared(tmp_path, archives, tensorflow):
 
     def prepare(name):
         arrays = archives(name)
-        folder = tfds.build(name, tmp_path, tmp_path / "tfds", mend="")
+        folder = tfds.build(name, tmp_path, tmp_path / "tfds", advice="")
         shutil.rmtree(tmp_path / "tfds" / "downloads")
         return folder, arrays
 
@@ -143,7 +143,7 @@ def test_cifar_s_own_ids_catch_another_order(prepared, monkeypatch):
     folder, expected = prepared("cifar100")
     assert fingerprint(tfds.read(folder)) == fingerprint(expected)
     monkeypatch.setattr(tfds, "_places", lambda split, count: list(range(count)))
-    with pytest.raises(DataError, match=r"train_0000\d lies where train_00000 is exp"):
+    with pytest.raises(DataError, match=r"train_0000\d is where train_00000 is exp"):
         tfds.read(folder)
 
 
@@ -233,7 +233,7 @@ def test_a_download_that_fails_says_what_to_put_where(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_prepared_dataset_cut_short_is_named(tmp_path, prepared, capsys):
+def test_an_incomplete_prepared_dataset_is_named(tmp_path, prepared, capsys):
     folder, _ = prepared("mnist")
     (path,) = folder.glob("*train*")
     path.write_bytes(path.read_bytes()[:-100])

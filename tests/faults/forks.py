@@ -63,7 +63,7 @@ atexit.register(lambda: Path({!r}).write_text(json.dumps(list(sys.modules))))
 
 def import_what_a_run_does(framework: str) -> None:
     """Also what is imported late, as a small run in a fork tells."""
-    folder = Path(tempfile.mkdtemp())  # no context manager, which forks would end, too
+    folder = Path(tempfile.mkdtemp())  # no context manager: forks would end it
     names = folder / "modules.json"
     order = {
         "output": str(folder / "output"),

@@ -162,7 +162,7 @@ def other_world_of_local_norm(bench: Bench) -> Seen:
 
 
 def restarts(bench: Bench) -> Seen:
-    """torchrun starts both ranks anew, twice, without being told a run.dir."""
+    """torchrun restarts both ranks, twice, without a run.dir."""
     place = fresh(bench, "torchrun")
     place.mkdir()
     fault = HEAD.format(rank=0) + (

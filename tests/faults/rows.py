@@ -53,7 +53,7 @@ class Bench:
     Args:
       forks: of that framework.
       folder: for run folders, on a disk of its own where a row is to fill that.
-      whole: the uninterrupted run that all others are held against.
+      whole: the uninterrupted run that all others are compared with.
       python: that torchrun is started with.
     """
 
@@ -114,7 +114,7 @@ def make_happen(fault: Fault, bench: Bench) -> Seen:
         message = short(said[line.start() :].splitlines()[0], bench, run)
     if fault.damage is not None:
         fault.damage(run)
-    resumed = go_on([*overrides, PATIENT], run, bench) if fault.resumes else ""
+    resumed = resume([*overrides, PATIENT], run, bench) if fault.resumes else ""
     result = "refused"
     if fault.resumes or 0 in fault.statuses:
         same_bits(bench.whole, run)
@@ -122,7 +122,7 @@ def make_happen(fault: Fault, bench: Bench) -> Seen:
     return Seen(result, round(took, 1), words(statuses), message, resumed)
 
 
-def go_on(overrides: list[str], run: Path, bench: Bench) -> str:
+def resume(overrides: list[str], run: Path, bench: Bench) -> str:
     """Start the same command again, with nothing in its way; where it resumed."""
     ranks = bench.forks.start(*overrides, f"run.dir={run}")
     statuses = ranks.wait()

@@ -48,7 +48,7 @@ class Fault:
 
 PLACE = r"\(process \d+ on \S+\)"
 ENDED = rf"error: rank {{}} {PLACE} has ended; (see \S+rank{{}}.log|it had no)"
-SILENT = rf"error: rank {{}} {PLACE} has given no sign of life for 4 s; see"
+SILENT = rf"error: rank {{}} {PLACE} has sent no heartbeat for 4 s; see"
 STOPPED = r"stopped: asked to by (\w+|another rank); saved after step \d+"
 
 
@@ -193,7 +193,7 @@ TABLE = [
         ranks=[1],
         overrides=["parallel.start_timeout_seconds=6"],
         statuses=[1, 9],
-        says="error: rank 1 has not come within 6 s; it had no log",
+        says="error: rank 1 has not connected within 6 s; it had no log",
     ),
     Fault(
         "one rank hangs in a step",
@@ -202,7 +202,7 @@ TABLE = [
         "at_step(18, sleep(600))",
         ranks=[1],
         statuses=[1, 1],
-        says=r"error: the ranks wait for each other: nothing was done for \d+ s; see",
+        says=r"error: the ranks are deadlocked: no progress for \d+ s; see",
     ),
     Fault(
         "one rank fails by a bug",

@@ -47,7 +47,7 @@ def test_a_promise_that_is_not_kept_is_seen(ranks):
         make_happen(quiet, ranks)
 
 
-def test_torchruns_restart_goes_on_by_itself(ranks):
+def test_torchruns_restart_resumes_by_itself(ranks):
     restarts(ranks)
 
 

@@ -257,7 +257,7 @@ class SlurmCluster:
         own = os.readlink(f"/proc/{self._first()}/ns/pid")
         found = []
         for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it ended, or is no process of ours
+            with contextlib.suppress(OSError):  # it ended, or is not ours
                 if os.readlink(process / "ns" / "pid") == own:
                     found.append(process)
         return found

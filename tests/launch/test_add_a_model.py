@@ -66,5 +66,5 @@ def test_the_right_twins_are_identical_and_the_wrong_one_is_named_by_its_layer(d
     assert "verdict: identical" in said["right"]
     assert "the loss diverges at step 1" in said["wrong"]
     for line in FINDING[1].splitlines():
-        assert line in said["taken-apart"]
+        assert line in said["traced"]
     assert "the loss diverges at step 1" in said["compared"]

@@ -56,12 +56,12 @@ def test_a_second_process_finds_the_steps_and_gives_the_same_bits(
     assert first[1] == second[1]
 
 
-def test_other_arithmetic_is_compiled_anew(run_with, tmp_path):
+def test_other_arithmetic_is_compiled_again(run_with, tmp_path):
     run_with(tmp_path / "cache")
     assert run_with(tmp_path / "cache", "precision=fp64")[0] is False
 
 
-def test_a_broken_entry_is_said_compiled_anew_and_mended(run_with, tmp_path):
+def test_a_broken_entry_is_reported_and_replaced(run_with, tmp_path):
     cache = tmp_path / "cache"
     _, weights, _ = run_with(cache)
     (entry,) = cache.rglob("jit_window_step-*-cache")
@@ -70,7 +70,7 @@ def test_a_broken_entry_is_said_compiled_anew_and_mended(run_with, tmp_path):
     cached, again, stderr = run_with(cache)
     assert (cached, again) == (False, weights)
     (line,) = stderr.splitlines()
-    assert line.startswith(f"warning: {entry.parent}: a broken entry is gone")
+    assert line.startswith(f"warning: {entry.parent}: removed a broken entry")
     assert run_with(cache)[::2] == (True, "")
 
 

@@ -1,4 +1,4 @@
-"""What a run comes to when the terminal that it was started in is closed."""
+"""What happens to a run when its terminal is closed."""
 
 import os
 import pty
@@ -58,7 +58,7 @@ def test_a_run_whose_terminal_is_closed_saves_and_leaves(
     assert (folder / "REQUEUE").exists()
 
 
-def test_a_run_that_outlives_its_terminal_goes_on_to_its_end(in_a_terminal, tmp_path):
+def test_a_run_that_outlives_its_terminal_finishes(in_a_terminal, tmp_path):
     folder = tmp_path / "run"
     train = f"{sys.executable} launch/pytorch.py train.steps=600 run.dir={folder}"
     disowned = ["/bin/sh", "-c", f"trap '' HUP; exec {train}"]

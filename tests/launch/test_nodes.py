@@ -96,7 +96,9 @@ def test_what_this_machine_has_not_is_refused(what, machine):
 def test_a_plan_that_no_machine_could_run_is_refused_without_one():
     slurm = ClusterConfig(name="slurm", gpus_per_node=4)
     check_plan(slurm, [1, 3, 4, 8])
-    with pytest.raises(ConfigError, match="world_size=6 takes no whole nodes of 4"):
+    with pytest.raises(
+        ConfigError, match="world_size=6 does not fill whole nodes of 4"
+    ):
         check_plan(slurm, [1, 6])
     with pytest.raises(ConfigError, match="world_size=4 needs 4 GPUs"):
         check_plan(ClusterConfig(name="local", gpus_per_node=2), [1, 4])

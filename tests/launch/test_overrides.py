@@ -17,12 +17,12 @@ from recipe.study import StudyConfig
 from tests.conftest import ROOT
 
 SAID = {
-    "train.steps=abc": "train.steps=abc: a whole number is wanted",
-    "optim.peak_lr=abc": "optim.peak_lr=abc: a number is wanted",
-    "run.resume_anyway=maybe": "run.resume_anyway=maybe: true or false is wanted",
+    "train.steps=abc": "train.steps=abc: a whole number is expected",
+    "optim.peak_lr=abc": "optim.peak_lr=abc: a number is expected",
+    "run.resume_anyway=maybe": "run.resume_anyway=maybe: true or false is expected",
     "train.global_batch_size=null": "train.global_batch_size=null: "
     "null is not allowed here",
-    "name=[1]": "name=[1]: one text is wanted, no list and no keys",
+    "name=[1]": "name=[1]: a string is expected, not a list or keys",
     "checkpoint=1": "checkpoint=1: it has keys of its own, such as "
     "checkpoint.every_steps, checkpoint.every_minutes, checkpoint.keep",
     "cluster=slurm": "cluster is a key of launch/study.py alone",
@@ -32,7 +32,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("override", SAID)
-def test_a_value_that_a_key_does_not_take_is_told_with_what_it_takes(override):
+def test_a_value_that_a_key_does_not_take_is_reported_with_what_it_takes(override):
     ConfigStore.instance().store("schema", node=Config)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         with pytest.raises(HydraException) as refused:
@@ -56,9 +56,9 @@ CALLED = {
     "num_epochs=3": "did you mean train.epochs?",
     "seed=1": "did you mean train.seed?",
     "gpus=2": "did you mean devices, or torchrun --nproc-per-node",
-    "run.name=mine": "did you mean name (the experiment's, that folders and trackers",
+    "run.name=mine": "did you mean name (of the experiment, used by folders",
     "optim.weight_deca=1": "did you mean optim.weight_decay or optim.ema_decay?",
-    "bogus=1": "bogus is no key; --cfg job lists",
+    "bogus=1": "bogus is not a key; --cfg job lists",
 }
 
 
@@ -71,7 +71,7 @@ def refused(override: str, config: str, schema: type[Config]) -> str:
 
 
 @pytest.mark.parametrize("override", CALLED)
-def test_a_key_as_other_programs_call_it_is_told_with_ours(override):
+def test_a_key_of_another_program_is_reported_with_ours(override):
     assert CALLED[override] in refused(override, "config", Config)
 
 
@@ -84,7 +84,7 @@ def test_an_old_name_of_a_key_is_answered_with_the_new_one(old):
 def test_an_old_name_of_an_option_is_answered_with_the_new_one():
     told = "model=own is now called model=custom"
     assert refused("model=own", "config", Config) == told
-    with pytest.raises(ConfigError, match="write model=custom, which brings"):
+    with pytest.raises(ConfigError, match="write model=custom, which sets"):
         checked(["model.name=own"])
 
 
@@ -126,6 +126,6 @@ def test_every_key_that_is_meant_is_one():
 @pytest.mark.parametrize("override", ["model.name=cnn", "data.name=mnist"])
 def test_a_group_is_chosen_whole_and_not_by_its_name(override):
     group, _, choice = override.partition(".name=")
-    with pytest.raises(ConfigError, match=f"write {group}={choice}, which brings"):
+    with pytest.raises(ConfigError, match=f"write {group}={choice}, which sets"):
         checked([override])
     assert checked(["model.norm.name=group", "study.name=mine", "name=mine"])

@@ -27,7 +27,7 @@ def test_right_twins_are_the_same_in_under_a_minute(run_quickly, mine):
     assert "verdict: identical" in done.stdout
 
 
-def test_all_wrong_leaves_are_told_at_once_with_what_to_do(run_quickly, mine):
+def test_all_wrong_leaves_are_reported_at_once_with_what_to_do(run_quickly, mine):
     twin = mine / "jax_model.py"
     with_dropout = """
 
@@ -50,7 +50,7 @@ def build_model(config):
     assert "verdict: different, 3 leaves" in told[-1]
 
 
-def test_code_that_fails_is_told_with_its_line_in_both_twins(run_quickly, mine):
+def test_code_that_fails_is_reported_with_its_line_in_both_twins(run_quickly, mine):
     for name in "torch", "jax":
         file = mine / f"{name}_model.py"
         file.write_text(f"{file.read_text()}\nraise RuntimeError('of {name}')\n")
@@ -71,11 +71,11 @@ def test_one_leaf_is_no_leaves():
         ([], "usage: "),
         (["look", "mine"], "usage: "),
         (["check", "nowhere"], "lacks shapes.py, torch_model.py, jax_model.py"),
-        (["check", "mine", "precision=bf16"], "precision=bf16: the check looks at"),
-        (["check", "mine", "learning=1"], "learning is no key"),
+        (["check", "mine", "precision=bf16"], "precision=bf16: the check is of"),
+        (["check", "mine", "learning=1"], "learning is not a key"),
     ],
 )
-def test_bad_input_is_told_in_one_line(run_quickly, typed, told):
+def test_bad_input_is_reported_in_one_line(run_quickly, typed, told):
     done = run_quickly([OWN, *typed])
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

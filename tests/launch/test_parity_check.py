@@ -104,7 +104,7 @@ def test_parity_that_is_ended_ends_its_trainings(root, tmp_path):
 @pytest.mark.parametrize(
     "given", exhaustive_but([[]], [[], ["trace=1"]]), ids=["whole", "traced"]
 )
-def test_all_wrong_leaves_of_both_twins_are_told_before_anything_is_trained(
+def test_all_wrong_leaves_of_both_twins_are_reported_before_training(
     run_quickly, root, tmp_path, given
 ):
     mine = shutil.copytree(root / "tests" / "twins" / "planted", tmp_path / "mine")

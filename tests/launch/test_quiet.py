@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.quiet import BUSY, Quiet, goes_on, used_share
+from launch.quiet import BUSY, Quiet, may_start, used_fraction
 
 
 @pytest.mark.parametrize(
@@ -15,14 +15,14 @@ from launch.quiet import BUSY, Quiet, goes_on, used_share
     ],
 )
 def test_a_cell_begins_on_a_quiet_machine_or_after_the_limit(busy, waited, on):
-    assert goes_on(busy, waited, limit=300.0) is on
+    assert may_start(busy, waited, limit=300.0) is on
 
 
 def test_what_waits_for_a_disk_uses_no_core_and_what_is_stolen_is_used():
     before = dict.fromkeys(("user", "idle", "iowait", "steal"), 0.0)
     after = {"user": 1.0, "idle": 5.0, "iowait": 3.0, "steal": 1.0}
-    assert used_share(before, after) == pytest.approx(0.2)
-    assert used_share(before, before) == 0.0
+    assert used_fraction(before, after) == pytest.approx(0.2)
+    assert used_fraction(before, before) == 0.0
 
 
 def quiet(shares, limit=10.0):
@@ -50,8 +50,8 @@ def test_the_limit_is_of_all_cells_together_and_said_when_it_is_over():
     waiter, said = quiet([0.9] * 99, limit=3.0)
     assert waiter.wait() == 0.9
     assert said[1:] == [
-        "other processes still use 90% of the cores: going on, and cells.jsonl says "
-        "of each cell how many"
+        "other processes still use 90% of the cores: continuing; cells.jsonl "
+        "records it for each run"
     ]
     waiter.wait()
     assert len(said) == 2 and waiter.waited == 3.0

@@ -1,4 +1,4 @@
-"""Real runs cut short and gone on with: each is the run that never was."""
+"""Real runs that are interrupted and resume: each equals an uninterrupted one."""
 
 import json
 import os
@@ -26,14 +26,14 @@ HALF = ["optim=adamw", "precision=fp16", "model.dropout=0.5"]
 
 
 @pytest.fixture
-def go_on(forked):
-    def go_on(framework, folder, *overrides, processes=1, status=0):
+def resume(forked):
+    def resume(framework, folder, *overrides, processes=1, status=0):
         given = f"run.dir={folder}", *overrides
         statuses, said = forked(framework, *given, processes=processes)
         assert statuses == [status] * processes, said
         return said
 
-    return go_on
+    return resume
 
 
 def killed(folder, copy, step):
@@ -68,48 +68,48 @@ def assert_the_same(one, other):
         "sharded adamw averaged",
     ],
 )
-def test_a_killed_run_gone_on_with_is_the_uninterrupted_one(
-    train, go_on, framework, overrides, processes, tmp_path
+def test_a_killed_run_that_resumes_is_the_uninterrupted_one(
+    train, resume, framework, overrides, processes, tmp_path
 ):
     overrides = [*SAVING, *overrides]
     whole = train(framework, *overrides, processes=processes)
     cut = killed(whole, tmp_path / "run", step=5)
-    said = go_on(framework, cut, *overrides, processes=processes)
-    assert "goes on after step 5" in said
+    said = resume(framework, cut, *overrides, processes=processes)
+    assert "resumes after step 5" in said
     assert_the_same(whole, cut)
 
 
 def test_a_finished_run_trained_on_is_the_one_that_was_longer_from_the_start(
-    train, go_on, framework, tmp_path
+    train, resume, framework, tmp_path
 ):
     constant = ["train.log_every_steps=3", "schedule=constant"]
     constant += ["schedule.warmup_steps=4", "train.steps=12"]
     short = train(framework, *constant, "train.steps=7")
     longer = tmp_path / "run"
-    said = go_on(framework, longer, *constant, f"run.resume={short}")
-    assert "goes on after step 7" in said
+    said = resume(framework, longer, *constant, f"run.resume={short}")
+    assert "resumes after step 7" in said
     assert_the_same(train(framework, *constant), longer)
     run = read_run(longer)
     assert [row["differences"] for row in run.of_kind("resume")] == [[]]
     assert run.summary["resumed_anyway"] == []
 
 
-def test_a_run_swapped_between_frameworks_is_the_unswapped_one(train, go_on, tmp_path):
+def test_a_run_swapped_between_frameworks_is_the_unswapped_one(train, resume, tmp_path):
     overrides = [*SHORT, "checkpoint.every_steps=4", "checkpoint.keep=9"]
     overrides += ["precision=fp64", "optim=adamw", "optim.ema_decay=0.8"]
     whole = train("torch", *overrides)
     in_jax = killed(whole, tmp_path / "jax", step=4)
-    go_on("jax", in_jax, *overrides)
+    resume("jax", in_jax, *overrides)
     again = killed(in_jax, tmp_path / "torch", step=8)
-    go_on("torch", again, *overrides)
+    resume("torch", again, *overrides)
     one, other = read_run(whole), read_run(again)
     assert relative_difference(losses(one), losses(other)).max() <= 1e-10
     assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
     assert [r["framework"] for r in other.of_kind("resume")] == ["jax", "torch"]
 
 
-def test_a_run_that_is_told_to_stop_saves_and_goes_on(
-    train, go_on, script, framework, quick_python, root, tmp_path
+def test_a_run_that_is_asked_to_stop_saves_and_resumes(
+    train, resume, script, framework, quick_python, root, tmp_path
 ):
     recipe = ["train.steps=300", "train.log_every_steps=3"]
     folder = tmp_path / "run"
@@ -132,7 +132,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(
     assert err.startswith("stopped: asked to by SIGTERM; saved after step ")
     assert read_summary(folder)["status"] == "stopped"
     step = json.loads((folder / "REQUEUE").read_text())["step"]
-    assert f"goes on after step {step}" in go_on(framework, folder, *recipe)
+    assert f"resumes after step {step}" in resume(framework, folder, *recipe)
     assert not (folder / "REQUEUE").exists()
     assert_the_same(train(framework, *recipe), folder)
 
@@ -142,22 +142,20 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(
     [
         (["train.seed=1"], "train.seed is 1, was 0"),
         (["model.hidden=[8]", "run.resume_anyway=true"], "does not fit: in weights"),
-        (["run.resume=never"], "already holds a run without an end"),
+        (["run.resume=never"], "already holds an unfinished run"),
     ],
 )
-def test_what_would_be_another_run_is_refused(cut, go_on, overrides, words, tmp_path):
+def test_what_would_be_another_run_is_refused(cut, resume, overrides, words, tmp_path):
     run = shutil.copytree(cut, tmp_path / "run")
-    assert words in go_on("torch", run, *SAVING, *overrides, status=2)
+    assert words in resume("torch", run, *SAVING, *overrides, status=2)
 
 
-def test_an_average_may_begin_where_a_run_is_gone_on_with(
-    cut, go_on, framework, tmp_path
-):
+def test_an_average_may_start_where_a_run_resumes(cut, resume, framework, tmp_path):
     run = shutil.copytree(cut, tmp_path / "run")
     given = [*SAVING, "optim.ema_decay=0.9"]
-    said = go_on("torch", run, *given, status=2)
+    said = resume("torch", run, *given, status=2)
     assert "optim.ema_decay is 0.9, was nothing" in said
-    go_on(framework, run, *given, "run.resume_anyway=true")
+    resume(framework, run, *given, "run.resume_anyway=true")
     manifest = run / "checkpoints" / "step-00000010" / "manifest.json"
     assert json.loads(manifest.read_text())["state"] == {"average_updates": 5}
     weights = read_run(run).weights

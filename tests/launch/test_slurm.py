@@ -110,7 +110,7 @@ def freeze_beyond(slurm, runs, step) -> None:
     waiting(all_frozen, slurm)
 
 
-def test_jobs_told_of_their_limit_and_robbed_of_a_node_end_as_if_they_were_not(
+def test_jobs_that_meet_their_limit_or_lose_a_node_end_as_if_they_had_not(
     sbatch, slurm, train, tmp_path
 ):
     recipe = ("experiment=linear_line", "train.steps=600", "train.log_every_steps=1")
@@ -156,7 +156,7 @@ def test_an_array_trains_a_seed_in_each_of_its_tasks_and_the_last_is_requeued_al
     flags = ("--array=3-4", "--nodes=1", "--ntasks-per-node=1")
     recipe = ("experiment=linear_line", "train.steps=1200", "train.log_every_steps=1")
     array = sbatch("torch", *recipe, flags=flags)
-    first, last = f"{array}_3", f"{array}_4"  # the array's id is the last one's, too
+    first, last = f"{array}_3", f"{array}_4"  # the array's id is also the last one's
     runs = {job: tmp_path / f"slurm-pytorch-{job}" for job in (first, last)}
     freeze_beyond(slurm, runs, dict.fromkeys(runs, 0))
     slurm.run("scancel", "--signal=USR1", "--batch", last)

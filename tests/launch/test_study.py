@@ -22,11 +22,11 @@ from rich.console import Console
 
 from launch.overrides import refusal
 from launch.study import checked, run_study
-from launch.study_plan import Study, check_cells, composed, description, works
+from launch.study_plan import Study, check_runs, composed, description, works
 from launch.study_screen import show_plan, table
 from recipe.config import Config, to_config
 from recipe.errors import ConfigError, RecordError
-from recipe.study import StudyConfig, StudyPlan, points
+from recipe.study import StudyConfig, StudyPlan, configurations
 from record.disk import locked
 from record.run import read_summary
 from tests.conftest import NO_GPU, ROOT, clean_environment
@@ -69,7 +69,7 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
     done = run_quickly(command, **own)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "are finished; running the" in done.stdout
-    assert "one at a time (" in done.stdout and ", by 1 cell that" in done.stdout
+    assert "one at a time (" in done.stdout and ", by 1 run that" in done.stdout
     names = [row["name"] for row in rows(tmp_path / "study")]
     assert names[0] == "parity-fp64-dp"
     assert len(names) == len(set(names)) == 3
@@ -82,7 +82,7 @@ def test_a_study_that_was_killed_runs_only_what_is_missing(
     assert len(ended.read_text().splitlines()) == len(names)
 
 
-def test_a_failed_cell_is_named_with_its_log_and_the_study_goes_on(
+def test_a_failed_run_is_named_with_its_log_and_the_study_continues(
     run_quickly, own, tmp_path
 ):
     done = run_quickly(
@@ -125,7 +125,7 @@ def test_every_cell_of_every_plan_is_one_that_can_be(name):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         plan = to_config(compose("study", [f"study={name}"]), StudyConfig).study
         assert plan.name == name and 1 in plan.world_size and plan.repeats >= 5
-        check_cells(plan, plan.recipe)
+        check_runs(plan, plan.recipe)
 
 
 @functools.cache  # Hydra takes a tenth of a second, and there is one for each cell
@@ -154,23 +154,23 @@ def begin(monkeypatch):
 
 
 REFUSED = {
-    "study.precision=[fp8]": ("cell torch-1-fp8-dp", "fp16, fp32, fp64"),
+    "study.precision=[fp8]": ("run torch-1-fp8-dp", "fp16, fp32, fp64"),
     "study.framework=[torch,mxnet]": ("mxnet is unknown", "torch, jax"),
     "study.data=[fake]": ("fake is unknown", "real, synthetic"),
-    "study.sizes=[1]": ("study.sizes is no key",),
+    "study.sizes=[1]": ("study.sizes is not a key",),
     "study=demi": ("demi", "demo, gpu_node"),
     "precision=fp64": ("an axis of the study", "study.precision=[...]"),
     "parallel.grad_sync=false": ("an axis of the study", "study.grad_sync=[...]"),
     "profile=true": ("a trace takes time",),
     "platform=cpu": ("cluster.gpus_per_node decides",),
-    "train.timed_seconds=1": ("each cell has study.timed_seconds",),
+    "train.timed_seconds=1": ("use study.timed_seconds",),
     "parallel.cores_per_device=1": ("cluster.cores_per_device decides",),
-    "train.trace=3": ("cell torch-1-fp32-dp", "train.timed_seconds=3"),
-    "study.model=[mlp,lenet]": ("cell torch-lenet-1-fp32-dp", "lenet is unknown"),
-    'study.parity=["bogus=1"]': ("cell parity-fp32-dp", "bogus"),
-    'study.parity=["controls=0"]': ("cell parity-fp32-dp", "controls must be"),
-    'study.parity=["trace=1"]': ("cell parity-fp32-dp", "leave no verdict"),
-    'study.parity=["a=x","b=y"]': ("cell parity-fp32-dp", "leave no verdict"),
+    "train.trace=3": ("run torch-1-fp32-dp", "train.timed_seconds=3"),
+    "study.model=[mlp,lenet]": ("run torch-lenet-1-fp32-dp", "lenet is unknown"),
+    'study.parity=["bogus=1"]': ("run parity-fp32-dp", "bogus"),
+    'study.parity=["controls=0"]': ("run parity-fp32-dp", "controls must be"),
+    'study.parity=["trace=1"]': ("run parity-fp32-dp", "give no verdict"),
+    'study.parity=["a=x","b=y"]': ("run parity-fp32-dp", "give no verdict"),
     "cluster=slurm": ("needs sbatch", "cluster=local"),
 }
 
@@ -192,15 +192,15 @@ def test_data_that_is_synthetic_already_is_no_arm(begin, tmp_path):
         begin("data=synthetic", "study.data=[real,synthetic]", f"run.dir={tmp_path}")
 
 
-def test_one_s_own_images_have_a_synthetic_arm_too(begin, tmp_path, monkeypatch):
+def test_one_s_own_images_have_a_synthetic_configuration(begin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     typed = ["data=custom", "data.files=mine.npz", "data.label_offset=1"]
     study = begin(*typed, "study.data=[real,synthetic]", f"run.dir={tmp_path}/study")
-    cells = works(study)
-    real = cells["torch-1-fp32-dp-1"].command
+    commands = works(study)
+    real = commands["torch-1-fp32-dp-1"].command
     assert f"data.files={tmp_path}/mine.npz" in real  # wherever it is started
-    arm = cells["torch-1-fp32-dp-synthetic-1"].command
-    assert arm.index("data.files=null") > arm.index("data.label_offset=1")
+    synthetic = commands["torch-1-fp32-dp-synthetic-1"].command
+    assert synthetic.index("data.files=null") > synthetic.index("data.label_offset=1")
 
 
 def test_each_model_of_a_study_has_its_own_parity_check(begin, tmp_path):
@@ -239,7 +239,7 @@ def test_a_plan_for_gpus_is_shown_where_there_are_none(begin, tmp_path, monkeypa
     with io.StringIO() as said:
         show_plan(begin(*typed, "dry_run=true"), Console(file=said))
         *_, last = said.getvalue().splitlines()
-    assert "it would not start: cluster.gpus_per_node=8, but this machine has 0" in last
+    assert "it cannot run here: cluster.gpus_per_node=8, but this machine has 0" in last
 
 
 def test_a_check_trains_at_the_batch_of_one_device_and_the_plan_says_so(
@@ -255,8 +255,8 @@ def test_a_check_trains_at_the_batch_of_one_device_and_the_plan_says_so(
     assert len(keys) == len(set(keys))
     assert check.devices == 2  # conf/study/cluster.yaml's world_sizes
     assert study.batches == [
-        "parity-bf16-dp trains at a global batch of 128, which one device holds as in "
-        "a cell; the cells at 128 to 4,096"
+        "parity-bf16-dp trains at a global batch of 128, which fits one "
+        "device; the study's runs at 128 to 4,096"
     ]
     assert begin(f"run.dir={tmp_path / 'study'}").batches == []
     with pytest.raises(ConfigError, match="do not fit one node of 8"):
@@ -277,7 +277,7 @@ def test_a_study_recorded_with_old_names_of_keys_is_resumed(begin, tmp_path):
     }
     assert "train.global_batch=64" in held["recipe"] and "exchange" in held["order"][0]
     (tmp_path / "study.json").write_text(json.dumps(held))
-    assert begin(*typed).begun
+    assert begin(*typed).started
 
 
 def test_the_folder_of_another_study_is_refused(begin, tmp_path):
@@ -286,7 +286,7 @@ def test_the_folder_of_another_study_is_refused(begin, tmp_path):
 
     held = tmp_path / "study.json"
     held.write_text(json.dumps(description(again())))
-    assert again("cluster.minutes=5").begun
+    assert again("cluster.minutes=5").started
     for typed, told in (
         (["study.repeats=4"], "study.repeats is 4, was 5"),
         (["study.order_seed=4"], "study.order_seed is 4, was 0"),
@@ -298,16 +298,16 @@ def test_the_folder_of_another_study_is_refused(begin, tmp_path):
     ):
         with pytest.raises(ConfigError) as refused:
             again(*typed)
-        assert f"holds another study ({told}); choose" in str(refused.value)
+        assert f"contains another study ({told}); choose" in str(refused.value)
     other = json.loads(held.read_text())
     held.write_text(json.dumps(other | {"order": other["order"][::-1]}))
     with pytest.raises(ConfigError, match="another study .its order differs"):
         again()
     held.write_text('{"name": "weak"}')
-    with pytest.raises(RecordError, match="is no study's"):
+    with pytest.raises(RecordError, match="is not of a study"):
         again()
     held.rename(tmp_path / "notes.json")
-    with pytest.raises(RecordError, match="already holds files of something else"):
+    with pytest.raises(RecordError, match="already holds other files"):
         again()
 
 
@@ -388,7 +388,7 @@ def test_a_study_on_slurm_comes_to_its_last_cell(slurm, run_python, own, tmp_pat
     assert slurm.run("squeue", "-h").stdout == ""
 
 
-def test_a_cell_that_slurm_ends_is_told_with_its_job_and_why(
+def test_a_run_that_slurm_ends_is_reported_with_its_job_and_why(
     slurm, root, own, tmp_path
 ):
     folder = tmp_path / "study"
@@ -486,7 +486,7 @@ def test_the_table_gives_exposed_communication_with_its_interval():
     )
     rates = {
         point: [(80.0 if point.grad_sync else 100.0) + repeat for repeat in (1, 2, 3)]
-        for point in points(plan)
+        for point in configurations(plan)
     }
 
     def shown(rates):

@@ -72,12 +72,14 @@ def test_a_plan_shows_one_srun_that_asks_for_as_much():
 
 
 REFUSED = {
-    "is the study's; set cluster.minutes": {"additional": ["--time=3"]},
-    "set study.world_size and": {"additional": ["nodes=3"]},
-    "finds its jobs": {"additional": ["--array=0-3"]},
-    "no long flag": {"additional": ["-J x"]},
-    "srun_args: --ntasks is the study's": {"srun_args": ["--mpi=none", "--ntasks=1"]},
-    "set cluster.cores_per_device": {"srun_args": ["-c", "1"]},
+    "is set by the study; use cluster.minutes": {"additional": ["--time=3"]},
+    "use study.world_size and": {"additional": ["nodes=3"]},
+    "to find its jobs": {"additional": ["--array=0-3"]},
+    "not a long flag": {"additional": ["-J x"]},
+    "srun_args: --ntasks is set by the study": {
+        "srun_args": ["--mpi=none", "--ntasks=1"]
+    },
+    "use cluster.cores_per_device": {"srun_args": ["-c", "1"]},
     "srun_args: a study sets --output": {"srun_args": ["-o", "mine.log"]},
     "asks for no GPU": {"gpu_type": "a100"},
     "a task needs a GPU": {"gpus_per_node": 2, "tasks_per_node": 3},
@@ -93,7 +95,7 @@ def test_what_the_study_decides_itself_is_refused(words):
 @pytest.mark.parametrize("key", ["partition", "memory", "setup", "additional"])
 def test_what_is_slurms_is_refused_on_one_machine(key):
     value = "x" if key in ("partition", "memory") else ["x"]
-    with pytest.raises(ConfigError, match=rf"cluster.{key}=.* is SLURM's; add"):
+    with pytest.raises(ConfigError, match=rf"cluster.{key}=.* is for SLURM only; add"):
         ClusterConfig(name="local", **{key: value})
 
 

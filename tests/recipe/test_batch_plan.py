@@ -54,7 +54,7 @@ def test_a_control_sums_the_same_micro_batches_in_another_order(grad_accum_steps
     )
     assert (np.sort(control) == np.sort(plain)).all()
     assert len({batches.tobytes() for batches in (plain, control, other)}) == 3
-    # What is taken apart is compared example by example.
+    # A trace is compared example by example.
     assert rows(plans[1], range(EPOCH)) == rows(plans[0], range(EPOCH))
 
 
@@ -76,7 +76,7 @@ def test_the_ranks_slices_joined_are_the_global_batch(world_size):
 
 
 @pytest.mark.parametrize("world_size", WORLDS[1:])
-def test_interleaved_ranks_would_be_told_apart(world_size):
+def test_interleaved_ranks_would_be_noticed(world_size):
     batch = PLAN.indices(0)
     interleaved = [batch[rank::world_size] for rank in range(world_size)]
     assert np.concatenate(interleaved).tolist() != batch.tolist()
@@ -164,7 +164,7 @@ def test_evaluation_counts_each_example_exactly_once(
     assert counted(examples, global_batch_size, world_size) == [1] * examples
 
 
-def test_padding_that_counted_would_be_told_apart():
+def test_padding_that_counted_would_be_noticed():
     assert counted(17, 16, 4, masked=False) == [1 + 15, *[1] * 16]
 
 

@@ -79,7 +79,11 @@ BAD = [
         "model=resnet9 model.dropout=0.1",
         *("model.dropout=0.1", "cnn, mlp, vit_tiny", "resnet9 has none"),
     ),
-    ("model=custom model.dropout=0.1", "model.dropout=0.1", "custom takes nn.Dropout"),
+    (
+        "model=custom model.dropout=0.1",
+        "model.dropout=0.1",
+        "custom model's rates are in",
+    ),
     ("model=mlp model.hidden=[] model.dropout=0.1", "hidden layers", "model.hidden"),
     ("model=resnet9 model.width=0", "model.width", "got 0", "> 0"),
     ("model=resnet9 data.image_shape=[7,9,1]", "model=resnet9", "7x9", "8x8"),
@@ -145,7 +149,7 @@ BAD_PARITY = [
     ("timeout_seconds=0", "timeout_seconds", "got 0", "at least 1"),
     ("devices=2", "devices", "world_sizes=[...]"),
     ("train.perturb_seed=1", "train.perturb_seed", "at 0"),
-    ("run.resume=never", "run.resume", "anew", "auto"),
+    ("run.resume=never", "run.resume", "from the start", "auto"),
 ]
 ON_THE_BOUND = (
     *("optim.momentum=0", "optim.nesterov=false", "optim.weight_decay=0"),

@@ -59,13 +59,13 @@ def test_an_array_of_the_wrong_shape_is_named_with_both_shapes(recipe):
         assert word in str(refused.value)
 
 
-def test_a_file_of_another_stem_or_head_is_told_what_would_take_it(config):
+def test_a_file_of_another_stem_or_head_is_refused_with_what_would_take_it(config):
     other = config(*TINY, "model=resnet18", "model.stem=imagenet", "task.classes=6")
     arrays = to_layout(other, initial_weights(other), "torchvision")
     with pytest.raises(ConfigError, match=r"; model.stem=imagenet has a kernel of 7x7"):
         from_layout(config(*TINY, "model=resnet18"), arrays)
     mine = config(*TINY, "model=resnet18", "model.stem=imagenet")
-    with pytest.raises(ConfigError, match="is of 6 classes: .* let model.head=new"):
+    with pytest.raises(ConfigError, match="has 6 classes: .* use model.head=new"):
         from_layout(mine, arrays)
 
 

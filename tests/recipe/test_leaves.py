@@ -1,4 +1,4 @@
-"""What the twins of a user's own model hold: all that is wrong, and what to do."""
+"""The leaves of a custom model's twins: all that differ, and what to do."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def test_nothing_is_wrong_where_all_three_agree():
     assert wrong_leaves(SHAPES, SHAPES, SHAPES) == []
 
 
-def test_every_wrong_leaf_is_told_and_what_one_twin_alone_has_first():
+def test_every_wrong_leaf_is_reported_those_of_one_twin_first():
     torch = SHAPES | {"z.bias": (1,)}
     jax = SHAPES | {"a.kernel": (3, 2), "drop.rngs.count": ()}
     told = wrong_leaves(torch, jax, SHAPES | {"left.over": (4,)})
@@ -22,7 +22,7 @@ def test_every_wrong_leaf_is_told_and_what_one_twin_alone_has_first():
     assert "(2, 3) in torch_model.py, (3, 2) in jax_model.py" in told[2]
 
 
-def test_a_leaf_that_shapes_py_lacks_is_told_though_the_twins_agree():
+def test_a_leaf_that_shapes_py_lacks_is_reported_though_the_twins_agree():
     (told,) = wrong_leaves(SHAPES, SHAPES, {"a.kernel": (2, 3)})
     assert told == (
         "a.bias is (3,) in torch_model.py, (3,) in jax_model.py, nothing in shapes.py"
@@ -43,7 +43,7 @@ def test_a_leaf_that_shapes_py_lacks_is_told_though_the_twins_agree():
         ("rnn.cell.hf.kernel", "nnx.OptimizedLSTMCell"),
         ("rnn.weight_ih_l0_reverse", "turned round"),
         ("net.layers.0.kernel", "nnx.Sequential"),
-        ("net.2.kernel", "nn.Sequential counts its nn.ReLU"),
+        ("net.2.kernel", "nn.Sequential also counts its nn.ReLU"),
         ("norm.running_mean", "have mean and var"),
         ("norm.mean", "have mean and var"),
         ("norm.weight", "kernel, scale (of a norm) or embedding"),

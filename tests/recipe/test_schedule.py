@@ -63,7 +63,7 @@ def test_cosine_is_its_closed_form(rates, warmup, end):
     assert rates("cosine", warmup=warmup, end=end) == pytest.approx(formula, rel=1e-12)
 
 
-def test_a_schedule_one_step_late_would_be_told_apart(rates):
+def test_a_schedule_one_step_late_would_be_noticed(rates):
     late = closed_form(np.arange(STEPS + 1) - 1, warmup=WARMUP, end=0.1)
     assert rates("cosine", end=0.1) != pytest.approx(late, rel=1e-3)
 

@@ -27,7 +27,7 @@ def test_windows_are_as_long_as_was_asked_for_and_no_longer_than_a_rank_may_take
     assert lengths == pytest.approx({3.0: 0.6, 60.0: LONGEST})
 
 
-def test_every_window_that_counts_has_the_same_steps_and_none_is_left_out():
+def test_every_window_that_counts_has_the_same_steps_and_none_is_omitted():
     _, windows = paced(3.0, 0.001)
     assert len({sum(map(len, window)) for window in windows[PILOTS:]}) == 1
     steps = [step for window in windows for part in window for step in part]

@@ -1,4 +1,4 @@
-"""Checkpoints made by hand, and how two are held together."""
+"""Checkpoints made by hand, and how two are compared."""
 
 import hashlib
 import json

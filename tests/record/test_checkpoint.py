@@ -62,9 +62,9 @@ def test_numbers_that_json_lacks_are_given_back(writer):
 def test_the_newest_is_taken(writer, tmp_path):
     for step in 10, 30, 20:
         writer.save(checkpoint(step))
-    newest, left_out = newest_checkpoint(tmp_path)
+    newest, skipped = newest_checkpoint(tmp_path)
     assert_same(newest, checkpoint(30))
-    assert left_out == []
+    assert skipped == []
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path):
@@ -124,17 +124,15 @@ FILES = ["COMMITTED", "manifest.json", "momentum.safetensors", "weights.safetens
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("harm", [flip, cut])
-def test_a_checkpoint_that_was_harmed_is_left_out_in_words(
-    writer, tmp_path, harm, file
-):
+def test_a_checkpoint_that_was_harmed_is_skipped_in_words(writer, tmp_path, harm, file):
     writer.save(checkpoint(10))
     path = writer.save(checkpoint(20)) / file
     intact = path.read_bytes()
     for position in [0, *range(1, len(intact), 1 + len(intact) // 20)]:
         harm(path, position)
-        newest, left_out = newest_checkpoint(tmp_path)
+        newest, skipped = newest_checkpoint(tmp_path)
         assert newest is not None and newest.step == 10, (file, position)
-        (reason,) = left_out
+        (reason,) = skipped
         assert str(path.parent) in reason
         path.write_bytes(intact)
     assert newest_checkpoint(tmp_path)[0].step == 20
@@ -143,12 +141,12 @@ def test_a_checkpoint_that_was_harmed_is_left_out_in_words(
 @pytest.mark.parametrize(
     "file, said",
     [
-        ("COMMITTED", "has no COMMITTED: its writing was cut short"),
+        ("COMMITTED", "has no COMMITTED: writing it was interrupted"),
         ("manifest.json", "cannot read .*manifest.json"),
         ("weights.safetensors", "cannot read .*weights.safetensors"),
     ],
 )
-def test_a_checkpoint_that_lacks_a_file_is_left_out(writer, tmp_path, file, said):
+def test_a_checkpoint_that_lacks_a_file_is_skipped(writer, tmp_path, file, said):
     writer.save(checkpoint(10))
     (writer.save(checkpoint(20)) / file).unlink()
     newest, (reason,) = newest_checkpoint(tmp_path)
@@ -157,7 +155,7 @@ def test_a_checkpoint_that_lacks_a_file_is_left_out(writer, tmp_path, file, said
         raise RecordError(reason)
 
 
-def test_with_every_one_harmed_all_are_told_and_none_is_taken(writer, tmp_path):
+def test_with_every_one_damaged_all_are_reported_and_none_is_taken(writer, tmp_path):
     for step in 10, 20:
         cut(writer.save(checkpoint(step)) / "weights.safetensors", 50)
     newest, (later, earlier) = newest_checkpoint(tmp_path)
@@ -202,7 +200,7 @@ def test_a_manifest_made_to_break_the_reader_does_not(writer, content):
         read_checkpoint(path)
 
 
-def test_another_versions_checkpoint_is_told_as_such(writer):
+def test_another_versions_checkpoint_is_reported_as_such(writer):
     path = writer.save(checkpoint())
     manifest = json.loads((path / "manifest.json").read_text())
     vouch(path, {**manifest, "schema_version": 3})
@@ -284,8 +282,8 @@ def test_wherever_the_disk_fails_nothing_is_half_written(tmp_path, monkeypatch):
                     break
                 except RecordError as error:
                     assert "Input/output error" in str(error)
-            newest, left_out = newest_checkpoint(run)
-            assert newest is not None and left_out == []
+            newest, skipped = newest_checkpoint(run)
+            assert newest is not None and skipped == []
             assert_same(newest, checkpoint(newest.step))
             assert list(run.glob("checkpoints/.saving-*")) == []
     assert failing > 8
@@ -369,7 +367,7 @@ for half in True, False:
             save(run, point, half)
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        newest, left_out = newest_checkpoint(run)
+        newest, skipped = newest_checkpoint(run)
         assert newest.step in (10, 20), newest
         assert_same(newest, checkpoint(newest.step))
         with CheckpointWriter(run, keep=1) as writer:
@@ -391,7 +389,7 @@ def test_wherever_a_writer_is_killed_a_good_checkpoint_is_found(run_python, tmp_
     done = run_python(["-c", KILLED, tmp_path])
     assert done.returncode == 0, done.stderr
     half, calls = map(int, done.stdout.split())
-    assert half == 3  # two slots and the manifest
+    assert half == 3  # two files of arrays and the manifest
     assert calls > 15
 
 

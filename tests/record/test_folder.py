@@ -1,4 +1,4 @@
-"""A run gets a folder that is its alone, or is told why not before anything is made."""
+"""A run gets a folder for itself, or is refused before anything is made."""
 
 import os
 import stat
@@ -31,8 +31,8 @@ def foreign(path: Path) -> None:
     [
         (finished, "already holds a finished run; nothing is overwritten: choose"),
         (diverged, "already holds a diverged run; nothing"),
-        (unfinished, "already holds a run without an end; nothing"),
-        (foreign, "already holds files of something else; nothing"),
+        (unfinished, "already holds an unfinished run; nothing"),
+        (foreign, "already holds other files; nothing"),
         (lambda path: path.write_text(""), "is a file; choose another"),
     ],
 )
@@ -53,7 +53,7 @@ def test_an_occupied_run_dir_is_refused_and_not_touched(tmp_path, refuse, occupy
         lambda run: (run / "config.yaml").unlink(),
     ],
 )
-def test_a_run_that_was_touched_would_be_told_apart(tmp_path, touch):
+def test_a_run_that_was_touched_would_be_noticed(tmp_path, touch):
     finished(tmp_path / "run")
     before = contents(tmp_path)
     touch(tmp_path / "run")
@@ -75,7 +75,7 @@ def test_a_run_dir_that_is_empty_or_not_there_is_taken(tmp_path, there):
 def test_a_folder_is_claimed_by_its_config_and_given_once(tmp_path, monkeypatch):
     folder = create_folder(recipe(tmp_path / "run"), "jax")
     assert [p.name for p in folder.iterdir()] == ["config.yaml"]
-    with pytest.raises(RecordError, match="already holds a run without an end"):
+    with pytest.raises(RecordError, match="already holds an unfinished run"):
         create_folder(recipe(folder), "jax")
     # Both of two runs may have found it empty.
     monkeypatch.setattr("record.folder.check_folder", lambda _: None)
@@ -153,7 +153,7 @@ def test_a_run_dir_that_cannot_be_looked_at_is_refused(unprivileged, name):
         check_folder(recipe(unprivileged / name))
 
 
-def test_runs_begun_in_the_same_second_have_names_of_their_own(tmp_path, monkeypatch):
+def test_runs_started_in_the_same_second_have_different_names(tmp_path, monkeypatch):
     class Noon(datetime):
         @classmethod
         def now(cls, tz=None):
@@ -169,7 +169,7 @@ def test_runs_begun_in_the_same_second_have_names_of_their_own(tmp_path, monkeyp
         assert path.is_dir()
 
 
-def test_a_run_told_to_stop_before_it_has_its_folder_takes_that(tmp_path):
+def test_a_run_asked_to_stop_before_it_has_its_folder_takes_that(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "STOP").touch()
     given = recipe(tmp_path / "run")

@@ -16,7 +16,7 @@ def refused(*_):
 
 @pytest.fixture
 def nvml(monkeypatch):
-    """Two GPUs joined by NVLink, a third on another socket, of which less is told."""
+    """Two GPUs joined by NVLink, a third on another socket, with fewer values."""
     nvlinked = {0, 1}
 
     def peers(a, b, index):
@@ -50,10 +50,10 @@ def test_power_caps_and_clocks_are_in_watts_and_megahertz(nvml):
         "power_limit_watts": 700.0,
         "max_sm_clock_mhz": 1980,
     }
-    assert last == first | {"power_limit_watts": None}  # what is not told is not zero
+    assert last == first | {"power_limit_watts": None}  # a missing value is not zero
 
 
-def test_what_joins_each_pair_of_gpus_is_told(nvml):
+def test_the_link_of_each_pair_of_gpus_is_recorded(nvml):
     assert describe_gpus()["links"] == [
         [None, "NVLink", "SYS"],
         ["NVLink", None, "SYS"],

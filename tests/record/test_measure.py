@@ -10,8 +10,8 @@ from recipe.timing import WINDOWS, Pace
 from record.measure import measure
 
 
-class Told:
-    """In place of record, stop and heartbeat: notes what it is told."""
+class Calls:
+    """In place of record, stop and heartbeat: notes its calls."""
 
     def __init__(self, stop_at=None, fail_at=None):
         self.rows, self.points, self.failure = [], [], None
@@ -70,7 +70,7 @@ def measured(monkeypatch):
 
 
 def test_windows_count_by_the_slowest_rank_and_follow_the_last_step(measured):
-    told = Told()
+    told = Calls()
     issued = measured(told)
     assert issued == list(range(40, 40 + len(issued)))
     assert len(told.rows) >= WINDOWS
@@ -85,13 +85,13 @@ def test_windows_count_by_the_slowest_rank_and_follow_the_last_step(measured):
 
 
 def test_the_ranks_come_together_after_each_window_and_a_slow_end_follows(measured):
-    told = Told()
+    told = Calls()
     measured(told)
     assert told.points == [False] * (len(told.points) - 1) + [True]
 
 
 def test_a_stop_ends_the_measuring_with_what_was_timed(measured):
-    told = Told(stop_at=2)
+    told = Calls(stop_at=2)
     measured(told, seconds=1000.0)
     assert len(told.rows) == 3
     assert told.points[-1]
@@ -99,8 +99,8 @@ def test_a_stop_ends_the_measuring_with_what_was_timed(measured):
 
 def test_a_record_that_cannot_be_written_ends_the_run(measured):
     with pytest.raises(RecordError, match="disk full"):
-        measured(Told(fail_at=1))
+        measured(Calls(fail_at=1))
 
 
 def test_nothing_is_measured_where_nothing_is_asked_for(measured):
-    assert measured(Told(), seconds=None) == []
+    assert measured(Calls(), seconds=None) == []

@@ -50,7 +50,7 @@ def test_scores_of_the_matrix_are_sklearns_of_the_labels(case):
     assert scores == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_matrix_with_truth_and_prediction_swapped_would_be_told_apart():
+def test_a_matrix_with_truth_and_prediction_swapped_would_be_noticed():
     truth, predicted, classes = labels("a class without examples")
     scores = class_scores(confusion_of(truth, predicted, classes))
     swapped = class_scores(confusion_of(predicted, truth, classes))
@@ -116,7 +116,7 @@ def test_throughput_is_of_measured_windows_alone_where_there_are_any():
     }
 
 
-def test_warm_up_that_counted_would_be_told_apart():
+def test_warm_up_that_counted_would_be_noticed():
     every = median_throughput(windows(1.0, 30.0, 10.0, 20.0, warmup=0))
     assert every["median"] == 15.0
 

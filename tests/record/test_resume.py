@@ -54,7 +54,7 @@ def run(tmp_path) -> Path:
     return interrupted(tmp_path / "run", 2, 4)
 
 
-def go_on(resume: Resume, given: Config) -> None:
+def rewound(resume: Resume, given: Config) -> None:
     with CheckpointWriter(resume.folder, keep=9) as writer:
         rewind(resume, given, writer, framework="torch", world_size=2)
 
@@ -67,17 +67,17 @@ def step_of(given: Config, fingerprint: str | None = None) -> int | None:
 # Where a run goes on
 
 
-def test_auto_takes_the_newest_good_checkpoint_and_tells_what_it_left_out(run):
+def test_auto_takes_the_newest_valid_checkpoint_and_says_what_it_skipped(run):
     cut(checkpoint_folder(run, 4) / "weights.safetensors", 50)
     resume = resume_point(config(run))
     assert resume is not None and resume.step == 2
     assert (resume.folder, resume.source) == (run, run)
-    left_out, last = resume.told()
-    assert "step-00000004/weights.safetensors has 50 bytes of" in left_out
-    assert last == f"{run} goes on after step 2"
+    skipped, last = resume.messages()
+    assert "step-00000004/weights.safetensors has 50 bytes of" in skipped
+    assert last == f"{run} resumes after step 2"
 
 
-def test_looking_for_where_to_go_on_changes_nothing(run):
+def test_looking_for_where_to_resume_changes_nothing(run):
     before = contents(run)
     resume_point(config(run))
     assert contents(run) == before
@@ -88,7 +88,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_auto_begins_anew_where_nothing_is(tmp_path, there):
+def test_auto_starts_a_new_run_where_nothing_is(tmp_path, there):
     if there:
         (tmp_path / "run").mkdir()
     assert resume_point(config(tmp_path / "run")) is None
@@ -104,11 +104,11 @@ def test_a_run_that_came_to_its_end_is_left_alone(tmp_path, occupy, resume):
 
 
 def test_never_refuses_a_run_that_was_interrupted(run):
-    with pytest.raises(RecordError, match="already holds a run without an end"):
+    with pytest.raises(RecordError, match="already holds an unfinished run"):
         resume_point(config(run, resume="never"))
 
 
-def test_a_run_folder_as_path_goes_on_there(run):
+def test_a_run_folder_as_path_resumes_there(run):
     resume = resume_point(config(None, resume=run))
     assert resume is not None
     assert (resume.folder, resume.source, resume.step) == (run, run, 4)
@@ -129,7 +129,7 @@ def test_a_checkpoint_in_its_own_run_dir_is_gone_back_to_once(tmp_path, run, way
     given = config(run, resume=resume)
     found = resume_point(given)
     assert found is not None and (found.folder, found.source) == (run, run)
-    go_on(found, given)
+    rewound(found, given)
     assert steps(run) == [2]
     with CheckpointWriter(run, keep=9) as writer:
         writer.save(of_run(run, 3))
@@ -157,7 +157,7 @@ def test_a_rank_reads_a_checkpoint_once(run, monkeypatch):
         assert names.count("weights.safetensors") == 1
 
 
-def test_a_path_that_the_system_refuses_is_told_in_one_error(tmp_path):
+def test_a_path_that_the_system_refuses_is_one_error(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     long, loop = tmp_path / ("x" * 300), tmp_path / "a" / "run"
@@ -166,7 +166,7 @@ def test_a_path_that_the_system_refuses_is_told_in_one_error(tmp_path):
             resume_point(config(folder, resume=resume))
 
 
-def test_checkpoints_behind_a_link_are_taken_and_a_dead_link_is_told(tmp_path, run):
+def test_checkpoints_behind_a_link_are_taken_and_a_dead_link_is_reported(tmp_path, run):
     (run / "checkpoints").rename(tmp_path / "scratch")
     (run / "checkpoints").symlink_to(tmp_path / "scratch")
     assert step_of(config(run)) == 4
@@ -185,22 +185,22 @@ def test_a_checkpoint_as_path_that_is_not_good_is_refused(run):
 def test_a_path_without_a_good_checkpoint_is_refused_and_says_why(tmp_path, run):
     cut(checkpoint_folder(run, 2) / "COMMITTED", 5)
     (checkpoint_folder(run, 4) / "COMMITTED").unlink()
-    said = "no good checkpoint; .*04 has no COMMITTED.*; .*02.*was changed"
+    said = "no valid checkpoint; .*04 has no COMMITTED.*; .*02.*was changed"
     with pytest.raises(RecordError, match=said):
         resume_point(config(None, resume=run))
 
 
 NOWHERE = {
-    "sometimes": "sometimes is no word that it takes, .*give auto, never, or the path",
+    "sometimes": "sometimes is neither auto nor never nor a path; .*give auto, never",
     "gone/run": "gone/run does not exist; give auto, never, or the path",
-    "empty": "empty is no run folder; give auto, never, or the path",
+    "empty": "empty is not a run folder; give auto, never, or the path",
     "finished": r"before a checkpoint was due, .*model.weights=.*final\.safetensors",
-    "killed": "cut short before its first checkpoint; .*run.resume=auto begins it",
+    "killed": "interrupted before its first checkpoint; .*run.resume=auto starts it",
 }
 
 
 @pytest.mark.parametrize("resume", NOWHERE)
-def test_what_leads_to_no_checkpoint_is_told_apart(tmp_path, monkeypatch, resume):
+def test_each_path_without_a_checkpoint_has_its_message(tmp_path, monkeypatch, resume):
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     finished(tmp_path / "finished")
@@ -210,23 +210,23 @@ def test_what_leads_to_no_checkpoint_is_told_apart(tmp_path, monkeypatch, resume
             resume_point(config(folder, resume=resume))
 
 
-def test_another_run_dir_goes_on_with_its_own_checkpoints_once_it_has_some(
+def test_another_run_dir_resumes_from_its_own_checkpoints_once_it_has_some(
     tmp_path, run
 ):
     source = checkpoint_folder(run, 2)
     fork, given = tmp_path / "fork", config(tmp_path / "fork", resume=source)
     assert step_of(given) == 2
     create_folder(given, "torch")  # and killed before it had the rows
-    begun = resume_point(given)
-    assert begun is not None and (begun.folder, begun.source) == (fork, run)
-    go_on(begun, given)
+    started = resume_point(given)
+    assert started is not None and (started.folder, started.source) == (fork, run)
+    rewound(started, given)
     assert step_of(given) == 2
     with CheckpointWriter(fork, keep=1) as writer:
         writer.save(of_run(fork, 3))
     (fork / "config.yaml").write_text(to_yaml(config(fork)))  # auto, in between
     own = resume_point(given)
     assert own is not None and (own.folder, own.source, own.step) == (fork, fork, 3)
-    with pytest.raises(RecordError, match="was not begun from"):
+    with pytest.raises(RecordError, match="was not started from"):
         resume_point(config(fork, resume=checkpoint_folder(run, 4)))
 
 
@@ -236,13 +236,13 @@ def test_a_run_of_its_own_is_not_taken_for_one_that_began_elsewhere(
 ):
     other = interrupted(tmp_path / "other", *saved)
     before = contents(other)
-    said = f"{other} holds a run that was cut .* not begun from run.resume={run}"
+    said = f"{other} holds an interrupted run .* not started from run.resume={run}"
     with pytest.raises(RecordError, match=said):
         resume_point(config(other, resume=run))
     assert contents(other) == before
 
 
-def test_a_finished_run_is_gone_on_from_in_another_folder_alone(tmp_path, run):
+def test_a_finished_run_is_continued_in_another_folder_only(tmp_path, run):
     finished(tmp_path / "other")
     (tmp_path / "other" / "summary.json").rename(run / "summary.json")
     with pytest.raises(RecordError, match="finished run; .* give another run.dir"):
@@ -253,7 +253,7 @@ def test_a_finished_run_is_gone_on_from_in_another_folder_alone(tmp_path, run):
 def test_another_run_dir_must_be_free(tmp_path, run):
     (tmp_path / "fork").mkdir()
     (tmp_path / "fork" / "thesis.tex").touch()
-    with pytest.raises(RecordError, match="files of something else"):
+    with pytest.raises(RecordError, match="other files"):
         resume_point(config(tmp_path / "fork", resume=run))
 
 
@@ -278,17 +278,17 @@ def test_what_would_be_another_run_is_refused_key_by_key(
         resume_point(config(run, **changes))
     resume = resume_point(config(run, run={"resume_anyway": True}, **changes))
     assert resume is not None and resume.differences == (said,)
-    assert f"resumed anyway: {said}" in resume.told()
+    assert f"resumed anyway: {said}" in resume.messages()
 
 
 @pytest.mark.parametrize("steps", [3, 9])
-def test_under_a_constant_schedule_a_run_goes_on_to_any_length(run, steps):
+def test_under_a_constant_schedule_a_run_can_be_extended(run, steps):
     resume = resume_point(config(run, steps=steps))
     assert resume is not None and resume.differences == ()
     assert resume.step == 4  # a length that lies behind it is refused by the plan
 
 
-def test_a_schedule_that_the_length_sets_is_gone_on_with_at_that_length_alone(tmp_path):
+def test_a_schedule_set_by_the_length_resumes_at_that_length_only(tmp_path):
     run = interrupted(tmp_path / "run")
     cosine = ScheduleConfig(name="cosine")
     whole = replace(config(run), schedule=cosine)
@@ -311,11 +311,11 @@ def test_a_schedule_that_the_length_sets_is_gone_on_with_at_that_length_alone(tm
 def test_what_is_finished_is_trained_on_in_another_folder(tmp_path):
     run = tmp_path / "run"
     finished(run)
-    with pytest.raises(RecordError, match=r"train it on: model.weights=.*/final.safet"):
+    with pytest.raises(RecordError, match=r"continue it: model.weights=.*/final.safet"):
         resume_point(config(run, steps=9))
     with CheckpointWriter(run, keep=9) as writer:
         writer.save(of_run(run, 4))
-    with pytest.raises(RecordError, match="to train it on: run.resume=.*/run, another"):
+    with pytest.raises(RecordError, match="to continue it: run.resume=.*/run, another"):
         resume_point(config(run, steps=9))
 
 
@@ -326,18 +326,18 @@ def test_a_traced_step_ends_no_run_that_was_to_be_longer(tmp_path, run):
 
 
 @pytest.mark.parametrize("steps, tested", [(3, None), (4, None), (4, 2)])
-def test_a_run_is_gone_on_with_only_where_steps_are_left(tmp_path, steps, tested):
+def test_a_run_resumes_only_where_steps_are_left(tmp_path, steps, tested):
     run = interrupted(tmp_path / "run", 4)
     test = None if tested is None else SCORES | {"step": tested}
     with CheckpointWriter(run, keep=9) as writer:
         writer.save(replace(of_run(run, 4), test=test))
     given = config(run, steps=steps, run={"resume_anyway": True})
     plan = BatchPlan.of(given, examples=16)
-    with pytest.raises(RecordError, match=f"step 4, .* asked for is step {steps}; "):
+    with pytest.raises(RecordError, match=f"step 4, .* asked for is {steps}; "):
         ResumePlan("jax", given, 1).resolve(plan, METADATA.data_fingerprint)
 
 
-def test_a_run_killed_between_its_last_step_and_its_end_is_gone_on_with(tmp_path):
+def test_a_run_killed_between_its_last_step_and_its_end_resumes(tmp_path):
     run = interrupted(tmp_path / "run")
     with CheckpointWriter(run, keep=9) as writer:
         writer.save(replace(of_run(run, 4), test=SCORES | {"step": 4}))
@@ -363,7 +363,7 @@ def test_other_data_is_another_run_and_the_same_is_not(run):
         resume_point(config(run), "d1" * 32)
 
 
-def test_where_and_how_fast_a_run_goes_on_is_free(run):
+def test_where_and_how_fast_a_run_resumes_is_free(run):
     looks = {"log_every_steps": 1, "timed_seconds": 3.0}
     given = replace(config(run, **looks), devices=8, platform="cpu")
     given = replace(given, parallel=replace(given.parallel, name="pmap"))
@@ -379,13 +379,13 @@ def uninterrupted(run: Path, step: int) -> list[dict]:
 
 
 @pytest.mark.parametrize("step", [2, 4])
-def test_the_record_ends_at_the_step_and_says_that_it_goes_on(run, step):
+def test_the_record_ends_at_the_step_and_says_that_it_resumes(run, step):
     before = (run / "metrics.jsonl").read_bytes().splitlines()
     given = config(run, resume=checkpoint_folder(run, step))
     (run / REQUEUE).touch()
     resume = resume_point(given)
     assert resume is not None
-    go_on(resume, given)
+    rewound(resume, given)
     *rows, last = (run / "metrics.jsonl").read_bytes().splitlines()
     assert rows == before[: 2 * step]  # byte for byte, two rows for each step
     assert read_rows(run)[-1] == {
@@ -404,7 +404,7 @@ def test_what_was_timed_after_the_last_step_is_none_to_come_back_to(run):
     timed = timed | {"step": 500, "measured": True}
     (run / "metrics.jsonl").write_bytes(lines + json.dumps(timed).encode() + b"\n")
     given = config(run, resume=checkpoint_folder(run, 4))
-    go_on(resume_point(given), given)
+    rewound(resume_point(given), given)
     *kept, told = read_rows(run)
     assert kept == rows and told["again_until"] == 4
 
@@ -413,7 +413,7 @@ def test_what_was_resumed_anyway_is_in_the_record(run):
     given = config(run, seed=7, run={"resume_anyway": True})
     resume = resume_point(given)
     assert resume is not None
-    go_on(resume, given)
+    rewound(resume, given)
     assert read_rows(run)[-1]["differences"] == ["train.seed is 7, was 0"]
     assert (run / "config.yaml").read_text() == to_yaml(given)
 
@@ -423,7 +423,7 @@ def test_steps_done_again_replace_those_before_and_the_record_can_be_read(run):
     whole = read_rows(run)
     resume = resume_point(given)
     assert resume is not None
-    go_on(resume, given)
+    rewound(resume, given)
     with (run / "metrics.jsonl").open("a") as file:
         for row in whole[4:]:
             file.write(json.dumps(strict_json(row)) + "\n")
@@ -431,14 +431,12 @@ def test_steps_done_again_replace_those_before_and_the_record_can_be_read(run):
     assert losses == [row["loss"] for row in whole if row["kind"] == "step"]
 
 
-def test_a_run_gone_on_with_in_another_folder_has_the_rows_that_lead_there(
-    tmp_path, run
-):
+def test_a_run_resumed_in_another_folder_has_the_rows_up_to_there(tmp_path, run):
     given = config(tmp_path / "fork", resume=checkpoint_folder(run, 2))
     resume = resume_point(given)
     assert resume is not None
     before = contents(run)
-    go_on(resume, replace(given, run=recipe(create_folder(given, "torch")).run))
+    rewound(resume, replace(given, run=recipe(create_folder(given, "torch")).run))
     assert contents(run) == before
     rows = read_rows(tmp_path / "fork")
     assert rows[:-1] == uninterrupted(run, 2)
@@ -462,7 +460,7 @@ def test_a_line_without_its_end_is_passed_over(run, partial):
 
 
 @pytest.mark.parametrize("broken", ["{", "3", "{}", '{"step": true}', "[" * 99_999])
-def test_a_broken_line_before_the_last_is_told_by_its_number(run, broken):
+def test_a_broken_line_before_the_last_is_reported_by_its_number(run, broken):
     file = run / "metrics.jsonl"
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines[:2], broken, *lines[2:], ""]))
@@ -478,7 +476,7 @@ def test_before_the_first_step_no_rows_are_needed(tmp_path, run):
 
 
 @pytest.mark.parametrize("point", range(5))
-def test_a_rewind_that_is_cut_short_can_be_done_again(run, monkeypatch, point):
+def test_an_interrupted_rewind_can_be_repeated(run, monkeypatch, point):
     given = config(run, resume=checkpoint_folder(run, 2))
     resume = resume_point(given)
     assert resume is not None
@@ -495,10 +493,10 @@ def test_a_rewind_that_is_cut_short_can_be_done_again(run, monkeypatch, point):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", dying(os.replace))
         patch.setattr(os, "unlink", dying(os.unlink))
-        go_on(resume, given)
+        rewound(resume, given)
     again = resume_point(given)
     assert again is not None
-    go_on(again, given)
+    rewound(again, given)
     assert [row["step"] for row in read_rows(run)] == [1, 2, 2, 2, 2]
     assert steps(run) == [2]
 
@@ -576,7 +574,7 @@ def test_what_was_resumed_anyway_is_in_the_summary_ever_after(tmp_path):
     assert summary["resumed_anyway"] == ["train.seed is 7, was 0"]
 
 
-def test_a_run_gone_on_with_warms_up_and_is_as_fast_as_its_last_start(tmp_path):
+def test_a_resumed_run_warms_up_and_is_as_fast_as_its_last_start(tmp_path):
     given = config(tmp_path / "run")
     with pytest.raises(StoppedError):
         leg(given, stop_after=2)
@@ -633,7 +631,7 @@ def test_rows_are_on_the_disk_before_the_checkpoint_they_lead_to(tmp_path, monke
     assert names == ["metrics.jsonl", "COMMITTED.partial"] * 4
 
 
-def test_two_runs_do_not_go_on_in_one_folder(tmp_path):
+def test_two_runs_do_not_resume_in_one_folder(tmp_path):
     given = config(tmp_path / "run")
 
     def second(recorder):

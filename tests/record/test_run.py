@@ -186,7 +186,7 @@ def test_those_in_a_list_too(written):
     assert read == {"median": math.inf, "windows": [math.inf, 1.5]}
 
 
-def test_rows_can_be_read_while_the_run_goes_on(folder, monkeypatch):
+def test_rows_can_be_read_during_the_run(folder, monkeypatch):
     seen = []
     evaluation = Recorder.evaluation
 
@@ -320,7 +320,7 @@ def full_disk(folder) -> Path:
     return folder
 
 
-def test_a_full_disk_does_not_raise_where_the_other_ranks_would_go_on(full_disk):
+def test_a_full_disk_does_not_raise_where_the_other_ranks_would_continue(full_disk):
     run = recipe(full_disk)
     plan = BatchPlan.of(run, examples=16)
     with Recorder(full_disk, run, plan, METADATA) as recorder:
@@ -452,8 +452,8 @@ STEP = {
     [
         (json.dumps(STEP)[:40], "is not JSON"),
         ("", "is not JSON"),
-        ("[]", r"is of no known kind \(step, window, evaluation, resume\)"),
-        (json.dumps(STEP | {"kind": "stride"}), "is of no known kind"),
+        ("[]", r"is of unknown kind \(step, window, evaluation, resume\)"),
+        (json.dumps(STEP | {"kind": "stride"}), "is of unknown kind"),
         (json.dumps({k: STEP[k] for k in STEP if k != "loss"}), "lacks loss"),
         (json.dumps(STEP | {"perplexity": 9.0}), "has unknown perplexity"),
         (json.dumps(STEP | {"step": "2"}), ": step is '2', expected int"),
@@ -470,7 +470,7 @@ def test_a_row_that_is_whole_is_not_refused(written):
     assert read_run(written).rows[1] == STEP
 
 
-def test_a_last_row_cut_short_is_refused(written):
+def test_an_incomplete_last_row_is_refused(written):
     file = written / "metrics.jsonl"
     os.truncate(file, file.stat().st_size - 10)
     with pytest.raises(RecordError, match="line 8 is not JSON"):
@@ -545,7 +545,7 @@ def test_an_average_and_the_weights_it_is_of_are_read_and_each_is_missed(folder)
             read_run(folder)
 
 
-def test_weights_cut_short_are_refused(written):
+def test_truncated_weights_are_refused(written):
     file = written / "final.safetensors"
     os.truncate(file, file.stat().st_size - 10)
     with pytest.raises(RecordError, match=r"final\.safetensors: "):

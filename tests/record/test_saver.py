@@ -15,7 +15,7 @@ from tests.record.checkpoints import assert_same, checkpoint, steps
 
 
 class Disk:
-    """Stands in for a writer: as slow as it is told, and broken at some steps."""
+    """Stands in for a writer: slow on request, and failing at some steps."""
 
     def __init__(self, broken: tuple[int, ...] = ()):
         self.may_write = threading.Event()
@@ -52,7 +52,7 @@ def test_a_save_is_on_the_disk_when_the_saver_is_closed(tmp_path):
     assert_same(newest_checkpoint(tmp_path)[0], checkpoint(30))
 
 
-def test_steps_go_on_while_a_save_is_written_and_may_change_its_arrays():
+def test_steps_continue_while_a_save_is_written_and_may_change_its_arrays():
     disk, given = Disk(), checkpoint(10)
     with saver(disk) as saving:
         saving.save(given)
@@ -84,7 +84,7 @@ def test_at_most_one_save_is_in_flight():
     assert disk.most == 1
 
 
-def test_an_error_is_raised_by_the_next_save_which_is_not_begun():
+def test_an_error_is_raised_by_the_next_save_which_is_not_started():
     disk = Disk(broken=(10,))
     disk.may_write.set()
     with saver(disk) as saving:
@@ -196,7 +196,7 @@ def test_a_clock_that_is_set_moves_no_checkpoint(monkeypatch, jump):
         assert not saving.time_is_up()
 
 
-def test_a_rule_that_followed_such_a_clock_would_be_told(monkeypatch):
+def test_a_rule_that_followed_such_a_clock_would_be_noticed(monkeypatch):
     wall = time.time
     with saver(Disk(), now=lambda: time.time()) as saving:
         monkeypatch.setattr(time, "time", lambda: wall() + 1e9)

@@ -37,7 +37,7 @@ TABLES = {
 }
 FIELDS = [(table, field) for table in TABLES for field in TABLES[table]]
 
-# Headings of docs/record.md, and what the table that follows each is held against.
+# Headings of docs/record.md, and what the table that follows each is compared with.
 DOCUMENTED = {
     "### Step rows": STEP,
     "### Window rows": WINDOW,
@@ -99,7 +99,7 @@ def written(folder, saved, resumed):
 @pytest.mark.parametrize("table", TABLES)
 def test_what_a_run_writes_is_what_the_schema_says(written, table):
     check_fields(written[table], TABLES[table], "here")
-    assert list(written[table]) == list(TABLES[table])  # in its order, too
+    assert list(written[table]) == list(TABLES[table])  # also in its order
 
 
 @pytest.mark.parametrize("path", [None, ""], ids=["git", "no git"])
@@ -179,7 +179,7 @@ def test_the_docs_name_every_field_of_the_record(text, heading, table):
 
 
 @pytest.mark.parametrize("heading, table", DOCUMENTED.items())
-def test_a_field_the_docs_had_forgotten_would_be_told(text, heading, table):
+def test_a_field_the_docs_had_forgotten_would_be_noticed(text, heading, table):
     *others, last = table
     without = re.sub(rf"^\| `{last}` \|.*\n", "", text, flags=re.MULTILINE)
     assert list(documented(without)[heading]) == others
@@ -191,7 +191,7 @@ def test_the_docs_give_every_field_the_types_it_may_have(text, heading, table):
     assert types == {field: table[field].types for field in table}
 
 
-def test_a_null_the_docs_had_forgotten_would_be_told(text):
+def test_a_null_the_docs_had_forgotten_would_be_noticed(text):
     without = documented(text.replace(", or null", ""))["## environment.json"]
     assert types_of(without["cpu_count"]) != ENVIRONMENT["cpu_count"].types
 

@@ -37,7 +37,7 @@ class Asked:
 
 
 class Beats:
-    """In place of the heartbeat: notes what it is told."""
+    """In place of the heartbeat: notes its calls."""
 
     def __init__(self):
         self.points, self.closed = [], False
@@ -60,7 +60,7 @@ class Beats:
 
 
 def alone(*others):
-    """One process that is told it has others, whose numbers are these.
+    """One process among simulated others, whose numbers are these.
 
     Args:
       others: of the n-th gather, what another rank says there; None: the same.
@@ -161,7 +161,7 @@ def test_whichever_rank_is_to_stop_all_leave_after_one_step(
         others = [*before, [1.0] if call == 2 else [0.0, 1.0, 0.0]]
     ranks, gathered = alone(*others)
     session = session_of(given, ranks, asked)
-    with pytest.raises(StoppedError, match=f"saved after step {step}. To go on: "):
+    with pytest.raises(StoppedError, match=f"saved after step {step}. To resume: "):
         train(given, session)
     assert gathered == START + (WINDOW if step else []) + END
     assert asked.watched == tmp_path / "run" / STOP
@@ -185,7 +185,7 @@ def test_a_stop_in_start_up_marks_a_folder_that_was_named(tmp_path, monkeypatch,
     given = recipe(tmp_path / "run" if named else None)
     ranks, gathered = alone()
     session = session_of(given, ranks, Asked(call=1))
-    told = "saved after step 0" if named else "nothing was begun"
+    told = "saved after step 0" if named else "nothing was started"
     with pytest.raises(StoppedError, match=f"asked to by SIGTERM; {told}"):
         train(given, session)
     assert gathered == START[:2]

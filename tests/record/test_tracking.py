@@ -60,7 +60,7 @@ def as_lines(rows: list[dict]) -> list[str]:
     return [json.dumps(row, sort_keys=True) for row in plain]
 
 
-def gone_on_with(record: list[dict], again_until: int) -> list[dict]:
+def resumed_rows(record: list[dict], again_until: int) -> list[dict]:
     return [*record, {"kind": "resume", "step": 4, "again_until": again_until}]
 
 
@@ -200,13 +200,13 @@ def test_a_run_that_did_not_finish_is_marked_failed(offline_run):
     assert code == 1
 
 
-def test_a_killed_run_gone_on_with_is_one_run_of_wandb_without_a_seam(tmp_path):
+def test_a_killed_run_that_resumes_is_one_run_of_wandb_without_a_seam(tmp_path):
     run = tmp_path / "run"
     with fresh_wandb(tmp_path / "home", WANDB_MODE="offline"):
         run_until_killed(run, "wandb")
         (killed,) = run.glob("wandb/offline-run-*/*.wandb")
         known_as = (run / "wandb_id").read_text().strip()
-        tracker = open_tracker(run, "wandb", rows=gone_on_with(BEFORE, again_until=7))
+        tracker = open_tracker(run, "wandb", rows=resumed_rows(BEFORE, again_until=7))
         for row in AGAIN:
             tracker.log(row)
         tracker.finish({"status": "finished"})
@@ -221,7 +221,7 @@ def test_online_wandb_is_sent_what_it_lacks_and_nothing_twice(tmp_path, arrived)
     with receiving() as (url, history):
         key = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "k" * 40}
         with fresh_wandb(tmp_path / "home", **key):
-            for rows, logged in ([], before), (gone_on_with(BEFORE, 7), AGAIN):
+            for rows, logged in ([], before), (resumed_rows(BEFORE, 7), AGAIN):
                 tracker = open_tracker(run, "wandb", rows=rows)
                 for row in logged:
                     tracker.log(row)
@@ -235,7 +235,7 @@ def test_the_lines_printed_upload_the_attempts_as_one_run(tmp_path, capsys, sync
     run = tmp_path / "run"
     script = str(Path(sys.executable).with_name("wandb"))
     with receiving() as (url, history), fresh_wandb(tmp_path / "home"):
-        for rows, logged in ([], BEFORE + KILLED), (gone_on_with(BEFORE, 7), AGAIN):
+        for rows, logged in ([], BEFORE + KILLED), (resumed_rows(BEFORE, 7), AGAIN):
             tracker = open_tracker(run, "wandb", rows=rows)
             for row in logged:
                 tracker.log(row)
@@ -337,7 +337,7 @@ def test_a_config_that_holds_the_key_is_refused_without_showing_it(monkeypatch, 
     check_tracking(given)  # nobody's key as yet
     monkeypatch.setenv("WANDB_API_KEY", CANARY)
     with pytest.raises(
-        ConfigError, match="tracking.tags holds what WANDB_API_KEY"
+        ConfigError, match="tracking.tags contains the value of WANDB_API_KEY"
     ) as e:
         check_tracking(given)
     assert CANARY not in str(e.value)
@@ -388,14 +388,14 @@ def test_tensorboard_shows_the_metrics_by_the_same_names(tmp_path):
 
 
 @pytest.mark.parametrize("written", ["whole", "cut", "nothing"])
-def test_a_killed_run_gone_on_with_is_one_curve_in_tensorboard(tmp_path, written):
+def test_a_killed_run_that_resumes_is_one_curve_in_tensorboard(tmp_path, written):
     run_until_killed(tmp_path, "tensorboard")
     (killed,) = tmp_path.glob("tensorboard/events.*")
     if written == "cut":
         killed.write_bytes(killed.read_bytes()[:-5])
     if written == "nothing":
         killed.unlink()
-    rows = gone_on_with(BEFORE, again_until=7)
+    rows = resumed_rows(BEFORE, again_until=7)
     tracker = open_tracker(tmp_path, "tensorboard", rows=rows)
     for row in AGAIN:
         tracker.log(row)
@@ -403,7 +403,7 @@ def test_a_killed_run_gone_on_with_is_one_curve_in_tensorboard(tmp_path, written
     assert shown_by_tensorboard(tmp_path) == points(BEFORE + AGAIN)
 
 
-def test_tensorboard_can_be_followed_while_the_run_goes_on(tmp_path):
+def test_tensorboard_can_be_followed_during_the_run(tmp_path):
     tracker = open_tracker(tmp_path, "tensorboard")
     (events,) = tmp_path.glob("tensorboard/events.*")
     before = events.stat().st_size
@@ -520,7 +520,7 @@ class Broken:
 
 
 @pytest.mark.parametrize("door", ["open", "log", "finish"])
-def test_a_failing_tracker_warns_once_and_lets_the_run_go_on(
+def test_a_failing_tracker_warns_once_and_the_run_continues(
     tmp_path, monkeypatch, caplog, door
 ):
     monkeypatch.setattr(Broken, "door", door)

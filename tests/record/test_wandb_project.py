@@ -40,9 +40,9 @@ def test_a_run_that_has_not_ended_is_named_and_fetched_when_it_has(tmp_path, pro
     one, two = (tmp_path / "fetched" / name for name in project)
     listed = project | {"two": running(project["two"])}
     killed = running(project["two"]) | {"state": "crashed"}
-    gone_on_with = project["two"] | {"state": "running"}  # has its first end's summary
+    resumed = project["two"] | {"state": "running"}  # has its first end's summary
     with fetching(tmp_path, {"p": listed}) as fetch:
-        for unfinished in listed["two"], killed, gone_on_with:
+        for unfinished in listed["two"], killed, resumed:
             listed["two"] = unfinished
             places, [(name, reason)] = fetch("e/p")
             assert (places, name) == ([one], "e/p/two (shown as two)")

@@ -1,4 +1,4 @@
-"""W&B is told what was typed, else what its own variables say, else Duet's choice."""
+"""W&B's settings are from the command line, else its variables, else Duet's."""
 
 import contextlib
 import io

@@ -30,7 +30,7 @@ def test_a_run_starts_from_what_was_exported(make_config, tmp_path, layout, kind
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("weights.h5", b"", r"none of .safetensors, .npz, .pth and .pt"),
+        ("weights.h5", b"", r"not a .safetensors, .npz, .pth or .pt file"),
         ("weights.pth", b"", "is damaged, or holds more than tensors"),
         ("missing.pt", None, "cannot be read: No such file"),
         ("empty.npz", b"", "cannot be read"),
@@ -101,7 +101,7 @@ def test_a_new_head_needs_no_head_in_the_file(make_config, tmp_path):
     check_weights(make_config(*RECIPE, f"model.weights={path}", "model.head=new"))
 
 
-def test_without_the_key_another_number_of_classes_is_told_of_it(make_config, tmp_path):
+def test_without_the_key_another_number_of_classes_is_refused(make_config, tmp_path):
     path = tmp_path / "weights.npz"
     saved(make_config("data=synthetic", "model=cnn", "task.classes=7"), path)
     with pytest.raises(ConfigError, match=r"is of 7 classes: .* model\.head=new"):
@@ -141,7 +141,7 @@ def weight_shapes(config):
 """
 
 
-def test_a_model_of_ones_own_says_which_layer_is_its_head(make_config, tmp_path):
+def test_a_custom_model_says_which_layer_is_its_head(make_config, tmp_path):
     for name in "shapes.py", "torch_model.py", "jax_model.py":
         (tmp_path / name).write_text(OWN)
     path = tmp_path / "weights.npz"

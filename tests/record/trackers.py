@@ -59,7 +59,7 @@ def attempt(*steps: int, loss: float = 0.5) -> list[dict]:
     return rows
 
 
-# Killed after step 7, the run goes on after step 4, and so that it can be told apart.
+# Killed after step 7, the run resumes after step 4, with other numbers.
 BEFORE, KILLED = attempt(1, 2, 3, 4), attempt(5, 6, 7)
 
 

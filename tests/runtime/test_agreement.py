@@ -76,7 +76,7 @@ def test_each_rank_has_its_own_result_unless_one_fails(on_ranks):
         return ranks.on_every_rank(make)
 
     first, second = on_ranks(2, fails_on_rank_one)
-    assert str(first) == "stopped, since ranks [1] could not go on"
+    assert str(first) == "stopped, since ranks [1] failed"
     assert str(second) == "not here" and second.of_one_rank
 
 

@@ -1,4 +1,4 @@
-"""Ranks that watch over each other: processes of plain Python, without a framework."""
+"""Ranks that monitor each other: processes of plain Python, without a framework."""
 
 import re
 import signal
@@ -128,7 +128,7 @@ def test_a_frozen_rank_is_missed_and_leaves_once_it_is_thawed(ranks, text):
     two.processes[1].send_signal(signal.SIGSTOP)
     statuses, said = two.left(0)
     assert statuses == [1]
-    assert "rank 1 (process" in said and "has given no sign of life for 2 s" in said
+    assert "rank 1 (process" in said and "has sent no heartbeat for 2 s" in said
     two.processes[1].send_signal(signal.SIGCONT)
     assert two.left(1)[0] == [1]
 
@@ -144,13 +144,13 @@ def test_ranks_that_are_suspended_together_blame_nobody(ranks):
     assert two.left(0, 1) == ([0, 0], "")
 
 
-def test_where_all_live_and_none_goes_on_all_are_ended(ranks):
+def test_if_all_are_alive_and_none_progresses_all_are_ended(ranks):
     steps = "[(heartbeat.progress(), time.sleep(0.1)) for _ in range(20)];"
     two = ranks(*[steps + WAITS] * 2, silence=2)
     two.connect()
     statuses, said = two.left(0, 1)
     assert statuses == [1, 1]
-    assert said.startswith("error: the ranks wait for each other: nothing was done for")
+    assert said.startswith("error: the ranks are deadlocked: no progress for")
 
 
 def test_what_a_window_may_take_grows_with_those_before(ranks):
@@ -165,7 +165,7 @@ def test_a_rank_that_never_comes_is_named(ranks):
     two.processes[1].kill()
     statuses, said = two.left(0)
     assert statuses == [1]
-    assert "error: rank 1 has not come within 3 s" in said
+    assert "error: rank 1 has not connected within 3 s" in said
 
 
 def test_a_rank_that_fails_says_how_and_the_others_repeat_it(ranks):

@@ -122,7 +122,7 @@ def test_pmi_s_variables_as_srun_sets_them_are_srun_s():
     assert from_environment({**STEP, "PMI_SIZE": "4", "PMI_RANK": "3"}).rank == 3
 
 
-def test_a_pod_of_kubeflow_s_is_told_to_use_torchrun_unless_it_is_the_only_one():
+def test_a_kubeflow_pod_is_refused_naming_torchrun_unless_it_is_the_only_one():
     pod = {k: TORCHRUN[k] for k in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
     with pytest.raises(ConfigError, match=r"but LOCAL_RANK is not; .*PET_\*"):
         from_environment(pod)

@@ -1,4 +1,4 @@
-"""A run that is asked to stop is told so, whoever asks."""
+"""A run notices that it is asked to stop, whoever asks."""
 
 import os
 import signal

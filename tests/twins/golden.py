@@ -1,8 +1,8 @@
 """Five steps of every model in fp64, whose losses a refactor has to leave alone.
 
-    python -m tests.twins.golden    # writes golden.json anew, by PyTorch's twin
+    python -m tests.twins.golden    # updates golden.json, by PyTorch's twin
 
-Write them anew only where a commit is meant to change numbers, and says why.
+Update them only if a commit is meant to change numbers, and says why.
 """
 
 import json

@@ -82,7 +82,7 @@ def test_sums_of_16_bits_are_kept_in_32_and_given_back_in_16(shape, dtype):
     for mine, right in zip(found, exact, strict=True):
         assert mine.dtype == dtype
         error = np.abs(np.asarray(mine, float) - right).max()
-        # The weights of the sum are rounded, too.
+        # The weights of the sum are also rounded.
         assert error <= 2 * jnp.finfo(dtype).eps * np.abs(right).max()
 
 

@@ -61,7 +61,7 @@ def test_what_averages_leaves_the_training_as_it_is(make_config, twins):
         assert max(leaf_differences(average, end).values()) > 1e-3
 
 
-def test_a_skipped_step_has_no_part_in_the_average(twins):
+def test_a_skipped_step_does_not_affect_the_average(twins):
     config, weights, arrays, batches, rate = case("fp16", f"optim.ema_decay={DECAY}")
     for twin in twins(config, weights, arrays):
         history, averages = [], []

@@ -1,4 +1,4 @@
-"""A user's own nn.Dropout and nnx.Dropout drop the same units, or are refused."""
+"""A custom model's nn.Dropout and nnx.Dropout drop the same units, or are refused."""
 
 import jax
 import jax.numpy as jnp

@@ -186,7 +186,7 @@ def test_a_fault_is_named_by_where_the_twins_part(fault, pair, verdict):
     assert found.suspects
 
 
-def test_only_a_bias_before_a_norm_is_not_held_against_the_other(pair, verdict):
+def test_only_a_bias_before_a_norm_is_not_compared(pair, verdict):
     assert verdict(pair("batchnorm")).wandering == [
         "block.0.conv.bias",
         "block.1.conv.bias",
@@ -201,7 +201,7 @@ def test_only_a_bias_before_a_norm_is_not_held_against_the_other(pair, verdict):
         (NONE, "block.0.tokens.rate is in one twin alone: nothing in torch_model.py"),
     ],
 )
-def test_dropout_of_one_twin_alone_is_told_before_any_step(replaced, told, pair):
+def test_dropout_of_one_twin_alone_is_reported_before_any_step(replaced, told, pair):
     config = pair("dropout", "torch", replaced)
     found = wrong_leaves(
         *(leaves_of(twin, config) for twin in ("torch", "jax")), listed_leaves(config)
@@ -250,7 +250,7 @@ def test_features_that_are_the_last_of_four_axes_are_no_channels_of_images(
 )
 def test_what_draws_from_torchs_own_generator_is_refused(given, where, pair, verdict):
     drawn = {"self.tokens(mixture)": f"F.dropout(mixture, 0.2{given})"}
-    told = f"torch_model.py: {where} draws from torch's generator.* hold an nn.Dropout"
+    told = f"torch_model.py: {where} draws from torch's generator.* keep an nn.Dropout"
     with pytest.raises(ConfigError, match=told):
         verdict(pair("dropout", "torch", drawn))
 

@@ -72,7 +72,7 @@ AVERAGING, OF_STEM = ["optim.ema_decay=0.9"], "average of stem.kernel after the 
 
 @pytest.fixture
 def steps(worlds):
-    """Either twin's steps taken apart, (trace, weights after it) one at a time.
+    """The traces of each twin's steps, (trace, weights after it) one at a time.
 
     As they are asked for, and without compiling a graph that nothing else uses.
     """
@@ -166,7 +166,7 @@ def norm_of(gradients):
 
 
 def judged(config, steps):
-    """What the whole comes to, and the trace of each step."""
+    """The end of the whole training, and the trace of each step."""
     steps = list(steps)
     runs = as_runs(config, steps)
     whole = compare(("a", runs[0]), ("b", runs[1]), "frameworks", None)
@@ -396,7 +396,7 @@ UNPLANTED = [
     ),
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_without_a_planted_difference_nothing_parts(
+def test_without_a_planted_difference_nothing_differs(
     model, overrides, steps, make_config
 ):
     config = make_config(*RECIPE, f"model.folder={FOLDERS[model]}", *overrides)
@@ -444,7 +444,7 @@ def test_a_planted_difference_is_named_within_one_layer_and_step(
 @pytest.mark.parametrize(
     ("planted", "verdict"), [(False, IDENTICAL), (True, DIFFERENT)]
 )
-def test_a_mean_of_means_parts_the_test_loss(
+def test_a_mean_of_means_changes_the_test_loss(
     planted, verdict, model, make_config, worlds, monkeypatch
 ):
     """Over 12 examples in batches of 8, the last of which holds four."""

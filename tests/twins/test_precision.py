@@ -185,7 +185,7 @@ def test_tf32_is_refused_on_a_cpu(make_config):
         (torch_impl.precision.configure, torch.device("cpu")),
         (jax_impl.precision.configure, jax.devices()[0]),
     ):
-        with pytest.raises(ConfigError, match="precision=tf32 is not there on .* Ampe"):
+        with pytest.raises(ConfigError, match="tf32 is not available on .* Ampe"):
             configure(config, device)
 
 

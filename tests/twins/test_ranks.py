@@ -32,7 +32,7 @@ FP64 = 1e-10  # the contract's, over many steps
 
 @pytest.fixture(scope="module")
 def two_torch_ranks(request, run_python, tmp_path_factory):
-    """Case -> what each step came to in PyTorch on two ranks, and its weights.
+    """Case -> the metrics of each step in PyTorch on two ranks, and its weights.
 
     Of the cases that this session asks for.
     """

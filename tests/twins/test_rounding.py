@@ -42,7 +42,7 @@ def test_adamws_bias_correction_is_right_to_fp32s_rounding(make_config, beta2):
     np.testing.assert_allclose(updates, 1, rtol=1e-6)
 
 
-def test_optaxs_own_bias_correction_would_be_told(make_config):
+def test_optaxs_own_bias_correction_would_be_noticed(make_config):
     o = make_config(*FP32).optim
     off = adam_updates(optax.scale_by_adam(o.beta1, o.beta2, o.eps), 20) - 1
     assert off.max() < -3e-6

@@ -52,7 +52,7 @@ def test_pytorch_gathers_parameters_for_forward_and_again_for_backward(found):
     gathered = [*forward, *reversed(forward)]
     assert list(sizes[: len(gathered)]) == gathered
     assert sum(forward) == found["padded"] == DEVICES * sum(sizes[len(gathered) :])
-    # What the model leaves out: axes shorter than the devices are many are padded.
+    # What the model ignores: axes shorter than the number of devices are padded.
     assert found["padded"] > gradient_bytes(found["parameters"], "fp32")
 
 

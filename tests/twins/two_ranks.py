@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node=2 tests/twins/two_ranks.py FOLDER
 
-Rank 0 leaves FOLDER/NAME.npz: what each step came to, and the weights at the end.
+Rank 0 leaves FOLDER/NAME.npz: the metrics of each step, and the weights at the end.
 """
 
 import os

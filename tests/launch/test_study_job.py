@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from launch.cell import alone
 from launch.children import end
+from launch.study_job import alone
 from tests.conftest import ROOT
 
 SPAN = "import time; print(time.time()); time.sleep(0.3); print(time.time())"
@@ -28,7 +28,7 @@ while not (folder / other).exists():
 """
 
 
-def test_cells_of_one_lock_never_run_at_once(tmp_path):
+def test_runs_of_one_lock_never_run_at_once(tmp_path):
     def span(number: int) -> tuple[float, float]:
         log = tmp_path / f"{number}.log"
         command = [sys.executable, "-c", SPAN]
@@ -44,7 +44,7 @@ def test_cells_of_one_lock_never_run_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("locks", "seconds", "met"), [(1, 1, False), (2, 120, True)], ids=["one", "two"]
 )
-def test_cells_meet_where_they_have_two_locks(locks, seconds, met, tmp_path):
+def test_runs_overlap_where_they_have_two_locks(locks, seconds, met, tmp_path):
     def meet(number: int) -> int:
         names = [str(number), str(1 - number)]
         command = [sys.executable, "-c", MEET, tmp_path, *names, str(seconds)]
@@ -55,7 +55,7 @@ def test_cells_meet_where_they_have_two_locks(locks, seconds, met, tmp_path):
         assert (sum(pool.map(meet, range(2))) == 0) == met
 
 
-def test_a_cell_that_was_run_while_it_waited_is_not_run_again(tmp_path):
+def test_a_run_that_was_run_while_it_waited_is_not_run_again(tmp_path):
     command = [sys.executable, "-c", "print('ran')"]
     log = tmp_path / "log"
     log.write_text("an earlier start's\n")
@@ -64,7 +64,7 @@ def test_a_cell_that_was_run_while_it_waited_is_not_run_again(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux pins cores")
-def test_a_cell_keeps_to_its_cores_and_returns_its_status(tmp_path):
+def test_a_run_keeps_to_its_cores_and_returns_its_status(tmp_path):
     log = tmp_path / "log"
     probe = "import os; print(len(os.sched_getaffinity(0)), os.environ['A']); exit(3)"
     with ThreadPoolExecutor(1) as pool:  # what is pinned is the thread that calls
@@ -123,11 +123,11 @@ def test_what_is_ended_takes_the_ranks_it_launched_along(launched):
     assert_ends(rank)
 
 
-# A cell as submitit calls it, of the command that follows.
-CELL = """
+# A run as submitit calls it, of the command that follows.
+RUN = """
 import sys, time
 from pathlib import Path
-from launch import cell, children
+from launch import children, study_job
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 listed = children._suspended
 def slowly(first):
@@ -136,27 +136,27 @@ def slowly(first):
     time.sleep(seconds)  # as where the machine is busy
     return family
 children._suspended = slowly
-cell.alone([sys.executable, *sys.argv[3:]], {}, folder / "log", 1, folder / "lock")
+study_job.alone([sys.executable, *sys.argv[3:]], {}, folder / "log", 1, folder / "lock")
 """
 
 
-def test_a_cell_that_is_killed_before_it_has_ended_its_ranks_leaves_none(
+def test_a_run_that_is_killed_before_it_has_ended_its_ranks_leaves_none(
     launched, tmp_path
 ):
-    cell, rank = launched("-c", CELL, tmp_path, "60")
-    cell.send_signal(signal.SIGINT)
+    run, rank = launched("-c", RUN, tmp_path, "60")
+    run.send_signal(signal.SIGINT)
     while not (tmp_path / "suspended").exists():
-        assert cell.poll() is None
+        assert run.poll() is None
         time.sleep(0.02)
-    cell.kill()  # as submitit does a second after it has interrupted a call
-    cell.wait()
+    run.kill()  # as submitit does a second after it has interrupted a call
+    run.wait()
     assert_ends(rank)
 
 
-def test_a_cell_that_hears_ctrl_c_again_and_again_ends_its_ranks(launched, tmp_path):
-    cell, rank = launched("-c", CELL, tmp_path, "0.5")
-    while cell.poll() is None:  # of the terminal, of submitit, of the study
-        cell.send_signal(signal.SIGINT)
+def test_a_run_that_hears_ctrl_c_again_and_again_ends_its_ranks(launched, tmp_path):
+    run, rank = launched("-c", RUN, tmp_path, "0.5")
+    while run.poll() is None:  # of the terminal, of submitit, of the study
+        run.send_signal(signal.SIGINT)
         time.sleep(0.02)
     assert_ends(rank)
     assert "error: it was ended" in (tmp_path / "log").read_text()

@@ -1,4 +1,4 @@
-"""What runs in a process that submitit starts: one cell of a study."""
+"""One run of a study, in a process that submitit starts."""
 
 import contextlib
 import fcntl
@@ -16,11 +16,11 @@ from launch.children import ROOT, end, guarded, start
 def alone(
     command: list[str], variables: dict[str, str], log: Path, cores: int, lock: Path
 ) -> int:
-    """Run a cell on this machine while no other does, and return its exit status.
+    """Run it on this machine, exclusively, and return its exit status.
 
     Args:
-      log: of what it prints; where there is one, the cell was run while this waited.
-      cores: that it and its processes may use, for whole libraries keep to them.
+      log: file for its output; if it exists, the run was done while this waited.
+      cores: number that it and its processes may use.
       lock: held until the command ends, even if this process is killed.
     """
     with lock.open("a") as held:
@@ -42,7 +42,7 @@ def _run(
                         pass
                 finally:
                     end(process)
-            # Said in here, where the next Ctrl-C is still only an event.
+            # Inside the context, where the next Ctrl-C is still only an event.
             if interrupted.is_set():
                 output.write("error: it was ended, or took more than cluster.minutes\n")
                 output.flush()
@@ -52,14 +52,14 @@ def _run(
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """An event in place of an exception, which could come while a process is ended.
+    """Turn SIGINT into an event: an exception might interrupt the clean-up.
 
-    SIGINT is what submitit ends a function with. A terminal's Ctrl-C arrives several
-    times: once itself, and again from the study and from submitit, that it reached too.
+    submitit ends a function by SIGINT. A terminal's Ctrl-C arrives several times:
+    directly, and again from the study and from submitit, which also received it.
     """
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield interrupted  # signals are the main thread's
+        yield interrupted  # signals are handled in the main thread
         return
     previous = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:
@@ -69,7 +69,7 @@ def interrupts() -> Iterator[threading.Event]:
 
 
 def task(command: list[str], variables: dict[str, str], log: Path) -> int:
-    """Run one rank of a cell in a task of a SLURM step; SLURM ends it."""
+    """Run one rank in a task of a SLURM step; SLURM ends it."""
     with log.open("a") as output:
         return subprocess.call(
             command,
