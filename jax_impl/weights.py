@@ -9,7 +9,7 @@ from flax import nnx
 from jax_impl.parallel import World, to_host, unshard
 from recipe.weights import Weights, check_leaves
 
-# What a cell's leaf is told by, since its own path has the cell in it.
+# Metadata of a cell's leaf, since its own path contains the cell.
 _NAME = "canonical_name"
 
 

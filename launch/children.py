@@ -81,7 +81,7 @@ def guarded(
 
 
 def guard(first: int) -> None:
-    """End a session's first process and what came of it, unless told that it is."""
+    """End a session's first process and its descendants, unless stdin says so."""
     if sys.stdin.read() != "ended":
         _kill(first, _suspended(first))
 

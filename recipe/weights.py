@@ -165,7 +165,7 @@ def is_trained(name: str) -> bool:
 
 
 def check_trained(file: str, trained: Mapping[str, bool]) -> None:
-    """Refuse a model of the user's own that trains what its names say is not trained.
+    """Refuse a custom model that trains leaves whose names say that they are not.
 
     Args:
       file: of the model.

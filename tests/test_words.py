@@ -42,7 +42,7 @@ PATTERNS = {
 }
 FOLDERS = (
     *("recipe", "runtime", "data", "torch_impl", "jax_impl", "record", "launch"),
-    *("benchmarks", "conf", "docs"),
+    *("benchmarks", "conf", "docs", "report"),
 )
 # Written by `make identity`, from sentences of report/.
 MEASURED = re.compile(r"<!-- measured.*?<!-- measured: end -->", re.DOTALL)

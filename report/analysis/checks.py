@@ -1,7 +1,7 @@
 """Parity checks and studies that lie among the runs.
 
 A speed of one framework over the other is claimed where a check of the same workload,
-data, precision and strategy held both together and found them identical; nowhere else.
+data, precision and strategy compared both and found them identical; nowhere else.
 """
 
 import shlex

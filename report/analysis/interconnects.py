@@ -71,7 +71,7 @@ def measured_interconnect(
 
     Raises:
       ConfigError: if there are too few sizes to tell latency from bandwidth, or one
-        is no number of bytes or seconds.
+        is not a number of bytes or seconds.
     """
     sizes, times = np.asarray(nbytes, np.float64), np.asarray(seconds, np.float64)
     numbers = np.concatenate([sizes, times])

@@ -244,7 +244,7 @@ def format_count(count: int, what: str) -> str:
 
 
 SAME, TOO_NOISY = "no difference shown", "too noisy to tell"
-NOISY = 1.25  # the fastest of equal repeats over the slowest, from which noise is told
+NOISY = 1.25  # the fastest of equal repeats over the slowest: noise
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ are excluded. It is known no finer than evaluations are apart; of a run that was
 evaluated only at its end it would be the time of the whole training, and so there is
 none.
 
-A seed is a repeat of a training, and speed is none of it. Runs of one seed repeat its
-training up to rounding, so they are averaged first; what another seed would come to is
-told by seeds alone.
+For accuracy a seed is a repeat, for speed it is not. Runs of one seed repeat its
+training up to rounding, so they are averaged first: only other seeds show what another
+seed would give.
 """
 
 import math

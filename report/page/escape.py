@@ -12,7 +12,7 @@ ACTIVE = re.compile(r"[\\`*_\[\]<>&|#~@$]|://|www\.")
 # A word and the punctuation around it; a list, a heading or a rule begins a line.
 WORD = re.compile(r"([(\"]*)(.*?)([\"),.:;]*)")
 BLOCK = re.compile(r"[-+=]+|\d+[.)]")
-# Begins a formula, as OWASP's "CSV Injection" lists it, the full-width forms too.
+# Begins a formula, as OWASP's "CSV Injection" lists it, in full width as well.
 FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 

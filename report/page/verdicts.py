@@ -76,7 +76,7 @@ def comparison_sentence(
     """Whether JAX was faster in a cell; nothing without a parity check.
 
     Args:
-      beside: the comparisons that its programs are told from.
+      beside: the comparisons that its programs' names are to differ from.
     """
     where, difference = devices(found.cell.world_size), found.difference
     jax = name_among(found.cell.setting, [c.cell.setting for c in beside])

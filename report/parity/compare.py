@@ -194,10 +194,10 @@ def scales_part(a: Run, b: Run, lost: int | None) -> list[str]:
             break
         if row_a["loss_scale"] != row_b["loss_scale"]:
             sizes = a.summary["world_size"], b.summary["world_size"]
-            mend = "" if sizes[0] == sizes[1] else SCALE_BY_SIZE
+            advice = "" if sizes[0] == sizes[1] else SCALE_BY_SIZE
             return [
                 f"the loss scale differs at step {step}: {row_a['loss_scale']:g} and "
-                f"{row_b['loss_scale']:g}{mend}"
+                f"{row_b['loss_scale']:g}{advice}"
             ]
     return []
 

@@ -1,13 +1,13 @@
 """Weights that no gradient moved: rounding alone did.
 
-A bias that a normalisation, a softmax or a mean takes out again has a gradient of
-zero, of which a computer makes the rounding of a sum. Such a leaf wanders where that
-takes it, another way in each framework, and nothing that the model says depends on it;
-held against itself it differs by 100 %. What tells it from others:
+A bias that a normalisation, a softmax or a mean removes again has a gradient of zero in
+exact arithmetic, and in floating point the rounding of a sum. Such a leaf drifts with
+that rounding, differently in each framework, and no output of the model depends on it:
+relative to itself it differs by 100 %. It is recognised:
 
-- in fp64, that it ends no further from where it began than the optimizer could have
-  taken it on rounding alone, which is `reach`;
-- elsewhere, that controls, which differ by rounding alone, end at another value too.
+- in fp64, by a distance from its initial value that the optimizer could reach on
+  rounding alone, which is `reach`;
+- elsewhere, by controls, which differ by rounding alone and end at other values.
 """
 
 import contextlib
@@ -125,7 +125,7 @@ def gradient_rounding(precision: str, terms: int) -> float:
 
 
 def _finite(reach: float) -> float:
-    return reach if np.isfinite(reach) else 0.0  # diverged: nothing can be told by it
+    return reach if np.isfinite(reach) else 0.0  # diverged: it shows nothing
 
 
 def taken(name: str, a: Weights, b: Weights, biases: frozenset[str]) -> float:

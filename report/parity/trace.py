@@ -63,8 +63,8 @@ class TraceVerdict:
       alone: modules, parameters and statistics that one twin alone has; of modules with
         their class.
       decided_by: the bounds, in words.
-      wandering: parameters that no gradient beyond rounding moves; they are not held
-        against each other.
+      wandering: parameters that no gradient beyond rounding moves; they are not
+        compared.
     """
 
     experiment: str

@@ -43,8 +43,8 @@ class Comparison:
         empty.
       by_score: whether losses and weights were compared up to a step alone, and test
         scores instead from there on.
-      wandering: what is not held against the other, for no gradient beyond rounding
-        moved it, and running means that follow it: name -> as in `leaves`.
+      wandering: what is not compared, as no gradient beyond rounding moved it, and
+        running means that follow it: name -> as in `leaves`.
     """
 
     a: str
@@ -153,7 +153,7 @@ class Verdict:
     """The verdict of a parity check, as `parity.json` holds it.
 
     Args:
-      comparisons: every pair that was held against each other.
+      comparisons: every pair that was compared.
       control: the envelope that judged them, where there is one.
       notes: what a reader has to know beside it.
     """
