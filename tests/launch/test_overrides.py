@@ -24,7 +24,7 @@ SAID = {
     "null is not allowed here",
     "name=[1]": "name=[1]: a string is expected, not a list or keys",
     "checkpoint=1": "checkpoint=1: it has keys of its own, such as "
-    "checkpoint.every_steps, checkpoint.every_minutes, checkpoint.keep",
+    "checkpoint.every_steps, checkpoint.every_minutes, checkpoint.at_end",
     "cluster=slurm": "cluster is a key of launch/study.py alone",
     "study.repeats=3": "study is a key of launch/study.py alone",
     "jax_layouts=[devices]": "jax_layouts is a key of launch/parity.py alone",
