@@ -3,7 +3,8 @@
 
 PYTHON ?= python3#   the interpreter .venv is made from, 3.11 or newer
 EXTRAS ?= dev#       dev,cuda where there are NVIDIA GPUs
-ONLY ?=#            of make identity and make bench: make bench ONLY='mlp cnn'; all of them
+# Of make identity and make bench: make bench ONLY='mlp cnn'; CELLS was its name before.
+ONLY ?= $(CELLS)
 ARGS ?=#             handed on to pytest: make test ARGS='-k schedule'
 
 PY := .venv/bin/python
