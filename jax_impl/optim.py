@@ -40,6 +40,7 @@ def build_optimizer(config: Config, params: nnx.State) -> optax.GradientTransfor
     decay = optax.add_decayed_weights(optim.weight_decay, mask=decayed)
     if optim.name == "adamw":
         return optax.chain(corrected_moments(config), decay)
+    assert optim.name == "sgd"  # another one has a branch of its own
     momentum = optax.trace(optim.momentum, nesterov=optim.nesterov)
     return optax.chain(decay, momentum if optim.momentum else optax.identity())
 

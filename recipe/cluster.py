@@ -58,7 +58,7 @@ class ClusterConfig:
     # The same at every world size. `null`: with GPUs the node's cores over its GPUs, on
     # this machine's CPUs its cores over the largest world size, on SLURM's 1.
     cores_per_device: int | None = None
-    minutes: int = 30  # that a cell may take
+    minutes: int = 30  # that a run may take before it is ended
     partition: str | None = None  # slurm; `null`: the cluster's own
     account: str | None = None  # slurm
     qos: str | None = None  # slurm: quality of service

@@ -9,7 +9,10 @@ import yaml
 from tests.conftest import ROOT, exhaustive_but
 
 README = (ROOT / "README.md").read_text()
-PAGES = [README, (ROOT / "docs" / "quickstart.md").read_text()]
+PAGES = [
+    README,
+    *((ROOT / page).read_text() for page in ("docs/quickstart.md", "CONTRIBUTING.md")),
+]
 COMMANDS = [
     line.partition("  #")[0].strip()
     for page in PAGES
@@ -25,7 +28,7 @@ def test_the_first_two_commands_are_on_the_first_screen():
 
 
 def test_make_has_every_target_that_is_shown(root):
-    targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (root / "Makefile").read_text(), re.MULTILINE)
     shown = {c.split()[1] for c in COMMANDS if c.startswith("make ")}
     assert shown and shown <= set(targets)
 

@@ -66,6 +66,7 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
             eps=optim.eps,
             fused=fused,
         )
+    assert optim.name == "sgd"  # another one has a branch of its own
     return _SGD(
         groups,
         lr=optim.peak_lr,

@@ -93,9 +93,10 @@ class World:
 
 def check(config: Config, processes: Processes) -> None:
     """Refuse what PyTorch cannot do, before anything starts."""
-    if config.parallel.name == Strategy.PMAP:
+    if config.parallel.name not in (Strategy.DP, Strategy.FSDP):
         raise ConfigError(
-            "parallel=pmap is JAX's alone; PyTorch takes parallel=dp or parallel=fsdp"
+            f"parallel={config.parallel.name} is JAX's alone; "
+            "PyTorch takes parallel=dp or parallel=fsdp"
         )
     check_shards(config, processes)
     compiler = os.environ.get("CXX", "g++")

@@ -65,7 +65,8 @@ SHARDED = {
 
 def exchange_of(framework: str, parallel: str) -> Exchange:
     """What a strategy exchanges."""
-    return SHARDED[framework] if parallel == "fsdp" else REPLICATED
+    exchanges = {"dp": REPLICATED, "pmap": REPLICATED, "fsdp": SHARDED[framework]}
+    return exchanges[parallel]
 
 
 @dataclass(frozen=True)

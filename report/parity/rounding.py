@@ -111,8 +111,9 @@ def _reach(run: Run, steps: int | None) -> float:
         norms = np.minimum(norms, optim.clip_norm)
     terms = config.train.global_batch_size * int(np.prod(config.data.image_shape))
     rounding = gradient_rounding(config.precision.name, terms) * norms
-    if optim.name != "adamw":
+    if optim.name == "sgd":
         return _finite(float((rates * rounding).sum() / (1 - optim.momentum)))
+    assert optim.name == "adamw"  # another one has a formula of its own
     if not (rounding <= optim.eps / 10).all():
         return np.inf
     return _finite(float((rates * rounding).sum() / optim.eps))
