@@ -239,7 +239,9 @@ def download(name: str, root: Path, private: Path) -> str:
         raise DataError(
             f"{name} is not on this machine and could not be downloaded; put "
             f"{' or '.join(sets)} into {root / name}"
-            f"{package if name == 'fashion_mnist' else ''} (torchvision: {reason})"
+            f"{package if name == 'fashion_mnist' else ''} (torchvision: {reason}); "
+            f"or use data=synthetic, or run python -m data.acquire {name} on a machine "
+            "with network"
         ) from error
     return f"torchvision {torchvision.__version__}"
 

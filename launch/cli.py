@@ -62,7 +62,7 @@ def hydra_main(
             leave(error, rank)
 
     try:
-        sys.argv[1:] = checked(sys.argv[1:])
+        sys.argv[1:] = checked(sys.argv[1:], schema)
         if rank != 0:
             silence.enter_context(contextlib.redirect_stderr(StringIO()))
         hydra.main(
@@ -133,7 +133,7 @@ def end_by_exception() -> None:
 
 
 def print_whole(table: Table, console: Console) -> None:
-    """Figures are never truncated: a narrower terminal wraps the lines."""
+    """Numbers are never truncated: a narrower terminal wraps the lines."""
     wide = console.options.update(width=1000)
     console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)

@@ -241,7 +241,7 @@ def seconds_of(taken: str) -> float | None:
 def _submit(
     cluster: ClusterConfig, works: list[Work], cores: int, folder: Path
 ) -> dict[str, Work]:
-    """Submit works of one shape as an array; returns them by job id.
+    """Submit runs with equal resources as one job array; returns them by job id.
 
     Raises:
       ConfigError: with sbatch's message.

@@ -17,9 +17,15 @@ def nodes_of(work: Work, cluster: ClusterConfig) -> int:
 
 def at_most(works: Sequence[Work], cluster: ClusterConfig) -> str:
     """The cost if each takes all of `cluster.minutes`."""
-    each = f"cluster.minutes={cluster.minutes} each"
+    minutes = f"cluster.minutes={cluster.minutes}"
     hours = dict.fromkeys((work.name for work in works), cluster.minutes / 60)
-    return f"at most {_hours(works, cluster, hours)}; {each}"
+    cost = _hours(works, cluster, hours)
+    if cluster.name == "local":
+        return (
+            f"each is ended after {minutes}, so the upper limit, not the expected "
+            f"time, is {cost}"
+        )
+    return f"at most {cost}; {minutes} each"
 
 
 def seconds_taken(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

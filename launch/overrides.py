@@ -39,22 +39,25 @@ TAKES = {
 SCHEMAS = {"study": StudyConfig, "parity": ParityConfig}
 
 
-def checked(arguments: list[str]) -> list[str]:
+def checked(arguments: list[str], schema: type[Config] = Config) -> list[str]:
     """The arguments in Hydra's syntax.
 
     A ~, which shells do not expand after `run.dir=`, is quoted: Hydra's grammar does
     not allow it. The common flag `--dry-run` becomes its key.
 
+    Args:
+      schema: the config's dataclass, to suggest keys.
+
     Raises:
       ConfigError: for arguments that Hydra would misinterpret.
     """
     arguments = ["dry_run=true" if a == "--dry-run" else a for a in arguments]
-    for argument in arguments:
-        _check(argument)
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        _check(argument, following, schema)
     return [re.sub(r"^([\w.]+)=(~[^'\"]*)$", r"\1='\2'", a) for a in arguments]
 
 
-def _check(argument: str) -> None:
+def _check(argument: str, following: str, schema: type[Config]) -> None:
     name, _, value = argument.partition("=")
     if name in ("-m", "--multirun"):
         raise ConfigError(
@@ -69,9 +72,7 @@ def _check(argument: str) -> None:
     dashes = len(name) - len(name.lstrip("-"))
     known = name in LONG_FLAGS if dashes > 1 else name[1:2] in SHORT_FLAGS
     if dashes and not known:
-        raise ConfigError(
-            f"{argument} is not a flag; keys have no dashes: {argument.lstrip('-')}"
-        )
+        raise ConfigError(_not_a_flag(argument, following, schema))
     if name.startswith("~"):
         raise ConfigError(
             f"{argument}: keys cannot be deleted; give it another value, such as null"
@@ -89,6 +90,22 @@ def _check(argument: str) -> None:
         )
     if group in GROUPS and not _is_word(value):
         raise ConfigError(f"{argument}: {group} takes one choice, see --help")
+
+
+def _not_a_flag(argument: str, following: str, schema: type[Config]) -> str:
+    """What to write instead of `--epochs 3` or `--lr=5`."""
+    name, _, value = argument.partition("=")
+    key = name.lstrip("-")
+    if not value:
+        value = "VALUE" if re.match(r"-|.*=|$", following) else following
+    known = key in GROUPS or key in known_keys(schema)
+    write = key if known else meant(key, schema) or "KEY"
+    # The value belongs to the key itself, not to what is said about it.
+    write = re.sub(r"^[\w.]+(?![\w.=])", lambda found: f"{found[0]}={value}", write)
+    return (
+        f"{name} is not a flag; write keys without dashes and with =: {write}; --help "
+        "lists all keys"
+    )
 
 
 def _is_word(value: str) -> bool:
@@ -118,6 +135,11 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
     if "Could not override" in text:  # a group that does not exist
         found = re.search(r"'([^']*)'", text)
         return unknown_key(found[1] if found else text, schema)
+    if bare := re.search(r"override '([^'=]*)'\s+missing EQUAL", text):
+        return ConfigError(
+            f'{bare[1]} has no "="; write {_with_equal(bare[1], schema)}; --help lists '
+            "all"
+        )
     if "override_grammar" in text:
         text = text.partition("\nSee ")[0]
         text += "; write key=value, and quote special characters: \"key='a b'\""
@@ -133,6 +155,16 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
             reason = takes.format(keys=", ".join(keys[:3]))
     lines = [text, *([reason] if reason else [])]
     return ConfigError(": ".join(" ".join(line.split()) for line in lines))
+
+
+def _with_equal(word: str, schema: type[Config]) -> str:
+    """What a word without "=" may have meant: a key, a run folder, an experiment."""
+    if word in known_keys(schema):
+        return f"{word}=VALUE"
+    if issubclass(schema, ParityConfig) and "/" in word:
+        return f"a={word} b=ANOTHER to compare two run folders"
+    known = (ROOT / "conf" / "experiment" / f"{word}.yaml").exists()
+    return f"key=value, such as experiment={word if known else 'digits_cnn'}"
 
 
 def meaning(error: Exception) -> ConfigError | None:

@@ -1,6 +1,6 @@
 """Train one recipe in both frameworks and decide whether the runs are identical.
 
-    python launch/parity.py experiment=digits_cnn world_sizes=[1,2] precision=fp64
+    python launch/parity.py experiment=digits_cnn 'world_sizes=[1,2]' precision=fp64
 
 Writes parity.json, parity.png, index.html and every run to `run.dir`; exits 1 if a
 bound is exceeded, 3 if the result is inconclusive. Two more modes compare the step
@@ -32,7 +32,7 @@ from launch.trainings import (
     trainer,
     typed_keys,
 )
-from recipe.errors import ConfigError
+from recipe.errors import ConfigError, RecordError
 from recipe.parity import ParityConfig
 from record.run import Run, read_run
 from record.weights import check_weights
@@ -114,8 +114,20 @@ def compare_runs(config: ParityConfig) -> None:
             "a= and b= compare finished runs, which have their own recipes: remove "
             f"{', '.join(extra)}"
         )
-    runs = [read_run(Path(folder)) for folder in (config.a, config.b) if folder]
+    folders = {n: Path(f) for n, f in (("a", config.a), ("b", config.b)) if f}
+    for name, path in folders.items():
+        if not path.is_dir():
+            raise RecordError(
+                f"{name}={path} is not a folder; give a run folder, such as "
+                "runs/digits_mlp-jax-20260314-150926"
+            )
+    runs = [read_run(path) for path in folders.values()]
     labels = [f"{name}: {label_of(run)}" for name, run in zip("ab", runs, strict=True)]
+    if label_of(runs[0]) == label_of(runs[1]):
+        labels = [
+            f"{name}: {path.resolve().name} ({label_of(run)})"
+            for (name, path), run in zip(folders.items(), runs, strict=True)
+        ]
     verdict = compare_two((labels[0], runs[0]), (labels[1], runs[1]))
     config.name = runs[0].config.name
     folder = make_folder(config, "parity")

@@ -1,8 +1,8 @@
 """The folder of a study: its files, and what has finished.
 
 study.json is the plan and its order, cells.jsonl has a row for each run or check that
-ended, submitit/ is submitit's, and unfinished/ has what interrupted starts left. Each
-run and each parity check has a folder and a log with its name.
+ended, submitit/ is submitit's, and unfinished/ has what interrupted runs left
+behind. Each run and each parity check has a folder and a log with its name.
 """
 
 import json

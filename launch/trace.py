@@ -34,7 +34,7 @@ def trace_twins(config: ParityConfig) -> None:
     ):
         raise ConfigError(
             f"trace={config.trace} compares one device of each twin, got "
-            f"world_sizes={config.world_sizes}; leave it out"
+            f"world_sizes={config.world_sizes}; leave world_sizes out"
         )
     config.devices = 1
     check_world(config, Processes())

@@ -39,7 +39,7 @@ class ParityConfig(Config):
         if not isinstance(sizes, list) or not sizes or not all(map(_counts, sizes)):
             raise ConfigError(
                 "world_sizes must be a list of positive whole numbers, got "
-                f"{sizes}; write world_sizes=[1,2,4]"
+                f"{sizes}; write 'world_sizes=[1,2,4]'"
             )
         for layout in self.jax_layouts:
             one_of("jax_layouts", layout, ("devices", "processes"))
@@ -71,7 +71,8 @@ class ParityConfig(Config):
         if bool(self.a) != bool(self.b) or "" in (self.a, self.b):
             missing = "a" if not self.a else "b"
             raise ConfigError(
-                f"a= and b= are two run folders to be compared; {missing}= is missing"
+                f"a= and b= are two run folders to compare; {missing}= is missing: "
+                "give both, as in a=runs/torch b=runs/jax"
             )
         if self.a is not None and self.trace:
             raise ConfigError(

@@ -93,11 +93,8 @@ class StudyPlan:
             raise ConfigError(
                 f"study.world_size must be positive, got {self.world_size}"
             )
-        if self.repeats < 1 or self.order_seed < 0:
-            raise ConfigError(
-                "study.repeats must be at least 1 and study.order_seed at least 0, got "
-                f"{self.repeats} and {self.order_seed}"
-            )
+        at_least("study.repeats", self.repeats, 1)
+        at_least("study.order_seed", self.order_seed, 0)
         positive("study.timed_seconds", self.timed_seconds)
         at_least("study.wait_minutes", self.wait_minutes, 0.0)
         if False in self.grad_sync and all(

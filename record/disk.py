@@ -28,7 +28,8 @@ def recording(path: Path, verb: str = "write") -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        named = f" ({error.filename})" if error.filename else ""
+        other = error.filename and str(error.filename) != str(path)
+        named = f" ({error.filename})" if other else ""
         hint = "choose another run.dir, or change its permissions"
         if error.errno in FULL:
             hint = "free some space or choose another run.dir; what is written is kept"

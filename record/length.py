@@ -11,7 +11,7 @@ LENGTH = ("train.epochs", "train.steps")
 def is_extendable(config: Config, before: dict[str, Any]) -> bool:
     """Whether a run's steps do not depend on its length, to the last bit.
 
-    So it is if no learning rate depends on the length. The end adds an evaluation,
+    True if no learning rate depends on the length. The end adds an evaluation,
     which changes nothing, unless devices share their statistics for it.
 
     Args:

@@ -19,7 +19,7 @@ def measure(
     heartbeat: Heartbeat,
     ranks: Ranks,
 ) -> None:
-    """Time windows of extra steps until there are enough, or a rank is asked to stop.
+    """Run and time extra windows until there are enough, or a rank must stop.
 
     Args:
       issue: issues steps, as the training does, and times their phases on the clock.

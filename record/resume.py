@@ -101,8 +101,8 @@ def resume_point(
             hint = f". {how_to_extend(config, _weights(found))}"
         raise RecordError(
             f"{found.source} cannot be resumed, as it would not be the same run: "
-            f"{'; '.join(differences)}. Ask for the same, choose another run.dir, or "
-            f"set run.resume_anyway=true, which the record will show{hint}"
+            f"{'; '.join(differences)}. Give the same value, choose another run.dir, "
+            f"or set run.resume_anyway=true, which the record will show{hint}"
         )
     return replace(found, differences=tuple(differences))
 

@@ -59,12 +59,12 @@ class _Peer:
 class Heartbeat:
     """Monitors the ranks of a run; a context manager around all of it.
 
-    Time is counted in beats of this process, so that nobody is blamed if all were
-    suspended together or the clock was changed.
+    Time is counted in beats of this process, so that no rank counts as frozen if
+    all were suspended together or the clock was changed.
 
     Args:
       processes: this one's rank; with one process nothing is monitored.
-      config: how long a rank may be silent, and a window take.
+      config: how long a rank may be silent, and how long a window may take.
     """
 
     def __init__(self, processes: Processes, config: ParallelConfig):

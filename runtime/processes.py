@@ -73,10 +73,11 @@ def from_environment(environ: Mapping[str, str]) -> Processes:
     alone = environ.get("WORLD_SIZE") or "1", environ.get("RANK") or "0"
     if alone != ("1", "0"):
         given = " and ".join(f"{n}={environ[n]}" for n in TORCHRUN[:2] if n in environ)
-        missing = ", ".join(n for n in TORCHRUN if not environ.get(n))
+        absent = [n for n in TORCHRUN if not environ.get(n)]
+        missing = f"{', '.join(absent)} {'are' if len(absent) > 1 else 'is'} not set"
         raise ConfigError(
             f"{given} in the environment, as torchrun, a job script or Kubeflow's "
-            f"PyTorchJob sets it, but {missing} is not; start every process with "
+            f"PyTorchJob sets it, but {missing}; start every process with "
             "torchrun, which takes Kubeflow's PET_* itself, or with srun, or unset "
             "RANK and WORLD_SIZE for one process"
         )

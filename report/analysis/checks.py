@@ -142,6 +142,11 @@ def read_check(folder: Path) -> Check:
     summaries = {run: read_sane_summary(run) for run in trainings}
     of_it = [r for r, s in summaries.items() if s["config_hash"] == of]
     compared = {label for c in comparisons for label in (c.a, c.b)}
+    if not of_it and all(c.kind == "runs" for c in comparisons):
+        raise RecordError(
+            f"{folder} compared two existing runs, whose folders are not in it; a "
+            "report needs a whole check: python launch/parity.py experiment=..."
+        )
     if len(of_it) != len(compared):
         raise RecordError(
             f"{file} compared {', '.join(sorted(compared))}, but {len(of_it)} such "

@@ -135,7 +135,10 @@ def read_each(
         try:
             found[key] = read(key)
         except RecordError as error:
-            skipped.append(Skipped(name(key), f"{without}{error}"))
+            reason = str(error)
+            for end in " ", ": ":  # the name stands before the reason already
+                reason = reason.removeprefix(f"{name(key)}{end}")
+            skipped.append(Skipped(name(key), f"{without}{reason}"))
     return found, skipped
 
 
@@ -185,7 +188,9 @@ def find(roots: Iterable[Path]) -> Found:
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:
     """What each folder below is: "run", "check", "study", or why it is skipped."""
     if not root.is_dir():
-        raise RecordError(f"{root} is not a folder; give run folders or one above")
+        raise RecordError(
+            f"{root} is not a folder; give run folders, or a folder that contains them"
+        )
     seen: set[str] = set()
     unread: list[OSError] = []
     for name, below, files in os.walk(root, onerror=unread.append, followlinks=True):

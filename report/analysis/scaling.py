@@ -33,7 +33,7 @@ from report.analysis.laws import (
 from report.analysis.runs import Skipped, TimedRun
 
 STRONG, WEAK, ACCUMULATION = "strong", "weak", "strong by accumulation"
-SINGLE = "single"  # one world size: nothing to scale over
+SINGLE = "single"  # one world size: no speed-up
 REGIMES = (STRONG, ACCUMULATION, WEAK)
 
 
@@ -189,12 +189,13 @@ def curve_of(
     for cell in cells:
         both = (cells[0].runs[0], cell.runs[0])
         if mixed := different_recipes(both, of_recipe=regime == STRONG):
-            skipped.append(Skipped(f"{regime} curve: {cell}", f"is of {mixed}"))
+            reason = f"would be on one curve with others, but these are of {mixed}"
+            skipped.append(Skipped(f"{regime} curve: {cell}", reason))
         else:
             kept.append(cell)
     reason = ""
     if regime == SINGLE:
-        reason = "one world size: nothing to scale over"
+        reason = "only one world size was run"
     elif kept[0].world_size != base:
         sizes = ", ".join(str(cell.world_size) for cell in kept)
         reason = f"missing base case: no run at world size {base}, only at {sizes}"

@@ -53,9 +53,9 @@ def to_json(report: Report) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Findings as JSON has them: a dataclass by its fields, places by their names.
+    """Convert findings to JSON values: dataclasses to objects, paths to names.
 
-    What a dataclass keeps out of its `repr` is kept out of here as well.
+    Fields with `repr=False` are omitted.
     """
     for kind, shape in SHAPES.items():
         if isinstance(value, kind):

@@ -117,7 +117,7 @@ def _where(verdict: Verdict, runs: dict[str, Run]) -> Iterator[str]:
 
 
 def parity_figure(path: Path, verdict: Verdict, runs: dict[str, Run]) -> None:
-    """Loss curves of every run, and below them how far each pair is apart.
+    """Loss curves of every run, and below them the differences of each pair.
 
     Args:
       path: of the PNG to write.

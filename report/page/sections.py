@@ -128,10 +128,10 @@ def _fast(report: Report, figures: Blocks) -> Blocks:
             "both trained the same thing: do not compare them.",
         )
     yield Text(
-        "Images per second are the median over runs that are each other's repeats, "
-        "each in a process of its own. Their 95 % intervals are bars and bands in the "
-        "figures, small print in the tables and in parentheses in sentences. Those of "
-        "a ratio of the two frameworks are wider, as is stated there."
+        "Images per second are the median over repeats, each in its own process. Their "
+        "95 % intervals are bars and bands in the figures, small print in the tables, "
+        "and in parentheses in sentences. Those of a ratio of the two frameworks are "
+        "wider, as is stated there."
     )
     yield from figures
     yield Heading("JAX against PyTorch")

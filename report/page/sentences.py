@@ -28,7 +28,8 @@ def of_what(report: Report) -> str:
     common = [v for name, v in report.common.items() if v and name != "experiment"]
     sizes = format_list([f"{size:,}" for size in sorted({r.world_size for r in runs})])
     names = " and ".join(sorted({framework_name(r.framework) for r in runs})[::-1])
-    what = f"{len(runs)} runs of {names} on {sizes} devices"
+    count = format_count(len(runs), "run")
+    what = f"{count} of {names} on {sizes} device{'s' * (sizes != '1')}"
     if not runs:
         what = "No run that can be timed is among the folders"
         if count := len(report.scaling.skipped):

@@ -160,7 +160,7 @@ def _why_missing(report: Report, group: Group) -> Iterable[str]:
     cells = [point.cell for _, point in group.points]
     if cached := sum(len(cell.runs) - len(compiled_runs(cell)) for cell in cells):
         excluded = format_count(cached, "run")
-        yield f"Compile s excludes {excluded} with steps from a cache"
+        yield f"Compile s excludes {excluded} whose compiled steps came from the cache"
 
 
 def breakdown_table(report: Report, group: Group) -> list[Block]:

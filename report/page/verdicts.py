@@ -6,7 +6,7 @@ from report.analysis.checks import Check
 from report.analysis.comparisons import SpeedComparison
 from report.analysis.findings import Report
 from report.analysis.groups import name_among, own_parts
-from report.analysis.intervals import TOO_NOISY
+from report.analysis.intervals import TOO_NOISY, format_count
 from report.page.sentences import devices, format_list, format_ratio
 from report.parity.bounds import ALIKE, DIFFERENT, IDENTICAL, PASSES, UNDECIDED, worst
 
@@ -39,6 +39,9 @@ def parity(report: Report) -> tuple[str, str]:
             "Their speeds are not compared below."
         )
     where = f"in {format_list(sorted({check.precision for check in checks}))}"
+    steps = {len(c.differences) for check in checks for c in check.comparisons}
+    at_least = "at least " * (len(steps) > 1)
+    where += f", over {at_least}the first {format_count(min(steps), 'step')}"
     part = ""
     if unproven:
         part = (
@@ -86,7 +89,9 @@ def comparison_sentence(
     faster = {"faster": f"{jax} is faster", "slower": f"{torch} is faster"}
     verdict = faster.get(difference.verdict, difference.verdict)
     notes = [f"n = {' and '.join(map(str, difference.repeats))}"]
-    if difference.verdict == TOO_NOISY:
+    if difference.ratio.low is None:
+        verdict = f"not decided ({difference.reason})"
+    elif difference.verdict == TOO_NOISY:
         timed = f", {found.seconds:.2g} s were timed" if found.seconds else ""
         verdict += f" ({difference.reason}{timed}; measure longer)"
     else:
@@ -97,8 +102,8 @@ def comparison_sentence(
         commits = format_list(found.commits)
         notes.append(f"these runs and their parity check are of commits {commits}")
     return (
-        f"{where}: {verdict}, {jax} runs at {difference.ratio:.3f} of {torch}'s "
-        f"images/s ({'; '.join(filter(None, notes))})"
+        f"{where}: {verdict}, {jax} runs at {difference.ratio:.3f} times "
+        f"{torch}'s images/s ({'; '.join(filter(None, notes))})"
     )
 
 
@@ -109,7 +114,7 @@ def compiled_sentences(report: Report) -> Iterator[str]:
         cell = found.cell
         own = own_parts(cell.setting, report.common)
         name, where = name_among(cell.setting, others), devices(cell.world_size)
-        speed = f"runs at {format_ratio(found)} of eager PyTorch's images/s"
+        speed = f"runs at {format_ratio(found)} times eager PyTorch's images/s"
         if found.withheld:
             speed = f"is not compared with eager PyTorch, {found.withheld}"
         elif len(found.commits) > 1:

@@ -92,10 +92,16 @@ def measured(
     curves = [losses(run) for run in (run_a, run_b)]
     if len(curves[0]) != len(curves[1]):
         raise RecordError(
-            f"{label_a} has {len(curves[0])} steps, {label_b} has {len(curves[1])}: "
-            "their final weights are not of the same step; train both equally long"
+            f"{label_a} has {len(curves[0])} steps, {label_b} has {len(curves[1])}; "
+            "compare runs of the same number of steps"
         )
-    leaves = leaf_differences(run_a.weights, run_b.weights)
+    try:
+        leaves = leaf_differences(run_a.weights, run_b.weights)
+    except RecordError as error:
+        one, other = (run.config.model.name for run in (run_a, run_b))
+        raise RecordError(
+            f"{label_a} is of model {one}, {label_b} of {other}: {error}"
+        ) from error
     allowed = np.full(len(curves[0]), bounds.hundred)
     leaves_allowed = dict.fromkeys(leaves, bounds.hundred)
     if control is not None:
@@ -160,7 +166,7 @@ def broken_bounds(comparison: Comparison) -> list[str]:
     if above.any():
         step = int(np.argmax(above))
         broken.append(
-            f"the loss diverges at step {step + 1}: "
+            f"the losses differ from step {step + 1} on: "
             f"{comparison.differences[step]:.2e} relative, "
             f"{comparison.allowed[step]:.2e} allowed"
         )

@@ -46,8 +46,8 @@ def leaf_differences(a: Weights, b: Weights) -> dict[str, float]:
         shapes = [w[name].shape if name in w else "absent" for w in (a, b)]
         if shapes[0] != shapes[1]:
             raise RecordError(
-                f"parameter {name} is {shapes[0]} in the one and {shapes[1]} in the "
-                "other: runs of different models are not compared"
+                f"parameter {name} is {shapes[0]} in a and {shapes[1]} in b; compare "
+                "runs of one model"
             )
 
     def apart(name: str) -> float:

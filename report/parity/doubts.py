@@ -86,7 +86,11 @@ def agreed_steps(comparison: Comparison) -> int:
 def _set_wandering_apart(
     comparison: Comparison, a: Run, b: Run, control: Envelope | None
 ) -> list[str]:
-    """Move what wanders to `wandering`; return what may, without evidence."""
+    """Move parameters that only rounding moved to `wandering`.
+
+    Returns:
+      Those suspected of it without evidence.
+    """
     leaves, allowed = comparison.leaves, comparison.leaves_allowed
     precision = looser(*(run.config.precision.name for run in (a, b)))
     fixed = BOUNDS[precision].hundred

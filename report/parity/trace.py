@@ -37,9 +37,9 @@ class Difference:
       stage: "weights", "input", "labels", "forward", "loss", "backward", "update" or
         "average", which is the last.
       layer: the module, or the parameter where it is of no traced module.
-      what: in words.
+      what: description.
       value: largest difference over the largest value.
-      allowed: what it may be.
+      allowed: upper bound of `value`.
     """
 
     stage: str

@@ -62,8 +62,8 @@ BAD_OVERRIDES = {
     "+train.step=5": ("train.step is not a key; did you mean train.steps",),
     "++train.step=5": ("train.step is not a key; did you mean train.steps",),
     "+date=digits": ("date is not a key; did you mean data",),
-    "--experiment=digits_cnn": ("keys have no dashes: experiment=digits_cnn",),
-    "train.steps": ("write key=value",),
+    "--experiment=digits_cnn": ("with =: experiment=digits_cnn; --help",),
+    "train.steps": ('train.steps has no "="; write train.steps=VALUE;',),
     "train.seed=0.5": ("train.seed=0.5: a whole number is expected",),
     "data.image_shape=3": ("a list is expected: 'data.image_shape=[3]'",),
     "model=3": ("model=3: model takes one choice",),
@@ -132,6 +132,7 @@ def test_a_batch_that_two_ranks_cannot_share_is_refused_once(run_quickly, tmp_pa
         (["devices=2"], ("world_sizes",)),
         (["optim.update=false"], ("which need optim.update",)),
         (["a=", "b="], ("a= and b= are two run folders", "a= is missing")),
+        (["a=none", "b=none"], ("a=none is not a folder; give a run folder",)),
         (["jax_layouts=[threads]"], ("threads", "processes")),
     ],
 )

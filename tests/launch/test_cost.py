@@ -37,7 +37,10 @@ def test_whole_nodes_cost_more_than_the_devices_that_are_used(works):
 
 def test_one_machine_takes_as_long_as_all_of_it_one_after_another(works):
     said = at_most(works, ClusterConfig(name="local", minutes=60))
-    assert said.startswith("at most 5 hours, one at a time (36.0 device-hours)")
+    assert said == (
+        "each is ended after cluster.minutes=60, so the upper limit, not the expected "
+        "time, is 5 hours, one at a time (36.0 device-hours)"
+    )
 
 
 def test_what_is_left_takes_as_long_as_what_finished_of_its_point(works):

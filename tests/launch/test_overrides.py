@@ -123,6 +123,39 @@ def test_every_key_that_is_meant_is_one():
         assert first in known, key
 
 
+FLAGS = {
+    ("--epochs", "3"): "--epochs is not a flag; write keys without dashes and with =: "
+    "train.epochs=3; --help",
+    ("--lr=5",): "--lr is not a flag; write keys without dashes and with =: "
+    "optim.peak_lr=5; --help",
+    ("--batch-size", "64"): ": train.global_batch_size=64 (examples of a step",
+    ("--gpus", "2"): ": devices=2, or torchrun",
+    ("--optimizer", "adamw"): ": optim=sgd or optim=adamw; --help",
+    ("--seed", "--resume"): ": train.seed=VALUE; --help",
+    ("--bogus",): "--bogus is not a flag; write keys without dashes and with =: "
+    "KEY=VALUE; --help",
+}
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_a_flag_of_another_program_is_answered_with_our_key(flags):
+    with pytest.raises(ConfigError) as refused:
+        checked(list(flags))
+    assert FLAGS[flags] in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "config", "schema", "told"),
+    [
+        ("digits_cnn", "config", Config, "key=value, such as experiment=digits_cnn"),
+        ("cnn", "config", Config, "key=value, such as experiment=digits_cnn"),
+        ("runs/a", "parity", ParityConfig, "a=runs/a b=ANOTHER to compare two run f"),
+    ],
+)
+def test_a_word_without_an_equals_sign_is_answered_with_one(word, config, schema, told):
+    assert refused(word, config, schema).startswith(f'{word} has no "="; write {told}')
+
+
 @pytest.mark.parametrize("override", ["model.name=cnn", "data.name=mnist"])
 def test_a_group_is_chosen_whole_and_not_by_its_name(override):
     group, _, choice = override.partition(".name=")

@@ -144,13 +144,13 @@ WRONG = {
         "train.py",
         "positions[position]",
         "positions[position + (step == 3)]",
-        "diverges at step 4",
+        "differ from step 4 on",
     ),
     "half the learning rate": (
         "train.py",
         "learning_rate(config, min(s, last), plan.steps) for",
         "learning_rate(config, min(s, last), plan.steps) / 2 for",
-        "diverges at step 2",
+        "differ from step 2 on",
     ),
 }
 

@@ -120,3 +120,8 @@ def test_accumulation_shrinks_as_devices_are_added_and_micro_batches_stay():
 def test_a_plan_that_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         plan(**wrong)
+
+
+def test_a_wrong_number_of_repeats_is_reported_alone():
+    with pytest.raises(ConfigError, match=r"^study.repeats must be at least 1, got 0$"):
+        plan(repeats=0)

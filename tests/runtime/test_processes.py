@@ -124,7 +124,7 @@ def test_pmi_s_variables_as_srun_sets_them_are_srun_s():
 
 def test_a_kubeflow_pod_is_refused_naming_torchrun_unless_it_is_the_only_one():
     pod = {k: TORCHRUN[k] for k in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
-    with pytest.raises(ConfigError, match=r"but LOCAL_RANK is not; .*PET_\*"):
+    with pytest.raises(ConfigError, match=r"but LOCAL_RANK is not set; .*PET_\*"):
         from_environment(pod)
     assert from_environment({**pod, "RANK": "0", "WORLD_SIZE": "1"}) == Processes()
 

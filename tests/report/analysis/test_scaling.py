@@ -138,7 +138,7 @@ def test_one_world_size_is_no_curve_but_keeps_its_rate(make_curve):
     (curve,) = scaling(make_curve(STRONG, sizes=[4])).curves
     assert (curve.regime, curve.reason) == (
         SINGLE,
-        "one world size: nothing to scale over",
+        "only one world size was run",
     )
     assert curve.points[0].images_per_second.low is not None
 
@@ -171,7 +171,8 @@ def test_a_cell_of_another_recipe_than_the_base_is_skipped_by_name(
     found = scaling(odd)
     (out,) = found.skipped
     assert out.name.endswith("world size 8, global batch 512")
-    assert out.reason.startswith(f"is of different {told}: ")
+    said = f"would be on one curve with others, but these are of different {told}: "
+    assert out.reason.startswith(said)
     assert [p.cell.world_size for p in found.curves[0].points] == [1, 2, 4, 16]
 
 

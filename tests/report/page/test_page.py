@@ -64,6 +64,7 @@ def test_the_page_opens_with_the_verdict_and_then_tells_speeds(out):
     order += ['id="scales"', 'id="holds-back"', 'id="further"', 'id="skipped"']
     places = [text.index(part) for part in order]
     assert places == sorted(places)
+    assert "trained the same thing in fp32, over the first 4 steps: " in text
     markdown = (out / "report.md").read_text()
     assert markdown.startswith("### Parity: identical")
     assert FASTER in markdown
@@ -74,7 +75,7 @@ def test_the_page_opens_with_the_verdict_and_then_tells_speeds(out):
     assert {c["confidence"] for c in told} == {1 - (1 - 0.95) / 3}
 
 
-REASON = "the loss diverges at step 3"  # or whatever a check says
+REASON = "the losses differ from step 3 on"  # or whatever a check says
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_one_failed_check_among_several_fails_the_report(study, written, tmp_pat
 def test_an_identical_check_does_not_answer_for_speeds_beside_a_failed_one(
     study, written, tmp_path
 ):
-    write_study(written, tmp_path / "bad", sizes=(1,), broken=("the loss diverges",))
+    write_study(written, tmp_path / "bad", sizes=(1,), broken=("the losses differ",))
     for config in (tmp_path / "bad" / "parity-fp32").glob("*-1/config.yaml"):
         config.write_text(config.read_text().replace("  peak_lr: ", "  peak_lr: 1"))
     found = report(study, tmp_path / "bad" / "parity-fp32")
@@ -401,7 +402,8 @@ def test_two_repeats_have_no_interval_and_the_page_says_why(written, tmp_path):
     study = write_study(written, tmp_path / "study", sizes=(1, 2), repeats=2)
     text = page(report(study), {})
     assert "no interval, 2 repeats, an interval needs 3" in text
-    assert "no difference shown" in text and "JAX is faster" not in text
+    said = "not decided (2 repeats, an interval needs 3), JAX runs at 2.000 times"
+    assert said in text and "JAX is faster" not in text
 
 
 def test_runs_of_a_check_are_no_repeats(kept):
@@ -449,6 +451,14 @@ def harm_rows(run):
 
 def rename_check_framework(study):
     change(study / "parity-fp32" / "jax-1" / "summary.json", framework="mxnet")
+
+
+def of_two_existing_runs(study):
+    check = study / "parity-fp32"
+    for folder in check.glob("*-1"):
+        shutil.rmtree(folder)
+    (compared,) = json.loads((check / "parity.json").read_text())["comparisons"]
+    change(check / "parity.json", comparisons=[compared | {"kind": "runs"}])
 
 
 def lose_check_run(study):
@@ -528,6 +538,11 @@ HARM = [
         lose_check_run,
         "parity-fp32",
         "compared jax ×1, torch ×1, but 1 such run folders lie",
+    ),
+    (
+        of_two_existing_runs,
+        "parity-fp32",
+        "compared two existing runs, whose folders are not in it; a report needs",
     ),
     (unheard_of_verdict, "parity-fp32", "verdict <b>as good as</b>"),
     (harm_plan, "study", "is not a study's plan"),

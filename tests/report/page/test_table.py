@@ -51,9 +51,9 @@ def test_compile_seconds_leave_out_steps_that_came_from_a_cache(timed_run):
     report = make_report(runs)
     assert report_rows(report)[0]["compile_seconds"] == 8.0
     text = to_markdown(report)
-    assert "Compile s excludes 2 runs with steps from a cache" in text
+    assert "Compile s excludes 2 runs whose compiled steps came from the cache" in text
     assert report_rows(make_report(runs[1:]))[0]["compile_seconds"] is None
-    assert "from a cache" not in to_markdown(make_report(runs[:1]))
+    assert "from the cache" not in to_markdown(make_report(runs[:1]))
 
 
 def test_csv_and_json_hold_the_rows(found):

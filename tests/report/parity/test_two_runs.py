@@ -110,10 +110,20 @@ def test_runs_of_another_length_are_refused_with_both(make_run):
         held(make_run(), make_run(losses=(2.0, 1.5)))
 
 
+def test_runs_of_other_models_are_refused_with_both_and_the_leaf(make_run):
+    other = make_run("experiment=digits_cnn")
+    other.weights["conv.0.bias"] = np.zeros(10)
+    said = (
+        r"^a is of model mlp, b of cnn: parameter conv.0.bias is absent in a and \(10,"
+    )
+    with pytest.raises(RecordError, match=said):
+        held(make_run(), other)
+
+
 def test_the_step_and_the_leaf_that_part_are_named(make_run):
     other = make_run("precision=fp64", losses=(2.0, 1.6, 1.0), weight=1.1)
     (comparison,) = held(make_run("precision=fp64"), other).comparisons
-    assert "the loss diverges at step 2" in comparison.broken[0]
+    assert "the losses differ from step 2 on" in comparison.broken[0]
     assert "dense.0.kernel" in comparison.broken[1]
 
 
