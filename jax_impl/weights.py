@@ -7,7 +7,8 @@ import numpy as np
 from flax import nnx
 
 from jax_impl.parallel import World, to_host, unshard
-from recipe.weights import Weights, check_leaves
+from recipe.errors import ConfigError
+from recipe.weights import Weights, check_leaves, is_trained
 
 # Metadata of a cell's leaf, since its own path contains the cell.
 _NAME = "canonical_name"
@@ -31,9 +32,20 @@ def leaf_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
 
 
 def trained_leaves(model: nnx.Module) -> dict[str, bool]:
-    """Canonical name -> whether training moves it, of all that the model holds."""
+    """Canonical name -> whether training moves it, of all that the model holds.
+
+    Raises:
+      ConfigError: for running statistics of a kind that a step would not return.
+    """
     _name_cells(model)
     leaves = nnx.to_flat_state(nnx.state(model))
+    for path, leaf in leaves:
+        name = canonical_name(path, leaf)
+        if not is_trained(name) and not isinstance(leaf, nnx.Param | nnx.BatchStat):
+            raise ConfigError(
+                f"jax_model.py: {name} is an nnx.{type(leaf).__name__}; running "
+                "statistics are nnx.BatchStat: make it one, or name it otherwise"
+            )
     return {canonical_name(path, v): isinstance(v, nnx.Param) for path, v in leaves}
 
 
@@ -44,7 +56,9 @@ def _name_cells(model: nnx.Module) -> None:
             continue
         for inner, leaf in nnx.iter_graph(module.cell):
             if isinstance(leaf, nnx.Variable) and inner[0] in ("dense_i", "dense_h"):
-                leaf.set_metadata(**{_NAME: canonical_name((*path, *inner))})
+                name = canonical_name((*path, *inner))
+                first = min(name, leaf.get_metadata().get(_NAME, name))
+                leaf.set_metadata(**{_NAME: first})
 
 
 def load_weights(

@@ -23,7 +23,7 @@ from record.environment import process_age_seconds
 from record.measure import measure
 from record.metadata import Compilation, RunMetadata
 from record.recorder import Recorder
-from record.resume import Resume, fitting, resume_point
+from record.resume import Resume, fitting, resume_point, was_interrupted
 from record.rewind import claim_folder
 from record.stopping import STOP, mark_requeue, stopped_error
 from runtime.agreement import Ranks
@@ -113,7 +113,11 @@ class ResumePlan:
 def _refuse_past(resume: Resume, last: int) -> None:
     """A run resumes if steps are left, or if it was killed after the last one."""
     test = None if resume.checkpoint is None else resume.checkpoint.test
-    ended = test is not None and test["step"] == resume.step == last
+    ended = (
+        test is not None
+        and test["step"] == resume.step == last
+        and was_interrupted(resume.source)
+    )
     if resume.step >= last and not ended:
         raise RecordError(
             f"{resume.source} would be resumed after step {resume.step}, but the last "

@@ -64,10 +64,15 @@ def from_environment(environ: Mapping[str, str]) -> Processes:
       ConfigError: if only some of a launcher's variables are set, if two launchers
         contradict each other, or if the launcher is not supported.
     """
-    if "TORCHELASTIC_RUN_ID" in environ or all(map(environ.get, TORCHRUN)):
+    in_step = environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
+    if "TORCHELASTIC_RUN_ID" in environ:
+        return _from_torchrun(environ)
+    if all(map(environ.get, TORCHRUN)):
+        if in_step:
+            _check_exported(environ)
         return _from_torchrun(environ)
     _refuse_others(environ)
-    if environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+    if in_step:
         _check_exported(environ)
         return _from_slurm(environ)
     alone = environ.get("WORLD_SIZE") or "1", environ.get("RANK") or "0"

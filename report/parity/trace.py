@@ -149,7 +149,11 @@ def compare_traces(
         decided_by = f"{ENVELOPE:g} x the envelope of the controls"
     else:
         bound = bounds.first if a[0].step == 1 else bounds.hundred
-        allowed = np.array([max(bound, _carried(d, a, b, biases)) for d in found])
+        rounded = _rounded(a, b, precision)
+        carried = [
+            max(_carried(d, a, b, biases), rounded.get(d.what, 0.0)) for d in found
+        ]
+        allowed = np.maximum(bound, carried)
         decided_by = f"the fixed bound {bound:.0e}"
     limits = [max(float(most), by) for most, by in zip(allowed, shifted, strict=True)]
     kinds_a, kinds_b = a[0].kinds, b[0].kinds
@@ -201,6 +205,25 @@ def _wandering(
         if name in without_gradient and not size(x - y) <= 2 * reach
     }
     return frozenset(without_gradient - beyond)
+
+
+def _rounded(a: Traced, b: Traced, precision: str) -> dict[str, float]:
+    """How far rounding may take each weight's gradient, relative to its size.
+
+    Terms as large as the gradient of the whole model are summed into one that may be
+    much smaller, as behind a normalisation, where most of them cancel.
+    """
+    rounding = gradient_rounding(precision, a[0].outputs["input"].size)
+    most = rounding * max(_norm(trace.gradients) for trace, _ in (a, b))
+    least = _least_gradient(a[0], b[0])
+    return {
+        gradient_of(name): most / max(least, largest_finite(*pair))
+        for name, pair in _both(a[0].gradients, b[0].gradients).items()
+    }
+
+
+def _least_gradient(a: Trace, b: Trace) -> float:
+    return LEAST_GRADIENT * largest_finite(*a.gradients.values(), *b.gradients.values())
 
 
 def _norm(gradients: Weights) -> float:
@@ -268,8 +291,7 @@ def differences(a: Traced, b: Traced) -> list[Difference]:
         else:
             compared(name, name, f"the {name}", *pair)
 
-    every = [*trace_a.gradients.values(), *trace_b.gradients.values()]
-    least = LEAST_GRADIENT * largest_finite(*every)
+    least = _least_gradient(trace_a, trace_b)
     leaves = _both(trace_a.gradients, trace_b.gradients)
 
     def compare_leaves(names: Iterable[str]) -> None:

@@ -337,6 +337,17 @@ def test_a_run_resumes_only_where_steps_are_left(tmp_path, steps, tested):
         ResumePlan("jax", given, 1).resolve(plan, METADATA.data_fingerprint)
 
 
+def test_a_finished_run_is_not_resumed_for_no_further_step(tmp_path):
+    run = tmp_path / "run"
+    finished(run)
+    with CheckpointWriter(run, keep=9) as writer:
+        writer.save(replace(of_run(run, 4), test=SCORES | {"step": 4}))
+    given = config(tmp_path / "other", resume=run)
+    plan = BatchPlan.of(given, examples=16)
+    with pytest.raises(RecordError, match="step 4, .* asked for is 4; "):
+        ResumePlan("jax", given, 1).resolve(plan, METADATA.data_fingerprint)
+
+
 def test_a_run_killed_between_its_last_step_and_its_end_resumes(tmp_path):
     run = interrupted(tmp_path / "run")
     with CheckpointWriter(run, keep=9) as writer:

@@ -104,8 +104,10 @@ def test_an_exported_world_size_that_srun_agrees_with_is_no_launcher(rank):
     ],
 )
 def test_an_exported_variable_that_srun_contradicts_is_to_be_unset(name, value, said):
-    with pytest.raises(ConfigError, match=f"^{name}={value} in the env.*{said}"):
-        from_environment({**STEP, **EXPORTED, name: value})
+    whole = {n: v for n, v in TORCHRUN.items() if "ELASTIC" not in n}
+    for exported in EXPORTED, {**whole, "WORLD_SIZE": "4", "RANK": "3"}:
+        with pytest.raises(ConfigError, match=f"^{name}={value} in the env.*{said}"):
+            from_environment({**STEP, **exported, name: value})
 
 
 @pytest.mark.parametrize(("size", "rank"), OTHERS.values(), ids=OTHERS)

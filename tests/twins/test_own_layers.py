@@ -383,6 +383,17 @@ def test_a_cell_has_the_name_of_its_nnx_rnn_and_of_nothing_else(make_config, wor
         np.testing.assert_array_equal(saved[name], array)
 
 
+def test_a_cell_of_two_rnns_has_the_first_name_as_in_torch():
+    class Jax(nnx.Module):
+        def __init__(self):
+            cell = nnx.GRUCell(2, 3, rngs=nnx.Rngs(0))
+            self.rnn2 = nnx.RNN(cell, rngs=False)
+            self.rnn1 = nnx.RNN(cell, rngs=False)
+
+    for _ in range(2):  # names are set again by every use
+        assert {n.partition(".")[0] for n in jax_shapes(Jax())} == {"rnn1"}
+
+
 def test_what_a_user_calls_kernel_in_torch_is_laid_out_as_in_flax():
     class Torch(nn.Module):
         def __init__(self):
@@ -407,6 +418,7 @@ def test_what_a_user_calls_kernel_in_torch_is_laid_out_as_in_flax():
         ("jax", "mean = nnx.Param(jnp.zeros(3))", "rnn.mean is trained"),
         ("torch", "register_buffer('table', torch.zeros(3))", "rnn.table is not"),
         ("jax", "table = nnx.BatchStat(jnp.zeros(3))", "rnn.table is not trained"),
+        ("jax", "mean = nnx.Variable(jnp.zeros(3))", "rnn.mean is an nnx.Variable"),
     ],
 )
 def test_what_is_trained_has_no_name_of_a_statistic_nor_the_reverse(

@@ -53,6 +53,15 @@ def test_a_step_is_identical_to_itself():
     assert verdict.suspects == ""
 
 
+@pytest.mark.parametrize(("by", "said"), [(1e-11, IDENTICAL), (1e-9, DIFFERENT)])
+def test_a_gradient_in_which_most_terms_cancel_is_judged_by_their_rounding(by, said):
+    whole = trace()
+    small = whole.gradients | {"conv.kernel": whole.gradients["conv.kernel"] / 100}
+    off = small | {"conv.kernel": small["conv.kernel"] * (1 + by)}
+    verdict = held(replace(whole, gradients=small), replace(whole, gradients=off))
+    assert verdict.verdict == said
+
+
 @pytest.mark.parametrize(
     ("section", "name", "what", "suspect"),
     [
