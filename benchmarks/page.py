@@ -43,6 +43,15 @@ class Verdict:
         return high < self.bound if self.at_least else low > self.bound
 
     @property
+    def verdict(self) -> str:
+        """In a word; "undecided" if the median misses the bound and its interval not."""
+        if self.bound is None:
+            return ""
+        value = self.ratio.value
+        meets = value >= self.bound if self.at_least else value <= self.bound
+        return "holds" if meets else "missed" if self.missed else "undecided"
+
+    @property
     def asked(self) -> str:
         sign = "≥" if self.at_least else "≤"
         return "–" if self.bound is None else f"{sign} {self.bound:g}"
@@ -78,9 +87,8 @@ def table(judged: list[Verdict]) -> str:
         "|---|---|---|---|---|",
     ]
     for v in judged:
-        verdict = "" if v.bound is None else "missed" if v.missed else "holds"
         lines.append(
-            f"| {v.title} | {v.of} | {interval(v.ratio)} | {v.asked} | {verdict} |"
+            f"| {v.title} | {v.of} | {interval(v.ratio)} | {v.asked} | {v.verdict} |"
         )
     return "\n".join(lines)
 

@@ -10,18 +10,20 @@ BOUNDS = {"at_least": {"rate": {"mlp": 1.0}}, "at_most": {"share": {"jax": 0.02}
 
 
 @pytest.mark.parametrize(
-    ("title", "of", "ratio", "missed"),
+    ("title", "of", "ratio", "said"),
     [
-        ("rate", "mlp", Estimate(0.9, 0.85, 0.95), True),
-        ("rate", "mlp", Estimate(0.99, 0.95, 1.03), False),
-        ("share", "jax", Estimate(0.03, 0.025, 0.04), True),
-        ("share", "jax", Estimate(0.03, 0.015, 0.06), False),
-        ("rate", "cnn", Estimate(0.1, 0.1, 0.1), False),
+        ("rate", "mlp", Estimate(0.9, 0.85, 0.95), "missed"),
+        ("rate", "mlp", Estimate(0.99, 0.95, 1.03), "undecided"),
+        ("rate", "mlp", Estimate(1.01, 0.95, 1.03), "holds"),
+        ("share", "jax", Estimate(0.03, 0.025, 0.04), "missed"),
+        ("share", "jax", Estimate(0.03, 0.015, 0.06), "undecided"),
+        ("share", "jax", Estimate(0.01, 0.005, 0.03), "holds"),
+        ("rate", "cnn", Estimate(0.1, 0.1, 0.1), ""),
     ],
 )
-def test_a_bound_is_missed_where_the_whole_interval_is(title, of, ratio, missed):
+def test_a_bound_is_missed_where_the_whole_interval_is(title, of, ratio, said):
     (verdict,) = verdicts({title: {of: ratio}}, BOUNDS)
-    assert verdict.missed == missed
+    assert verdict.verdict == said and verdict.missed == (said == "missed")
 
 
 def test_a_twin_slower_than_its_peers_fails_the_benchmark(monkeypatch, capsys):
