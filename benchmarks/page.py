@@ -44,7 +44,7 @@ class Verdict:
 
     @property
     def verdict(self) -> str:
-        """In a word; "undecided" if the median misses the bound and its interval not."""
+        """In a word: "undecided" if the median misses the bound, not its interval."""
         if self.bound is None:
             return ""
         value = self.ratio.value
