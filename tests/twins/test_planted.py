@@ -45,6 +45,8 @@ from torch_impl import weights as torch_weights
 from torch_impl.parallel import place_batch as torch_batch
 from torch_impl.parallel import replicate as torch_place
 
+pytestmark = pytest.mark.usefixtures("promotion")  # custom models, and faults in them
+
 # The same planted differences in a model without parameters that rounding alone moves,
 # and with: a bias before a norm, a bias of keys. They begin at zero.
 FOLDERS = {
