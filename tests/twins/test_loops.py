@@ -73,7 +73,8 @@ def compiled_step(config: Config, devices: int) -> str:
     strategy, grad_sync = Strategy(config.parallel.name), config.parallel.grad_sync
     world = jax_parallel.World(0, 1, devices, mesh, strategy, grad_sync)
     batch = np.zeros((1, config.train.global_batch_size), np.int32)
-    given = random_weights(config), random_arrays(config), batch, 0.1, world
+    weights = {n: w.astype(np.float32) for n, w in random_weights(config).items()}
+    given = weights, random_arrays(config), batch, 0.1, world
     step, state, (others,) = jax_call(config, *given)
     if world.mapped:
         mapped = jax.pmap(step, jax_parallel.AXIS, devices=tuple(mesh.devices.flat))

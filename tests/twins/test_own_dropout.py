@@ -183,7 +183,7 @@ def test_a_rate_of_zero_drops_nothing_in_training_without_any_key(keyed):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"torch_drop": nn.Dropout2d(RATE)}, "drop is of Dropout2d; there are masks"),
+        ({"torch_drop": nn.Dropout2d(RATE)}, "drop is of Dropout2d; only nn.Dropout"),
         ({"torch_drop": nn.AlphaDropout(RATE)}, "drop is of AlphaDropout"),
         ({"torch_drop": nn.Dropout(1.0)}, r"drop: .* \[0, 1\), got 1.0"),
         ({"jax_drop": nnx.Dropout(1.0)}, r"drop: .* \[0, 1\), got 1.0"),
