@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,12 +61,10 @@ def ask_twins(config: Config, folder: Path, *more: str) -> list[str]:
     started = [_start(framework, folder, *more) for framework in FRAMEWORKS]
     failed = []
     try:
-        for process in started:
+        for framework, process in zip(FRAMEWORKS, started, strict=True):
             _, lines = process.communicate()
             if process.returncode:
-                failed.append(
-                    (lines.strip().splitlines() or ["it printed nothing"])[-1]
-                )
+                failed.append(_failure(framework, process.returncode, lines))
     finally:
         for process in started:
             process.kill()
@@ -75,6 +74,24 @@ def ask_twins(config: Config, folder: Path, *more: str) -> list[str]:
         )
     torch, jax = (_held(folder / framework) for framework in FRAMEWORKS)
     return wrong_leaves(torch, jax, listed)
+
+
+def _failure(framework: str, status: int, lines: str) -> str:
+    """Why a twin's process failed: the signal that killed it, else its last line.
+
+    Args:
+      status: as of subprocess, where minus a signal's number means killed by it.
+      lines: what it wrote to stderr.
+    """
+    last = (lines.strip().splitlines() or [""])[-1]
+    if status > 0 and last:
+        return last
+    ended = f"exit status {status}"
+    if status < 0:
+        ended = f"killed by {signal.Signals(-status).name}"
+    if status == -signal.SIGKILL:  # so the kernel ends what takes too much
+        last = "not enough memory?"
+    return f"{framework}_model.py: {ended}: {last or 'it printed nothing'}"
 
 
 def _held(folder: Path) -> Leaves:

@@ -75,7 +75,8 @@ def client(python: str, folder: str, owner: str, *arguments: str) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         status = int(answers.readline())
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        if status != -signal.SIGKILL:  # which has no handler to set
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
 

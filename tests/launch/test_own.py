@@ -61,6 +61,18 @@ def test_code_that_fails_is_reported_with_its_line_in_both_twins(run_quickly, mi
     assert "Traceback" not in done.stderr
 
 
+def test_a_twin_that_is_killed_is_reported_with_the_signal(run_quickly, mine):
+    ends = {"torch": "os.kill(os.getpid(), signal.SIGKILL)", "jax": "os._exit(3)"}
+    for name, end in ends.items():
+        file = mine / f"{name}_model.py"
+        file.write_text(f"{file.read_text()}\nimport os, signal\n{end}\n")
+    done = run_quickly([OWN, "check", mine], timeout=60)
+    assert done.returncode == 2
+    killed = "torch_model.py: killed by SIGKILL: not enough memory?"
+    for told in killed, "jax_model.py: exit status 3: it printed nothing":
+        assert told in done.stderr
+
+
 def test_one_leaf_is_no_leaves():
     assert counted(["a"]) == "1 leaf" and counted([]) == "0 leaves"
 
