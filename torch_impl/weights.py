@@ -89,6 +89,8 @@ def canonical_shape(name: str, canonical: str, tensor: Tensor) -> tuple[int, ...
     shape = tuple(tensor.shape)
     if _is_kernel(name, canonical) and len(shape) in _FROM_TORCH:
         return tuple(shape[axis] for axis in _FROM_TORCH[len(shape)])
+    if _is_slope(name, canonical) and shape == (1,):
+        return ()
     return shape
 
 
@@ -148,6 +150,8 @@ def load_array(name: str, canonical: str, array: np.ndarray, world: World) -> Te
     """
     if _is_kernel(name, canonical):
         array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
+    elif _is_slope(name, canonical):
+        array = array.reshape(-1)
     tensor = replicate(array, world)
     if not _is_kernel(name, canonical) or array.ndim != 4:
         return tensor
@@ -171,6 +175,8 @@ def save_array(name: str, canonical: str, tensor: Tensor, world: World) -> np.nd
     array = unshard(tensor, world).cpu().numpy()
     if _is_kernel(name, canonical):
         array = np.ascontiguousarray(array.transpose(_FROM_TORCH[array.ndim]))
+    elif _is_slope(name, canonical) and array.shape == (1,):
+        array = array.reshape(())
     return array
 
 
@@ -178,3 +184,9 @@ def _is_kernel(name: str, canonical: str) -> bool:
     """Whether torch's layout is another; what a user calls `kernel` is as in Flax."""
     leaf, canonical_leaf = (n.rpartition(".")[2] for n in (name, canonical))
     return canonical_leaf == "kernel" and leaf != "kernel"
+
+
+def _is_slope(name: str, canonical: str) -> bool:
+    """Whether it is an nn.PReLU's: torch's one slope has an axis, Flax's has none."""
+    leaf, canonical_leaf = (n.rpartition(".")[2] for n in (name, canonical))
+    return canonical_leaf == "negative_slope" and leaf == "weight"

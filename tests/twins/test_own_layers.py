@@ -150,6 +150,16 @@ def pair(tmp_path, make_config):
     return pair
 
 
+def rewrite(config, name, replaced):
+    """Replace text in one of a pair's files."""
+    file = Path(config.model.folder, name)
+    text = file.read_text()
+    for right, wrong in replaced.items():
+        assert right in text
+        text = text.replace(right, wrong)
+    file.write_text(text)
+
+
 @pytest.fixture
 def verdict(worlds):
     def verdict(config):
@@ -168,6 +178,21 @@ def test_a_pair_of_the_page_is_the_same(kind, pair, verdict):
     found = verdict(config)
     assert found.verdict == IDENTICAL, found.message
     assert bool(found.alone) == (kind in OF_ONE_PIECE)
+
+
+def test_a_prelu_is_the_same_from_the_layers_of_both_frameworks(pair, verdict):
+    norm, relu = "self.norm = nn.BatchNorm2d(after)", "F.relu(self.norm"
+    slope = "\n        self.act = nn.PReLU()"
+    config = pair(
+        "batchnorm", "torch", {norm: norm + slope, relu: "self.act(self.norm"}
+    )
+    norm, relu = f"self.norm = {DUETS_NORM}", "nnx.relu(self.norm"
+    slope = "\n        self.act = nnx.PReLU()"
+    rewrite(config, "jax_model.py", {norm: norm + slope, relu: "self.act(self.norm"})
+    listed = 'shapes[f"block.{i}.act.negative_slope"] = ()\n        before = after'
+    rewrite(config, "shapes.py", {"before = after": listed})
+    found = verdict(config)
+    assert found.verdict == IDENTICAL, found.message
 
 
 # One of every pair of twins that has faults, and those that no output shows.
@@ -335,6 +360,7 @@ def test_every_layer_of_torchs_has_its_canonical_name():
             "conv": nn.Conv1d(2, 3, 5, bias=False),
             "rnn": nn.LSTM(2, 3, num_layers=2, bias=False),
             "relu": nn.PReLU(),
+            "relus": nn.PReLU(2),
         }
     )
     assert leaf_shapes(model) == {
@@ -349,7 +375,8 @@ def test_every_layer_of_torchs_has_its_canonical_name():
         "rnn.0.dense_h.kernel": (3, 12),
         "rnn.1.dense_i.kernel": (3, 12),
         "rnn.1.dense_h.kernel": (3, 12),
-        "relu.negative_slope": (1,),
+        "relu.negative_slope": (),
+        "relus.negative_slope": (2,),
     }
     assert "bn.num_batches_tracked" not in canonical_names(model)
 
