@@ -29,7 +29,8 @@ WAYS_OUT = {
     r"dense_[ih]\.bias": "torch's nn.GRU and nn.LSTM have two biases for each gate, "
     "Flax's GRUCell one (dense_i) and its OptimizedLSTMCell one (dense_h): take GRU or "
     "LSTM of torch_impl/recurrent.py or jax_impl/recurrent.py for the other twin, with "
-    "bias_i= and bias_h= as this one has them",
+    "bias_i= and bias_h= as this one has them. For cells in a loop of one's own "
+    "docs/own-layers.md adds the other bias to Flax's",
     r"(ii|if_|ig|io|hi|hf|hg|ho)\.(kernel|bias)": "a gate of nnx.LSTMCell: take "
     "nnx.OptimizedLSTMCell, the same function with the gates in one kernel, as "
     "nn.LSTM has them",

@@ -23,8 +23,8 @@ _NORMS = (
     nn.RMSNorm,
 )
 # Gates are in torch's order, r z n and i f g o, as in Flax's GRUCell and
-# OptimizedLSTMCell: the kernels only need a transpose.
-_RECURRENT = re.compile(r"(weight|bias)_([ih])h_l(\d+)")
+# OptimizedLSTMCell: the kernels only need a transpose. A cell's leaves have no layer.
+_RECURRENT = re.compile(r"(weight|bias)_([ih])h(?:_l(\d+))?")
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:
@@ -59,8 +59,10 @@ def _canonical_leaf(path: str, module: nn.Module, leaf: str, tensor: Tensor) -> 
 
     JAX's twin needs only the path.
     """
-    if isinstance(module, nn.RNNBase) and (found := _RECURRENT.fullmatch(leaf)):
-        layer = [found[3]] if module.num_layers > 1 else []
+    recurrent = isinstance(module, nn.RNNBase | nn.RNNCellBase)
+    if recurrent and (found := _RECURRENT.fullmatch(leaf)):
+        several = isinstance(module, nn.RNNBase) and module.num_layers > 1
+        layer = [found[3]] if several else []
         kind = "kernel" if found[1] == "weight" else "bias"
         parts = [path, *layer, f"dense_{found[2]}", kind]
     elif leaf != "weight":

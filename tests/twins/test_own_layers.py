@@ -195,6 +195,65 @@ def test_a_prelu_is_the_same_from_the_layers_of_both_frameworks(pair, verdict):
     assert found.verdict == IDENTICAL, found.message
 
 
+TORCH_CELL = """
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.rnn = nn.{cell}(config.data.image_shape[1], 16)
+        self.head = nn.Linear(16, config.data.classes)
+
+    def forward(self, x):
+        state = None
+        for row in x[:, 0, :4].unbind(1):
+            state = self.rnn(row, state)
+        return self.head(state)
+
+
+build_model = Model
+"""
+JAX_CELL = """
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Model(nnx.Module):
+    def __init__(self, config):
+        features, rngs = config.data.image_shape[1], nnx.Rngs(0)
+        self.rnn = nnx.{cell}(features, 16, dtype=jnp.float64, rngs=rngs)
+        self.rnn.dense_h = nnx.Linear(16, {gates} * 16, rngs=rngs)
+        self.head = nnx.Linear(16, config.data.classes, rngs=rngs)
+
+    def __call__(self, x):
+        state = jnp.zeros((len(x), 16), x.dtype)
+        for i in range(4):
+            state, _ = self.rnn(state, x[:, i, :, 0])
+        return self.head(state)
+
+
+build_model = Model
+"""
+
+
+@pytest.mark.parametrize(
+    ("torchs", "flaxs", "gates"),
+    [("RNNCell", "SimpleCell", 1), ("GRUCell", "GRUCell", 3)],
+)
+def test_a_cell_is_the_same_from_the_layers_of_both_frameworks(
+    torchs, flaxs, gates, pair, verdict
+):
+    """Flax's with the bias that it is without, in a loop over rows."""
+    config = pair("gru")
+    folder = Path(config.model.folder)
+    (folder / "torch_model.py").write_text(TORCH_CELL.format(cell=torchs))
+    (folder / "jax_model.py").write_text(JAX_CELL.format(cell=flaxs, gates=gates))
+    rewrite(config, "shapes.py", {"3 * 16": f"{gates} * 16"})
+    found = verdict(config)
+    assert found.verdict == IDENTICAL, found.message
+
+
 # One of every pair of twins that has faults, and those that no output shows.
 SHOWN = [
     *("biased variance", "statistics of the batch in evaluation", "missing scale"),
@@ -359,6 +418,7 @@ def test_every_layer_of_torchs_has_its_canonical_name():
             "ln": nn.LayerNorm((2, 3)),
             "conv": nn.Conv1d(2, 3, 5, bias=False),
             "rnn": nn.LSTM(2, 3, num_layers=2, bias=False),
+            "cell": nn.LSTMCell(2, 3),
             "relu": nn.PReLU(),
             "relus": nn.PReLU(2),
         }
@@ -375,6 +435,10 @@ def test_every_layer_of_torchs_has_its_canonical_name():
         "rnn.0.dense_h.kernel": (3, 12),
         "rnn.1.dense_i.kernel": (3, 12),
         "rnn.1.dense_h.kernel": (3, 12),
+        "cell.dense_i.kernel": (2, 12),
+        "cell.dense_h.kernel": (3, 12),
+        "cell.dense_i.bias": (12,),
+        "cell.dense_h.bias": (12,),
         "relu.negative_slope": (),
         "relus.negative_slope": (2,),
     }
