@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn.recurrent import RNNCellBase
 from flax.nnx.tracers import TraceState
 from jax import Array
 from jaxtyping import Float, Int
@@ -49,8 +50,17 @@ def trace_step(
     def keep_output(name: str, module: nnx.Module, output: Any) -> Any:
         if not here[-1].is_valid():
             return output  # in a scan's body, whose arrays cannot be returned
+        if isinstance(module, RNNCellBase):
+            # The output is in the carry too; in torch one array is both, and its
+            # gradient is of both.
+            carry, out = output
+            kept = keep_array(name, module, out)
+            return jax.tree.map(lambda x: kept if x is out else x, carry), kept
         if isinstance(output, tuple):
             return keep_output(name, module, output[0]), *output[1:]
+        return keep_array(name, module, output)
+
+    def keep_array(name: str, module: nnx.Module, output: Any) -> Any:
         if not isinstance(output, Array):
             return output
         call = numbered(name, outputs)

@@ -92,4 +92,4 @@ def save_weights(params: nnx.State, statistics: nnx.State, world: World) -> Weig
 
 def save_array(array: jax.Array, world: World) -> np.ndarray:
     """The twin's array as a NumPy array. Collective."""
-    return to_host([unshard(array, world)], world)[0]
+    return to_host([unshard(array, world)], world)[0, ...]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from flax import nnx
 from rich.console import Console
@@ -195,6 +196,23 @@ def test_a_prelu_is_the_same_from_the_layers_of_both_frameworks(pair, verdict):
     assert found.verdict == IDENTICAL, found.message
 
 
+def test_a_leaf_without_axes_is_saved_as_an_array_which_a_file_can_hold(worlds):
+    class Jax(nnx.Module):
+        def __init__(self):
+            self.act = nnx.PReLU()
+
+    weights = {"act.negative_slope": np.array(0.5, np.float32)}
+    with torch.device("meta"):
+        model = nn.ModuleDict({"act": nn.PReLU()})
+    load_weights(model, weights, TORCH)
+    _, *states = load_jax(Jax(), weights)
+    params, statistics = (place_state(state, worlds[1]) for state in states)
+    in_both = save_weights(model, TORCH), save_jax(params, statistics, worlds[1])
+    for saved in map(safetensors.numpy.load, map(safetensors.numpy.save, in_both)):
+        assert saved["act.negative_slope"].shape == ()
+        np.testing.assert_array_equal(saved["act.negative_slope"], 0.5)
+
+
 TORCH_CELL = """
 from torch import nn
 
@@ -209,7 +227,7 @@ class Model(nn.Module):
         state = None
         for row in x[:, 0, :4].unbind(1):
             state = self.rnn(row, state)
-        return self.head(state)
+        return self.head({state})
 
 
 build_model = Model
@@ -223,14 +241,15 @@ class Model(nnx.Module):
     def __init__(self, config):
         features, rngs = config.data.image_shape[1], nnx.Rngs(0)
         self.rnn = nnx.{cell}(features, 16, dtype=jnp.float64, rngs=rngs)
-        self.rnn.dense_h = nnx.Linear(16, {gates} * 16, rngs=rngs)
+        self.rnn.{second}, {gates} * 16, rngs=rngs)
         self.head = nnx.Linear(16, config.data.classes, rngs=rngs)
 
     def __call__(self, x):
-        state = jnp.zeros((len(x), 16), x.dtype)
+        zeros = jnp.zeros((len(x), 16), x.dtype)
+        state = {state}
         for i in range(4):
-            state, _ = self.rnn(state, x[:, i, :, 0])
-        return self.head(state)
+            state, out = self.rnn(state, x[:, i, :, 0])
+        return self.head(out)
 
 
 build_model = Model
@@ -238,17 +257,26 @@ build_model = Model
 
 
 @pytest.mark.parametrize(
-    ("torchs", "flaxs", "gates"),
-    [("RNNCell", "SimpleCell", 1), ("GRUCell", "GRUCell", 3)],
+    ("torchs", "flaxs", "gates", "second"),
+    [
+        ("RNNCell", "SimpleCell", 1, "dense_h = nnx.Linear(16"),
+        ("GRUCell", "GRUCell", 3, "dense_h = nnx.Linear(16"),
+        ("LSTMCell", "OptimizedLSTMCell", 4, "dense_i = nnx.Linear(features"),
+    ],
 )
 def test_a_cell_is_the_same_from_the_layers_of_both_frameworks(
-    torchs, flaxs, gates, pair, verdict
+    torchs, flaxs, gates, second, pair, verdict
 ):
     """Flax's with the bias that it is without, in a loop over rows."""
     config = pair("gru")
     folder = Path(config.model.folder)
-    (folder / "torch_model.py").write_text(TORCH_CELL.format(cell=torchs))
-    (folder / "jax_model.py").write_text(JAX_CELL.format(cell=flaxs, gates=gates))
+    state, zeros = "state", "zeros"
+    if torchs == "LSTMCell":  # (h, c), and Flax's (c, h)
+        state, zeros = "state[0]", "zeros, zeros"
+    (folder / "torch_model.py").write_text(TORCH_CELL.format(cell=torchs, state=state))
+    (folder / "jax_model.py").write_text(
+        JAX_CELL.format(cell=flaxs, second=second, gates=gates, state=zeros)
+    )
     rewrite(config, "shapes.py", {"3 * 16": f"{gates} * 16"})
     found = verdict(config)
     assert found.verdict == IDENTICAL, found.message
