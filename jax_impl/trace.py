@@ -51,7 +51,7 @@ def trace_step(
         if not here[-1].is_valid():
             return output  # in a scan's body, whose arrays cannot be returned
         if isinstance(module, RNNCellBase):
-            # The output is in the carry too; in torch one array is both, and its
+            # The carry contains the output; in torch one array is both, and its
             # gradient is of both.
             carry, out = output
             kept = keep_array(name, module, out)
