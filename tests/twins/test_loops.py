@@ -126,12 +126,17 @@ def test_a_scan_over_micro_batches_would_be_found(make_config, monkeypatch):
     assert any(" convolution(" in line for line in found)
 
 
+def summed(module: str) -> int:
+    """Arrays that are summed over the devices; XLA may put several into one sum."""
+    return "".join(re.findall(r" all-reduce\(([^)]*)\)", module)).count("%")
+
+
 @pytest.mark.parametrize("how", ["parallel=dp", "parallel=pmap"])
 @pytest.mark.parametrize("model", exhaustive_but(["resnet9"], ["cnn", "resnet9"]))
 def test_devices_of_a_cpu_meet_once_a_step(model, how, make_config):
     local = ["model.norm.sync=false"] if model == "resnet9" else []
     config = make_config(*MODELS[model], how, *local)
-    assert len(re.findall(r" all-reduce\(", compiled_step(config, 2))) == 1
+    assert summed(compiled_step(config, 2)) == 1
 
 
 def test_a_sum_for_each_gradient_would_be_found(make_config, monkeypatch):
@@ -140,7 +145,7 @@ def test_a_sum_for_each_gradient_would_be_found(make_config, monkeypatch):
 
     monkeypatch.setattr(jax_parallel, "_sum", separately)
     module = compiled_step(make_config(*MODELS["cnn"]), 2)
-    assert len(re.findall(r" all-reduce\(", module)) > 1
+    assert summed(module) > 1
 
 
 def test_a_product_in_a_branch_would_be_found():

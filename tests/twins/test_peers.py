@@ -17,6 +17,7 @@ from torch_impl.model import build_model
 from torch_impl.parallel import World
 from torch_impl.weights import load_weights
 
+pytestmark = pytest.mark.usefixtures("promotion")  # plain Flax leaves it to JAX
 WIDTHS = {"resnet9": 0.125, "resnet18": 0.125, "vit_tiny": 0.25}
 
 
