@@ -64,15 +64,17 @@ def from_environment(environ: Mapping[str, str]) -> Processes:
       ConfigError: if only some of a launcher's variables are set, if two launchers
         contradict each other, or if the launcher is not supported.
     """
-    in_step = environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
+    tasks = environ.get("SLURM_STEP_NUM_TASKS", "1")
     if "TORCHELASTIC_RUN_ID" in environ:
         return _from_torchrun(environ)
     if all(map(environ.get, TORCHRUN)):
-        if in_step:
+        # As many ranks as the step has tasks: of these, then, and not of processes that
+        # each task starts. A job script exports one rank for all.
+        if tasks != "1" and environ["WORLD_SIZE"] == tasks:
             _check_exported(environ)
         return _from_torchrun(environ)
     _refuse_others(environ)
-    if in_step:
+    if tasks != "1":
         _check_exported(environ)
         return _from_slurm(environ)
     alone = environ.get("WORLD_SIZE") or "1", environ.get("RANK") or "0"

@@ -153,7 +153,7 @@ def run_python(
         *,
         gpu: bool = False,
         cwd: Path = ROOT,
-        python: str | Path = sys.executable,
+        python: str | Path | None = None,
         timeout: float = 600,
         **variables: str | Path | None,
     ) -> subprocess.CompletedProcess[str]:
@@ -166,7 +166,7 @@ def run_python(
             environment.pop(name, None)
             if value is not None:
                 environment[name] = str(value)
-        command = [str(python), *map(str, args)]
+        command = [str(python or sys.executable), *map(str, args)]
         with subprocess.Popen(
             command,
             cwd=cwd,

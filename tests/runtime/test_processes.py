@@ -104,10 +104,16 @@ def test_an_exported_world_size_that_srun_agrees_with_is_no_launcher(rank):
     ],
 )
 def test_an_exported_variable_that_srun_contradicts_is_to_be_unset(name, value, said):
+    with pytest.raises(ConfigError, match=f"^{name}={value} in the env.*{said}"):
+        from_environment({**STEP, **EXPORTED, name: value})
+
+
+def test_one_rank_exported_to_all_tasks_of_a_step_is_refused():
     whole = {n: v for n, v in TORCHRUN.items() if "ELASTIC" not in n}
-    for exported in EXPORTED, {**whole, "WORLD_SIZE": "4", "RANK": "3"}:
-        with pytest.raises(ConfigError, match=f"^{name}={value} in the env.*{said}"):
-            from_environment({**STEP, **exported, name: value})
+    own = {**STEP, **whole, "WORLD_SIZE": "4", "RANK": "3"}
+    assert from_environment(own).rank == 3
+    with pytest.raises(ConfigError, match="^RANK=0 in the env.*`unset RANK`"):
+        from_environment({**own, "RANK": "0"})
 
 
 @pytest.mark.parametrize(("size", "rank"), OTHERS.values(), ids=OTHERS)
