@@ -140,7 +140,10 @@ def compare_traces(
     bounds = BOUNDS[precision]
     apart = [{d.what: d.value for d in differences(*pair)} for pair in controls]
     own = [max((c.get(d.what, 0.0) for c in apart), default=0.0) for d in found]
-    biases = _wandering(a, b, found, own if controls else None, precision, reach)
+    # Of a gradient that sums terms as large as the whole model's gradient.
+    rounding = gradient_rounding(precision, a[0].outputs["input"].size)
+    noise = [rounding * _norm(trace.gradients) for trace, _ in (a, b)]
+    biases = _wandering(a, b, found, own if controls else None, noise, reach)
     shifted = [_shifted(d, a, b, biases) for d in found]
     if controls:
         # What rounding alone moves is a measure of nothing that comes after it.
@@ -149,7 +152,7 @@ def compare_traces(
         decided_by = f"{ENVELOPE:g} x the envelope of the controls"
     else:
         bound = bounds.first if a[0].step == 1 else bounds.hundred
-        rounded = _rounded(a, b, precision)
+        rounded = _rounded(a, b, max(noise))
         carried = [
             max(_carried(d, a, b, biases), rounded.get(d.what, 0.0)) for d in found
         ]
@@ -177,20 +180,19 @@ def _wandering(
     b: Traced,
     found: list[Difference],
     own: list[float] | None,
-    precision: str,
+    noise: list[float],
     reach: float,
 ) -> frozenset[str]:
     """Parameters whose gradient is rounding alone, no further apart than it took them.
 
     Args:
       own: how far controls are apart in each of `found`, where there are some.
+      noise: what rounding may make of a gradient in each twin.
     """
-    rounding = gradient_rounding(precision, a[0].outputs["input"].size)
-    least = [rounding * _norm(trace.gradients) for trace, _ in (a, b)]
     without_gradient = {
         name
         for name, pair in _both(a[0].gradients, b[0].gradients).items()
-        if all(size(g) <= most for g, most in zip(pair, least, strict=True))
+        if all(size(g) <= most for g, most in zip(pair, noise, strict=True))
     }
     if own is not None:
         return frozenset(
@@ -207,17 +209,17 @@ def _wandering(
     return frozenset(without_gradient - beyond)
 
 
-def _rounded(a: Traced, b: Traced, precision: str) -> dict[str, float]:
+def _rounded(a: Traced, b: Traced, noise: float) -> dict[str, float]:
     """How far rounding may take each weight's gradient, relative to its size.
 
-    Terms as large as the gradient of the whole model are summed into one that may be
-    much smaller, as behind a normalisation, where most of them cancel.
+    A gradient may be much smaller than its terms, as behind a normalisation, where most
+    of them cancel.
     """
-    rounding = gradient_rounding(precision, a[0].outputs["input"].size)
-    most = rounding * max(_norm(trace.gradients) for trace, _ in (a, b))
     least = _least_gradient(a[0], b[0])
+    if not least:  # no gradient is other than zero, or none is finite
+        return {}
     return {
-        gradient_of(name): most / max(least, largest_finite(*pair))
+        gradient_of(name): noise / max(least, largest_finite(*pair))
         for name, pair in _both(a[0].gradients, b[0].gradients).items()
     }
 

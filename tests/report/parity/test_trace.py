@@ -53,6 +53,15 @@ def test_a_step_is_identical_to_itself():
     assert verdict.suspects == ""
 
 
+@pytest.mark.parametrize("by", [0.0, np.nan])
+def test_gradients_that_are_all_zero_or_overflowed_are_compared(by):
+    whole = trace()
+    flat = {name: g * by for name, g in whole.gradients.items()}
+    flat = replace(whole, gradients=flat)
+    assert held(flat, flat).verdict == IDENTICAL
+    assert held(flat, whole).verdict == DIFFERENT
+
+
 @pytest.mark.parametrize(("by", "said"), [(1e-11, IDENTICAL), (1e-9, DIFFERENT)])
 def test_a_gradient_in_which_most_terms_cancel_is_judged_by_their_rounding(by, said):
     whole = trace()
