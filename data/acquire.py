@@ -40,9 +40,7 @@ class Published(NamedTuple):
     image_shape: tuple[int, int, int]
     classes: int
     torchvision: str  # its class in torchvision, which also names MNIST's folder
-    archives: tuple[
-        tuple[str, ...], ...
-    ]  # sets of files, each of which has the whole dataset
+    archives: tuple[tuple[str, ...], ...]  # sets of files, each the whole dataset
 
 
 PUBLISHED = {

@@ -149,8 +149,9 @@ def train(config: Config, world: World, session: Session) -> Path:
             with session.clock(window) as clock:
                 rates, metrics = issue(window.steps, clock)
                 synchronize(state)
-            losses, *_ = sum_over_ranks(metrics, world).T
-            _, grad_norms, loss_scales, skipped = to_host(metrics, world).T
+            losses, grad_norms, loss_scales, skipped = to_host(metrics, world).T
+            if not world.grad_sync:  # each device has a loss of its own
+                losses, *_ = sum_over_ranks(metrics, world).T
             record.window(
                 window,
                 clock.times,

@@ -92,10 +92,9 @@ def run_check(name: str, typed: list[str], folder: Path) -> Cell:
                 end(check)
         if not (folder / "parity.json").exists():
             lines = log.read_text(errors="replace").splitlines()
-            errors = [line for line in lines if line.startswith("error: ")] or lines[
-                -1:
-            ]
-            return Cell(name, typed, error=" ".join(errors) or f"see {log}")
+            errors = [line for line in lines if line.startswith("error: ")]
+            error = " ".join(errors or lines[-1:]) or f"see {log}"
+            return Cell(name, typed, error=error)
     return Cell(
         name,
         typed,

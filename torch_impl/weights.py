@@ -89,9 +89,9 @@ def leaf_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def canonical_shape(name: str, canonical: str, tensor: Tensor) -> tuple[int, ...]:
     """The canonical shape of a tensor of these names; Flax's already is."""
     shape = tuple(tensor.shape)
-    if _is_kernel(name, canonical) and len(shape) in _FROM_TORCH:
+    if _is("kernel", name, canonical) and len(shape) in _FROM_TORCH:
         return tuple(shape[axis] for axis in _FROM_TORCH[len(shape)])
-    if _is_slope(name, canonical) and shape == (1,):
+    if _is("negative_slope", name, canonical) and shape == (1,):
         return ()
     return shape
 
@@ -150,12 +150,12 @@ def load_array(name: str, canonical: str, array: np.ndarray, world: World) -> Te
 
     JAX's twin uses the array unchanged.
     """
-    if _is_kernel(name, canonical):
+    if _is("kernel", name, canonical):
         array = np.ascontiguousarray(array.transpose(_TO_TORCH[array.ndim]))
-    elif _is_slope(name, canonical):
+    elif _is("negative_slope", name, canonical):
         array = array.reshape(-1)
     tensor = replicate(array, world)
-    if not _is_kernel(name, canonical) or array.ndim != 4:
+    if not _is("kernel", name, canonical) or array.ndim != 4:
         return tensor
     # OHWI in memory, as gradients are for channels-last images: DDP wants the same
     # strides for parameters. FSDP shards only contiguous ones.
@@ -175,20 +175,18 @@ def save_weights(model: nn.Module, world: World) -> Weights:
 def save_array(name: str, canonical: str, tensor: Tensor, world: World) -> np.ndarray:
     """The tensor of these names as a canonical NumPy array. Collective."""
     array = unshard(tensor, world).cpu().numpy()
-    if _is_kernel(name, canonical):
+    if _is("kernel", name, canonical):
         array = np.ascontiguousarray(array.transpose(_FROM_TORCH[array.ndim]))
-    elif _is_slope(name, canonical) and array.shape == (1,):
+    elif _is("negative_slope", name, canonical) and array.shape == (1,):
         array = array.reshape(())
     return array
 
 
-def _is_kernel(name: str, canonical: str) -> bool:
-    """Whether torch's layout is another; what a user calls `kernel` is as in Flax."""
-    leaf, canonical_leaf = (n.rpartition(".")[2] for n in (name, canonical))
-    return canonical_leaf == "kernel" and leaf != "kernel"
+def _is(kind: str, name: str, canonical: str) -> bool:
+    """Whether torch's layout of a leaf may be another than Flax's.
 
-
-def _is_slope(name: str, canonical: str) -> bool:
-    """Whether it is an nn.PReLU's: torch's one slope has an axis, Flax's has none."""
+    A kernel has its axes in another order, the one slope of an `nn.PReLU` one too many.
+    What a user calls so in torch as well is as in Flax.
+    """
     leaf, canonical_leaf = (n.rpartition(".")[2] for n in (name, canonical))
-    return canonical_leaf == "negative_slope" and leaf == "weight"
+    return canonical_leaf == kind and leaf != kind
