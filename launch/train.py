@@ -78,3 +78,7 @@ def keep_to_cores(config: Config, processes: Processes) -> None:
     if hasattr(os, "sched_setaffinity") and processes.launcher != "slurm":
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores_of(cores, processes.local_rank, count))
+
+
+if __name__ == "__main__":
+    raise SystemExit("error: start launch/pytorch.py or launch/jax.py, which share this")

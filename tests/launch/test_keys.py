@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, fields
 
 import pytest
+import yaml
 
 from launch.keys import comments, default_of, keys, with_tables
 from recipe.config import Config, known_keys
@@ -50,6 +51,23 @@ def test_every_key_of_every_script_has_its_row(page):
     rows = re.findall(r"^\| `([\w.]+)` \|", keys, re.M)
     assert known - groups - chosen <= set(rows)
     assert len(set(rows)) == len(rows)
+
+
+def test_the_table_of_groups_has_every_choice_and_the_defaults(page, root):
+    rows = re.findall(r"^\| `(\w+)`(?: \(`(\w+)`\))? \| `([\w ]+)` \|", page, re.M)
+    choices = {group: set(names.split()) for group, _, names in rows}
+    conf = root / "conf"
+    grouped = {*choices, "cluster", "study"}  # the last two are on pages of their own
+    assert {folder.name for folder in conf.iterdir() if folder.is_dir()} == {
+        *grouped,
+        "hydra",
+    }
+    for group, names in choices.items():
+        assert names == {file.stem for file in (conf / group).glob("*.yaml")}, group
+    defaults = yaml.safe_load((conf / "config.yaml").read_text())["defaults"]
+    chosen = {k: v for d in defaults if isinstance(d, dict) for k, v in d.items()}
+    shown = {group: default or names.split()[0] for group, default, names in rows}
+    assert shown == {group: chosen[group] for group in shown}
 
 
 def test_a_meaning_is_the_comment_above_a_field_and_beside_it():
