@@ -1,6 +1,7 @@
 """Runs that a real SLURM starts, on two nodes."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -189,3 +190,57 @@ def test_scancel_ends_every_process_of_a_run(sbatch, slurm, tmp_path):
         time.sleep(0.1)
     assert slurm.processes() == idle
     assert slurm.run("squeue", "-h").stdout == ""
+
+
+TAKES = """
+import os
+from runtime.devices import listed, own_devices
+from runtime.processes import from_environment
+
+processes = from_environment(os.environ)
+# Where nothing masks them a node's two GPUs are seen.
+mask = listed(os.environ.get("CUDA_VISIBLE_DEVICES", "0,1"))
+(own,) = own_devices(os.environ, len(mask), processes, 1, "PyTorch")
+print(processes.rank, processes.local_count, len(mask), mask[own])
+"""
+BOUND = {
+    ("--gpus-per-node=2", "--gpu-bind=none"): 2,
+    ("--gpus-per-node=2",): 2,
+    ("--gres=gpu:2",): 2,
+    ("--gpus-per-task=1",): 1,
+    ("--gpus-per-task=1", "--gpu-bind=none"): 2,
+    ("--gpus-per-node=2", "--gpu-bind=single:1"): 1,
+    ("--gpus-per-node=2", "--gpu-bind=map_gpu:1,0"): 1,
+}
+
+
+@pytest.mark.parametrize("flags", BOUND, ids=" ".join)
+def test_each_task_of_a_node_takes_another_gpu_however_they_are_bound(slurm, flags):
+    done = slurm.run(
+        *("srun", "-N2", "--ntasks-per-node=2", "-n4", "-c1", f"--chdir={ROOT}"),
+        *(*flags, sys.executable, "-c", TAKES),
+        PYTHONPATH=str(ROOT),
+    )
+    tasks = sorted(line.split() for line in done.stdout.splitlines())
+    assert [int(rank) for rank, *_ in tasks] == [0, 1, 2, 3]
+    assert {(int(on), int(sees)) for _, on, sees, _ in tasks} == {(2, BOUND[flags])}
+    gpus = [gpu for *_, gpu in tasks]
+    assert sorted(gpus[:2]) == sorted(gpus[2:]) == ["0", "1"]
+
+
+SHARE = {
+    ("--gpus-per-node=1",): "cannot share any; .*SLURM_GPUS_ON_NODE=1",
+    ("--gpus-per-node=1", "--gpu-bind=none"): "sees 2 .* gave this step 1, .* which",
+}
+
+
+@pytest.mark.parametrize("flags", SHARE, ids=" ".join)
+def test_tasks_that_would_share_a_gpu_are_refused_on_every_node(slurm, flags):
+    done = slurm.run(
+        *("srun", "-N2", "--ntasks-per-node=2", "-n4", "-c1", f"--chdir={ROOT}"),
+        *(*flags, sys.executable, "-c", TAKES),
+        PYTHONPATH=str(ROOT),
+        check=False,
+    )
+    assert done.returncode and not done.stdout
+    assert len(re.findall(SHARE[flags], done.stderr)) == 4
