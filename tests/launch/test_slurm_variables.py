@@ -90,8 +90,8 @@ def test_the_batch_script_looks_where_the_run_goes(batch_script, typed):
 
 def test_the_batch_script_lets_every_task_see_the_gpus_of_its_node(root):
     script = (root / "launch" / "slurm" / "train.sbatch").read_text()
-    assert "\n#SBATCH --gpu-bind=none " in script
-    assert "gpus-per-task" not in script
+    assert "\n#SBATCH --gpus-per-node=4 " in script
+    assert "gpus-per-task" not in script and "gpu-bind" not in script
 
 
 IMAGES = {
