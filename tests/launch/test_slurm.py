@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,14 +49,19 @@ def sbatch(slurm, tmp_path):
     Its runs are in `tmp_path`; 2 nodes of 2 tasks, unless the flags say otherwise.
     """
 
-    def submit(framework: str, *overrides: str, flags: tuple[str, ...] = ()) -> str:
+    def submit(
+        framework: str,
+        *overrides: str,
+        flags: tuple[str, ...] = (),
+        python: str | Path = sys.executable,
+    ) -> str:
         return slurm.run(
             *("sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=2"),
             *("--gpus-per-node=2", "--cpus-per-task=1", f"--chdir={ROOT}"),
             *(f"--output={tmp_path}/%j.out", *flags, "launch/slurm/train.sbatch"),
             *(SCRIPT_NAMES[framework], "platform=cpu", *overrides),
             SLURM_SUBMIT_DIR=str(ROOT),
-            PYTHON=sys.executable,
+            PYTHON=str(python),
             RUNS=str(tmp_path),
         ).stdout.strip()
 
@@ -66,10 +72,29 @@ def said(folder) -> str:
     return "".join(path.read_text() for path in folder.glob("*.out"))
 
 
+# Python where a node's own name is another address to it than to the others.
+DEBIAN = f"""#!/bin/sh
+exec unshare --mount sh -c 'mount --bind "$0" /etc/hosts && exec "$@"' \
+  {{folder}}/hosts.$SLURMD_NODENAME {sys.executable} "$@"
+"""
+
+
+@pytest.fixture
+def debian(tmp_path):
+    for node in NODES:
+        others = " ".join(["localhost", *(name for name in NODES if name != node)])
+        own = f"127.0.1.1 {node}\n127.0.0.1 {others}\n"
+        (tmp_path / f"hosts.{node}").write_text(own)
+    python = tmp_path / "python"
+    python.write_text(DEBIAN.format(folder=tmp_path))
+    python.chmod(0o755)
+    return python
+
+
 def test_two_nodes_of_two_tasks_train_what_torchrun_of_four_does(
-    sbatch, slurm, train, framework, tmp_path
+    sbatch, slurm, train, framework, debian, tmp_path
 ):
-    job = sbatch(framework, *RECIPE)
+    job = sbatch(framework, *RECIPE, python=debian)
     here = read_run(train(framework, *RECIPE, processes=4))
     assert slurm.ended(job) == ["COMPLETED"], said(tmp_path)
     there = read_run(tmp_path / f"slurm-{SCRIPT_NAMES[framework]}-{job}")
