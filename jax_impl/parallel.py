@@ -151,9 +151,8 @@ def start(config: Config, processes: Processes) -> World:
             "or install JAX for it (make setup EXTRAS=dev,cuda) and look at "
             f"JAX_PLATFORMS. It says: {error or 'nothing'}"
         ) from error
-    if jax.config.jax_platforms != "cpu":  # it may have a plugin that fails
-        on_gpu = present[0].platform != "cpu"
-        check_gpus_used("JAX", config.platform, on_gpu, os.environ)
+    if present[0].platform == "cpu" and not _asks_for_cpu():  # a plugin has failed
+        check_gpus_used("JAX", config.platform, False, os.environ)
     own_devices(os.environ, len(present), Processes(), local, "JAX")
     devices = [
         device
@@ -176,9 +175,13 @@ def _accelerators(config: Config, processes: Processes) -> list[int]:
     present, each = None, world_size(config, processes) // processes.count
     if config.platform == "gpu":
         present = count_visible(os.environ, list_gpus())
-    elif config.platform == "auto" and jax.config.jax_platforms != "cpu":
+    elif config.platform == "auto" and not _asks_for_cpu():
         present = count_visible(os.environ, list_gpus()) or None  # none: the CPU
     return own_devices(os.environ, present, processes, each, "JAX")
+
+
+def _asks_for_cpu() -> bool:
+    return os.environ.get("JAX_PLATFORMS") == "cpu"
 
 
 def device_names(world: World) -> list[str]:

@@ -1,6 +1,7 @@
 """Where rank 0 listens: for other nodes everywhere, for its own node on loopback."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,11 +11,11 @@ import pytest
 from runtime.connection import accept, listen
 from runtime.processes import Processes
 from tests.conftest import ROOT, clean_environment
-from tests.runtime.test_heartbeat import free_port
 
 
 def rank_zero(host: str) -> Processes:
-    return Processes("slurm", 0, 2, 0, f"{host}:{free_port()}", "launch")
+    # Of this port, which JAX would take, others follow.
+    return Processes("slurm", 0, 2, 0, f"{host}:{20000 + os.getpid() % 12000}", "a")
 
 
 def test_with_several_nodes_rank_0_accepts_on_addresses_that_its_name_has_not():
@@ -54,7 +55,7 @@ def test_another_node_connects_by_the_address_that_it_knows(resolved):
         listener.settimeout(60)
         place = json.dumps(
             {"launcher": "slurm", "count": 2}
-            | {"coordinator": processes.coordinator, "launch": "launch"}
+            | {"coordinator": processes.coordinator, "launch": "a"}
         )
         rank = subprocess.Popen(
             [sys.executable, "-c", ELSEWHERE, place, resolved],
