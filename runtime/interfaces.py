@@ -9,6 +9,7 @@ Source: PyTorch, ProcessGroupGloo::createDefaultDevice; NCCL's documentation,
 NCCL_SOCKET_IFNAME; pytorch/gloo#367.
 """
 
+import contextlib
 import fcntl
 import socket
 import struct
@@ -29,7 +30,8 @@ def gloo_interface(coordinator: str) -> str | None:
         found = source_address(host)
         if found is not None and is_routable(found):
             return interface_of(found)
-    return None
+    others = [name for name, own in addresses().items() if is_routable(own)]
+    return others[0] if len(others) == 1 else None
 
 
 def is_routable(address: str | None) -> bool:
@@ -52,17 +54,20 @@ def source_address(host: str) -> str | None:
 
 
 def interface_of(address: str) -> str | None:
-    """The interface that has an IPv4 address, on Linux; else None."""
+    """The interface that has an IPv4 address, where the platform tells; else None."""
+    return next((name for name, own in addresses().items() if own == address), None)
+
+
+def addresses() -> dict[str, str]:
+    """The IPv4 address of each interface that has one; empty except on Linux."""
+    found = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])
-            try:
+            with contextlib.suppress(OSError):  # it has none
                 answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
-            except OSError:  # it has no address
-                continue
-            if socket.inet_ntoa(answer[20:24]) == address:
-                return name
-    return None
+                found[name] = socket.inet_ntoa(answer[20:24])
+    return found
 
 
 def _address(host: str) -> str | None:

@@ -15,10 +15,11 @@ NAMES = {"10.0.0.7": "ib0", "192.168.1.2": "eth0"}
 def host(monkeypatch):
     """`host("127.0.1.1")`: what the host's own name resolves to, and its routes."""
 
-    def host(own: str | None, routes: dict[str, str] = ROUTES) -> None:
-        monkeypatch.setattr(interfaces, "_address", lambda name: own)
+    def host(of_name: str | None, routes: dict[str, str] = ROUTES) -> None:
+        monkeypatch.setattr(interfaces, "_address", lambda name: of_name)
         monkeypatch.setattr(interfaces, "source_address", routes.get)
-        monkeypatch.setattr(interfaces, "interface_of", NAMES.get)
+        own = {name: address for address, name in NAMES.items()}
+        monkeypatch.setattr(interfaces, "addresses", lambda: {"lo": "127.0.0.1", **own})
 
     return host
 
@@ -39,9 +40,14 @@ def test_on_rank_0s_own_node_the_default_route_is_taken(host):
     assert gloo_interface("coordinator") == "eth0"
 
 
-def test_without_any_route_nothing_is_set(host):
+def test_without_any_route_the_only_interface_is_taken_and_none_of_several(
+    host, monkeypatch
+):
     host("127.0.1.1", {})
     assert gloo_interface("coordinator") is None
+    one = {"lo": "127.0.0.1", "hsn0": "10.0.0.7"}
+    monkeypatch.setattr(interfaces, "addresses", lambda: one)
+    assert gloo_interface("coordinator") == "hsn0"
 
 
 def test_loopbacks_address_is_that_of_loopbacks_interface():

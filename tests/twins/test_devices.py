@@ -60,9 +60,25 @@ def test_a_task_takes_its_own_gpu_in_torch(make_config, monkeypatch, seen):
     for name in "_accelerator_type", "_store", "PrefixStore", "gloo_interface":
         monkeypatch.setattr(twin, name, lambda *_: "cuda")
     monkeypatch.setattr(twin.dist, "init_process_group", lambda *_, **__: None)
-    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     world = twin.start(make_config("train.global_batch_size=64"), TASK)
     assert (world.device, chosen) == (torch.device("cuda", own), [own])
+
+
+@pytest.mark.parametrize("given", [None, "ib0"])
+def test_gloo_of_several_nodes_is_given_the_interface_unless_the_user_is_first(
+    make_config, monkeypatch, given
+):
+    twin = torch_impl.parallel
+    for name in "_store", "PrefixStore", "gloo_interface":
+        monkeypatch.setattr(twin, name, lambda *_: "eth7")
+    monkeypatch.setattr(twin.dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", given or "")
+    if given is None:
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    config = make_config("train.global_batch_size=64", "platform=cpu")
+    twin.start(config, TASK)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == (given or "eth7")
 
 
 @pytest.fixture
