@@ -29,9 +29,11 @@ from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.execution import Strategy
 from record.environment import peak_resident_bytes
+from record.gpus import check_gpus_used, list_gpus
 from runtime.agreement import Ranks
 from runtime.allocator import keep_freed_memory
-from runtime.processes import Processes, check_accelerators
+from runtime.devices import count_visible, jax_finds_gpus, own_devices
+from runtime.processes import Processes
 from runtime.sharding import check_shards, sharded_axis
 from runtime.world import world_size
 
@@ -105,13 +107,15 @@ class World:
 def check(config: Config, processes: Processes) -> None:
     """Refuse what JAX cannot do, before anything starts."""
     check_shards(config, processes)
+    check_gpus_used("JAX", config.platform, jax_finds_gpus(os.environ), os.environ)
+    _accelerators(config, processes)
 
 
 def start(config: Config, processes: Processes) -> World:
     """Choose the devices and join the other processes, where there are any.
 
     Raises:
-      ConfigError: if this node has fewer accelerators than requested.
+      ConfigError: if this process sees fewer accelerators of its own than requested.
     """
     keep_freed_memory()
     choose_kernels(config)
@@ -121,23 +125,23 @@ def start(config: Config, processes: Processes) -> World:
     if config.platform != "auto":
         jax.config.update("jax_platforms", config.platform)
     if processes.count > 1:
-        # All explicit: JAX's auto-detection gives one device per process, and fails in
-        # SLURM environments that lack some variables.
-        first = processes.local_rank * local
         # gRPC would contact the coordinator through a proxy, and wait forever.
-        host = processes.coordinator.rpartition(":")[0]
+        host, _, port = processes.coordinator.rpartition(":")
         key = "no_grpc_proxy"
         direct = os.environ.get(key) or os.environ.get("no_proxy", "")
         os.environ[key] = f"{direct},{host}".removeprefix(",")
         jax.config.update("jax_check_proxy_envs", False)
         # Its preemption service would replace our SIGTERM handler.
         jax.config.update("jax_enable_preemption_service", False)
+        # All explicit: JAX's auto-detection gives one device per process, and fails in
+        # SLURM environments that lack some variables. With several nodes it listens on
+        # all interfaces, since Debian maps a node's own name to 127.0.1.1.
         jax.distributed.initialize(
             processes.coordinator,
             processes.count,
             processes.rank,
-            local_device_ids=list(range(first, first + local)),
-            coordinator_bind_address=processes.coordinator,
+            local_device_ids=_accelerators(config, processes),
+            coordinator_bind_address=f"{host if processes.one_node else '[::]'}:{port}",
         )
     try:
         present = jax.local_devices()
@@ -147,7 +151,9 @@ def start(config: Config, processes: Processes) -> World:
             "or install JAX for it (make setup EXTRAS=dev,cuda) and look at "
             f"JAX_PLATFORMS. It says: {error or 'nothing'}"
         ) from error
-    check_accelerators(local, len(present), "JAX")
+    if present[0].platform == "cpu" and not _asks_for_cpu():  # a plugin has failed
+        check_gpus_used("JAX", config.platform, False, os.environ)
+    own_devices(os.environ, len(present), Processes(), local, "JAX")
     devices = [
         device
         for rank in range(processes.count)
@@ -162,6 +168,20 @@ def start(config: Config, processes: Processes) -> World:
     strategy, grad_sync = Strategy(config.parallel.name), config.parallel.grad_sync
     size = len(devices)
     return World(processes.rank, processes.count, size, mesh, strategy, grad_sync)
+
+
+def _accelerators(config: Config, processes: Processes) -> list[int]:
+    """Indices of this process's accelerators, before JAX starts a backend."""
+    present, each = None, world_size(config, processes) // processes.count
+    if config.platform == "gpu":
+        present = count_visible(os.environ, list_gpus())
+    elif config.platform == "auto" and not _asks_for_cpu():
+        present = count_visible(os.environ, list_gpus()) or None  # none: the CPU
+    return own_devices(os.environ, present, processes, each, "JAX")
+
+
+def _asks_for_cpu() -> bool:
+    return os.environ.get("JAX_PLATFORMS") == "cpu"
 
 
 def device_names(world: World) -> list[str]:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from recipe.cluster import ClusterConfig
 from recipe.errors import ConfigError
+from runtime.devices import listed
 
 CLIENTS = ("sbatch", "srun", "squeue", "sinfo")
-# CUDA's names of a device: its number, or the UUID of a GPU or a MIG instance.
-CUDA_DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+", re.IGNORECASE)
 
 
 def gpus_of(gres: str, kind: str | None = None) -> int:
@@ -54,12 +53,7 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     if chosen is None:
         found = len(list(Path("/dev").glob("nvidia[0-9]*")))
         return [str(index) for index in range(found)]
-    devices = []
-    for entry in map(str.strip, chosen.split(",")):
-        if not CUDA_DEVICE.fullmatch(entry):
-            break
-        devices.append(entry)
-    return devices
+    return listed(chosen)
 
 
 @dataclass(frozen=True)
@@ -123,11 +117,18 @@ def own_cores() -> int:
 
 
 def _check_local(cluster: ClusterConfig, largest: int) -> int:
-    gpus, cores = len(visible_gpus(os.environ)), own_cores()
+    visible, cores = visible_gpus(os.environ), own_cores()
+    gpus = len(visible)
     if cluster.gpus_per_node > gpus:
         raise ConfigError(
             f"cluster.gpus_per_node={cluster.gpus_per_node}, but this machine has "
             f"{gpus}; use at most that many, 0 for CPUs"
+        )
+    mig = any(name.upper().startswith("MIG-") for name in visible)
+    if mig and cluster.gpus_per_node and largest > 1:
+        raise ConfigError(
+            f"study.world_size={largest} on the MIG instances of CUDA_VISIBLE_DEVICES: "
+            "CUDA shows a process one of them; use study.world_size=[1], or whole GPUs"
         )
     each = cluster.cores_per_device
     if each is None:

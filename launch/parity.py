@@ -12,6 +12,7 @@ where the losses diverge, layer by layer, and two finished runs:
 
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from launch.trainings import (
 )
 from recipe.errors import ConfigError, RecordError
 from recipe.parity import ParityConfig
+from record.gpus import check_gpus_used
 from record.run import Run, read_run
 from record.weights import check_weights
 from report.page.parity import write_parity_page
@@ -44,17 +46,25 @@ from report.parity.bounds import (
     UNDECIDED,
 )
 from report.parity.compare import compare, compare_two, label_of
+from report.parity.devices import devices_differ
 from report.parity.differences import envelope
 from report.parity.verdict import Verdict
+from runtime.devices import jax_finds_gpus
 
 EXIT_UNDECIDED = 3  # 1 is a difference, 2 a check that could not start
 
 
 def parity(config: ParityConfig) -> None:
-    """The requested check: of two runs, of one step, or of whole trainings."""
+    """The requested check: of two runs, of one step, or of whole trainings.
+
+    Raises:
+      ConfigError: before anything starts.
+    """
     if config.a is not None:
-        compare_runs(config)
-    elif config.trace is not None:
+        return compare_runs(config)
+    # Else this would appear after PyTorch has trained.
+    check_gpus_used("JAX", config.platform, jax_finds_gpus(os.environ), os.environ)
+    if config.trace is not None:
         trace_twins(config)
     else:
         check_parity(config)
@@ -173,6 +183,7 @@ def judge(config: ParityConfig, runs: dict[Training, Run]) -> Verdict:
         data_fingerprint=any_run.summary["data_fingerprint"],
         comparisons=comparisons,
         control=control,
+        notes=devices_differ({t.label: run.environment for t, run in runs.items()}),
     )
 
 

@@ -23,6 +23,8 @@ PACKAGES = (
     *("torchvision", "wandb"),
     *("nvidia-cuda-runtime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"),
 )
+# Variables that choose the network of collectives.
+NETWORK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_IB_HCA", "NCCL_NET")
 
 
 def describe_environment(framework: str, devices: list[str]) -> dict[str, Any]:
@@ -40,6 +42,7 @@ def describe_environment(framework: str, devices: list[str]) -> dict[str, Any]:
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": describe_gpus(),
+        "network_settings": {name: os.environ.get(name) for name in NETWORK},
         "host": socket.gethostname(),
         "git_commit": commit,
         "git_dirty": dirty,

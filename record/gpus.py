@@ -4,10 +4,13 @@ https://docs.nvidia.com/deploy/nvml-api: The driver includes the library, and it
 bindings need no framework.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pynvml
+
+from recipe.errors import ConfigError
+from runtime.devices import count_visible
 
 # How two GPUs are connected without NVLink, in nvidia-smi's abbreviations.
 WAYS = {
@@ -19,6 +22,11 @@ WAYS = {
     pynvml.NVML_TOPOLOGY_SYSTEM: "SYS",
 }
 NVLINK = "NVLink"
+# What makes a framework find GPUs that the driver lists.
+INSTALL = {
+    "PyTorch": "install its wheel for a CUDA version that nvidia-smi says is supported",
+    "JAX": "install JAX for them: make setup EXTRAS=dev,cuda",
+}
 
 
 def describe_gpus() -> dict[str, Any] | None:
@@ -41,6 +49,59 @@ def describe_gpus() -> dict[str, Any] | None:
         }
     finally:
         pynvml.nvmlShutdown()
+
+
+def list_gpus() -> list[list[str]] | None:
+    """UUIDs of each GPU of the machine and of its MIG instances; None without a driver.
+
+    A job's control group may hide GPUs, which NVML then omits.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        count = pynvml.nvmlDeviceGetCount()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+        return [[_uuid(gpu), *map(_uuid, _mig_instances(gpu))] for gpu in handles]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def check_gpus_used(
+    framework: str, platform: str, able: bool, environ: Mapping[str, str]
+) -> None:
+    """Refuse to train on the CPU under `platform=auto` beside GPUs that nobody masked.
+
+    After plain `make setup` PyTorch would take the GPU and JAX the CPU, since PyTorch's
+    wheel includes CUDA and JAX's does not.
+
+    Args:
+      platform: of the config.
+      able: whether the framework finds GPUs.
+      environ: of the process.
+
+    Raises:
+      ConfigError: naming both ways out.
+    """
+    if platform != "auto" or able:
+        return
+    if gpus := count_visible(environ, list_gpus() or []):
+        raise ConfigError(
+            f"platform=auto: {framework} would train on the CPU, while NVIDIA's driver "
+            f"lists {gpus} GPU(s); {INSTALL[framework]}, or choose platform=cpu"
+        )
+
+
+def _mig_instances(gpu: Any) -> list[Any]:
+    count = _asked(pynvml.nvmlDeviceGetMaxMigDeviceCount, gpu) or 0
+    ask = pynvml.nvmlDeviceGetMigDeviceHandleByIndex
+    found = [_asked(ask, gpu, index) for index in range(count)]
+    return [instance for instance in found if instance is not None]
+
+
+def _uuid(handle: Any) -> str:
+    return str(_asked(pynvml.nvmlDeviceGetUUID, handle) or "")
 
 
 def _gpu(handle: Any) -> dict[str, Any]:

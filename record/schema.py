@@ -105,6 +105,9 @@ ENVIRONMENT = {
     "omp_num_threads": Field((str, type(None)), "as rank 0 has it set", since=2),
     "memory_bytes": Field(INT, "of the machine"),
     "gpus": Field((dict, type(None)), "of the machine, null without NVIDIA's driver"),
+    "network_settings": Field(
+        (dict, type(None)), "variables that choose the network of collectives", since=3
+    ),
     "host": Field(TEXT, "its name"),
     "git_commit": Field((str, type(None)), "of the checkout, null outside git"),
     "git_dirty": Field((bool, type(None)), "whether tracked files had changes"),

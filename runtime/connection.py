@@ -68,8 +68,24 @@ def listen(processes: Processes) -> socket.socket:
     host, ports = _host(processes), _ports(processes)
     for number in ports:
         with contextlib.suppress(OSError):
-            return socket.create_server((host, number), backlog=1024)
+            return _server(processes, number)
     raise OSError(f"no port of {ports[0]} to {ports[-1]} is free on {host}")
+
+
+def _server(processes: Processes, number: int) -> socket.socket:
+    """On loopback for one node, on all interfaces for several.
+
+    Where /etc/hosts maps a node's own name to 127.0.1.1, as Debian's and Ubuntu's does,
+    no other node would reach what listens there.
+    """
+    if processes.one_node:
+        return socket.create_server((_host(processes), number), backlog=1024)
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):  # IPv6 may be compiled in and disabled
+            return socket.create_server(
+                ("", number), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True
+            )
+    return socket.create_server(("", number), backlog=1024)
 
 
 def connect(processes: Processes) -> tuple[Connection, dict[str, Any]] | None:

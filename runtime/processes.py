@@ -23,6 +23,7 @@ class Processes:
         has restarted them; empty if nothing restarts them.
       restart: how often it has restarted them.
       restarts: whether it will, whatever a process's exit status.
+      local_count: processes on this node, or 1 where that is unknown.
     """
 
     launcher: str = "python"
@@ -33,6 +34,7 @@ class Processes:
     launch: str = ""
     restart: int = 0
     restarts: bool = False
+    local_count: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.count:
@@ -40,6 +42,11 @@ class Processes:
                 f"rank {self.rank} of {self.count} processes as {self.launcher} says; "
                 f"ranks go from 0 to {self.count - 1}"
             )
+
+    @property
+    def one_node(self) -> bool:
+        """Whether all of the run's processes are on one node, and meet on loopback."""
+        return self.coordinator.startswith("127.")
 
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -140,6 +147,7 @@ def _from_torchrun(environ: Mapping[str, str]) -> Processes:
         launch=hashlib.sha256(repr(launch).encode()).hexdigest()[:8],
         restart=_number(environ, "TORCHELASTIC_RESTART_COUNT") if run[1] else 0,
         restarts=environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0",
+        local_count=_local_count(environ),
     )
 
 
@@ -160,12 +168,38 @@ def _from_slurm(environ: Mapping[str, str]) -> Processes:
         count=_number(environ, "SLURM_STEP_NUM_TASKS"),
         local_rank=_number(environ, "SLURM_LOCALID"),
         coordinator=f"{host}:{port(step)}",
+        local_count=_local_count(environ),
     )
 
 
 def port(number: int) -> int:
     """A port below Linux's ephemeral ones (32768 on), used by outgoing connections."""
     return 20000 + number % 12000
+
+
+def _local_count(environ: Mapping[str, str]) -> int:
+    if environ.get("LOCAL_WORLD_SIZE"):
+        return _number(environ, "LOCAL_WORLD_SIZE")
+    return tasks_on_node(
+        environ.get("SLURM_STEP_TASKS_PER_NODE", ""), environ.get("SLURM_NODEID", "")
+    )
+
+
+def tasks_on_node(per_node: str, node: str) -> int:
+    """The tasks of a SLURM step on one of its nodes; 1 where that is unknown.
+
+    Args:
+      per_node: SLURM_STEP_TASKS_PER_NODE.
+      node: SLURM_NODEID, from 0.
+
+    >>> [tasks_on_node("2(x3),1", node) for node in ("0", "2", "3", "")]
+    [2, 2, 1, 1]
+    """
+    counts: list[int] = []
+    for entry in per_node.split(","):
+        if found := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", entry):
+            counts += [int(found[1])] * int(found[2] or 1)
+    return counts[int(node)] if node.isdigit() and int(node) < len(counts) else 1
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
@@ -219,27 +253,3 @@ def cores_of(cores: list[int], local_rank: int, count: int) -> list[int]:
             "fewer, or null to share all cores"
         )
     return cores[last - count : last]
-
-
-def check_accelerators(wanted: int, present: int, framework: str) -> None:
-    """Refuse more accelerators than the process's node has.
-
-    >>> check_accelerators(3, 2, "JAX")
-    Traceback (most recent call last):
-    recipe.errors.ConfigError: 3 accelerators are requested but JAX sees 2; use \
-at most 2 on this node, or platform=cpu
-    >>> check_accelerators(1, 0, "PyTorch")
-    Traceback (most recent call last):
-    recipe.errors.ConfigError: platform=gpu, but PyTorch sees no accelerator; use \
-platform=cpu, or auto for what there is
-    """
-    if wanted > present == 0:
-        raise ConfigError(
-            f"platform=gpu, but {framework} sees no accelerator; use platform=cpu, or "
-            "auto for what there is"
-        )
-    if wanted > present:
-        raise ConfigError(
-            f"{wanted} accelerators are requested but {framework} sees {present}; "
-            f"use at most {present} on this node, or platform=cpu"
-        )

@@ -19,9 +19,6 @@ FOREIGN = {
     "Setting OMP_NUM_THREADS environment variable for each process to be": (
         *("torch", "distributed/run.py"),
     ),
-    "CUDA-enabled jaxlib is not installed. Falling back to": (
-        *("jax", "_src/xla_bridge.py"),
-    ),
     "CUDA out of memory. Tried to allocate": ("torch", "lib/libc10_cuda.so"),
     "ChildFailedError": (
         *("torch", "distributed/elastic/multiprocessing/errors/__init__.py"),

@@ -29,9 +29,12 @@ from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.execution import Strategy
 from record.environment import peak_resident_bytes
+from record.gpus import check_gpus_used
 from runtime.agreement import Ranks
 from runtime.allocator import keep_freed_memory
-from runtime.processes import Processes, check_accelerators
+from runtime.devices import own_devices
+from runtime.interfaces import gloo_interface
+from runtime.processes import Processes
 from runtime.sharding import check_shards
 from runtime.world import world_size
 from torch_impl.layers import BatchNorm
@@ -112,31 +115,27 @@ def check(config: Config, processes: Processes) -> None:
             "process per device; without devices=, start torchrun --standalone "
             f"--nproc-per-node={devices} launch/pytorch.py"
         )
-    if config.platform == "gpu":
-        check_accelerators(
-            processes.local_rank + 1, torch.accelerator.device_count(), "PyTorch"
-        )
+    _accelerator(config, processes)
 
 
 def start(config: Config, processes: Processes) -> World:
     """Choose the device and join the process group, where there is one.
 
     Raises:
-      ConfigError: if this node has fewer accelerators than processes.
+      ConfigError: if this process sees no accelerator of its own.
     """
     keep_freed_memory()
     choose_kernels(config)
-    present = torch.accelerator.device_count()
-    if config.platform == "cpu" or (config.platform == "auto" and present == 0):
-        device = torch.device("cpu")
-    else:
-        check_accelerators(processes.local_rank + 1, present, "PyTorch")
-        device = torch.device(_accelerator_type(), processes.local_rank)
-        torch.accelerator.set_device_index(processes.local_rank)
+    device, own = torch.device("cpu"), _accelerator(config, processes)
+    if own is not None:
+        device = torch.device(_accelerator_type(), own)
+        torch.accelerator.set_device_index(own)
     if processes.count > 1:
-        if _one_node(processes):
+        if processes.one_node:
             # gloo would listen on the address of this machine's name, not on loopback.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", socket.if_indextoname(1))
+        elif interface := gloo_interface(processes.coordinator.rpartition(":")[0]):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             # torchrun's store survives a restart, with the addresses of the previous
@@ -151,8 +150,14 @@ def start(config: Config, processes: Processes) -> World:
     return World(processes.rank, size, size, device, strategy, grad_sync)
 
 
-def _one_node(processes: Processes) -> bool:
-    return processes.coordinator.startswith("127.")
+def _accelerator(config: Config, processes: Processes) -> int | None:
+    """The index of this process's accelerator; None: the CPU."""
+    present = torch.accelerator.device_count()
+    if config.platform == "cpu" or (config.platform == "auto" and present == 0):
+        check_gpus_used("PyTorch", config.platform, present > 0, os.environ)
+        return None
+    (own,) = own_devices(os.environ, present, processes, 1, "PyTorch")
+    return own
 
 
 def _store(processes: Processes) -> Store:
@@ -160,7 +165,7 @@ def _store(processes: Processes) -> Store:
     rank, count, place = processes.rank, processes.count, processes.coordinator
     if processes.launcher == "torchrun":
         return next(rendezvous("env://", rank, count))[0]
-    if not _one_node(processes):
+    if not processes.one_node:
         return next(rendezvous(f"tcp://{place}", rank, count))[0]
     # The same, but listening on loopback instead of all addresses.
     host, _, port = place.rpartition(":")

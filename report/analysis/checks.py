@@ -15,7 +15,7 @@ from record.disk import parse_json, read_text
 from record.run import read_all_rows, read_environment, read_summary
 from report.analysis.cells import Cell, Setting
 from report.analysis.groups import framework_name
-from report.analysis.hardware import commit_name
+from report.analysis.hardware import commit_name, device_name
 from report.analysis.recipes import Recipe, read_recipe
 from report.analysis.runs import DAMAGE, Skipped, config_values, read_sane_summary
 from report.parity.bounds import PASSES, worst
@@ -47,6 +47,7 @@ class Check:
       commits: that they were run at.
       compiled: whether PyTorch's were, as JAX's always are.
       global_batch_size: examples of a step of theirs.
+      devices: kinds of theirs.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Check:
     runs: tuple[Path, ...]
     recipe: Recipe = field(repr=False)
     global_batch_size: int
+    devices: tuple[str, ...]
     curves: tuple[LossCurve, ...] = field(repr=False)
 
     @property
@@ -164,6 +166,7 @@ def read_check(folder: Path) -> Check:
         runs=tuple(of_it),
         recipe=read_recipe(of_it[0]),
         global_batch_size=summaries[of_it[0]]["global_batch_size"],
+        devices=tuple(sorted({device_name(read_environment(r)) for r in of_it})),
         curves=tuple(_checked_curve(run, summaries[run]) for run in of_it),
         **facts,
     )

@@ -132,3 +132,15 @@ def _unchecked(cell: Cell, recipe: Recipe | None, checks: Sequence[Check]) -> st
         return f"whether the parity check of {of} is of its recipe cannot be read"
     parts = " and ".join(near.differences(cell, recipe))
     return f"the parity check of {of} is of other {parts}: {near.path}"
+
+
+def different_devices(cells: Sequence[Cell]) -> str:
+    """That the frameworks ran on different devices throughout; else empty."""
+    kinds = {
+        name: {c.setting.device for c in cells if c.setting.framework == name}
+        for name in ("torch", "jax")
+    }
+    if not all(kinds.values()) or kinds["torch"] & kinds["jax"]:
+        return ""
+    torch, jax = (", ".join(sorted(kinds[name])) for name in ("torch", "jax"))
+    return f"Their devices differ, {torch} for PyTorch and {jax} for JAX"

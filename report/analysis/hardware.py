@@ -17,23 +17,9 @@ from jaxtyping import Float
 
 from record.disk import read_text
 from report.analysis.intervals import Estimate, through
+from report.parity.devices import SEVERAL, device_name
 
-SEVERAL = " and "  # between kinds of device
 COMPUTES = {"torch": ("torch",), "jax": ("jax", "jaxlib")}
-
-
-def device_name(environment: Mapping[str, Any]) -> str:
-    """What a device is: "NVIDIA H100 1" and "NVIDIA H100 0" are the same.
-
-    >>> device_name({"devices": ["A 0", "B 1", "A 2"], "processor": "C"})
-    'A and B'
-    """
-    names = {re.sub(r"[ :]\d+$", "", str(name)) for name in environment["devices"]}
-    kinds = {
-        environment["processor"] if name.lower().startswith("cpu") else name
-        for name in names
-    }
-    return SEVERAL.join(sorted(kinds)) or "unknown"
 
 
 def machine_name(environment: Mapping[str, Any]) -> str:

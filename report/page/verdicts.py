@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from report.analysis.checks import Check
-from report.analysis.comparisons import SpeedComparison
+from report.analysis.comparisons import SpeedComparison, different_devices
 from report.analysis.findings import Report
 from report.analysis.groups import name_among, own_parts
 from report.analysis.intervals import TOO_NOISY, format_count
@@ -30,13 +30,15 @@ def parity(report: Report) -> tuple[str, str]:
             f"{NOT_IDENTICAL[verdict]} ({names}){why}. Their speeds are not compared "
             "below."
         )
+    apart = different_devices(report.scaling.cells)
+    apart = f" {apart}, so nothing is said of the frameworks' speeds." if apart else ""
     compared = len(report.comparisons)
     unproven = [c.withheld for c in report.comparisons if c.withheld]
     if not checks or (compared and len(unproven) == compared):
         why = [*unproven, "no parity check that can be read is among them"][0]
         return UNKNOWN, (
             f"Whether PyTorch and JAX trained the same thing is not shown: {why}. "
-            "Their speeds are not compared below."
+            f"Their speeds are not compared below.{apart}"
         )
     where = f"in {format_list(sorted({check.precision for check in checks}))}"
     steps = {len(c.differences) for check in checks for c in check.comparisons}
@@ -52,17 +54,20 @@ def parity(report: Report) -> tuple[str, str]:
         return ALIKE, (
             f"PyTorch and JAX are not told apart {where}: where rounding makes their "
             "losses and weights diverge, their test scores lie in the interval of each "
-            f"other's controls.{part}"
+            f"other's controls.{part}{apart}"
         )
     return IDENTICAL, (
         f"PyTorch and JAX trained the same thing {where}: their losses and final "
-        f"weights are no further apart than rounding allows.{part}"
+        f"weights are no further apart than rounding allows.{part}{apart}"
     )
 
 
 def check_sentence(check: Check) -> str:
     """A check's verdict and what decided it."""
-    return f"{check.name}: {check.verdict}, by {check.decided_by}"
+    sentence = f"{check.name}: {check.verdict}, by {check.decided_by}"
+    if len(check.devices) > 1:
+        sentence += f"; its devices differ: {format_list(check.devices)}"
+    return sentence
 
 
 def comparison_sentences(report: Report) -> Iterator[str]:

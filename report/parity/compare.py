@@ -24,6 +24,7 @@ from report.parity.bounds import (
     fixed_bound_holds,
     looser,
 )
+from report.parity.devices import devices_differ
 from report.parity.differences import (
     Envelope,
     leaf_differences,
@@ -255,6 +256,7 @@ def compare_two(a: tuple[str, Run], b: tuple[str, Run]) -> Verdict:
     (_, run_a), (_, run_b) = a, b
     precision = looser(*(run.config.precision.name for run in (run_a, run_b)))
     comparison = compare_fixed(a, b, precision)
+    differ = devices_differ({label: run.environment for label, run in (a, b)})
     return Verdict(
         experiment=run_a.config.name,
         precision=precision,
@@ -262,7 +264,7 @@ def compare_two(a: tuple[str, Run], b: tuple[str, Run]) -> Verdict:
         data_fingerprint=run_a.summary["data_fingerprint"],
         comparisons=[comparison],
         control=None,
-        notes=list(notes(run_a, run_b, precision, len(comparison.differences))),
+        notes=[*differ, *notes(run_a, run_b, precision, len(comparison.differences))],
     )
 
 

@@ -93,6 +93,15 @@ def test_what_this_machine_has_not_is_refused(what, machine):
         assert word in str(refused.value)
 
 
+def test_mig_instances_of_this_machine_train_one_at_a_time(machine, monkeypatch):
+    machine(cores=16, gpus=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{MIG},MIG-77bb")
+    one = ClusterConfig(name="local", gpus_per_node=1)
+    assert check_machine(one, [1]) == 8
+    with pytest.raises(ConfigError, match=r"world_size=2 on the MIG.*world_size=\[1\]"):
+        check_machine(ClusterConfig(name="local", gpus_per_node=2), [1, 2])
+
+
 def test_a_plan_that_no_machine_could_run_is_refused_without_one():
     slurm = ClusterConfig(name="slurm", gpus_per_node=4)
     check_plan(slurm, [1, 3, 4, 8])

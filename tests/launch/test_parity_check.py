@@ -51,6 +51,39 @@ def test_fp32_is_judged_by_controls_on_real_images(
     assert len(verdict["control_losses"]) == 100
 
 
+# NVIDIA's driver as a machine with two GPUs has it.
+DRIVER = """
+import pynvml
+
+def refused(*_):
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+for name in ("Init", "Shutdown"):
+    setattr(pynvml, f"nvml{name}", lambda: None)
+pynvml.nvmlDeviceGetCount = lambda: 2
+pynvml.nvmlDeviceGetHandleByIndex = lambda index: index
+pynvml.nvmlDeviceGetUUID = lambda handle: f"GPU-{handle}"
+pynvml.nvmlDeviceGetMaxMigDeviceCount = refused
+"""
+
+
+def test_before_pytorch_trains_on_a_gpu_jax_without_cuda_is_refused(
+    run_python, tmp_path
+):
+    (tmp_path / "sitecustomize.py").write_text(DRIVER)
+    folder = tmp_path / "check"
+    done = run_python(
+        [PARITY, "experiment=digits_mlp", "world_sizes=[1]", f"run.dir={folder}"],
+        PYTHONPATH=tmp_path,
+        CUDA_VISIBLE_DEVICES=None,
+        JAX_PLATFORMS=None,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "platform=auto: JAX would train on the CPU" in done.stderr
+    assert "EXTRAS=dev,cuda" in done.stderr and "platform=cpu" in done.stderr
+    assert not folder.exists()
+
+
 def test_a_training_that_fails_is_named_with_its_own_error(run_quickly, tmp_path):
     done = run_quickly(
         [

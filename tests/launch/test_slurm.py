@@ -1,11 +1,13 @@
 """Runs that a real SLURM starts, on two nodes."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,14 +49,19 @@ def sbatch(slurm, tmp_path):
     Its runs are in `tmp_path`; 2 nodes of 2 tasks, unless the flags say otherwise.
     """
 
-    def submit(framework: str, *overrides: str, flags: tuple[str, ...] = ()) -> str:
+    def submit(
+        framework: str,
+        *overrides: str,
+        flags: tuple[str, ...] = (),
+        python: str | Path = sys.executable,
+    ) -> str:
         return slurm.run(
             *("sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=2"),
             *("--gpus-per-node=2", "--cpus-per-task=1", f"--chdir={ROOT}"),
             *(f"--output={tmp_path}/%j.out", *flags, "launch/slurm/train.sbatch"),
             *(SCRIPT_NAMES[framework], "platform=cpu", *overrides),
             SLURM_SUBMIT_DIR=str(ROOT),
-            PYTHON=sys.executable,
+            PYTHON=str(python),
             RUNS=str(tmp_path),
         ).stdout.strip()
 
@@ -65,10 +72,29 @@ def said(folder) -> str:
     return "".join(path.read_text() for path in folder.glob("*.out"))
 
 
+# Python where a node's own name is another address to it than to the others.
+DEBIAN = f"""#!/bin/sh
+exec unshare --mount sh -c 'mount --bind "$0" /etc/hosts && exec "$@"' \
+  {{folder}}/hosts.$SLURMD_NODENAME {sys.executable} "$@"
+"""
+
+
+@pytest.fixture
+def debian(tmp_path):
+    for node in NODES:
+        others = " ".join(["localhost", *(name for name in NODES if name != node)])
+        own = f"127.0.1.1 {node}\n127.0.0.1 {others}\n"
+        (tmp_path / f"hosts.{node}").write_text(own)
+    python = tmp_path / "python"
+    python.write_text(DEBIAN.format(folder=tmp_path))
+    python.chmod(0o755)
+    return python
+
+
 def test_two_nodes_of_two_tasks_train_what_torchrun_of_four_does(
-    sbatch, slurm, train, framework, tmp_path
+    sbatch, slurm, train, framework, debian, tmp_path
 ):
-    job = sbatch(framework, *RECIPE)
+    job = sbatch(framework, *RECIPE, python=debian)
     here = read_run(train(framework, *RECIPE, processes=4))
     assert slurm.ended(job) == ["COMPLETED"], said(tmp_path)
     there = read_run(tmp_path / f"slurm-{SCRIPT_NAMES[framework]}-{job}")
@@ -189,3 +215,57 @@ def test_scancel_ends_every_process_of_a_run(sbatch, slurm, tmp_path):
         time.sleep(0.1)
     assert slurm.processes() == idle
     assert slurm.run("squeue", "-h").stdout == ""
+
+
+TAKES = """
+import os
+from runtime.devices import listed, own_devices
+from runtime.processes import from_environment
+
+processes = from_environment(os.environ)
+# Where nothing masks them a node's two GPUs are seen.
+mask = listed(os.environ.get("CUDA_VISIBLE_DEVICES", "0,1"))
+(own,) = own_devices(os.environ, len(mask), processes, 1, "PyTorch")
+print(processes.rank, processes.local_count, len(mask), mask[own])
+"""
+BOUND = {
+    ("--gpus-per-node=2", "--gpu-bind=none"): 2,
+    ("--gpus-per-node=2",): 2,
+    ("--gres=gpu:2",): 2,
+    ("--gpus-per-task=1",): 1,
+    ("--gpus-per-task=1", "--gpu-bind=none"): 2,
+    ("--gpus-per-node=2", "--gpu-bind=single:1"): 1,
+    ("--gpus-per-node=2", "--gpu-bind=map_gpu:1,0"): 1,
+}
+
+
+@pytest.mark.parametrize("flags", BOUND, ids=" ".join)
+def test_each_task_of_a_node_takes_another_gpu_however_they_are_bound(slurm, flags):
+    done = slurm.run(
+        *("srun", "-N2", "--ntasks-per-node=2", "-n4", "-c1", f"--chdir={ROOT}"),
+        *(*flags, sys.executable, "-c", TAKES),
+        PYTHONPATH=str(ROOT),
+    )
+    tasks = sorted(line.split() for line in done.stdout.splitlines())
+    assert [int(rank) for rank, *_ in tasks] == [0, 1, 2, 3]
+    assert {(int(on), int(sees)) for _, on, sees, _ in tasks} == {(2, BOUND[flags])}
+    gpus = [gpu for *_, gpu in tasks]
+    assert sorted(gpus[:2]) == sorted(gpus[2:]) == ["0", "1"]
+
+
+SHARE = {
+    ("--gpus-per-node=1",): "cannot share any; .*SLURM_GPUS_ON_NODE=1",
+    ("--gpus-per-node=1", "--gpu-bind=none"): "sees 2 .* gave this step 1, .* which",
+}
+
+
+@pytest.mark.parametrize("flags", SHARE, ids=" ".join)
+def test_tasks_that_would_share_a_gpu_are_refused_on_every_node(slurm, flags):
+    done = slurm.run(
+        *("srun", "-N2", "--ntasks-per-node=2", "-n4", "-c1", f"--chdir={ROOT}"),
+        *(*flags, sys.executable, "-c", TAKES),
+        PYTHONPATH=str(ROOT),
+        check=False,
+    )
+    assert done.returncode and not done.stdout
+    assert len(re.findall(SHARE[flags], done.stderr)) == 4

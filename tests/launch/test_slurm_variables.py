@@ -88,10 +88,41 @@ def test_the_batch_script_looks_where_the_run_goes(batch_script, typed):
     assert passed == [f"run.dir='{FOLDERS[typed]}'"]
 
 
+def test_the_batch_script_lets_every_task_see_the_gpus_of_its_node(root):
+    script = (root / "launch" / "slurm" / "train.sbatch").read_text()
+    assert "\n#SBATCH --gpus-per-node=4 " in script
+    assert "gpus-per-task" not in script and "gpu-bind" not in script
+
+
+IMAGES = {
+    "duet.sif": "apptainer exec --nv --bind {mounts} --pwd {here} {image} {python}",
+    "duet.sqsh": "--container-image={image} --container-mounts={mounts} "
+    "--container-mount-home --container-workdir={here} {python}",
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_batch_script_starts_a_container_with_its_folders(
+    batch_script, tmp_path, name
+):
+    image = tmp_path / name
+    image.touch()
+    given = {"SLURM_JOB_ID": "7", "IMAGE": str(image), "MOUNTS": "/scratch/me /data"}
+    done = batch_script("train.steps=3", **given, PYTHON="")
+    assert done.returncode == 0, done.stderr
+    mounts = f"{ROOT}:{ROOT},/scratch/me:/scratch/me,/data:/data"
+    place = {"image": image, "here": ROOT, "python": "/duet/.venv/bin/python"}
+    started = IMAGES[name].format(mounts=mounts, **place)
+    words = [*started.split(), "launch/pytorch.py", "train.steps=3"]
+    said = done.stdout.splitlines()
+    assert said[said.index("--kill-on-bad-exit=1") + 1 :][: len(words)] == words
+
+
 ARRAY = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
 WITHOUT = {
     "SLURM": ((), {}, "sbatch launch/slurm/train.sbatch pytorch; without SLURM"),
     "Python": ((), {"SLURM_JOB_ID": "7", "PYTHON": "no/python"}, "PYTHON=/path/to/"),
+    "an image": ((), {"SLURM_JOB_ID": "7", "IMAGE": "no.sif"}, "no image at no.sif"),
     "its own seed": (("train.seed=3",), ARRAY, "train.seed=3 is not for an array"),
     "its own folder": (("run.dir=a",), ARRAY, "RUNS=/shared/folder sbatch"),
 }

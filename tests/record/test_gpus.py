@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from record.gpus import describe_gpus
+from recipe.errors import ConfigError
+from record.gpus import INSTALL, check_gpus_used, describe_gpus, list_gpus
 
 NAME = "NVIDIA H100 80GB HBM3"
 
@@ -37,6 +38,13 @@ def nvml(monkeypatch):
         "nvmlDeviceGetMaxClockInfo": lambda handle, clock: 1980,
         "nvmlDeviceGetP2PStatus": peers,
         "nvmlDeviceGetTopologyCommonAncestor": lambda a, b: pynvml.NVML_TOPOLOGY_SYSTEM,
+        "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}",
+        "nvmlDeviceGetMaxMigDeviceCount": lambda handle: (
+            7 if handle == 2 else refused()
+        ),
+        "nvmlDeviceGetMigDeviceHandleByIndex": lambda handle, index: (
+            f"2 {index}" if index < 2 else refused()
+        ),
     }
     for name, answer in answers.items():
         monkeypatch.setattr(pynvml, name, answer)
@@ -63,7 +71,25 @@ def test_the_link_of_each_pair_of_gpus_is_recorded(nvml):
 
 def test_without_nvidias_driver_there_is_nothing_to_tell(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlInit", refused)
-    assert describe_gpus() is None
+    assert describe_gpus() is None and list_gpus() is None
+    check_gpus_used("JAX", "auto", False, {})
+
+
+def test_a_gpu_is_listed_with_its_mig_instances(nvml):
+    assert list_gpus() == [["GPU-0"], ["GPU-1"], ["GPU-2", "GPU-2 0", "GPU-2 1"]]
+
+
+@pytest.mark.parametrize("framework, way", INSTALL.items())
+def test_the_cpu_is_refused_beside_gpus_that_nobody_masked(nvml, framework, way):
+    said = "^platform=auto: .*lists 2 GPU.*platform=cpu$"
+    with pytest.raises(ConfigError, match=said) as refusal:
+        check_gpus_used(framework, "auto", False, {})
+    assert framework in str(refusal.value) and way in str(refusal.value)
+    with pytest.raises(ConfigError, match="lists 1 GPU"):
+        check_gpus_used(framework, "auto", False, {"CUDA_VISIBLE_DEVICES": "1"})
+    check_gpus_used(framework, "auto", True, {})
+    check_gpus_used(framework, "cpu", False, {})
+    check_gpus_used(framework, "auto", False, {"CUDA_VISIBLE_DEVICES": ""})
 
 
 @pytest.mark.gpu

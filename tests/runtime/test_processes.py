@@ -6,6 +6,7 @@ import pytest
 
 from recipe.errors import ConfigError
 from runtime.processes import OTHERS, Processes, first_host, from_environment
+from runtime.processes import TORCHRUN as TORCHRUN_S_OWN
 
 TORCHRUN = {
     "RANK": "5",
@@ -189,6 +190,24 @@ def test_a_variable_that_is_no_whole_number_is_refused_by_name(environ, name, va
     said = f"{name}={value} is not a whole number"
     with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"):
         from_environment({**environ, name: value})
+
+
+def test_the_processes_of_a_node_are_counted_where_its_launcher_says():
+    assert from_environment(TORCHRUN).local_count == 4
+    tasks = {"SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_NODEID": "1"}
+    assert from_environment({**STEP, **tasks}).local_count == 1
+    assert from_environment({**STEP, **tasks, "SLURM_NODEID": "0"}).local_count == 3
+    assert from_environment(STEP).local_count == 1  # nobody says
+    by_hand = {k: v for k, v in TORCHRUN.items() if k in TORCHRUN_S_OWN}
+    two = {"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_NODEID": "1"}
+    assert from_environment({**by_hand, **two}).local_count == 4
+
+
+def test_several_nodes_are_told_from_one_by_where_they_meet():
+    assert not from_environment(STEP).one_node
+    assert from_environment({**STEP, "SLURM_STEP_NUM_NODES": "1"}).one_node
+    assert not from_environment(TORCHRUN).one_node
+    assert from_environment({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}).one_node
 
 
 def test_a_batch_script_and_a_step_of_one_task_are_one_process():

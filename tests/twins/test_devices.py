@@ -1,6 +1,7 @@
 """What is refused for the devices that there are."""
 
 import os
+from dataclasses import replace
 
 import jax
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 import jax_impl.parallel
 import jax_impl.precision
+import record.gpus
 import torch_impl.parallel
 import torch_impl.precision
 from recipe.errors import ConfigError
@@ -18,9 +20,9 @@ def test_three_processes_on_two_gpus_are_refused_by_torch(make_config, monkeypat
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     third = Processes("torchrun", rank=2, count=3, local_rank=2, coordinator="h:1")
     config = make_config("train.global_batch_size=63", "platform=gpu")
-    with pytest.raises(ConfigError, match="3 accelerators .* sees 2; use at most 2"):
-        torch_impl.parallel.check(config, third)
-    torch_impl.parallel.check(make_config("train.global_batch_size=63"), third)
+    for asked in config, make_config("train.global_batch_size=63"):
+        with pytest.raises(ConfigError, match="sees 2 .* rank 2 of 3 .* fewer process"):
+            torch_impl.parallel.check(asked, third)
 
 
 def test_three_devices_where_two_gpus_exist_are_refused_by_jax(
@@ -29,8 +31,109 @@ def test_three_devices_where_two_gpus_exist_are_refused_by_jax(
     config = make_config("train.global_batch_size=63", "devices=3")
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1] * 2)
-    with pytest.raises(ConfigError, match="3 accelerators .* sees 2; use at most 2"):
+    with pytest.raises(ConfigError, match="3 accelerators .* sees 2.*use at most 2"):
         jax_impl.parallel.start(config, Processes())
+
+
+TASK = Processes("slurm", 3, 4, 3, "node1:20000", local_count=4)
+OWN = {"CUDA_VISIBLE_DEVICES": "3", "SLURM_GPUS_PER_TASK": "1"}
+# A task's environment, the GPUs that it sees, and the one that it takes.
+SEEN = {"all": ({}, 4, 3), "its own": (OWN, 1, 0)}
+
+
+@pytest.fixture(params=SEEN)
+def seen(request, monkeypatch):
+    """The GPUs that the fourth task of a node sees, and the one that it is to take."""
+    environ, count, own = SEEN[request.param]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    return count, own
+
+
+def test_a_task_takes_its_own_gpu_in_torch(make_config, monkeypatch, seen):
+    count, own = seen
+    chosen = []
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    twin = torch_impl.parallel
+    for name in "_accelerator_type", "_store", "PrefixStore", "gloo_interface":
+        monkeypatch.setattr(twin, name, lambda *_: "cuda")
+    monkeypatch.setattr(twin.dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    world = twin.start(make_config("train.global_batch_size=64"), TASK)
+    assert (world.device, chosen) == (torch.device("cuda", own), [own])
+
+
+@pytest.mark.parametrize("given", [None, "ib0"])
+def test_gloo_of_several_nodes_is_given_the_interface_unless_the_user_is_first(
+    make_config, monkeypatch, given
+):
+    twin = torch_impl.parallel
+    for name in "_store", "PrefixStore", "gloo_interface":
+        monkeypatch.setattr(twin, name, lambda *_: "eth7")
+    monkeypatch.setattr(twin.dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", given or "")
+    if given is None:
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    config = make_config("train.global_batch_size=64", "platform=cpu")
+    twin.start(config, TASK)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == (given or "eth7")
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """What `jax.distributed.initialize` is given, in a process that has a CPU alone."""
+    given, twin, here = {}, jax_impl.parallel, jax.devices()[:1]
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **k: given.update(k))
+    monkeypatch.setattr(jax, "local_devices", lambda process_index=0: here)
+    monkeypatch.setattr(twin.multihost_utils, "process_allgather", lambda x: x)
+    monkeypatch.setattr(twin, "Mesh", lambda devices, axes: None)
+    monkeypatch.setattr(twin, "list_gpus", lambda: [[f"GPU-{n}"] for n in range(4)])
+    monkeypatch.setenv("no_grpc_proxy", "")
+    return given
+
+
+def test_a_task_takes_its_own_gpu_in_jax(make_config, joined, seen):
+    config = make_config("train.global_batch_size=64", "platform=gpu")
+    jax_impl.parallel.start(config, TASK)
+    assert joined["local_device_ids"] == [seen[1]]
+
+
+@pytest.mark.parametrize(
+    "coordinator, bound",
+    {"node1:20000": "[::]:20000", "127.0.0.1:20000": "127.0.0.1:20000"}.items(),
+)
+def test_jaxs_coordinator_listens_for_other_nodes_where_there_are_any(
+    make_config, joined, coordinator, bound
+):
+    config = make_config("train.global_batch_size=64", "platform=cpu")
+    jax_impl.parallel.start(config, replace(TASK, coordinator=coordinator))
+    assert joined["coordinator_bind_address"] == bound
+
+
+@pytest.mark.parametrize("twin", [torch_impl.parallel, jax_impl.parallel])
+def test_neither_twin_takes_the_cpu_silently_where_there_are_gpus(
+    make_config, monkeypatch, twin
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    monkeypatch.setattr(record.gpus, "list_gpus", lambda: [["GPU-0"]])
+    with pytest.raises(ConfigError, match="would train on the CPU.*platform=cpu"):
+        twin.check(make_config(), Processes())
+    twin.check(make_config("platform=cpu"), Processes())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    twin.check(make_config(), Processes())
+
+
+def test_a_plugin_of_jax_that_fails_is_noticed(make_config, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(record.gpus, "list_gpus", lambda: [["GPU-0"]])
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.delenv("JAX_PLATFORMS")
+    with pytest.raises(ConfigError, match="EXTRAS=dev,cuda"):
+        jax_impl.parallel.start(make_config(), Processes())
 
 
 def test_fp64_is_refused_by_torch_on_a_device_without_it(make_config):

@@ -7,7 +7,11 @@ import pytest
 
 from recipe.errors import RecordError
 from report.analysis.cells import cells_of
-from report.analysis.comparisons import SpeedComparison, jax_against_torch
+from report.analysis.comparisons import (
+    SpeedComparison,
+    different_devices,
+    jax_against_torch,
+)
 from report.analysis.groups import grouped
 from report.analysis.laws import amdahl_speedup, gustafson_speedup
 from report.analysis.scaling import (
@@ -283,3 +287,19 @@ def test_where_noise_is_the_answer_the_comparison_says_so_in_one_sentence(timed_
     assert "too noisy to tell (repeats differ by 2.5 ×, 0.6 s were timed; " in said
     assert "measure longer), JAX runs at 0.900 (" in said
     assert "no difference" not in said
+
+
+@pytest.mark.parametrize(
+    "devices, said",
+    {
+        ("An H100", "A CPU"): "differ, An H100 for PyTorch and A CPU for JAX",
+        ("An H100", "An H100"): "",
+    }.items(),
+)
+def test_frameworks_that_ran_on_other_devices_are_said_to(make_curve, devices, said):
+    torch, jax = devices
+    runs = make_curve(STRONG, device=torch)
+    found = scaling(runs + make_curve(STRONG, device=jax, framework="jax"))
+    assert different_devices(found.cells).endswith(said)
+    assert bool(said) == bool(different_devices(found.cells))
+    assert not different_devices(scaling(runs).cells)

@@ -24,7 +24,7 @@ from report.page.figures import draw
 from report.page.parity import write_parity_page
 from report.page.scaling import page, to_markdown
 from report.page.sections import sections
-from report.page.verdicts import UNKNOWN, parity
+from report.page.verdicts import UNKNOWN, check_sentence, parity
 from report.parity.bounds import DIFFERENT, UNDECIDED
 from report.parity.compare import compare_two
 from report.write import report_on, write_report
@@ -752,3 +752,14 @@ def test_an_interval_that_is_not_sure_leaves_the_points_in_view():
         assert edges[0] <= bottom < 1.9 and 3.0 < top <= edges[1]
         assert chart.cut(rows[0]) == (False, False)
         assert chart.cut(rows[1]) == (True, True)
+
+
+def test_a_study_whose_frameworks_ran_on_different_devices_says_so_first(study):
+    jax = [p for p in study.rglob("environment.json") if "jax" in p.parent.name]
+    for file in jax:
+        change(file, devices=["An H100 0"])
+    found = report(study)
+    _, message = parity(found)
+    assert "Their devices differ" in message and "An H100 for JAX" in message
+    (check,) = found.checks
+    assert "its devices differ: " in check_sentence(check)

@@ -23,12 +23,13 @@ def make_run(make_config, tmp_path):
         fingerprint="data",
         anyway=(),
         scales=None,
+        devices=("cpu",),
     ):
         config = make_config(*overrides)
         return Run(
             path=tmp_path,
             config=config,
-            environment={},
+            environment={"devices": devices, "processor": "a CPU"},
             summary={
                 "framework": "torch",
                 "world_size": config.devices or 1,
@@ -97,6 +98,16 @@ def test_keys_that_differ_are_named_with_both_values(make_run):
     assert "the recipes differ: train.seed is 1 in a and 0 in b" in notes
     assert any("fingerprints" in note for note in notes)
     assert len(notes) == 3
+
+
+def test_devices_that_differ_in_kind_are_named_and_their_numbers_are_not(make_run):
+    a, b, c = (
+        make_run("precision=fp64", devices=names)
+        for names in (["cpu"], ["NVIDIA H100 0"], ["NVIDIA H100 1"])
+    )
+    (note,) = held(a, b).notes
+    assert note.startswith("the devices differ: a CPU (a), NVIDIA H100 (b); ")
+    assert not held(b, c).notes
 
 
 def test_a_run_of_two_recipes_is_told(make_run):
