@@ -2,6 +2,7 @@
 # Each target installs what it needs.
 
 PYTHON ?= python3#   the interpreter .venv is made from, 3.11 or newer
+PYTHON_NEWEST ?=#    of make test-versions, 3.12 or newer; if given, test-all runs that too
 EXTRAS ?= dev#       dev,cuda where there are NVIDIA GPUs
 # Of make identity and make bench: make bench ONLY='mlp cnn'; CELLS was its name before.
 ONLY ?= $(CELLS)
@@ -9,9 +10,10 @@ ARGS ?=#             handed on to pytest: make test ARGS='-k schedule'
 
 PY := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
+NEWEST := .venv-newest/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all check gpu demo identity bench faults clean
+.PHONY: help setup test test-all test-versions check gpu demo identity bench faults clean
 
 help: ## list the targets
 	@echo "Duet: the same training in PyTorch and in JAX."
@@ -43,6 +45,23 @@ test: setup ## every law at least once; tests for GPUs are skipped
 
 test-all: setup ## every test and doctest; what .ci/run runs
 	$(PY) -m pytest $(WORKERS) $(ARGS)
+	$(if $(PYTHON_NEWEST),$(MAKE) test-versions ARGS=)
+
+# constraints.txt is the one end of the versions that pyproject.toml allows; this is the
+# other: what pip finds newest, with a newer Python. Not part of every test-all, since it
+# is another PyTorch (3 GB), and changes with every release of someone else.
+test-versions: .venv-newest/.installed ## what needs a framework, on the newest releases
+	$(NEWEST) -m pytest $(WORKERS) -m 'not exhaustive' tests/twins tests/data $(ARGS)
+	$(NEWEST) launch/parity.py experiment=digits_mlp precision=fp64 train.steps=20 \
+	  run.dir="$$(mktemp -d)/parity"
+
+.venv-newest/.installed: pyproject.toml
+	@"$(PYTHON_NEWEST)" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null || { \
+	  echo "make: the newest releases need Python 3.12 or newer, not '$(PYTHON_NEWEST)';" \
+	    "try make test-versions PYTHON_NEWEST=python3.13" >&2; exit 1; }
+	"$(PYTHON_NEWEST)" -m venv --clear .venv-newest
+	$(NEWEST) -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch $@
 
 check: setup ## ruff, pyright and the import contracts: what may not be merged broken
 	$(PY) -m ruff check
@@ -67,7 +86,7 @@ faults: setup ## every fault of tests/faults/, fuzzed input, then docs/reliabili
 	DUET_FUZZ=2000 $(PY) -m pytest -q tests/faults/test_fuzz.py
 	$(PY) tests/faults/all.py
 
-clean: ## remove caches and build products; .venv and runs stay
+clean: ## remove caches and build products; environments and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
-	find . \( -name .git -o -name .venv -o -name runs \) -prune -o \
+	find . \( -name .git -o -name '.venv*' -o -name runs \) -prune -o \
 	  -type d -name __pycache__ -exec rm -rf {} +

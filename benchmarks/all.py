@@ -99,7 +99,8 @@ def program(benchmark: str, framework: str, kind: str) -> dict[str, Any]:
             "compile_seconds": summary["compile_seconds"],
             "peak_bytes": summary["peak_memory_bytes"],
         }
-    peer = [f"benchmarks/peers/{framework}_{kind}.py", benchmark]
+    name = model.get("peer", benchmark)
+    peer = [f"benchmarks/peers/{framework}_{kind}.py", name]
     size = ["--batch", str(model["batch"]), "--width", str(model["width"])]
     return last_json(run([*peer, *size]))
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from data.ahead import Ahead
 from data.augment import batch_draws
-from data.batches import window_batches
+from data.batches import Batches, window_batches
 from data.dataset import acquire, load
 from data.dropout import batch_keys
 from jax_impl.cache import open_cache
@@ -35,7 +36,7 @@ from jax_impl.weights import load_weights
 from recipe.batch_plan import BatchPlan
 from recipe.config import Config
 from recipe.pixels import pixel_affine
-from recipe.schedule import learning_rate
+from recipe.schedule import learning_rates
 from recipe.weights import parameter_count
 from record.clock import Clock
 from record.session import Session
@@ -118,18 +119,22 @@ def train(config: Config, world: World, session: Session) -> Path:
         batch = train_data, place_batch(whole, world), draws, keys
         return trace_step(config, graphdef, state, *batch, step + 1)
 
-    def issue(steps: range, clock: Clock) -> tuple[list[float], list[jax.Array]]:
-        """Issue steps; returns their learning rates and metrics."""
+    def prepare(steps: range) -> tuple[list[float], Batches, jax.Array]:
+        """The learning rates of steps, and their batches and rates on the devices."""
+        local = config, plan, steps, world.rank, world.processes
+        batches = place_batch(window_batches(*local), world, axis=2)
+        rates = learning_rates(config, plan, steps)
+        padded = np.zeros(len(positions), parameter_dtype(config))
+        padded[: len(rates)] = rates
+        return rates, batches, replicate(padded, world)
+
+    ahead = Ahead(prepare)
+
+    def issue(steps: range, following: range, clock: Clock) -> tuple[list[float], list]:
+        """Issue steps, prepare the following; returns learning rates and metrics."""
         nonlocal state
         with clock.data():
-            local = config, plan, steps, world.rank, world.processes
-            batches = place_batch(window_batches(*local), world, axis=2)
-            # Extra steps that are only timed use the last one's.
-            last = plan.last - 1
-            rates = [learning_rate(config, min(s, last), plan.steps) for s in steps]
-            padded = np.zeros(len(positions), parameter_dtype(config))
-            padded[: len(rates)] = rates
-            placed_rates = replicate(padded, world)
+            rates, batches, placed_rates = ahead.take(steps)
         with clock.dispatch():
             metrics, leaves = [], jax.tree.leaves(state)
             for position, step in enumerate(steps):
@@ -140,6 +145,8 @@ def train(config: Config, world: World, session: Session) -> Path:
                 )
                 metrics.append(seen)
             state = tree.unflatten(leaves)
+        with clock.data():  # while the devices compute
+            ahead.look(following)
         return rates, metrics
 
     with session.recording(
@@ -147,7 +154,7 @@ def train(config: Config, world: World, session: Session) -> Path:
     ) as record:
         for window in session.windows():  # raises on all ranks if one was asked to stop
             with session.clock(window) as clock:
-                rates, metrics = issue(window.steps, clock)
+                rates, metrics = issue(window.steps, window.following, clock)
                 synchronize(state)
             losses, grad_norms, loss_scales, skipped = to_host(metrics, world).T
             if not world.grad_sync:  # each device has a loss of its own

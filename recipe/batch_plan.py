@@ -9,7 +9,7 @@ that every test example counts exactly once at every world size.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -46,12 +46,14 @@ class Window:
       epoch: from 0.
       evaluates: whether an evaluation follows.
       saves: whether a checkpoint does, by the count of steps.
+      following: the next window's steps; empty at the end of the run.
     """
 
     steps: range
     epoch: int
     evaluates: bool
     saves: bool = False
+    following: range = range(0)
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,11 @@ class BatchPlan:
                 if last > done:
                     steps = range(max(first, done), last)
                     windows.append(Window(steps, epoch, evaluates, saves))
-        return windows
+        following = [*(window.steps for window in windows[1:]), range(0)]
+        return [
+            replace(window, following=steps)
+            for window, steps in zip(windows, following, strict=False)
+        ]
 
     def _cuts(self, save_every_steps: int | None) -> list[int]:
         """Steps that windows may not span: ends of epochs, checkpoints, the end."""

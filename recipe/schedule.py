@@ -2,6 +2,7 @@
 
 import math
 
+from recipe.batch_plan import BatchPlan
 from recipe.config import Config
 
 
@@ -43,6 +44,12 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
         return _cosine(peak, end, (step - top) / (last - top))
     progress = (step - schedule.warmup_steps) / max(1, steps - schedule.warmup_steps)
     return _cosine(peak, end, min(1.0, progress))
+
+
+def learning_rates(config: Config, plan: BatchPlan, steps: range) -> list[float]:
+    """Of optimizer steps; those beyond the run, only timed, have the last one's."""
+    last = plan.last - 1
+    return [learning_rate(config, min(step, last), plan.steps) for step in steps]
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

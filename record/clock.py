@@ -15,8 +15,8 @@ class Times:
 
     Args:
       seconds: of each rank, from synchronisation to synchronisation.
-      data_seconds: of these, spent on the host to plan batches and place them on
-        devices; of the slowest rank.
+      data_seconds: of these, spent on the host to plan batches, mostly the next
+        window's, and place them on devices; of the slowest rank.
       dispatch_seconds: spent to issue the steps; of the slowest rank.
     """
 

@@ -1,6 +1,7 @@
 """Extra steps after the training, run for their time alone."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from recipe.timing import Pace
 from record.clock import Clock, Times
@@ -12,7 +13,7 @@ from runtime.signals import Stopping
 
 def measure(
     pace: Pace,
-    issue: Callable[[range, Clock], object],
+    issue: Callable[[range, range, Clock], object],
     wait: Callable[[], None],
     record: Recorder,
     stopping: Stopping,
@@ -22,7 +23,8 @@ def measure(
     """Run and time extra windows until there are enough, or a rank must stop.
 
     Args:
-      issue: issues steps, as the training does, and times their phases on the clock.
+      issue: issues steps and prepares those that follow, as the training does, and
+        times these phases on the clock.
       wait: waits until the device has done them.
 
     Raises:
@@ -31,8 +33,8 @@ def measure(
     asked = False
     while not (pace.enough or asked):
         window, clock = pace.window(), Clock()
-        for steps in window:
-            issue(steps, clock)
+        for steps, following in pairwise([*window, range(0)]):
+            issue(steps, following, clock)
         wait()
         clock.stop()
 

@@ -322,7 +322,7 @@ class Session:
         return window.saves or ends or due > 0 or self._stops_for is not None
 
     def measure(
-        self, issue: Callable[[range, Clock], object], wait: Callable[[], None]
+        self, issue: Callable[[range, range, Clock], object], wait: Callable[[], None]
     ) -> None:
         """Time more steps after the training, if `train.timed_seconds` asks for them.
 

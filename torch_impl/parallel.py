@@ -285,12 +285,13 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
     if not trained:
         return model
     device_ids = None if world.device.type == "cpu" else [world.device]
-    return DistributedDataParallel(
-        model,
-        device_ids=device_ids,
-        gradient_as_bucket_view=True,
-        forward_sync_buffers=False,  # `share_statistics` does, and not at every step
+    wrapped = DistributedDataParallel(
+        model, device_ids=device_ids, gradient_as_bucket_view=True
     )
+    # `share_statistics` sends them, and not at every step. As an argument this has
+    # another name before torch 2.13.
+    wrapped.broadcast_buffers = False
+    return wrapped
 
 
 @contextmanager

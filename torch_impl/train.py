@@ -4,14 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
+from data.ahead import Ahead
 from data.augment import batch_draws
-from data.batches import window_batches
+from data.batches import Batches, window_batches
 from data.dataset import acquire, load
 from data.dropout import batch_keys
 from recipe.batch_plan import BatchPlan
 from recipe.config import Config
 from recipe.pixels import pixel_affine
-from recipe.schedule import learning_rate
+from recipe.schedule import learning_rates
 from recipe.weights import parameter_count
 from record.clock import Clock
 from record.session import Session
@@ -42,13 +43,7 @@ from torch_impl.parallel import (
 )
 from torch_impl.precision import configure
 from torch_impl.profile import start_profile
-from torch_impl.step import (
-    DeviceData,
-    StepMetrics,
-    compile_steps,
-    one_step,
-    train_step,
-)
+from torch_impl.step import DeviceData, compile_steps, one_step, train_step
 from torch_impl.trace import trace_step
 from torch_impl.weights import load_weights
 
@@ -125,15 +120,19 @@ def train(config: Config, world: World, session: Session) -> Path:
         batch = train_data, place_batch(whole, world), draws, keys
         return trace_step(config, model, *batch, loss_scale, step + 1, world)
 
-    def issue(steps: range, clock: Clock) -> tuple[list[float], list[StepMetrics]]:
-        """Issue steps; returns their learning rates and metrics."""
+    def prepare(steps: range) -> tuple[list[float], Batches]:
+        """The learning rates of steps, and their batches on the device."""
+        local = config, plan, steps, world.rank, world.processes
+        batches = place_batch(window_batches(*local), world, axis=2)
+        return learning_rates(config, plan, steps), batches
+
+    ahead = Ahead(prepare)
+
+    def issue(steps: range, following: range, clock: Clock) -> tuple[list[float], list]:
+        """Issue steps, prepare the following; returns learning rates and metrics."""
         nonlocal loss_scale
         with clock.data():
-            local = config, plan, steps, world.rank, world.processes
-            batches = place_batch(window_batches(*local), world, axis=2)
-            # Extra steps that are only timed use the last one's.
-            last = plan.last - 1
-            rates = [learning_rate(config, min(s, last), plan.steps) for s in steps]
+            rates, batches = ahead.take(steps)
         with clock.dispatch():
             metrics = []
             for position, step in enumerate(steps):
@@ -151,6 +150,8 @@ def train(config: Config, world: World, session: Session) -> Path:
                     average,
                 )
                 metrics.append(seen)
+        with clock.data():  # while the device computes
+            ahead.look(following)
         return rates, metrics
 
     with session.recording(
@@ -158,7 +159,7 @@ def train(config: Config, world: World, session: Session) -> Path:
     ) as record:
         for window in session.windows():  # raises on all ranks if one was asked to stop
             with session.clock(window) as clock:
-                rates, metrics = issue(window.steps, clock)
+                rates, metrics = issue(window.steps, window.following, clock)
                 synchronize(world)
             record.window(
                 window,

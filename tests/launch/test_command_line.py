@@ -343,7 +343,7 @@ def test_the_other_ranks_wait_for_an_acquisition_that_takes_its_time(
     shutil.copytree(
         root,
         tmp_path / "copy",
-        ignore=shutil.ignore_patterns(".git", ".venv", "runs", "tests", "__pycache__"),
+        ignore=shutil.ignore_patterns(".git", ".venv*", "runs", "tests", "__pycache__"),
     )
     acquire = tmp_path / "copy" / "data" / "acquire.py"
     # Longer than the 30 s that gloo gives JAX's processes to find each other.

@@ -166,7 +166,7 @@ def test_all_wrong_leaves_of_both_twins_are_reported_before_training(
 def planted(root, tmp_path):
     """A copy of the project whose JAX twin can be made wrong."""
     copy = tmp_path / "copy"
-    ignore = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", "tests")
+    ignore = shutil.ignore_patterns(".git", ".venv*", "runs", "__pycache__", "tests")
     shutil.copytree(root, copy, ignore=ignore)
     return copy
 

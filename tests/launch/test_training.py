@@ -216,6 +216,50 @@ def test_a_window_is_timed_until_its_device_has_done_it(
     assert (run.summary["compile_seconds"] > 0) == (framework == "jax")
 
 
+# A twin whose calls are noted: W a window's batches are planned, s a step is issued,
+# and . the device is waited for.
+ORDER = """
+import runpy, sys
+from importlib import import_module
+sys.path[0] = "."
+train = import_module(sys.argv[1])
+
+def noted(mark, call):
+    def noting(*given):
+        print(mark, end="", file=sys.stderr, flush=True)
+        return call(*given)
+
+    return noting
+
+def compiled(*given):
+    step, evaluate, compilation = compile_steps(*given)
+    return noted("s", step), evaluate, compilation
+
+train.window_batches = noted("W", train.window_batches)
+train.synchronize = noted(".", train.synchronize)
+if sys.argv[1].startswith("jax"):
+    compile_steps, train.compile_steps = train.compile_steps, compiled
+else:
+    train.train_step = noted("s", train.train_step)
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_host_prepares_a_window_while_the_device_computes_the_one_before(
+    framework, run_python, tmp_path
+):
+    overrides = [
+        *("train.steps=5", "train.log_every_steps=2"),
+        f"run.dir={tmp_path / 'run'}",
+    ]
+    twin = f"{framework}_impl.train"
+    done = run_python(["-c", ORDER, twin, SCRIPTS[framework], *overrides])
+    assert done.returncode == 0, done.stderr
+    # Windows of 1, 2 and 2 steps. JAX compiles for what it plans first.
+    assert done.stderr.removeprefix("W" * (framework == "jax")) == "WsW.ssW.ss."
+
+
 def test_what_is_timed_after_a_training_changes_nothing_of_it(framework, train):
     recipe = ["experiment=digits_cnn", "precision=fp64", "train.steps=4"]
     recipe += ["data.augment.pad_crop=2", "optim=adamw"]

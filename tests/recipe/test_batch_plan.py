@@ -90,6 +90,8 @@ def test_windows_cover_every_step_once_and_never_cross_an_epoch(steps, log_every
     for window in windows:
         assert 1 <= len(window.steps) <= log_every_steps
         assert {step // EPOCH for step in window.steps} == {window.epoch}
+    following = [window.following for window in windows]
+    assert following == [*(window.steps for window in windows[1:]), range(0)]
 
 
 @pytest.mark.parametrize("log_every_steps", [1, 4, EPOCH, 100])

@@ -1,12 +1,14 @@
 """The learning rate is one formula of the step, the same float for both frameworks."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from recipe.batch_plan import BatchPlan
 from recipe.errors import ConfigError
-from recipe.schedule import learning_rate
+from recipe.schedule import learning_rate, learning_rates
 
 PEAK, STEPS, WARMUP = 0.4, 50, 5
 
@@ -121,3 +123,13 @@ def test_step_drops_at_its_milestones(config):
 def test_a_schedule_refuses_what_belongs_to_another(config, overrides, words):
     with pytest.raises(ConfigError, match=words):
         config(*overrides)
+
+
+def test_steps_beyond_the_run_which_are_only_timed_have_the_last_ones_rate(config):
+    recipe = config("schedule=cosine", f"optim.peak_lr={PEAK}", "train.steps=50")
+    plan = BatchPlan.of(recipe, 1000)
+    own = [learning_rate(recipe, t, STEPS) for t in range(STEPS)]
+    assert learning_rates(recipe, plan, range(STEPS)) == own
+    assert learning_rates(recipe, plan, range(48, 53)) == [*own[48:], *own[-1:] * 3]
+    traced = replace(plan, trace=7)  # the last step; the schedule stays the run's
+    assert learning_rates(recipe, traced, range(5, 9)) == [own[5], *own[6:7] * 3]

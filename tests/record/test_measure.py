@@ -1,5 +1,6 @@
 """Steps that are timed after the training."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ class Calls:
 
     def __init__(self, stop_at=None, fail_at=None):
         self.rows, self.points, self.failure = [], [], None
+        self.groups = []  # of steps, and those that follow
         self._stop_at, self._fail_at = stop_at, fail_at
 
     def measured(self, steps, times):
@@ -56,8 +58,9 @@ def measured(monkeypatch):
     def measured(told, seconds=0.05):
         issued = []
 
-        def issue(steps, clock):
+        def issue(steps, following, clock):
             issued.extend(steps)
+            told.groups.append((steps, following))
             with clock.data():
                 now[0] += TICK
             with clock.dispatch():
@@ -82,6 +85,16 @@ def test_windows_count_by_the_slowest_rank_and_follow_the_last_step(measured):
     assert times.seconds.tolist() == [3 * TICK * parts, 6 * TICK * parts]
     assert times.data_seconds == 3 * TICK * parts
     assert times.dispatch_seconds == 2 * TICK * parts
+
+
+def test_all_but_a_windows_first_steps_are_announced_with_those_before(measured):
+    told = Calls()
+    measured(told)
+    for (_, announced), (steps, _) in pairwise(told.groups):
+        assert announced in (steps, range(0))
+    windows = len(told.points)
+    assert sum(not following for _, following in told.groups) == windows
+    assert len(told.groups) > windows
 
 
 def test_the_ranks_come_together_after_each_window_and_a_slow_end_follows(measured):

@@ -108,7 +108,7 @@ def train(given, session, evaluated=lambda window: None):
             if session.save_due(window):
                 record.save(window, {"weights": WEIGHTS}, {})
         record.trained({"weights": WEIGHTS}, 2**30)
-        session.measure(lambda steps, clock: None, lambda: None)
+        session.measure(lambda steps, following, clock: None, lambda: None)
         session.finish()
     return record.path
 

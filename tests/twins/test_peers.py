@@ -32,7 +32,7 @@ def peers(root, monkeypatch):
 
 @pytest.fixture(params=exhaustive_but(["mlp", "cnn", "vit_tiny"], MODELS))
 def given(request, make_config):
-    """A cell, its initial weights, images with labels, and the twin's first loss."""
+    """A cell's peer, initial weights, images with labels, and the twin's first loss."""
     cell = request.param
     width = [f"model.width={WIDTHS[cell]}"] if cell in WIDTHS else []
     config = make_config(*recipe(cell), *width)
@@ -47,7 +47,8 @@ def given(request, make_config):
         twin.train()(torch.from_numpy(images.transpose(0, 3, 1, 2))),
         torch.from_numpy(labels),
     )
-    return cell, weights, images, labels, loss.item()
+    peer = MODELS[cell].get("peer", cell)
+    return peer, weights, images, labels, loss.item()
 
 
 def trained(weights, last=lambda name: False):
