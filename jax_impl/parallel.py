@@ -234,21 +234,23 @@ def parallelize(
         argument. Everything else is replicated.
     """
     begin = time.perf_counter()
+    mapped = _mapped(step, example, world, donate)
     if world.mapped:
-        devices = tuple(world.mesh.devices.flat)
-        donated = (0,) if donate else ()
-        mapped = jax.pmap(step, AXIS, devices=devices, donate_argnums=donated)
         # What pmap compiles ahead of time cannot be called, so a copy is run once.
         jax.block_until_ready(mapped(*jax.tree.map(jnp.copy, example)))
-        return limit_in_flight(mapped, world), time.perf_counter() - begin
-    compiled = jitted(step, example, world, donate).lower(*example).compile()
-    return limit_in_flight(compiled, world), time.perf_counter() - begin
+    else:
+        mapped = mapped.lower(*example).compile()
+    return limit_in_flight(mapped, world), time.perf_counter() - begin
 
 
-def jitted(
+def _mapped(
     step: Callable[..., Any], example: tuple[Any, ...], world: World, donate: bool
-) -> jax.stages.Wrapped:
-    """The step for the mesh, to be lowered; arguments as `parallelize` takes them."""
+) -> Any:
+    """The step over all devices, not compiled yet; arguments as of `parallelize`."""
+    donated = (0,) if donate else ()
+    if world.mapped:
+        devices = tuple(world.mesh.devices.flat)
+        return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=donated)
     if not world.grad_sync:
         # Mapped as a whole: arrays that jit calls replicated then differ by device.
         specs = jax.tree.map(lambda leaf: leaf.sharding.spec, example)
@@ -259,10 +261,10 @@ def jitted(
             out_specs=PartitionSpec(),
             check_vma=False,
         )
-    if not donate:
-        return jax.jit(step, out_shardings=world.replicated)
-    first = jax.tree.map(lambda leaf: leaf.sharding, example[0])
-    return jax.jit(step, donate_argnums=0, out_shardings=(first, world.replicated))
+    shardings: Any = world.replicated
+    if donate:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, example[0]), shardings
+    return jax.jit(step, donate_argnums=donated, out_shardings=shardings)
 
 
 def limit_in_flight(step: Callable[..., Any], world: World) -> Callable[..., Any]:

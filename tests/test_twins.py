@@ -25,7 +25,6 @@ ALONE: dict[str, dict[str, str]] = {
     "parallel.py": {
         "is_sharded": "JAX's arrays are whole to whoever reads them",
         "shards": "fully_shard chooses the axis by itself",
-        "jitted": "what is lowered for another machine is JAX's alone",
         "limit_in_flight": "XLA's CPU devices share one pool of threads in a process",
     },
     "weights.py": {

@@ -1,130 +1,196 @@
-"""JAX's whole training step as StableHLO for CUDA, made on a CPU and never compiled."""
+"""Steps of JAX as a GPU would be given them: lowered for CUDA, on a CPU, not compiled.
+
+What is lowered is what a run compiles, for several devices of one process.
+"""
 
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from math import prod
+from types import SimpleNamespace
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import Mesh
+from jaxlib.mlir import ir
 
 from data.batches import window_batches
-from jax_impl import ema, exchange, model, optim, parallel, step, weights
-from jax_impl.precision import configure, parameter_dtype
+from jax_impl import parallel, precision
+from jax_impl import step as steps
+from jax_impl.checkpoint import load_state
+from jax_impl.exchange import scope_norms
+from jax_impl.model import build_model
+from jax_impl.optim import build_optimizer
+from jax_impl.weights import load_weights
 from recipe.batch_plan import BatchPlan
 from recipe.config import Config
 from recipe.execution import Strategy
-from recipe.loss_scale import initial_loss_scale
 from recipe.pixels import pixel_affine
-from recipe.weights import weight_dtype, weight_shapes
+from recipe.weights import weight_shapes
+from tests.twins.steps import EXAMPLES, random_arrays
 
-EXAMPLES = 64
-COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "collective_permute")
-TENSOR = r"tensor<((?:\d+x)*)(\w+)>"
+DEVICES = 4
+AMPERE: Any = SimpleNamespace(platform="gpu", compute_capability="8.0")
+EXCHANGES = (
+    *("all_reduce", "reduce_scatter", "all_gather"),
+    *("all_to_all", "collective_permute", "collective_broadcast"),
+)
+READ = "convolution", "dot_general"  # whose attributes are
 
 
-class Module(NamedTuple):
-    """A lowered step.
+class Tensor(NamedTuple):
+    """A type: `f32` of (2, 3)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Operation(NamedTuple):
+    """One operation of a module, however deep in it.
 
     Args:
-      text: StableHLO.
-      leaves: of the state, which are its first arguments.
+      name: without its dialect: `dot_general`.
+      branches: how many regions it has.
+      precision: of a product: `HIGHEST`, of both factors.
     """
 
-    text: str
+    name: str
+    operands: list[Tensor]
+    results: list[Tensor]
+    branches: int
+    precision: set[str]
+
+
+class Step(NamedTuple):
+    """A step that was lowered.
+
+    Args:
+      leaves: how many arrays its first argument has.
+      donated: arguments of the module that a result may take the memory of, by number.
+    """
+
+    operations: list[Operation]
     leaves: int
+    donated: list[int]
 
-    def count(self, operation: str) -> int:
-        return len(re.findall(rf'\bstablehlo\.{operation}\b"?[ (]', self.text))
-
-    @property
-    def dtypes(self) -> set[str]:
-        """Element types of every tensor."""
-        return {dtype for _, dtype in re.findall(TENSOR, self.text)}
+    def named(self, *names: str) -> list[Operation]:
+        return [o for o in self.operations if o.name in names]
 
     @property
-    def outside_calls(self) -> set[str]:
-        """Targets of its custom calls."""
-        return set(re.findall(r"stablehlo\.custom_call @([\w.]+)", self.text))
+    def products(self) -> list[Operation]:
+        return self.named("convolution", "dot_general", "dot")
 
     @property
-    def donated(self) -> int:
-        """Arguments of the step whose memory results may take."""
-        (head,) = re.findall(r"func\.func public @main\((.*)\) -> ", self.text)
-        return len(re.findall(r"tf\.aliasing_output|jax\.buffer_donor", head))
-
-    @property
-    def products(self) -> Counter[tuple[str, ...]]:
-        """Matrix products and convolutions, by their factors' dtype and precision."""
-        found: Counter[tuple[str, ...]] = Counter()
-        for line in self.text.splitlines():
-            if re.search(r"stablehlo\.(dot_general|convolution)", line):
-                rounding = set(re.findall("HIGHEST|HIGH|DEFAULT", line)) or {"DEFAULT"}
-                factors = re.findall(TENSOR, line.rpartition(" : (")[2])[:2]
-                found["/".join({dtype for _, dtype in factors}), *rounding] += 1
-        return found
-
-    @property
-    def exchanged(self) -> Counter[str]:
-        """Numbers that each collective gives to a device."""
-        found: Counter[str] = Counter()
-        for name in COLLECTIVES:
-            # Its result's type follows its body, or stands on its own line.
-            for call in re.findall(
-                rf'"stablehlo\.{name}"(?:.|\n)*?\) -> ({TENSOR})', self.text
-            ):
-                shape = [int(n) for n in call[1].split("x") if n]
-                found[name] += prod(shape)
-        return found
+    def exchanged(self) -> Counter[tuple[str, Tensor]]:
+        """What a device hands to each collective, and how often."""
+        return Counter((o.name, x) for o in self.named(*EXCHANGES) for x in o.operands)
 
 
-def lowered(config: Config, devices: int, donate: bool = True) -> Module:
-    """The step as `train` compiles it, for so many devices; of zeros."""
-    mesh = Mesh(np.array(jax.local_devices()[:devices]), (parallel.AXIS,))
-    asked: dict[str, Any] = {}
-    with patch.object(jax.config, "update", asked.__setitem__):
-        configure(config, mesh.local_devices[0])
-    with (
-        jax.enable_x64(asked["jax_enable_x64"]),
-        jax.default_matmul_precision(asked["jax_default_matmul_precision"]),
-    ):
-        return _lowered(config, mesh, donate)
+class Lowered(NamedTuple):
+    """Both steps of a run.
+
+    Args:
+      shapes: of its leaves, by name.
+    """
+
+    config: Config
+    shapes: dict[str, tuple[int, ...]]
+    train: Step
+    evaluate: Step
 
 
-def _lowered(config: Config, mesh: Mesh, donate: bool) -> Module:
-    devices = mesh.size
-    world = parallel.World(0, 1, devices, mesh, Strategy(config.parallel.name))
-    dtype = weight_dtype(config)
-    labels = np.zeros(EXAMPLES, np.int32 if config.data.classes else dtype)
-    images = np.zeros((EXAMPLES, *config.data.image_shape), np.uint8)
-    data = parallel.replicate((images, labels, *pixel_affine(config)), world)
-    network = model.build_model(config)
-    exchange.scope_norms(network, world)
-    zeros = {n: np.zeros(s, dtype) for n, s in weight_shapes(config).items()}
-    graphdef, params, statistics = weights.load_weights(network, zeros)
-    optimizer = optim.build_optimizer(config, params)
-    state = step.TrainState(
-        params=parallel.place_state(params, world),
-        statistics=parallel.replicate(statistics, world),
-        optimizer=parallel.place_state(optimizer.init(params), world),
-        loss_scale=parallel.replicate(initial_loss_scale(config), world),
-        average=ema.build_average(config, network, zeros, None, world),
+def lower(config: Config, backend: str = "gpu") -> Lowered:
+    """Both steps, as `compile_steps` would compile them on so many GPUs.
+
+    Args:
+      backend: what JAX says that it runs on.
+    """
+    mesh = Mesh(np.array(jax.local_devices()[:DEVICES]), (parallel.AXIS,))
+    strategy, grad_sync = Strategy(config.parallel.name), config.parallel.grad_sync
+    world = parallel.World(0, 1, DEVICES, mesh, strategy, grad_sync)
+    made: list[Step] = []
+
+    def note(
+        step: Callable[..., Any], example: tuple[Any, ...], world: Any, donate: bool
+    ) -> tuple[None, float]:
+        module = parallel._mapped(step, example, world, donate).lower(*example)
+        module = module.compiler_ir()
+        leaves = len(jax.tree.leaves(example[0]))
+        made.append(Step(operations(module), leaves, donated(module)))
+        return None, 0.0
+
+    with _as_on_a_gpu(config, backend), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "parallelize", note)
+        dtype = precision.parameter_dtype(config)
+        shapes = weight_shapes(config)
+        weights = {name: np.zeros(shape, dtype) for name, shape in shapes.items()}
+        arrays = (*random_arrays(config), *pixel_affine(config))
+        data = steps.DeviceData(*parallel.replicate(arrays, world))
+        model = build_model(config)
+        scope_norms(model, world)
+        graphdef, params, statistics = load_weights(model, weights)
+        optimizer = build_optimizer(config, params)
+        given = config, model, params, statistics, optimizer, weights, None, world
+        state = load_state(*given)
+        plan = BatchPlan.of(config, EXAMPLES)
+        window = window_batches(config, plan, range(1), 0, 1)
+        built = config, graphdef, optimizer, state, data, data, window, world
+        steps.compile_steps(*built)
+    train, evaluate = made
+    return Lowered(config, shapes, train, evaluate)
+
+
+@contextmanager
+def _as_on_a_gpu(config: Config, backend: str) -> Iterator[None]:
+    """With the settings of a run there, and JAX's own restored afterwards."""
+    lowered = partial(jax.stages.Traced.lower, lowering_platforms=("cuda",))
+    names = "jax_enable_x64", "jax_default_matmul_precision"
+    before = {name: getattr(jax.config, name) for name in names}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: backend)
+        patch.setattr(jax.stages.Traced, "lower", lambda traced: lowered(traced))
+        try:
+            precision.configure(config, AMPERE)
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+
+
+def operations(module: ir.Module) -> list[Operation]:
+    found: list[Operation] = []
+
+    def note(operation: Any) -> ir.WalkResult:
+        *_, name = operation.name.rpartition(".")
+        attributes = operation.attributes if name in READ else {}
+        given, made = operation.operands, operation.results
+        precision = re.findall("[A-Z]+", str(attributes.get("precision_config", "")))
+        types = [tensor(x) for x in given], [tensor(x) for x in made]
+        found.append(Operation(name, *types, len(operation.regions), {*precision}))
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(note)
+    return found
+
+
+def tensor(value: ir.Value) -> Tensor:
+    try:
+        ranked = ir.RankedTensorType(value.type)
+    except ValueError:  # a token
+        return Tensor(str(value.type), ())
+    return Tensor(str(ranked.element_type), tuple(ranked.shape))
+
+
+def donated(module: ir.Module) -> list[int]:
+    """Arguments of the main function whose memory a result may take."""
+    (main,) = (
+        o
+        for o in module.body.operations
+        if o.operation.name == "func.func" and str(o.attributes["sym_name"]) == '"main"'
     )
-    plan = BatchPlan.of(config, EXAMPLES)
-    window = window_batches(config, plan, range(1), 0, 1)
-    rates = np.zeros(config.train.log_every_steps, parameter_dtype(config))
-    leaves, tree = jax.tree.flatten(state)
-    example = (
-        leaves,
-        step.DeviceData(*data),
-        parallel.place_batch(window, world, axis=2),
-        *parallel.replicate((rates, np.int32(0)), world),
-    )
-    given = config, graphdef, optimizer, world, tree
-    whole = partial(step.window_step, *given)
-    jitted = parallel.jitted(whole, example, world, donate)
-    text = jitted.trace(*example).lower(lowering_platforms=("cuda",)).as_text()
-    return Module(text, len(leaves))
+    marks = "tf.aliasing_output", "jax.buffer_donor"
+    of_each = map(ir.DictAttr, ir.ArrayAttr(main.attributes["arg_attrs"]))
+    return [i for i, own in enumerate(of_each) if any(mark in own for mark in marks)]
