@@ -133,7 +133,11 @@ def lower(config: Config, backend: str = "gpu") -> Lowered:
         scope_norms(model, world)
         graphdef, params, statistics = load_weights(model, weights)
         optimizer = build_optimizer(config, params)
-        given = config, model, params, statistics, optimizer, weights, None, world
+        # Of zeros in NumPy: JAX would compile a program for each shape.
+        made_of = jax.eval_shape(optimizer.init, params)
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), made_of)
+        quick = optimizer._replace(init=lambda _: zeros)
+        given = config, model, params, statistics, quick, weights, None, world
         state = load_state(*given)
         plan = BatchPlan.of(config, EXAMPLES)
         window = window_batches(config, plan, range(1), 0, 1)
