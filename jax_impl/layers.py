@@ -97,7 +97,7 @@ class BatchNorm(nnx.Module):
     of it, N = examples x pixels, and evaluation uses the running statistics. All in the
     parameters' dtype, the result in the compute dtype.
 
-    `parallel.scope_norms` sets `axis` if the statistics are those of a global batch
+    `exchange.scope_norms` sets `axis` if the statistics are those of a global batch
     that is spread over devices.
 
     Source: Ioffe and Szegedy, Batch Normalization, ICML 2015.

@@ -2,7 +2,7 @@
 
 A process owns one or several devices. Parallelism is applied to a step from outside: it
 is compiled for a mesh of all devices, on which parameters may be sharded, or by pmap;
-in the step `share_gradients` reduces the devices' gradients.
+in the step `exchange.share_gradients` reduces the devices' gradients.
 """
 
 import itertools
@@ -16,14 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax import Array
 from jax.experimental import multihost_utils
-from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
-from jax_impl.layers import BatchNorm
 from jax_impl.precision import choose_kernels
 from recipe.config import Config
 from recipe.errors import ConfigError
@@ -245,92 +241,6 @@ def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
     return jax.tree.map(place, columns)
 
 
-def scope_norms(model: nnx.Module, world: World) -> None:
-    """Make each BatchNorm with `sync` compute statistics over all devices' examples."""
-    for _, layer in nnx.iter_modules(model):
-        if isinstance(layer, BatchNorm) and layer.sync and world.size > 1:
-            layer.axis = AXIS
-
-
-def share_gradients(
-    local: Callable[[nnx.State, Any, Any], tuple[Array, nnx.State, nnx.State]],
-    params: nnx.State,
-    whole: Any,
-    rows: Any,
-    world: World,
-) -> tuple[Array, nnx.State, nnx.State]:
-    """The loss and gradients, summed over the devices.
-
-    Under fsdp a device gathers the whole parameters, and keeps its shard of the summed
-    gradients. The sums are explicit: the compiler would place them right after a
-    weight's gradient, before its cast to the parameters' dtype, and so sum in 16 bits
-    (jax#27496). In PyTorch they are done by DDP or FSDP.
-
-    Args:
-      local: maps (params, whole, rows) to these rows' part of the loss, its gradients,
-        and the running statistics.
-      whole: other replicated arguments.
-      rows: arrays whose axis 1 is that of the rows.
-
-    Returns:
-      The loss, its gradients placed as the parameters are, and the statistics of the
-      first device, which may be local: they are evaluated and recorded.
-    """
-    if world.size == 1:
-        return local(params, whole, rows)
-    if not world.grad_sync:  # a device's part stands for the whole
-        loss, gradients, statistics = local(params, whole, rows)
-        return loss, jax.tree.map(lambda g: g * world.size, gradients), statistics
-    specs = jax.tree.map(lambda leaf: shards(leaf.shape, world), params)
-
-    def on_a_device(params: nnx.State, whole: Any, rows: Any) -> Any:
-        params = jax.tree.map(gather, params, specs)
-        loss, gradients, statistics = local(params, whole, rows)
-        leads = jax.lax.axis_index(AXIS) == 0
-        first = jax.tree.map(lambda leaf: jnp.where(leads, leaf, 0), statistics)
-        if not world.sharded:
-            return _sum((loss, gradients, first))
-        loss, first = _sum((loss, first))
-        return loss, jax.tree.map(add, gradients, specs), first
-
-    def gather(shard: Array, spec: PartitionSpec) -> Array:
-        if AXIS not in spec:
-            return shard
-        return jax.lax.all_gather(shard, AXIS, axis=spec.index(AXIS), tiled=True)
-
-    def add(gradient: Array, spec: PartitionSpec) -> Array:
-        if AXIS not in spec:
-            return jax.lax.psum(gradient, AXIS)
-        axis = spec.index(AXIS)
-        return jax.lax.psum_scatter(gradient, AXIS, scatter_dimension=axis, tiled=True)
-
-    if not world.mapped:
-        on_a_device = jax.shard_map(
-            on_a_device,
-            mesh=world.mesh,
-            in_specs=(specs, PartitionSpec(), PartitionSpec(None, AXIS)),
-            out_specs=(PartitionSpec(), specs, PartitionSpec()),
-            check_vma=False,  # else gradients would be summed inside the layers
-        )
-    return on_a_device(params, whole, rows)
-
-
-def _sum(tree: Any) -> Any:
-    """Sum each array over the devices; on a CPU as one vector.
-
-    There each all-reduce makes devices wait for each other: two ranks of one core each
-    reached 920 images/s with the nine sums of `fashion_cnn`, 2,395 with one and 2,650
-    without any.
-    """
-
-    def as_one(tree: Any) -> Any:
-        vector, separate = ravel_pytree(tree)
-        return separate(jax.lax.psum(vector, AXIS))
-
-    separately = partial(jax.lax.psum, axis_name=AXIS)
-    return jax.lax.platform_dependent(tree, cpu=as_one, default=separately)
-
-
 def parallelize(
     step: Callable[..., Any], example: tuple[Any, ...], world: World, donate: bool
 ) -> tuple[Callable[..., Any], float]:
@@ -344,15 +254,23 @@ def parallelize(
         argument. Everything else is replicated.
     """
     begin = time.perf_counter()
-    donated = (0,) if donate else ()
+    mapped = _mapped(step, example, world, donate)
     if world.mapped:
-        devices = world.mesh.devices.flat
-        mapped = jax.pmap(
-            step, axis_name=AXIS, devices=tuple(devices), donate_argnums=donated
-        )
         # What pmap compiles ahead of time cannot be called, so a copy is run once.
         jax.block_until_ready(mapped(*jax.tree.map(jnp.copy, example)))
-        return limit_in_flight(mapped, world), time.perf_counter() - begin
+    else:
+        mapped = mapped.lower(*example).compile()
+    return limit_in_flight(mapped, world), time.perf_counter() - begin
+
+
+def _mapped(
+    step: Callable[..., Any], example: tuple[Any, ...], world: World, donate: bool
+) -> Any:
+    """The step over all devices, not compiled yet; arguments as of `parallelize`."""
+    donated = (0,) if donate else ()
+    if world.mapped:
+        devices = tuple(world.mesh.devices.flat)
+        return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=donated)
     if not world.grad_sync:
         # Mapped as a whole: arrays that jit calls replicated then differ by device.
         specs = jax.tree.map(lambda leaf: leaf.sharding.spec, example)
@@ -366,9 +284,7 @@ def parallelize(
     shardings: Any = world.replicated
     if donate:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, example[0]), shardings
-    jitted = jax.jit(step, donate_argnums=donated, out_shardings=shardings)
-    compiled = jitted.lower(*example).compile()
-    return limit_in_flight(compiled, world), time.perf_counter() - begin
+    return jax.jit(step, donate_argnums=donated, out_shardings=shardings)
 
 
 def limit_in_flight(step: Callable[..., Any], world: World) -> Callable[..., Any]:

@@ -20,13 +20,13 @@ from data.batches import Batches
 from jax_impl.augment import crop_and_flip, cut_out
 from jax_impl.cache import all_found, lookups
 from jax_impl.ema import Average, move_average
+from jax_impl.exchange import share_gradients
 from jax_impl.optim import apply_update, clip_gradients
 from jax_impl.parallel import (
     World,
     parallelize,
     place_batch,
     replicate,
-    share_gradients,
 )
 from jax_impl.precision import parameter_dtype
 from recipe.config import Config

@@ -13,6 +13,7 @@ from data.dropout import batch_keys
 from jax_impl.cache import open_cache
 from jax_impl.checkpoint import load_state, save_state, save_trained
 from jax_impl.evaluate import evaluate
+from jax_impl.exchange import scope_norms
 from jax_impl.model import build_model
 from jax_impl.optim import build_optimizer
 from jax_impl.parallel import (
@@ -21,7 +22,6 @@ from jax_impl.parallel import (
     peak_memory_bytes,
     place_batch,
     replicate,
-    scope_norms,
     start,
     stop,
     sum_over_ranks,

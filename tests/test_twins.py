@@ -17,12 +17,14 @@ ALONE: dict[str, dict[str, str]] = {
         "AxisDropout": "JAX's order of axes is the one that units are counted in",
         "no_linen_dropout": "PyTorch has modules of one kind",
     },
-    "parallel.py": {
+    "exchange.py": {
         "only_the_last": "DDP shares gradients within the backward pass",
-        "is_sharded": "JAX's arrays are whole to whoever reads them",
         "share_gradients": "DDP and fully_shard do, within the backward pass",
-        "shards": "fully_shard chooses the axis by itself",
         "share_statistics": "in JAX they come with the gradients",
+    },
+    "parallel.py": {
+        "is_sharded": "JAX's arrays are whole to whoever reads them",
+        "shards": "fully_shard chooses the axis by itself",
         "limit_in_flight": "XLA's CPU devices share one pool of threads in a process",
     },
     "weights.py": {

@@ -70,7 +70,7 @@ class BatchNorm(nn.Module):
     of it, N = examples x pixels, and evaluation uses the running statistics. All in the
     parameters' dtype, the result in the compute dtype.
 
-    `parallel.scope_norms` sets `sum_over_ranks` if the statistics are those of a global
+    `exchange.scope_norms` sets `sum_over_ranks` if the statistics are those of a global
     batch that is spread over ranks.
 
     Source: Ioffe and Szegedy, Batch Normalization, ICML 2015.

@@ -9,8 +9,6 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -37,11 +35,9 @@ from runtime.interfaces import gloo_interface
 from runtime.processes import Processes
 from runtime.sharding import check_shards
 from runtime.world import world_size
-from torch_impl.layers import BatchNorm
 from torch_impl.precision import choose_kernels
 
 if TYPE_CHECKING:  # else only imported for fsdp, since they take a second
-    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
 # Timeout of every collective: rank 0 may be downloading a dataset meanwhile.
@@ -210,11 +206,6 @@ def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def _has_shards(model: nn.Module) -> "TypeGuard[FSDPModule]":
-    module = sys.modules.get("torch.distributed.fsdp")
-    return module is not None and isinstance(model, module.FSDPModule)
-
-
 def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
     """This rank's rows of a batch, on its device; None where there are none.
 
@@ -228,37 +219,6 @@ def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
         placed = [place_batch(column, world, axis) for column in columns]
         return type(columns)(*placed) if hasattr(columns, "_fields") else tuple(placed)
     return torch.from_numpy(columns.copy()).to(world.device, non_blocking=True)
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """Sum over ranks, differentiable: every rank's loss depends on it."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return _SumOverRanks.apply(*gradients)
-
-
-def scope_norms(model: nn.Module, world: World) -> None:
-    """Make each BatchNorm with `sync` compute statistics over all ranks' examples."""
-    for layer in model.modules():
-        if isinstance(layer, BatchNorm) and layer.sync and world.processes > 1:
-            layer.sum_over_ranks, layer.ranks = _SumOverRanks.apply, world.processes
-
-
-def share_statistics(model: nn.Module, world: World) -> None:
-    """Broadcast the running statistics of rank 0, which may be local.
-
-    They are evaluated and recorded. JAX's step returns the first device's.
-    """
-    if world.processes > 1:
-        for statistic in model.buffers():
-            dist.broadcast(statistic, src=0)
 
 
 def parallelize(model: nn.Module, world: World) -> nn.Module:
@@ -292,22 +252,6 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
     # another name before torch 2.13.
     wrapped.broadcast_buffers = False
     return wrapped
-
-
-@contextmanager
-def only_the_last(model: nn.Module, last: bool) -> Iterator[None]:
-    """Backward passes inside accumulate gradients; ranks reduce them in the last one.
-
-    JAX's step writes out both, accumulation and reduction.
-    """
-    if _has_shards(model):
-        model.set_requires_gradient_sync(last)
-        yield
-    elif isinstance(model, DistributedDataParallel) and not last:
-        with model.no_sync():
-            yield
-    else:
-        yield
 
 
 def unshard(tensor: Tensor, world: World) -> Tensor:

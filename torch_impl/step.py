@@ -20,8 +20,9 @@ from record.metadata import Compilation
 from torch_impl.augment import crop_and_flip, cut_out
 from torch_impl.cache import all_found, lookups
 from torch_impl.ema import Average, move_average
+from torch_impl.exchange import only_the_last
 from torch_impl.optim import apply_update, clip_gradients
-from torch_impl.parallel import World, only_the_last, unshard
+from torch_impl.parallel import World, unshard
 from torch_impl.precision import parameter_dtype
 
 

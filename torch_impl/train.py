@@ -24,6 +24,7 @@ from runtime.signals import Stopping
 from torch_impl.cache import open_cache
 from torch_impl.checkpoint import load_state, save_state, save_trained
 from torch_impl.evaluate import evaluate
+from torch_impl.exchange import scope_norms, share_statistics
 from torch_impl.model import build_model
 from torch_impl.optim import build_optimizer
 from torch_impl.parallel import (
@@ -33,8 +34,6 @@ from torch_impl.parallel import (
     peak_memory_bytes,
     place_batch,
     replicate,
-    scope_norms,
-    share_statistics,
     start,
     stop,
     sum_over_ranks,

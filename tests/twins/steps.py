@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from data.augment import batch_draws
 from data.dropout import batch_keys
 from jax_impl import ema as jax_ema
+from jax_impl import exchange as jax_exchange
 from jax_impl import model as jax_model
 from jax_impl import optim as jax_optim
 from jax_impl import parallel as jax_parallel
@@ -24,6 +25,7 @@ from recipe.pixels import pixel_affine
 from recipe.weights import Weights, weight_shapes
 from record.run import AVERAGE, Run
 from torch_impl import ema as torch_ema
+from torch_impl import exchange as torch_exchange
 from torch_impl import model as torch_model
 from torch_impl import optim as torch_optim
 from torch_impl import parallel as torch_parallel
@@ -100,7 +102,7 @@ def torch_steps(
     )
     model = torch_model.build_model(config)
     torch_weights.load_weights(model, weights, world)
-    torch_parallel.scope_norms(model, world)
+    torch_exchange.scope_norms(model, world)
     parallel = torch_parallel.parallelize(model, world)
     optimizer = torch_optim.build_optimizer(config, model)
     average = torch_ema.build_average(config, model, weights, None, world)
@@ -120,10 +122,10 @@ def torch_steps(
         )
         (loss,) = torch_parallel.sum_over_ranks([metrics.loss], world)
         seen.append([float(number) for number in metrics._replace(loss=loss)])
-    torch_parallel.share_statistics(model, world)
+    torch_exchange.share_statistics(model, world)
     saved = torch_weights.save_weights(model, world)
     if average is not None:
-        torch_parallel.share_statistics(average.model, world)
+        torch_exchange.share_statistics(average.model, world)
     averaged, _ = torch_ema.save_average(average, world)
     return np.array(seen), with_average(saved, averaged)
 
@@ -160,7 +162,7 @@ def jax_call(
     """JAX's step, the state before the first, and each one's other arguments."""
     data = jax_parallel.replicate((*arrays, *pixel_affine(config)), world)
     model = jax_model.build_model(config)
-    jax_parallel.scope_norms(model, world)
+    jax_exchange.scope_norms(model, world)
     graphdef, params, statistics = jax_weights.load_weights(model, weights)
     optimizer = jax_optim.build_optimizer(config, params)
     state = jax_step.TrainState(

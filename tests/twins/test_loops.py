@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from jax_impl import exchange as jax_exchange
 from jax_impl import parallel as jax_parallel
 from recipe.architecture import RESNETS
 from recipe.config import Config
@@ -143,7 +144,7 @@ def test_a_sum_for_each_gradient_would_be_found(make_config, monkeypatch):
     def separately(tree: Any) -> Any:
         return jax.tree.map(lambda x: jax.lax.psum(x, jax_parallel.AXIS), tree)
 
-    monkeypatch.setattr(jax_parallel, "_sum", separately)
+    monkeypatch.setattr(jax_exchange, "_sum", separately)
     module = compiled_step(make_config(*MODELS["cnn"]), 2)
     assert summed(module) > 1
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from jax_impl import parallel as jax_parallel
+from jax_impl import exchange as jax_exchange
 from jax_impl import step as jax_step
 from jax_impl.parallel import AXIS, World
 from recipe.execution import Strategy
@@ -211,7 +211,7 @@ def test_a_sum_before_the_cast_would_be_seen(make_config, monkeypatch):
 
     alone = update_in_bf16(make_config, devices=1)
     monkeypatch.setattr(jax_step, "share_gradients", by_the_compiler)
-    monkeypatch.setattr(jax_parallel, "scope_norms", lambda *_: None)
+    monkeypatch.setattr(jax_exchange, "scope_norms", lambda *_: None)
     assert "f16" in summed("fp16", "dp")
     shared = update_in_bf16(make_config, 2)
     assert max(leaf_differences(alone, shared).values()) > 1e-3
