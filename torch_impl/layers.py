@@ -69,8 +69,8 @@ class BatchNorm(nn.Module):
     The variance is computed in two passes, with 1/N; the running variance has N/(N - 1)
     of it, N = examples x pixels, and evaluation uses the running statistics. All in the
     parameters' dtype, the result in the compute dtype. On a GPU the kernels read and
-    write 16 bits and compute in the parameters' dtype, as XLA's fused ones do; casts
-    around them would be passes over memory of their own, of twice the bytes.
+    write 16 bits themselves, as XLA's fused ones do: casts around them would be passes
+    over memory, of twice the bytes. A CPU's would sum in another order than JAX's twin.
 
     `parallel.scope_norms` sets `sum_over_ranks` if the statistics are those of a global
     batch that is spread over ranks.

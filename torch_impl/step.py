@@ -158,7 +158,9 @@ def train_step(
     # ranks. Without the exchange a rank's part stands for the whole.
     if loss_scale is not None or world.size > 1:
         multiply(gradients, world.size / scale)
-    grad_norm = unshard(nn.utils.get_total_norm(gradients, foreach=True), world)
+    # One kernel, which torch by itself does not take for shards.
+    foreach = True if world.sharded else None
+    grad_norm = unshard(nn.utils.get_total_norm(gradients, foreach=foreach), world)
     skipped = None
     if loss_scale is not None and config.precision.loss_scale is not None:
         # The same on every rank, since the norm is of the global gradient.

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 
 from recipe.errors import ConfigError
-from record.run import read_run
 from runtime.processes import Processes
 from tests.twins.conftest import TORCH
 from tests.twins.steps import random_arrays, random_weights, torch_steps
@@ -135,7 +134,7 @@ def test_kernels_gradients_and_optimizer_state_are_channels_last(
             if tensor.ndim == 4:
                 kernels += 1
                 assert tensor.is_contiguous(memory_format=torch.channels_last)
-    assert kernels > 30
+    assert kernels >= 8 * 3
 
 
 def test_images_stay_channels_last_through_a_model(make_config):
@@ -180,11 +179,3 @@ def test_compile_max_asks_for_cuda_graphs(given, mode, make_config, monkeypatch)
     batch = np.arange(8, dtype=np.int32)[None]
     torch_steps(config, held, random_arrays(config), batch, 0.1, TORCH)
     assert modes == [mode, mode]  # of the model, and of its average
-
-
-def test_a_record_has_what_was_set_of_its_framework(run_quickly, script, tmp_path):
-    run = tmp_path / "run"
-    done = run_quickly([script, "train.steps=1", f"run.dir={run}"])
-    assert done.returncode == 0, done.stderr
-    found = read_run(run).environment["framework_settings"]
-    assert found["deterministic"] is False and found["autotuning"] is None

@@ -33,8 +33,17 @@ EVERYTHING = [
 ]
 OPTIMIZER = importlib.import_module("torch.optim.optimizer")
 aten = torch.ops.aten
+
+
+def _supported():
+    """Devices whose optimizers are fused."""
+    return ["cuda", "meta"]
+
+
 READS = {aten._local_scalar_dense, aten.item, aten.is_nonzero, aten.nonzero, aten.equal}
 COPIES = {aten._to_copy, aten.copy_, aten._copy_from}
+INDEXED = {aten.index, aten.index_put, aten.index_put_}
+MIXING = COPIES | INDEXED | {aten.lift_fresh}
 
 
 class HostWaits(AssertionError):
@@ -55,7 +64,12 @@ class Watched(TorchDispatchMode):
         places = {tensor.device.type for tensor in given}
         if packet in COPIES and kwargs.get("device") is not None:
             places.add(torch.device(kwargs["device"]).type)
-        if packet in READS or (packet in COPIES and len(places) > 1):
+        indices = args[1] if packet in INDEXED else []
+        if any(i is not None and i.dtype == torch.bool for i in indices):
+            places.add("cpu")  # which allocates what a mask selects
+        if packet is aten.lift_fresh and places != {"cpu"}:
+            places.add("cpu")  # of a Python number
+        if packet in READS or (packet in MIXING and len(places) > 1):
             raise HostWaits(f"{func} on {places}")
         if packet is aten._fused_sgd_:
             return None  # it has no meta kernel
@@ -64,10 +78,10 @@ class Watched(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-    """One block a stage: more are more of the same. And fused optimizers as on a GPU."""
-    kinds = ["cuda", "meta"]
+    """One block a stage: more are more of the same. Kernels take lists of tensors."""
+    monkeypatch.setattr(OPTIMIZER, "_get_fused_kernels_supported_devices", _supported)
     monkeypatch.setattr(
-        OPTIMIZER, "_get_fused_kernels_supported_devices", lambda: kinds
+        torch.utils._foreach_utils, "_get_foreach_kernels_supported_devices", _supported
     )
     for name, form in RESNETS.items():
         monkeypatch.setitem(RESNETS, name, replace(form, blocks=(1, 1, 1, 1)))
@@ -123,7 +137,7 @@ def test_a_planted_wait_is_found(wait, make_config, monkeypatch):
         WAITS[wait](norm)
 
     monkeypatch.setattr(step, "clip_gradients", clip)
-    with pytest.raises((HostWaits, torch._subclasses.DataDependentOutputException)):
+    with pytest.raises(HostWaits):
         watched_step(make_config(*MODELS["mlp"]))
 
 
@@ -150,18 +164,18 @@ def test_batch_norm_on_a_gpu_reads_and_writes_sixteen_bits(make_config):
     held = {n: w.astype(np.float32) for n, w in random_weights(config).items()}
     gpu = parallel.World(0, 1, 1, torch.device("cuda", 0))
     for place, casts in (gpu, 0), (GPU, 8):
-        with FakeTensorMode(), Watched() as watched:
+        with FakeTensorMode():
             net = model.build_model(config)
             weights.load_weights(net, held, place)
             images = parallel.replicate(np.zeros((8, 3, 8, 8), np.float32), place)
-            watched.seen.clear()
-            net(images)
+            with Watched() as watched:
+                net(images)
         wide = [
             given[0].shape
             for packet, given, kwargs in watched.seen
             if packet is aten._to_copy and kwargs["dtype"] == torch.float32
         ]
-        assert len(wide) == casts
+        assert len(wide) == casts  # its norms
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -181,6 +195,9 @@ def test_sixteen_bits_into_batch_norm_are_what_a_cast_around_it_gives(dtype, tra
         gradients = [leaf.grad, *(h.grad for h in held)]
         found.append([normal.to(dtype), mean, var, *gradients])
     own, around = found
+    # The same statistics, in fp32 and rounded once; only their sums are in another
+    # order, for which a CPU keeps to the cast.
     for a, b in zip(own, around, strict=True):
         assert a.dtype == b.dtype
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
+        step = 1e-6 if a.dtype == torch.float32 else torch.finfo(dtype).eps
+        torch.testing.assert_close(a, b, rtol=step, atol=step * 1e-2)
