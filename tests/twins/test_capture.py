@@ -35,10 +35,8 @@ def capture(config):
     load_weights(model, held, TORCH)
     model.compile(backend="eager", fullgraph=True, dynamic=False)
     height, width, channels = config.data.image_shape
-    images = torch.zeros(
-        8, height, width, channels, dtype=torch.from_numpy(held[next(iter(held))]).dtype
-    )
-    images = images.permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.zeros((8, height, width, channels), dtype))
+    images = pixels.permute(0, 3, 1, 2)
     keys = (torch.zeros(8, 9, dtype=torch.int32),) if config.model.dropout else ()
     model(images, *keys).float().sum().backward()
     model.eval()

@@ -43,7 +43,6 @@ def _supported():
 READS = {aten._local_scalar_dense, aten.item, aten.is_nonzero, aten.nonzero, aten.equal}
 COPIES = {aten._to_copy, aten.copy_, aten._copy_from}
 INDEXED = {aten.index, aten.index_put, aten.index_put_}
-MIXING = COPIES | INDEXED | {aten.lift_fresh}
 
 
 class HostWaits(AssertionError):
@@ -67,13 +66,20 @@ class Watched(TorchDispatchMode):
         indices = args[1] if packet in INDEXED else []
         if any(i is not None and i.dtype == torch.bool for i in indices):
             places.add("cpu")  # which allocates what a mask selects
-        if packet is aten.lift_fresh and places != {"cpu"}:
-            places.add("cpu")  # of a Python number
-        if packet in READS or (packet in MIXING and len(places) > 1):
+        if packet in READS or (packet in COPIES | INDEXED and len(places) > 1):
             raise HostWaits(f"{func} on {places}")
         if packet is aten._fused_sgd_:
             return None  # it has no meta kernel
         return func(*args, **kwargs)
+
+
+def from_the_host(make):
+    """It, with the copy to the device that it makes unseen where that is "meta"."""
+
+    def made(given, device=None, **how):
+        return make(given, **how).to(device)
+
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +89,8 @@ def shallow(monkeypatch):
     monkeypatch.setattr(
         torch.utils._foreach_utils, "_get_foreach_kernels_supported_devices", _supported
     )
+    for maker in "tensor", "as_tensor":
+        monkeypatch.setattr(torch, maker, from_the_host(getattr(torch, maker)))
     for name, form in RESNETS.items():
         monkeypatch.setitem(RESNETS, name, replace(form, blocks=(1, 1, 1, 1)))
 
