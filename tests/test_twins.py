@@ -12,6 +12,7 @@ ALONE: dict[str, dict[str, str]] = {
     },
     "optim.py": {
         "corrected_moments": "PyTorch's own takes 1 - beta^t in fp64 already",
+        "multiply": "XLA makes one kernel of a product per gradient by itself",
     },
     "own_dropout.py": {
         "AxisDropout": "JAX's order of axes is the one that units are counted in",
@@ -20,6 +21,7 @@ ALONE: dict[str, dict[str, str]] = {
     "parallel.py": {
         "only_the_last": "DDP shares gradients within the backward pass",
         "is_sharded": "JAX's arrays are whole to whoever reads them",
+        "own_shards": "for the same reason",
         "share_gradients": "DDP and fully_shard do, within the backward pass",
         "shards": "fully_shard chooses the axis by itself",
         "share_statistics": "in JAX they come with the gradients",

@@ -25,6 +25,8 @@ class _Eager(torch.optim.Optimizer):
 
     add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
     zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
+    # 1 to change nothing: fused kernels read it on the device (torch.amp.GradScaler).
+    found_inf: Tensor | None = None
 
 
 class _SGD(_Eager, torch.optim.SGD):
@@ -33,17 +35,16 @@ class _SGD(_Eager, torch.optim.SGD):
     torch's own takes uninitialised memory for a momentum whose first step is skipped.
     """
 
-    found_inf: Tensor | None = None
-
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
             held = [p for p in group["params"] if p.grad is not None]
-            momenta = [self.state[p] for p in held] if group["momentum"] else []
+            state = [self.state[p] for p in held] if group["momentum"] else []
+            momenta: list[Any] = [kept["momentum_buffer"] for kept in state]
             sgd(
                 own_shards(held),
                 own_shards([p.grad for p in held]),
-                own_shards([kept["momentum_buffer"] for kept in momenta]),
+                own_shards(momenta),
                 weight_decay=group["weight_decay"],
                 momentum=group["momentum"],
                 lr=group["lr"],
@@ -58,10 +59,11 @@ class _SGD(_Eager, torch.optim.SGD):
 class _AdamW(_Eager, torch.optim.AdamW):
     """AdamW on this rank's shards."""
 
-    found_inf: Tensor | None = None
     step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
-    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
+    def _init_group(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, group: dict[str, Any], *lists: list[Any]
+    ) -> bool:
         has_complex = super()._init_group(group, *lists)
         for tensors in lists:
             tensors[:] = own_shards(tensors)
@@ -197,10 +199,10 @@ def apply_update(
     """One optimizer step on the gradients that the parameters hold.
 
     Args:
-      skipped: whether it is to change nothing, which its kernels read on the device,
-        as `torch.amp.GradScaler` has them do.
+      skipped: whether it is to change nothing, known on the device alone.
     """
+    assert isinstance(optimizer, _Eager)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    optimizer.found_inf = None if skipped is None else skipped.to(torch.float32)
+    optimizer.found_inf = None if skipped is None else skipped.float()
     optimizer.step()

@@ -231,7 +231,7 @@ def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def own_shards(tensors: list[Tensor]) -> list[Tensor]:
+def own_shards(tensors: list[Any]) -> list[Any]:
     """The tensors, or this rank's shards of them, to be changed in place.
 
     A kernel over a list of tensors takes shards like any others, where a DTensor may

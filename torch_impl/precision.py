@@ -113,8 +113,8 @@ def settings(config: Config, world: "World") -> dict[str, Any]:
 def _round_products_to_tf32(wanted: bool) -> None:
     """Whether fp32 factors are rounded to TF32, for every backend and operation.
 
-    By torch's older settings too: inductor reads them (the key of its autotuning cache,
-    torch 2.14), and reading them is an error where they contradict the newer one.
+    Also by torch's older settings: inductor reads them (the key of its autotuning
+    cache, torch 2.14), which is an error where they contradict the newer one.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that they are deprecated

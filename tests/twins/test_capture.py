@@ -1,16 +1,13 @@
 """torch.compile takes every model whole, so that `compile=true` has no graph break."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from recipe.architecture import RESNETS
 from tests.conftest import exhaustive_but
 from tests.twins.conftest import TORCH
+from tests.twins.small_models import MODELS, one_block_a_stage
 from tests.twins.steps import random_weights
-from tests.twins.test_loops import MODELS
 from torch_impl.model import build_model
 from torch_impl.weights import load_weights
 
@@ -21,9 +18,7 @@ KEPT = [("mlp", "fp32"), ("resnet9", "bf16"), ("vit_tiny", "fp16")]
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-    """One block a stage: more are more of the same."""
-    for name, form in RESNETS.items():
-        monkeypatch.setitem(RESNETS, name, replace(form, blocks=(1, 1, 1, 1)))
+    one_block_a_stage(monkeypatch)
     torch._dynamo.reset()
 
 

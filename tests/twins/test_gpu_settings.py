@@ -11,8 +11,8 @@ import torch.distributed as dist
 from recipe.errors import ConfigError
 from runtime.processes import Processes
 from tests.twins.conftest import TORCH
+from tests.twins.small_models import MODELS
 from tests.twins.steps import random_arrays, random_weights, torch_steps
-from tests.twins.test_loops import MODELS
 from torch_impl import model as torch_model
 from torch_impl import optim, parallel, precision, weights
 

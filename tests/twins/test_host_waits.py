@@ -15,12 +15,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recipe.architecture import RESNETS
 from recipe.loss_scale import initial_loss_scale
 from recipe.pixels import pixel_affine
 from tests.conftest import exhaustive_but
+from tests.twins.small_models import MODELS, one_block_a_stage
 from tests.twins.steps import micro_batches, random_arrays, random_weights
-from tests.twins.test_loops import MODELS
 from torch_impl import ema, model, optim, parallel, step, weights
 
 GPU = parallel.World(0, 1, 1, torch.device("meta"))
@@ -84,15 +83,14 @@ def from_the_host(make):
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-    """One block a stage: more are more of the same. Kernels take lists of tensors."""
+    """And kernels take lists of tensors, as on a GPU."""
     monkeypatch.setattr(OPTIMIZER, "_get_fused_kernels_supported_devices", _supported)
     monkeypatch.setattr(
         torch.utils._foreach_utils, "_get_foreach_kernels_supported_devices", _supported
     )
     for maker in "tensor", "as_tensor":
         monkeypatch.setattr(torch, maker, from_the_host(getattr(torch, maker)))
-    for name, form in RESNETS.items():
-        monkeypatch.setitem(RESNETS, name, replace(form, blocks=(1, 1, 1, 1)))
+    one_block_a_stage(monkeypatch)
 
 
 def watched_step(config, world=GPU):
