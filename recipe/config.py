@@ -83,7 +83,9 @@ class Config:
         at_least("devices", self.devices, 1)
         one_of("platform", self.platform, ("auto", "cpu", "gpu"))
         if self.compile not in (True, False, "max"):
-            raise ConfigError(f"compile={self.compile} is unknown; one of: true, false, max")
+            raise ConfigError(
+                f"compile={self.compile} is unknown; one of: true, false, max"
+            )
         if self.train.label_smoothing and not self.data.classes:
             raise ConfigError(
                 f"train.label_smoothing={self.train.label_smoothing} needs classes, "
