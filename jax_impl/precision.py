@@ -1,7 +1,8 @@
 """The meaning of each precision: dtypes and framework flags."""
 
 import os
-from typing import NamedTuple
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,9 @@ import numpy as np
 
 from recipe.config import Config
 from recipe.errors import ConfigError
+
+if TYPE_CHECKING:  # it imports this module
+    from jax_impl.parallel import World
 
 # Off unless set in jaxlib 0.10.2, and set by JAX's GPU performance tips and in NVIDIA's
 # images of JAX: collectives are started early and awaited late, so that products run
@@ -103,6 +107,27 @@ def configure(
             f"precision={name} is not available on device {device}; "
             "use precision=fp32, or platform=cpu"
         )
+
+
+def settings(config: Config, world: "World") -> dict[str, Any]:
+    """What was set of what makes steps fast, for the record; null: not on this device.
+
+    Names are the same in both twins.
+    """
+    gpu = world.mesh.local_devices[0].platform == "gpu"
+    flags = os.environ.get("XLA_FLAGS", "")
+    preallocates = os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "true") != "false"
+    return {
+        "compiled": "jax.pmap" if world.mapped else "jax.jit",
+        "memory_format": "NHWC",
+        "fused_optimizer": True,
+        "deterministic": config.deterministic,
+        "autotuning": "--xla_gpu_autotune_level=0" not in flags if gpu else None,
+        "tf32": config.precision.name == "tf32" if gpu else None,
+        "cuda_graphs": not re.search(r"command_buffer=(?!\S)", flags) if gpu else None,
+        "preallocation": preallocates if gpu else None,
+        "collectives": ("nccl" if gpu else "gloo") if world.processes > 1 else None,
+    }
 
 
 def _has_tf32(

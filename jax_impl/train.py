@@ -28,7 +28,7 @@ from jax_impl.parallel import (
     synchronize,
     to_host,
 )
-from jax_impl.precision import configure, parameter_dtype
+from jax_impl.precision import configure, parameter_dtype, settings
 from jax_impl.profile import start_profile
 from jax_impl.step import DeviceData, TrainState, compile_steps
 from jax_impl.trace import trace_step
@@ -150,7 +150,10 @@ def train(config: Config, world: World, session: Session) -> Path:
         return rates, metrics
 
     with session.recording(
-        parameter_count(weights), compilation, lambda at: start_profile(at, world)
+        parameter_count(weights),
+        compilation,
+        lambda at: start_profile(at, world),
+        settings(config, world),
     ) as record:
         for window in session.windows():  # raises on all ranks if one was asked to stop
             with session.clock(window) as clock:

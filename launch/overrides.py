@@ -31,6 +31,7 @@ TAKES = {
     r"could not be converted to Integer": "a whole number is expected",
     r"could not be converted to Float": "a number is expected",
     r"is not a valid bool": "true or false is expected",
+    r"type hint 'Union\[bool, str\]'": "true, false or max is expected",
     r"Cannot convert .* to string": "a string is expected, not a list or keys",
     r"is not Optional": "null is not allowed here",
     r"is not a subclass of": "it has keys of its own, such as {keys}",

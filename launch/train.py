@@ -81,4 +81,6 @@ def keep_to_cores(config: Config, processes: Processes) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit("error: start launch/pytorch.py or launch/jax.py, which share this")
+    raise SystemExit(
+        "error: start launch/pytorch.py or launch/jax.py, which share this"
+    )

@@ -64,9 +64,10 @@ class Config:
     # Only bitwise reproducible kernels; slower, and PyTorch refuses an operation that
     # has none.
     deterministic: bool = False
-    # PyTorch compiles its model by torch.compile, before the first window; it needs a
-    # C++ compiler. JAX's steps are compiled whatever this says.
-    compile: bool = False
+    # `true`: PyTorch compiles its model by torch.compile, before the first window; it
+    # needs a C++ compiler. `max`: and replays it as CUDA graphs, on GPUs only. JAX's
+    # steps are compiled whole whatever this says, and XLA makes such graphs by itself.
+    compile: bool | str = False
     # What was compiled is kept on disk, for the next run of the same steps.
     compile_cache: bool = True
     # Each process traces the last window to `profile/rank<N>.json.gz`, for Perfetto;
@@ -81,6 +82,10 @@ class Config:
             )
         at_least("devices", self.devices, 1)
         one_of("platform", self.platform, ("auto", "cpu", "gpu"))
+        if self.compile not in (True, False, "max"):
+            raise ConfigError(
+                f"compile={self.compile} is unknown; one of: true, false, max"
+            )
         if self.train.label_smoothing and not self.data.classes:
             raise ConfigError(
                 f"train.label_smoothing={self.train.label_smoothing} needs classes, "

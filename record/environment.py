@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,19 @@ PACKAGES = (
 NETWORK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "NCCL_IB_HCA", "NCCL_NET")
 
 
-def describe_environment(framework: str, devices: list[str]) -> dict[str, Any]:
-    """Versions, devices, host, commit and command, without importing a framework."""
+def describe_environment(
+    framework: str, devices: list[str], settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Versions, devices, host, commit and command, without importing a framework.
+
+    Args:
+      settings: what the twin set of its framework, by name.
+    """
     commit, dirty = git_state()
     return {
         "framework": framework,
         "devices": devices,
+        "framework_settings": dict(settings or {}),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),

@@ -1,6 +1,7 @@
 """What is known of a run before its first step, and the summary that starts with it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class RunMetadata:
       data_fingerprint: of the dataset.
       compilation: of the steps; None where they run eagerly.
       startup_seconds: from process start until ready to train, without compiling.
+      settings: what the twin set of its framework, by name.
     """
 
     framework: str
@@ -46,6 +48,7 @@ class RunMetadata:
     data_fingerprint: str
     compilation: Compilation | None
     startup_seconds: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def initial_summary(

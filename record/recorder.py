@@ -96,7 +96,9 @@ class Recorder:
         """Files, tracker and screen, on the rank that writes."""
         metadata, done = self.metadata, self._resumed.step if self._resumed else 0
         self._summary = initial_summary(self.config, metadata, self.path, done)
-        environment = describe_environment(metadata.framework, metadata.devices)
+        environment = describe_environment(
+            metadata.framework, metadata.devices, metadata.settings
+        )
         rows: list[Row] = []
         with self._deferred():
             write_whole(self.path / "environment.json", to_json(environment))

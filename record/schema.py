@@ -96,6 +96,9 @@ ROWS = {"step": STEP, "window": WINDOW, "evaluation": EVALUATION, "resume": RESU
 ENVIRONMENT = {
     "framework": Field(TEXT, '"torch" or "jax"'),
     "devices": Field((list,), "names of rank 0's devices"),
+    "framework_settings": Field(
+        (dict,), "what makes its steps fast: name to value", since=3, before={}
+    ),
     "python": Field(TEXT, "version"),
     "packages": Field((dict,), "name to version, null where not installed"),
     "platform": Field(TEXT, "operating system"),

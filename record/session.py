@@ -5,8 +5,9 @@ loops in the twins' `train.py` are the algorithm. No framework's array gets here
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from recipe.batch_plan import BatchPlan, Window
 from recipe.config import Config
@@ -223,6 +224,7 @@ class Session:
         parameters: int,
         compilation: Compilation | None,
         start_profile: Callable[[Path], Callable[[], None]],
+        settings: Mapping[str, Any] | None = None,
     ) -> Iterator[Recorder]:
         """Claim the run folder and record into it until the end.
 
@@ -230,6 +232,7 @@ class Session:
           parameters: trained numbers in the model.
           compilation: of the steps; None where they run eagerly.
           start_profile: starts a profile in the run folder; returns what ends it.
+          settings: what the twin set of its framework, by name.
 
         Raises:
           RecordError: on every rank, if the folder cannot be claimed.
@@ -248,6 +251,7 @@ class Session:
             data_fingerprint=self._data_fingerprint,
             compilation=compilation,
             startup_seconds=self._startup_seconds,
+            settings=settings or {},
         )
         writer, resumed = self._resume_plan.writer, self._resumed
         with (

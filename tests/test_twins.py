@@ -12,6 +12,7 @@ ALONE: dict[str, dict[str, str]] = {
     },
     "optim.py": {
         "corrected_moments": "PyTorch's own takes 1 - beta^t in fp64 already",
+        "multiply": "XLA makes one kernel of a product per gradient by itself",
     },
     "own_dropout.py": {
         "AxisDropout": "JAX's order of axes is the one that units are counted in",
@@ -24,6 +25,7 @@ ALONE: dict[str, dict[str, str]] = {
     },
     "parallel.py": {
         "is_sharded": "JAX's arrays are whole to whoever reads them",
+        "own_shards": "for the same reason",
         "shards": "fully_shard chooses the axis by itself",
         "limit_in_flight": "XLA's CPU devices share one pool of threads in a process",
     },

@@ -9,7 +9,7 @@ from recipe.weights import Weights
 from record.checkpoint import Checkpoint
 from torch_impl.ema import Average, build_average, save_average
 from torch_impl.optim import load_optimizer_state, save_optimizer_state
-from torch_impl.parallel import World
+from torch_impl.parallel import World, replicate, to_host
 from torch_impl.weights import save_weights
 
 
@@ -28,6 +28,8 @@ def save_state(
     optimizer_state, counts = save_optimizer_state(config, model, optimizer, world)
     averaged, updates = save_average(average, world)
     arrays = {"weights": save_weights(model, world), **optimizer_state, **averaged}
+    if loss_scale is not None:
+        loss_scale = LossScale(*(to_host([leaf], world)[0] for leaf in loss_scale))
     return arrays, {**counts, **updates, **loss_scale_state(loss_scale)}
 
 
@@ -52,7 +54,8 @@ def load_state(
     if resumed is not None:
         load_optimizer_state(config, model, optimizer, resumed, world)
     average = build_average(config, model, weights, resumed, world)
-    return average, initial_loss_scale(config, resumed.state if resumed else None)
+    scale = initial_loss_scale(config, resumed.state if resumed else None)
+    return average, replicate(scale, world)
 
 
 def save_trained(

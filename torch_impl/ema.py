@@ -1,16 +1,20 @@
 """The exponential moving average of the weights, `optim.ema_decay`."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from recipe.config import Config
 from recipe.ema import averaging_rate
 from recipe.weights import Weights
 from record.checkpoint import Checkpoint
 from torch_impl.model import build_model
-from torch_impl.parallel import World, parallelize
+from torch_impl.parallel import World, own_shards, parallelize
+from torch_impl.precision import parameter_dtype
 from torch_impl.weights import load_weights, save_weights
 
 
@@ -20,12 +24,13 @@ class Average:
 
     Args:
       pairs: average and its source; updated in place; parameters, then statistics.
-      updates: included in the average.
+      updates: included in the average; counted on the device where the loss scale may
+        skip some.
     """
 
     model: nn.Module
     pairs: list[tuple[list[Tensor], list[Tensor]]]
-    updates: int
+    updates: int | Int[Tensor, ""]
 
 
 def build_average(
@@ -64,22 +69,42 @@ def _statistics(model: nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def move_average(config: Config, average: Average | None) -> None:
+def move_average(
+    config: Config, average: Average | None, skipped: Bool[Tensor, ""] | None = None
+) -> None:
     """Update the average with the model's new weights.
 
     Running statistics are averaged as well: the newest ones would not match the
     averaged parameters.
+
+    Args:
+      skipped: whether there are none, known on the device alone.
     """
-    if config.optim.ema_decay is None or average is None:
+    decay = config.optim.ema_decay
+    if decay is None or average is None:
         return
-    average.updates += 1
-    rate = averaging_rate(config.optim.ema_decay, average.updates)
-    for moved, newest in average.pairs:
-        if moved:
+    pairs = [tuple(map(own_shards, pair)) for pair in average.pairs if pair[0]]
+    if skipped is None:
+        average.updates += 1
+        rate = averaging_rate(decay, average.updates)
+        for moved, newest in pairs:
             # As torch.optim.swa_utils does.
             torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
                 moved, newest, rate
             )
+        return
+    average.updates = torch.where(skipped, average.updates, average.updates + 1)
+    count = average.updates.clamp(min=1).to(parameter_dtype(config))
+    rate = averaging_rate(decay, count, torch.expm1)
+    for moved, newest in pairs:
+        # A step of plain SGD from the average to the weights, whose kernel reads on the
+        # device whether there is one: the statistics of a skipped step may be NaN.
+        gaps = torch._foreach_sub(  # pyright: ignore[reportPrivateImportUsage]
+            moved, newest
+        )
+        plain: Any = {"weight_decay": 0.0, "momentum": 0.0, "dampening": 0.0}
+        plain |= {"nesterov": False, "maximize": False, "fused": True}
+        sgd(moved, list(gaps), [], lr=rate, found_inf=skipped.float(), **plain)
 
 
 def save_average(
@@ -89,4 +114,4 @@ def save_average(
     if average is None:
         return {}, {}
     arrays = save_weights(average.model, world)
-    return {"average": arrays}, {"average_updates": average.updates}
+    return {"average": arrays}, {"average_updates": int(average.updates)}

@@ -1,16 +1,18 @@
 """The optimizer, with all constants explicit; each step passes the learning rate."""
 
 from inspect import unwrap
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from recipe.config import Config
 from recipe.optimizers import OPTIMIZERS, UPDATES, optimizer_state
 from recipe.weights import Weights, decays
 from record.checkpoint import Checkpoint
-from torch_impl.parallel import World, is_sharded, place_state
+from torch_impl.parallel import World, own_shards, place_state
 from torch_impl.weights import canonical_names, load_array, save_array
 
 
@@ -23,21 +25,55 @@ class _Eager(torch.optim.Optimizer):
 
     add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
     zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
+    # 1 to change nothing: fused kernels read it on the device (torch.amp.GradScaler).
+    found_inf: Tensor | None = None
 
 
 class _SGD(_Eager, torch.optim.SGD):
-    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
+    """SGD on this rank's shards, whose momentum is zero before the first step.
+
+    torch's own takes uninitialised memory for a momentum whose first step is skipped.
+    """
+
+    @torch.no_grad()
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            held = [p for p in group["params"] if p.grad is not None]
+            state = [self.state[p] for p in held] if group["momentum"] else []
+            momenta: list[Any] = [kept["momentum_buffer"] for kept in state]
+            sgd(
+                own_shards(held),
+                own_shards([p.grad for p in held]),
+                own_shards(momenta),
+                weight_decay=group["weight_decay"],
+                momentum=group["momentum"],
+                lr=group["lr"],
+                dampening=0.0,
+                nesterov=group["nesterov"],
+                maximize=False,
+                fused=True,
+                found_inf=self.found_inf,
+            )
 
 
 class _AdamW(_Eager, torch.optim.AdamW):
+    """AdamW on this rank's shards."""
+
     step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+    def _init_group(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, group: dict[str, Any], *lists: list[Any]
+    ) -> bool:
+        has_complex = super()._init_group(group, *lists)
+        for tensors in lists:
+            tensors[:] = own_shards(tensors)
+        return has_complex
 
 
 def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW, with decay on the parameters that `optim.decay` names.
 
-    Fused unless parameters are sharded: an update is one pass over each, as in JAX's
-    compiled step. DTensor has no rule for a fused SGD (torch 2.14).
+    Fused: an update is one pass over all parameters, as in JAX's compiled step.
 
     SGD:   g += decay p;  m = momentum m + g;  p -= lr (g + momentum m | m)
     AdamW: m, v = the moments of g, corrected;  p -= lr (m / (sqrt(v) + eps) + decay p)
@@ -47,7 +83,6 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
     """
     optim = config.optim
-    fused = not any(is_sharded(parameter) for parameter in model.parameters())
     decayed, rest = [], []
     names = canonical_names(model)
     for name, parameter in model.named_parameters():
@@ -64,17 +99,22 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
             lr=optim.peak_lr,
             betas=(optim.beta1, optim.beta2),
             eps=optim.eps,
-            fused=fused,
+            fused=True,
         )
     assert optim.name == "sgd"  # another one has a branch of its own
-    return _SGD(
+    optimizer = _SGD(
         groups,
         lr=optim.peak_lr,
         momentum=optim.momentum,
         dampening=0.0,
         nesterov=optim.nesterov,
-        fused=fused,
+        fused=True,
     )
+    if optim.momentum:
+        for parameter in model.parameters():
+            momentum = torch.zeros_like(parameter, requires_grad=False)
+            optimizer.state[parameter]["momentum_buffer"] = momentum
+    return optimizer
 
 
 # torch's names of its state's arrays, by the checkpoint's names.
@@ -90,7 +130,7 @@ def save_optimizer_state(
 ) -> tuple[dict[str, Weights], dict[str, int]]:
     """The optimizer's state: kind -> canonical name -> array, and its step count.
 
-    Collective. Before its first step torch has no state, which means zeros.
+    Collective. Before its first step torch's AdamW has no state, which means zeros.
     """
     state: dict[str, Weights] = {part: {} for part in optimizer_state(config.optim)}
     count, names = 0, canonical_names(model)
@@ -126,19 +166,43 @@ def load_optimizer_state(
             optimizer.state[parameter]["step"] = count
 
 
-def clip_gradients(config: Config, model: nn.Module, norm: Float[Tensor, ""]) -> None:
+def clip_gradients(
+    config: Config, gradients: list[Tensor], norm: Float[Tensor, ""]
+) -> None:
     """Scale the gradients by min(1, clip_norm / (norm + 1e-6)), if clip_norm is set.
 
     Source: Pascanu et al., On the difficulty of training recurrent networks, ICML 2013;
     1e-6 is torch's.
     """
     if config.optim.clip_norm is not None:
-        parameters = model.parameters()
-        nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, norm)
+        multiply(gradients, (config.optim.clip_norm / (norm + 1e-6)).clamp(max=1.0))
 
 
-def apply_update(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """One optimizer step on the gradients that the parameters hold."""
+def multiply(gradients: list[Tensor], factor: float | Tensor) -> None:
+    """Multiply the gradients in place: one kernel over all, if factor has their dtype.
+
+    Args:
+      factor: a number, or a tensor of shape ().
+    """
+    if isinstance(factor, Tensor):
+        factor = factor.to(gradients[0].dtype)
+    torch._foreach_mul_(  # pyright: ignore[reportPrivateImportUsage]
+        own_shards(gradients), factor
+    )
+
+
+def apply_update(
+    optimizer: torch.optim.Optimizer,
+    learning_rate: float,
+    skipped: Bool[Tensor, ""] | None = None,
+) -> None:
+    """One optimizer step on the gradients that the parameters hold.
+
+    Args:
+      skipped: whether it is to change nothing, known on the device alone.
+    """
+    assert isinstance(optimizer, _Eager)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+    optimizer.found_inf = None if skipped is None else skipped.float()
     optimizer.step()

@@ -9,9 +9,10 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -101,8 +102,16 @@ def check(config: Config, processes: Processes) -> None:
     compiler = os.environ.get("CXX", "g++")
     if config.compile and shutil.which(compiler) is None:
         raise ConfigError(
-            f"compile=true: torch.compile needs a C++ compiler, and {compiler} is not "
-            f"found; install one, set CXX to it, or leave compile at false"
+            f"compile={str(config.compile).lower()}: torch.compile needs a C++ "
+            f"compiler, and {compiler} is not found; install one, set CXX to it, or "
+            "leave compile at false"
+        )
+    on_cpu = config.platform == "cpu" or not torch.cuda.is_available()
+    if config.compile == "max" and (on_cpu or config.parallel.name == Strategy.FSDP):
+        found = "no GPU" if on_cpu else "parallel=fsdp, whose parameters move"
+        raise ConfigError(
+            f"compile=max replays the model as CUDA graphs, and there is {found}; "
+            "use compile=true, or parallel=dp on GPUs"
         )
     devices = world_size(config, processes)
     if devices != processes.count:
@@ -140,10 +149,17 @@ def start(config: Config, processes: Processes) -> World:
             rank=processes.rank,
             world_size=processes.count,
             timeout=COLLECTIVE_TIMEOUT,
+            # NCCL connects now, not at the first collective of each pair of ranks.
+            device_id=None if device.type == "cpu" else device,
         )
     strategy, grad_sync = Strategy(config.parallel.name), config.parallel.grad_sync
     size = processes.count
-    return World(processes.rank, size, size, device, strategy, grad_sync)
+    world = World(processes.rank, size, size, device, strategy, grad_sync)
+    if processes.count > 1:
+        # What the first collective sets up waits for all ranks: they are all here now,
+        # while later rank 0 may be downloading.
+        world.ranks.gather([0.0])
+    return world
 
 
 def _accelerator(config: Config, processes: Processes) -> int | None:
@@ -159,10 +175,12 @@ def _accelerator(config: Config, processes: Processes) -> int | None:
 def _store(processes: Processes) -> Store:
     """The rendezvous store: torchrun has one, under srun rank 0 makes one."""
     rank, count, place = processes.rank, processes.count, processes.coordinator
+    # Else the store has its own, of half an hour.
+    patient = {"timeout": COLLECTIVE_TIMEOUT}
     if processes.launcher == "torchrun":
-        return next(rendezvous("env://", rank, count))[0]
+        return next(rendezvous("env://", rank, count, **patient))[0]
     if not processes.one_node:
-        return next(rendezvous(f"tcp://{place}", rank, count))[0]
+        return next(rendezvous(f"tcp://{place}", rank, count, **patient))[0]
     # The same, but listening on loopback instead of all addresses.
     host, _, port = place.rpartition(":")
     listening = socket.create_server((host, int(port))).detach() if rank == 0 else None
@@ -185,10 +203,19 @@ def device_names(world: World) -> list[str]:
     return [str(world.device)]
 
 
-def replicate(array: np.ndarray, world: World) -> Tensor:
-    """The whole array on this rank's device."""
+def replicate(tree: Any, world: World) -> Any:
+    """An array, a tuple or NamedTuple of them, or None, whole on this rank's device."""
     # A copy, since a memory-mapped dataset is read-only and tensors cannot be.
-    return torch.tensor(array, device=world.device)
+    return _each(lambda array: torch.tensor(array, device=world.device), tree)
+
+
+def _each(place: Callable[[Any], Tensor], tree: Any) -> Any:
+    if tree is None:
+        return None
+    if isinstance(tree, tuple):
+        placed = [_each(place, part) for part in tree]
+        return type(tree)(*placed) if hasattr(tree, "_fields") else tuple(placed)
+    return place(tree)
 
 
 def place_state(tensor: Tensor, like: Tensor) -> Tensor:
@@ -206,6 +233,18 @@ def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def own_shards(tensors: list[Any]) -> list[Any]:
+    """The tensors, or this rank's shards of them, to be changed in place.
+
+    A kernel over a list of tensors takes shards like any others, where a DTensor may
+    have no rule for it (a fused SGD, torch 2.14).
+    """
+    if "torch.distributed.tensor" not in sys.modules:
+        return tensors
+    with torch.no_grad():
+        return [t.to_local() if is_sharded(t) else t for t in tensors]
+
+
 def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
     """This rank's rows of a batch, on its device; None where there are none.
 
@@ -213,18 +252,23 @@ def place_batch(columns: Any, world: World, axis: int = 0) -> Any:
       columns: an array, or a tuple or NamedTuple of them.
       axis: of the rows; only JAX needs it.
     """
-    if columns is None:
-        return None
-    if isinstance(columns, tuple):
-        placed = [place_batch(column, world, axis) for column in columns]
-        return type(columns)(*placed) if hasattr(columns, "_fields") else tuple(placed)
-    return torch.from_numpy(columns.copy()).to(world.device, non_blocking=True)
+    # Only a copy from pinned memory is asynchronous.
+    pinned = world.device.type != "cpu"
+
+    def place(rows: np.ndarray) -> Tensor:
+        return torch.tensor(rows, pin_memory=pinned).to(world.device, non_blocking=True)
+
+    return _each(place, columns)
 
 
-def parallelize(model: nn.Module, world: World) -> nn.Module:
+def parallelize(model: nn.Module, world: World, every_pass: bool = False) -> nn.Module:
     """The model, wrapped so that its backward pass averages gradients over ranks.
 
     A model that is only evaluated has no gradients, but is sharded in the same way.
+
+    Args:
+      every_pass: whether it does so in each, as without accumulation; then to DDP its
+        graph is static.
     """
     if world.processes == 1 or not world.grad_sync:
         return model
@@ -246,7 +290,10 @@ def parallelize(model: nn.Module, world: World) -> nn.Module:
         return model
     device_ids = None if world.device.type == "cpu" else [world.device]
     wrapped = DistributedDataParallel(
-        model, device_ids=device_ids, gradient_as_bucket_view=True
+        model,
+        device_ids=device_ids,
+        gradient_as_bucket_view=True,
+        static_graph=every_pass,
     )
     # `share_statistics` sends them, and not at every step. As an argument this has
     # another name before torch 2.13.
@@ -259,9 +306,14 @@ def unshard(tensor: Tensor, world: World) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def to_host(tensors: list[Tensor], world: World) -> np.ndarray:
-    """Tensors of one shape that are equal on all ranks, stacked on the host."""
-    return torch.stack(tensors).cpu().numpy()
+def to_host(tensors: Sequence[Tensor | float], world: World) -> np.ndarray:
+    """Tensors of one shape that are equal on all ranks, stacked on the host.
+
+    Numbers are there already.
+    """
+    if isinstance(tensors[0], Tensor):
+        return torch.stack(cast(list[Tensor], tensors)).cpu().numpy()
+    return np.array(tensors)
 
 
 def sum_over_ranks(tensors: list[Tensor], world: World) -> np.ndarray:

@@ -1,13 +1,18 @@
 """The meaning of each precision: dtypes and framework flags."""
 
 import os
-from typing import NamedTuple
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 from recipe.config import Config
 from recipe.errors import ConfigError
+
+if TYPE_CHECKING:  # it imports this module
+    from torch_impl.parallel import World
 
 
 class Dtypes(NamedTuple):
@@ -56,7 +61,8 @@ def choose_kernels(config: Config) -> None:
     if torch.are_deterministic_algorithms_enabled() != config.deterministic:
         torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.deterministic = config.deterministic
-    torch.backends.cudnn.benchmark = False
+    # cuDNN times its algorithms for each shape and takes the fastest, as XLA does.
+    torch.backends.cudnn.benchmark = not config.deterministic
 
 
 def configure(config: Config, device: torch.device) -> None:
@@ -74,9 +80,7 @@ def configure(config: Config, device: torch.device) -> None:
             f"precision=tf32 is not available on device {device}, only on NVIDIA GPUs "
             f"since Ampere; use precision=fp32"
         )
-    # For every backend and operation; pyright does not see the module's property.
-    kind = "tf32" if name == "tf32" else "ieee"
-    torch.backends.fp32_precision = kind  # pyright: ignore[reportAttributeAccessIssue]
+    _round_products_to_tf32(name == "tf32")
     try:
         _probe(compute_dtype(config), device)
     except (RuntimeError, TypeError) as error:
@@ -85,6 +89,40 @@ def configure(config: Config, device: torch.device) -> None:
             f"precision={name} is not available on device {device} ({reason}); "
             "use precision=fp32, or platform=cpu"
         ) from error
+
+
+def settings(config: Config, world: "World") -> dict[str, Any]:
+    """What was set of what makes steps fast, for the record; null: not on this device.
+
+    Names are the same in both twins.
+    """
+    cuda = world.device.type == "cuda"
+    return {
+        "compiled": "torch.compile" if config.compile else None,
+        "memory_format": "channels_last",
+        "fused_optimizer": True,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "autotuning": torch.backends.cudnn.benchmark if cuda else None,
+        "tf32": torch.backends.cudnn.allow_tf32 if cuda else None,
+        "cuda_graphs": config.compile == "max" if cuda else None,
+        "preallocation": False if cuda else None,
+        "collectives": dist.get_backend() if world.processes > 1 else None,
+    }
+
+
+def _round_products_to_tf32(wanted: bool) -> None:
+    """Whether fp32 factors are rounded to TF32, for every backend and operation.
+
+    Also by torch's older settings: inductor reads them (the key of its autotuning
+    cache, torch 2.14), which is an error where they contradict the newer one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that they are deprecated
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
+        torch.backends.cudnn.allow_tf32 = wanted
+    # pyright does not see the module's property.
+    kind = "tf32" if wanted else "ieee"
+    torch.backends.fp32_precision = kind  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _has_tf32(device: torch.device) -> bool:

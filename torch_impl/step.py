@@ -21,7 +21,7 @@ from torch_impl.augment import crop_and_flip, cut_out
 from torch_impl.cache import all_found, lookups
 from torch_impl.ema import Average, move_average
 from torch_impl.exchange import only_the_last
-from torch_impl.optim import apply_update, clip_gradients
+from torch_impl.optim import apply_update, clip_gradients, multiply
 from torch_impl.parallel import World, unshard
 from torch_impl.precision import parameter_dtype
 
@@ -41,14 +41,14 @@ class StepMetrics(NamedTuple):
     Args:
       loss: this rank's part of it before the update, to be summed over ranks.
       grad_norm: 2-norm of the global gradient.
-      loss_scale: factor on the loss; 1 without loss scaling.
+      loss_scale: factor on the loss; the number 1 without loss scaling.
       skipped: whether there was no update, as the scaled gradient was not finite.
     """
 
     loss: Float[Tensor, ""]
     grad_norm: Float[Tensor, ""]
-    loss_scale: float
-    skipped: bool
+    loss_scale: Float[Tensor, ""] | float
+    skipped: Bool[Tensor, ""] | bool
 
 
 def gather(
@@ -129,7 +129,8 @@ def train_step(
     """Update the parameters, the running statistics and the average, in place.
 
     A skipped step does not change parameters, optimizer and average; the running
-    statistics are updated by the forward pass.
+    statistics are updated by the forward pass. The host issues the step and waits for
+    nothing that it computes.
 
     Args:
       draws: augmentation parameters, a row for each micro-batch, or None.
@@ -156,22 +157,25 @@ def train_step(
     # Ranks' gradients were averaged, but the loss is a sum over ranks, so undo the
     # average. Here, in fp32: in an fp16 backward pass it would overflow sooner on more
     # ranks. Without the exchange a rank's part stands for the whole.
-    if scale != 1 or world.size > 1:
-        for gradient in gradients:
-            gradient.mul_(world.size / scale)
-    grad_norm = unshard(nn.utils.get_total_norm(gradients), world)
-    metrics = StepMetrics(torch.stack(losses).sum(), grad_norm, scale, False)
+    if loss_scale is not None or world.size > 1:
+        multiply(gradients, world.size / scale)
+    # One kernel, which torch by itself does not take for shards.
+    foreach = True if world.sharded else None
+    grad_norm = unshard(nn.utils.get_total_norm(gradients, foreach=foreach), world)
+    skipped = None
     if loss_scale is not None and config.precision.loss_scale is not None:
         # The same on every rank, since the norm is of the global gradient.
-        finite = bool(grad_norm.isfinite())
-        loss_scale = next_loss_scale(config.precision.loss_scale, loss_scale, finite)
-        if not finite:
-            return loss_scale, metrics._replace(skipped=True)
+        finite = grad_norm.isfinite()
+        given = config.precision.loss_scale, loss_scale, finite
+        loss_scale = next_loss_scale(*given, torch.where)
+        skipped = ~finite
     if config.optim.update:
-        clip_gradients(config, model, grad_norm)
-        apply_update(optimizer, learning_rate)
-        move_average(config, average)
-    return loss_scale, metrics
+        clip_gradients(config, gradients, grad_norm)
+        apply_update(optimizer, learning_rate, skipped)
+        move_average(config, average, skipped)
+    loss = torch.stack(losses).sum()
+    without = False if skipped is None else skipped
+    return loss_scale, StepMetrics(loss, grad_norm, scale, without)
 
 
 def compile_steps(
@@ -194,7 +198,9 @@ def compile_steps(
     statistics are restored.
     """
     begin, earlier = time.perf_counter(), lookups()
-    model.compile(dynamic=False)
+    # CUDA graphs overwrite the model's outputs at its next call; no metric is one.
+    mode = "reduce-overhead" if config.compile == "max" else None
+    model.compile(dynamic=False, mode=mode)
     statistics = [statistic.clone() for statistic in model.buffers()]
     frozen = replace(config, optim=replace(config.optim, update=False))
     batch = data, indices_AB, draws, keys_ABL
@@ -203,7 +209,7 @@ def compile_steps(
         statistic.copy_(before)
     if average is not None:
         model = average.model
-        model.compile(dynamic=False)
+        model.compile(dynamic=False, mode=mode)
     indices_B = indices_AB.flatten()
     eval_step(config, model, data, indices_B, indices_B >= 0)
     return Compilation(time.perf_counter() - begin, all_found(earlier))

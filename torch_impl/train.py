@@ -40,7 +40,7 @@ from torch_impl.parallel import (
     synchronize,
     to_host,
 )
-from torch_impl.precision import configure
+from torch_impl.precision import configure, settings
 from torch_impl.profile import start_profile
 from torch_impl.step import DeviceData, compile_steps, one_step, train_step
 from torch_impl.trace import trace_step
@@ -98,7 +98,7 @@ def train(config: Config, world: World, session: Session) -> Path:
     model = build_model(config)
     load_weights(model, weights, world)
     scope_norms(model, world)
-    parallel = parallelize(model, world)
+    parallel = parallelize(model, world, config.train.grad_accum_steps == 1)
     optimizer = build_optimizer(config, model)
     average, loss_scale = load_state(config, model, optimizer, weights, resumed, world)
     evaluated = model if average is None else average.model
@@ -154,7 +154,10 @@ def train(config: Config, world: World, session: Session) -> Path:
         return rates, metrics
 
     with session.recording(
-        parameter_count(weights), compilation, lambda at: start_profile(at, world)
+        parameter_count(weights),
+        compilation,
+        lambda at: start_profile(at, world),
+        settings(config, world),
     ) as record:
         for window in session.windows():  # raises on all ranks if one was asked to stop
             with session.clock(window) as clock:
@@ -166,8 +169,8 @@ def train(config: Config, world: World, session: Session) -> Path:
                 learning_rates=rates,
                 losses=sum_over_ranks([m.loss for m in metrics], world),
                 grad_norms=to_host([m.grad_norm for m in metrics], world),
-                loss_scales=[m.loss_scale for m in metrics],
-                skipped=[m.skipped for m in metrics],
+                loss_scales=to_host([m.loss_scale for m in metrics], world),
+                skipped=to_host([m.skipped for m in metrics], world),
             )
             if window.evaluates:
                 share_statistics(evaluated, world)

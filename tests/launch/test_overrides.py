@@ -20,6 +20,7 @@ SAID = {
     "train.steps=abc": "train.steps=abc: a whole number is expected",
     "optim.peak_lr=abc": "optim.peak_lr=abc: a number is expected",
     "run.resume_anyway=maybe": "run.resume_anyway=maybe: true or false is expected",
+    "compile=1": "compile=1: true, false or max is expected",
     "train.global_batch_size=null": "train.global_batch_size=null: "
     "null is not allowed here",
     "name=[1]": "name=[1]: a string is expected, not a list or keys",

@@ -36,6 +36,8 @@ def test_two_processes_leave_one_run_folder_that_reads_back_whole(tracked, frame
     run = read_run(tracked)
     assert run.summary["framework"] == framework
     assert (run.summary["processes"], run.summary["world_size"]) == (2, 2)
+    set_here = run.environment["framework_settings"]
+    assert set_here["collectives"] == "gloo" and set_here["deterministic"] is False
     assert [row["step"] for row in run.of_kind("step")] == list(range(1, 45))
     assert sorted(p.name for p in (tracked / "logs").iterdir()) == [
         "rank0.log",

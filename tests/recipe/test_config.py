@@ -105,6 +105,7 @@ BAD = [
     ("schedule.end_factor=1.5", "schedule.end_factor", "1.5", "[0, 1]"),
     ("precision.name=fp8", "precision=fp8", "bf16, fp16, fp32, fp64, tf32"),
     ("parallel.name=mpi", "parallel=mpi", "dp, fsdp, pmap"),
+    ("compile=graphs", "compile=graphs", "true, false, max"),
     ("train.grad_accum_steps=0", "train.grad_accum_steps", "got 0", "at least 1"),
     *(
         (f"precision=fp16 precision.loss_scale.{key}={value}", key, f": {value}")
@@ -319,6 +320,7 @@ def test_text_that_is_no_config_is_refused(text, told):
         "train.timed_seconds=3",
         "parallel.cores_per_device=1",
         "compile=true",
+        "compile=max",
     ],
 )
 def test_where_a_run_happens_is_no_part_of_the_recipe(config, override):

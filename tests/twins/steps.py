@@ -103,10 +103,11 @@ def torch_steps(
     model = torch_model.build_model(config)
     torch_weights.load_weights(model, weights, world)
     torch_exchange.scope_norms(model, world)
-    parallel = torch_parallel.parallelize(model, world)
+    every_pass = config.train.grad_accum_steps == 1
+    parallel = torch_parallel.parallelize(model, world, every_pass)
     optimizer = torch_optim.build_optimizer(config, model)
     average = torch_ema.build_average(config, model, weights, None, world)
-    scale, seen = initial_loss_scale(config), []
+    scale, seen = torch_parallel.replicate(initial_loss_scale(config), world), []
     placed = [
         [torch_parallel.place_batch(c, world, axis=1) for c in columns]
         for columns in micro_batches(config, batches, world.rank, world.processes)

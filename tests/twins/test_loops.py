@@ -5,7 +5,6 @@ wait for each other at every sum.
 """
 
 import re
-from dataclasses import replace
 from functools import partial
 from inspect import unwrap
 from typing import Any
@@ -17,23 +16,12 @@ from jax.sharding import Mesh
 
 from jax_impl import exchange as jax_exchange
 from jax_impl import parallel as jax_parallel
-from recipe.architecture import RESNETS
 from recipe.config import Config
 from recipe.execution import Strategy
 from tests.conftest import exhaustive_but
+from tests.twins.small_models import MODELS, one_block_a_stage
 from tests.twins.steps import jax_call, random_arrays, random_weights
 
-SMALL = ["data=synthetic", "task.image_shape=[8,8,3]", "train.global_batch_size=8"]
-NARROW = [*SMALL, "model.width=0.0625"]
-CNN = ["data=synthetic", "task.image_shape=[16,16,1]", "train.global_batch_size=8"]
-MODELS = {
-    "mlp": [*SMALL, "model=mlp"],
-    "cnn": [*CNN, "model=cnn"],
-    "resnet9": [*NARROW, "model=resnet9"],
-    "resnet18": [*NARROW, "model=resnet18"],
-    "resnet50": [*NARROW, "model=resnet50"],
-    "vit_tiny": [*NARROW, "model=vit_tiny", "model.blocks=1"],
-}
 CASES = [  # one micro-batch or four, on one device or two
     *((model, 1, ["train.grad_accum_steps=1"]) for model in MODELS),
     *((model, 2, ["train.grad_accum_steps=4"]) for model in ("mlp", "cnn", "vit_tiny")),
@@ -55,12 +43,8 @@ KEPT = [
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-    """One block a stage: more are more of the same, and minutes to compile.
-
-    Nor are the kernels optimised, which comes after what is read here.
-    """
-    for name, form in RESNETS.items():
-        monkeypatch.setitem(RESNETS, name, replace(form, blocks=(1, 1, 1, 1)))
+    """Nor are the kernels optimised, which comes after what is read here."""
+    one_block_a_stage(monkeypatch)
     compiled = jax.stages.Lowered.compile
     options: Any = {"xla_backend_optimization_level": 0}
     monkeypatch.setattr(

@@ -77,16 +77,26 @@ def test_the_neutral_scale_moves_as_torchs_own(config, kind):
 
 
 @pytest.fixture
-def scaled(make_config, twins, arrays):
+def scaled_by(make_config, twins, arrays):
     """Twins of an fp16 regression in which one example's label is a million."""
-    config = make_config(
-        *("experiment=linear_line", "precision=fp16", "optim.momentum=0.9"),
-        *("precision.loss_scale.initial=8", "precision.loss_scale.interval=5"),
-    )
-    images, labels = arrays(config)
-    labels[OUTLIER] = 1e6
-    weights = {n: w.astype(np.float32) for n, w in random_weights(config).items()}
-    return twins(config, weights, (images, labels)), weights
+
+    def scaled_by(*optimizer):
+        config = make_config(
+            *("experiment=linear_line", "precision=fp16"),
+            *("precision.loss_scale.initial=8", "precision.loss_scale.interval=5"),
+            *optimizer,
+        )
+        images, labels = arrays(config)
+        labels[OUTLIER] = 1e6
+        weights = {n: w.astype(np.float32) for n, w in random_weights(config).items()}
+        return twins(config, weights, (images, labels)), weights
+
+    return scaled_by
+
+
+@pytest.fixture
+def scaled(scaled_by):
+    return scaled_by()
 
 
 def batches(steps, *overflows):
@@ -125,15 +135,21 @@ def test_a_scaler_that_grows_one_step_late_is_named_at_that_step(
 
 
 @TWINS
-def test_a_skipped_step_moves_neither_parameters_nor_momentum(scaled, twin):
-    run, weights = scaled[0][twin], scaled[1]
+@pytest.mark.parametrize("optimizer", [["optim=sgd"], ["optim=adamw"]], ids=" ".join)
+def test_a_skipped_step_moves_neither_parameters_nor_optimizer_state(
+    scaled_by, twin, optimizer
+):
+    twins, weights = scaled_by(*optimizer)
+    run = twins[twin]
     _, unmoved = run(batches(1, 0))
     for name, array in weights.items():
         np.testing.assert_array_equal(unmoved[name], array)
-    rows = batches(3, 1)
-    _, with_skip = run(rows, rate=1e-3)
-    _, without = run(rows[[0, 2]], rate=1e-3)
-    assert max(leaf_differences(with_skip, without).values()) <= 1e-6
+    for skipped in 0, 1:  # at the first step there is no state yet
+        rows = batches(3, skipped)
+        _, with_skip = run(rows, rate=1e-3)
+        _, without = run(np.delete(rows, skipped, axis=0), rate=1e-3)
+        # Not in every bit: the scale, and so the rounding in fp16, is another.
+        assert max(leaf_differences(with_skip, without).values()) <= 1e-6
 
 
 @TWINS

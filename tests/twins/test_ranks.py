@@ -77,10 +77,14 @@ def assert_same(one, other, bound):
     assert max(leaf_differences(one[1], other[1]).values()) <= bound
 
 
-@pytest.mark.parametrize("name", ["normed", "normed fsdp"])
-def test_accumulated_steps_with_batch_norm_are_those_of_one_device(
-    name, two_torch_ranks
-):
+@pytest.mark.parametrize(
+    "name",
+    exhaustive_but(
+        ["normed", "normed fsdp", "one micro-batch"],
+        ["normed", "normed fsdp", "one micro-batch", "adamw fsdp"],
+    ),
+)
+def test_steps_with_batch_norm_are_those_of_one_device(name, two_torch_ranks):
     alone = in_torch(name)
     assert_same(two_torch_ranks(name), alone, FP64)
     assert_same(in_jax(name, 2), alone, FP64)
@@ -118,15 +122,19 @@ def test_statistics_of_each_device_are_those_of_each_rank(name, two_torch_ranks)
     assert relative_difference(ranks[0], in_torch(name)[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", exhaustive_but(["fp16"], ["fp16", "fp16 fsdp"]))
+@pytest.mark.parametrize(
+    "name",
+    exhaustive_but(["fp16"], ["fp16", "fp16 fsdp", "fp16 averaged fsdp"]),
+)
 def test_the_loss_scale_is_the_same_at_every_world_size(name, two_torch_ranks):
     runs = [two_torch_ranks(name), *(in_jax(name, n) for n in (1, 2, 4))]
     if name == "fp16":
         runs.append(in_jax(name, 2, "pmap"))
     alone, _ = in_torch(name)
     assert np.flatnonzero(alone[:, 3]).tolist() == [OVERFLOW]
-    for seen, _ in runs:
+    for seen, end in runs:
         np.testing.assert_array_equal(seen[:, 2:], alone[:, 2:])
+        assert all(np.isfinite(array).all() for array in end.values())
 
 
 @pytest.mark.parametrize(

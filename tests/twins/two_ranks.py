@@ -58,6 +58,8 @@ VIT = [
 ]
 CASES = {
     "normed": NORMED,
+    "one micro-batch": [k for k in NORMED if "accum" not in k],
+    "adamw fsdp": [*NORMED, "optim=adamw", "optim.eps=1e-3", "parallel=fsdp"],
     "normed fsdp": [*NORMED, "parallel=fsdp"],
     "local norms": [*NORMED, "model.norm.sync=false"],
     "local norms fsdp": [*NORMED, "model.norm.sync=false", "parallel=fsdp"],
@@ -66,6 +68,7 @@ CASES = {
     "averaged local norms": [*NORMED, "optim.ema_decay=0.7", "model.norm.sync=false"],
     "fp16": HALF,
     "fp16 fsdp": [*HALF, "parallel=fsdp"],
+    "fp16 averaged fsdp": [*HALF, "optim.ema_decay=0.7", "parallel=fsdp"],
     "clipped": CLIPPED,
     "clipped fsdp": [*CLIPPED, "parallel=fsdp"],
     "dropping": ["experiment=digits_cnn", *DROPPING, "model.hidden=[48,20]"],
