@@ -73,18 +73,22 @@ def main(typed: list[str]) -> int:
     if folder.is_dir() and any(folder.iterdir()):
         return refuse(f"--folder {folder} is not empty; give a new one", 2)
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"{len(parts)} parts, at most {given.minutes:g} minutes: {folder}", flush=True)
+    print(
+        f"{len(parts)} parts, at most {given.minutes:g} minutes: {folder}", flush=True
+    )
 
     asked: list[signal.Signals] = []
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, lambda number, _: asked.append(signal.Signals(number)))
+            signal.signal(
+                number, lambda number, _: asked.append(signal.Signals(number))
+            )
     records = run_plan(
         parts,
         folder,
         60 * given.minutes,
         head([gpu["name"] for gpu in found or []], begin, rehearsal),
-        lambda: asked[0].name if asked else None,
+        lambda: signal.Signals(asked[0]).name if asked else None,
     )
     print(f"written: {folder / 'summary.md'}", flush=True)
     if asked:
@@ -106,7 +110,10 @@ def head(gpus: list[str], begin: datetime, rehearsal: bool) -> str:
     title = "# Rehearsal on a CPU" if rehearsal else f"# Measured on {where}"
     lines = [title, ""]
     if rehearsal:
-        lines += ["Nothing here was measured on a GPU, and no speed means anything.", ""]
+        lines += [
+            "Nothing here was measured on a GPU, and no speed means anything.",
+            "",
+        ]
     command = shlex.join([Path(sys.executable).name, *sys.argv])
     changed = ", with local changes" if dirty else ""
     lines += [f"{begin:%Y-%m-%d %H:%M} UTC, commit {commit}{changed}: `{command}`"]

@@ -115,7 +115,10 @@ class Checks:
             raise Omitted(why)
 
     def run(
-        self, arguments: Sequence[str], status: int = 0, **variables: str | None
+        self,
+        arguments: Sequence[str],
+        status: int = 0,
+        variables: Mapping[str, str | None] = {},  # noqa: B006  (only read)
     ) -> str:
         """Run this interpreter with arguments to its end, and return its output.
 
@@ -130,7 +133,9 @@ class Checks:
         """
         begin = self._log.stat().st_size
         given = os.environ | {k: v for k, v in variables.items() if v is not None}
-        environment = {k: v for k, v in given.items() if variables.get(k, v) is not None}
+        environment = {
+            k: v for k, v in given.items() if variables.get(k, v) is not None
+        }
         command = [sys.executable, *arguments]
         done = subprocess.call(
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL
@@ -144,9 +149,9 @@ class Checks:
             )
         return said
 
-    def ask(self, arguments: Sequence[str], **variables: str | None) -> dict[str, Any]:
+    def ask(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The JSON object in the last line of a process's output."""
-        lines = self.run(arguments, **variables).splitlines()
+        lines = self.run(arguments).splitlines()
         return json.loads(next(line for line in reversed(lines) if line[:1] == "{"))
 
     def train(
@@ -155,11 +160,11 @@ class Checks:
         folder: Path,
         *overrides: str,
         launcher: Sequence[str] = (),
-        **variables: str | None,
+        **variables: str,
     ) -> None:
         """Train in a folder, to the end."""
         given = twin_arguments(framework, self.platform, folder, overrides)
-        self.run([*launcher, *given], **variables)
+        self.run([*launcher, *given], variables=variables)
 
 
 def twin_arguments(

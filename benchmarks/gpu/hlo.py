@@ -29,9 +29,7 @@ def products_in_loops(module: str) -> list[str]:
             seen.add(name)
             for line in bodies[name]:
                 ahead += [n for names in call.findall(line) for n in called(names)]
-    return [
-        line for name in sorted(seen) for line in bodies[name] if is_product(line)
-    ]
+    return [line for name in sorted(seen) for line in bodies[name] if is_product(line)]
 
 
 def is_product(line: str) -> bool:

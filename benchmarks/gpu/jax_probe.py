@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -54,7 +53,6 @@ def versions() -> dict[str, Any]:
     stats = [device.memory_stats() or {} for device in devices]
     return {
         "version": jax.__version__,
-        "jaxlib": jaxlib.__version__,
         "backend": devices[0].client.platform_version.partition("\n")[0],
         "devices": [device.device_kind for device in devices],
         "memory_limit_bytes": [of.get("bytes_limit") for of in stats],
@@ -68,9 +66,10 @@ def group(platform: str, _: str) -> dict[str, Any]:
         processes.coordinator, processes.count, processes.rank, local_device_ids=[0]
     )
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
-    specs = {"in_specs": PartitionSpec("data"), "out_specs": PartitionSpec()}
-    add = jax.shard_map(lambda x: lax.psum(x, "data"), mesh=mesh, **specs)
-    rows = jax.device_put(jnp.arange(4.0), NamedSharding(mesh, PartitionSpec("data")))
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    add = partial(lax.psum, axis_name="data")
+    add = jax.shard_map(add, mesh=mesh, in_specs=split, out_specs=whole)
+    rows = jax.device_put(jnp.arange(4.0), NamedSharding(mesh, split))
     said = {"sum": jax.jit(add)(rows).tolist(), "backend": jax.default_backend()}
     seconds = time.monotonic() - begin
     jax.distributed.shutdown()

@@ -98,7 +98,7 @@ def _all_masked(checks: Checks, framework: str) -> dict[str, Any]:
     folder = checks.folder / f"empty-{framework}"
     hidden = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": None}
     given = twin_arguments(framework, "gpu", folder, SMALL)
-    said = checks.run(given, REFUSED, **hidden)
+    said = checks.run(given, REFUSED, hidden)
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     if len(lines) != 1 or "platform" not in lines[0]:
         raise Failed("no single error names platform", said=lines)

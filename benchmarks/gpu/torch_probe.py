@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.cuda import nccl
 
 from benchmarks.gpu.products import errors, operands
 from benchmarks.page import typed
@@ -55,13 +56,12 @@ def versions(device: torch.device) -> dict[str, Any]:
         "devices": [str(device)],
     }
     if device.type == "cuda":
-        found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-        each = [(p.name, p.total_memory, f"{p.major}.{p.minor}", getattr(p, "uuid", "")) for p in found]
-        said["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
-        said["devices"] = [name for name, *_ in each]
-        said["memory_bytes"] = [memory for _, memory, *_ in each]
-        said["capability"] = [capability for *_, capability, _ in each]
-        said["uuid"] = [f"GPU-{uuid}".replace("GPU-GPU-", "GPU-") for *_, uuid in each]
+        count = torch.cuda.device_count()
+        found = [torch.cuda.get_device_properties(n) for n in range(count)]
+        said["nccl"] = ".".join(map(str, nccl.version()))
+        said["devices"] = [of.name for of in found]
+        said["memory_bytes"] = [of.total_memory for of in found]
+        said["capability"] = [f"{of.major}.{of.minor}" for of in found]
     return said
 
 

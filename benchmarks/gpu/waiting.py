@@ -13,15 +13,16 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-from record.disk import to_json, write_whole
 from recipe.execution import ParallelConfig
+from record.disk import to_json, write_whole
 from runtime.heartbeat import Heartbeat
 from runtime.processes import from_environment
 
 TIMEOUT_SECONDS = 3.0  # without a heartbeat, after which a rank counts as frozen
 
 
-def main(framework: str, platform: str, seconds: str, file: Path) -> None:
+def main(framework: str, platform: str, seconds: str, name: str) -> None:
+    file = Path(name)
     processes = from_environment(os.environ)
     config = ParallelConfig(
         name="dp", timeout_seconds=TIMEOUT_SECONDS, start_timeout_seconds=300
@@ -41,4 +42,4 @@ def main(framework: str, platform: str, seconds: str, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], Path(sys.argv[4]))
+    main(*sys.argv[1:])

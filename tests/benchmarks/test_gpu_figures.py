@@ -51,7 +51,15 @@ def test_loops_and_a_librarys_products_are_found_in_hlo():
 
 
 def event(begin: float, seconds: float, **of: object) -> dict:
-    return {"ph": "X", "ts": begin, "dur": seconds, "pid": 1, "tid": 7, "name": "k", **of}
+    return {
+        "ph": "X",
+        "ts": begin,
+        "dur": seconds,
+        "pid": 1,
+        "tid": 7,
+        "name": "k",
+        **of,
+    }
 
 
 def test_a_gpu_is_busy_while_at_least_one_kernel_or_copy_runs():
@@ -63,10 +71,11 @@ def test_a_gpu_is_busy_while_at_least_one_kernel_or_copy_runs():
 
 def test_in_xlas_profiles_a_gpus_streams_count_and_not_its_summaries():
     meta = {"ph": "M", "pid": 1}
+    stream, modules = ({"name": name} for name in ("Stream #13", "XLA Modules"))
     events = [
         meta | {"name": "process_name", "args": {"name": "/device:GPU:0"}},
-        meta | {"name": "thread_name", "tid": 7, "args": {"name": "Stream #13(Compute)"}},
-        meta | {"name": "thread_name", "tid": 8, "args": {"name": "XLA Modules"}},
+        meta | {"name": "thread_name", "tid": 7, "args": stream},
+        meta | {"name": "thread_name", "tid": 8, "args": modules},
         event(0, 3),
         event(0, 50, tid=8),
         event(0, 90, pid=2),
