@@ -32,7 +32,11 @@ NEEDED = {
     **{"scipy": "scipy", "torch": "torch", "yaml": "pyyaml"},
 }
 REHEARSAL = "DUET_GPU_REHEARSAL"
-NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+# Of a rehearsal: tiny shapes are slower on several threads, which wait by spinning.
+ON_A_CPU = {
+    **{"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"},
+    **{"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"},
+}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -66,7 +70,7 @@ def main(typed: list[str]) -> int:
             1,
         )
     if rehearsal:
-        os.environ.update(NO_GPU)
+        os.environ.update(ON_A_CPU)
     begin = datetime.now(UTC)
     name = f"gpu-{begin:%Y%m%d-%H%M%S}"
     folder = (given.folder or ROOT / "runs" / name).absolute()

@@ -193,5 +193,5 @@ def products(checks: Checks, framework: str, precision: str) -> dict[str, Any]:
 def last_errors(said: str) -> str:
     """The lines that are errors, else the last ones."""
     lines = said.strip().splitlines()
-    errors = [line for line in lines if line.startswith(ERRORS)]
+    errors = [line for line in lines if line.strip().startswith(ERRORS)]
     return "\n".join(errors[-3:] or lines[-6:]) or "it printed nothing"

@@ -108,7 +108,7 @@ def resume(checks: Checks) -> None:
 
 
 def _resume(checks: Checks, framework: str) -> dict[str, Any]:
-    steps = 300  # so many that a stop arrives in time
+    steps = 100 if checks.rehearsal else 300  # so many that a stop arrives in time
     typed = [*checks.resnet9, *QUICK, "deterministic=true", f"train.steps={steps}"]
     typed += ["train.log_every_steps=5"]
     whole, run = (checks.folder / f"{framework}-{n}" for n in ("whole", "stopped"))

@@ -25,7 +25,7 @@ from record.environment import describe_environment
 
 HELD_SECONDS = 3 * TIMEOUT_SECONDS
 MARK = "mark.gpu"
-SMALL = ("experiment=digits_mlp", "train.steps=4", "train.log_every_steps=2")
+SMALL = ("experiment=digits_mlp", "data=synthetic", "train.steps=4")
 
 
 def start(checks: Checks) -> None:

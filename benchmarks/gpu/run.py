@@ -68,10 +68,17 @@ def run_plan(
             record["why"] = f"stopped by {asked()}" if asked() else "no time was left"
             continue
         record |= {"state": RUNNING, "limit_seconds": limit, "checks": {}}
-        _save(folder, record)
-        write(RUNNING)
-        record |= run_part(part, folder, limit, command(part, folder), asked)
-        _save(folder, record)
+        file = folder / f"{part.name}.json"
+
+        def seen(record: Record = record, file: Path = file) -> None:
+            record["checks"] = json.loads(file.read_text())["checks"]
+            write(RUNNING)
+
+        write_whole(file, to_json(strict_json(record)))
+        seen()
+        record |= run_part(file, limit, command(part, folder), asked, seen)
+        conclude(record)
+        write_whole(file, to_json(strict_json(record)))
         write(RUNNING)
         print(f"{part.name}: {record['state']}, {record['seconds']:.0f} s", flush=True)
     spent = f"after {time.monotonic() - begin:.0f} s"
@@ -79,19 +86,20 @@ def run_plan(
     return records
 
 
-def _save(folder: Path, record: Record) -> None:
-    write_whole(folder / f"{record['part']}.json", to_json(strict_json(record)))
-
-
 def run_part(
-    part: Part, folder: Path, limit: float, command: list[str], asked: Stop
+    file: Path, limit: float, command: list[str], asked: Stop, seen: Callable[[], None]
 ) -> Record:
     """Run one part, and end it with all its descendants at its limit or a signal.
 
+    Args:
+      file: of its checks; its output and its folder are beside it.
+      seen: called when the file has changed, and at the end.
+
     Returns:
-      What it adds to its record, with the checks that it had recorded by then.
+      How it ended, for its record.
     """
-    log, begin = folder / f"{part.name}.log", time.monotonic()
+    log, begin = file.with_suffix(".log"), time.monotonic()
+    written = file.stat().st_mtime_ns
     with log.open("w") as output:
         process = start(command, output)
         with guarded(process):
@@ -102,40 +110,37 @@ def run_part(
                     and time.monotonic() - begin < limit
                 ):
                     time.sleep(POLL_SECONDS)
+                    if written != (written := file.stat().st_mtime_ns):
+                        seen()
             finally:
                 end(process)
-    seconds = time.monotonic() - begin
+    seen()
+    seconds, why = time.monotonic() - begin, None
     # Only records are wanted: a ResNet's weights and state are some hundred megabytes.
-    for weights in (folder / part.name).rglob("*.safetensors"):
+    for weights in file.with_suffix("").rglob("*.safetensors"):
         weights.unlink()
-    checks = json.loads((folder / f"{part.name}.json").read_text())["checks"]
-    cut = None
     if status is None:
-        cut = f"stopped by {asked()}" if asked() else f"took more than {limit:.0f} s"
-    state, why = outcome(status, cut, checks)
+        why = f"stopped by {asked()}" if asked() else f"took more than {limit:.0f} s"
+    lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+    return {"status": status, "why": why, "seconds": seconds, "output": lines}
+
+
+def conclude(record: Record) -> None:
+    """The state of a part that is over, from its exit status and its checks.
+
+    A check that it was making is cut off, or has failed, as the part has.
+    """
+    status, checks = record["status"], record["checks"]
+    broken = CUT_OFF if status is None else FAILED
     for check in checks.values():
         if check["status"] == RUNNING:
-            check["status"] = CUT_OFF if status is None else FAILED
-    lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-    said = {"state": state, "why": why, "seconds": seconds, "checks": checks}
-    return said | {"output": lines}
-
-
-def outcome(
-    status: int | None, cut: str | None, checks: dict[str, dict[str, Any]]
-) -> tuple[str, str | None]:
-    """A part's state, and why it is not ENDED.
-
-    Args:
-      status: exit status; None if it was ended from here.
-      cut: why it was.
-    """
-    if status is None:
-        return CUT_OFF, cut
-    bad = [n for n, c in checks.items() if c["status"] in (RUNNING, FAILED)]
-    if status == 0 and checks and not bad:
-        return ENDED, None
-    if status == 0 and not checks:
-        return FAILED, "it recorded no check"
-    named = f"; not passed: {', '.join(bad)}" if bad else ""
-    return FAILED, f"exit status {status}{named}"
+            check["status"] = broken
+    failed = [name for name, check in checks.items() if check["status"] == FAILED]
+    if status == 0 and checks and not failed:
+        record["state"] = ENDED
+        return
+    record["state"] = broken
+    if status is not None:
+        named = f"; failed: {', '.join(failed)}" if failed else ""
+        none = "; it recorded no check" if not checks else ""
+        record["why"] = f"exit status {status}{named}{none}"

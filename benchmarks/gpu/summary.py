@@ -31,7 +31,7 @@ def summary(head: str, state: str, records: Sequence[Mapping[str, Any]]) -> str:
     """
     said = state
     if state == RUNNING:
-        said = "running; if nothing runs any more, it was killed in the part below"
+        said = "running; if no process is, it was killed in the part that says so"
     lines = [head, "", f"State: {said}.", "", *_overview(records)]
     for record in records:
         if record["state"] in (FAILED, CUT_OFF):

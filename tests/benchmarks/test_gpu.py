@@ -14,7 +14,7 @@ from benchmarks.gpu import all as gpu
 from benchmarks.gpu.checks import Checks, Failed, Omitted
 from benchmarks.gpu.part import PARTS
 from benchmarks.gpu.plan import PLAN, Part, allowed_seconds, chosen
-from benchmarks.gpu.run import outcome, run_plan
+from benchmarks.gpu.run import conclude, run_plan
 from recipe.errors import ConfigError
 from tests.conftest import ROOT, clean_environment
 
@@ -23,14 +23,13 @@ RECORDS = """
 import json, os, subprocess, sys, time
 file = sys.argv[1]
 record = json.load(open(file))
-record["checks"] = {"made": {"status": "passed", "norm": 0.25}}
-json.dump(record, open(file + ".new", "w"))
-os.replace(file + ".new", file)
+def put(name, **check):
+    record["checks"][name] = check
+    json.dump(record, open(file + ".new", "w"))
+    os.replace(file + ".new", file)
+put("made", status="passed", norm=0.25)
 """
-RUNS = """
-record["checks"]["making"] = {"status": "running"}
-json.dump(record, open(file, "w"))
-"""
+RUNS = "put('making', status='running')"
 HANGS = """
 code = "import time; time.sleep(600)"
 rank = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
@@ -83,7 +82,7 @@ def test_a_failed_part_does_not_stop_the_others_and_is_named_with_its_output(run
     fails = "print('first'); print('cuDNN is not initialised'); raise SystemExit(3)"
     records, summary = run({"bad": fails, "good": RECORDS})
     assert states(records) == ["failed", "ended"]
-    assert "| bad | failed (exit status 3) |" in summary
+    assert "| bad | failed (exit status 3; it recorded no check) |" in summary
     assert "first\ncuDNN is not initialised\n" in summary
     assert "- **made: passed**. norm 0.25" in summary and "State: done after" in summary
 
@@ -105,9 +104,9 @@ def test_a_part_that_says_nothing_is_reported_so(run):
 
 
 def test_a_part_that_a_signal_kills_has_failed_and_so_has_what_it_was_checking(run):
-    dies = RECORDS + RUNS + "os.kill(os.getpid(), 11)"
+    dies = RECORDS + RUNS + "; os.kill(os.getpid(), 11)"
     records, _ = run({"dies": dies})
-    assert records[0]["why"].startswith("exit status -11; not passed: making")
+    assert records[0]["why"].startswith("exit status -11; failed: making")
     assert records[0]["checks"]["making"]["status"] == "failed"
 
 
@@ -138,19 +137,22 @@ def test_a_killed_command_leaves_whole_files_and_no_process(tmp_path):
         "run_plan(parts, Path(sys.argv[1]), 900, '# Head', command=command)\n"
     )
     file, pid = tmp_path / "a.json", tmp_path / "a.json.pid"
+    summary = tmp_path / "summary.md"
     command = [sys.executable, "-c", code, str(tmp_path), RECORDS + HANGS, str(file)]
     with subprocess.Popen(command, cwd=ROOT) as process:
-        while not (pid.exists() and pid.read_text()):
+        while not (pid.exists() and "1 passed" in summary.read_text()):
             assert process.poll() is None
             time.sleep(0.05)
         process.kill()
-    while not ended(pid):
+    until = time.monotonic() + 60
+    while not ended(pid) and time.monotonic() < until:
         time.sleep(0.05)
+    assert ended(pid)
     record = json.loads(file.read_text())
     assert record["state"] == "running" and record["checks"]["made"]["norm"] == 0.25
-    summary = (tmp_path / "summary.md").read_text()
-    assert "| a | running |" in summary and "| b | never began |" in summary
-    assert "if nothing runs any more, it was killed" in summary
+    said = summary.read_text()
+    assert "| a | running | – | 600 | 1 passed |" in said
+    assert "| b | never began |" in said and "if no process is" in said
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,9 @@ def test_a_killed_command_leaves_whole_files_and_no_process(tmp_path):
 )
 def test_a_part_ended_if_it_has_checks_and_none_failed(status, checks, state):
     made = {name: {"status": of} for name, of in checks.items()}
-    assert outcome(status, None, made)[0] == state
+    record = {"status": status, "checks": made, "why": None}
+    conclude(record)
+    assert record["state"] == state
 
 
 @pytest.mark.parametrize(

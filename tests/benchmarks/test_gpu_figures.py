@@ -6,6 +6,7 @@ import pytest
 from benchmarks.gpu import products
 from benchmarks.gpu.busy import busy_seconds
 from benchmarks.gpu.hlo import is_product, loops_of
+from benchmarks.gpu.speed import times
 
 FP32, TF32 = 1e-6, 3e-4  # relative errors
 
@@ -82,3 +83,19 @@ def test_in_xlas_profiles_a_gpus_streams_count_and_not_its_summaries():
     ]
     assert busy_seconds(events) == 3e-6
     assert busy_seconds(events[:3] + events[4:]) is None
+
+
+def window(steps: int, seconds: float, measured: bool) -> dict:
+    parts = {"dispatch_seconds": seconds / 4, "data_seconds": seconds / 8}
+    return {"steps": steps, "seconds": seconds, "measured": measured, **parts}
+
+
+def test_a_gpu_is_idle_for_the_rest_of_a_step_that_was_not_profiled():
+    trained = [window(4, 9.0, False), window(2, 5.0, False)]  # slow, as it is profiled
+    timed = [window(10, seconds, True) for seconds in (1.0, 9.0, 0.8)]
+    assert times([*trained, *timed], busy=0.15) == {
+        **{"step_ms": 100.0, "host_ms": 25.0, "data_ms": 12.5},
+        **{"busy_ms": 75.0, "idle_fraction": 0.25},
+    }
+    assert times([*trained, *timed], busy=None)["idle_fraction"] is None
+    assert times([*trained, *timed], busy=0.5)["idle_fraction"] == 0
