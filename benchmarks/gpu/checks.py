@@ -5,6 +5,7 @@ A part holds no framework: whatever needs one is a process that it starts.
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -53,6 +54,14 @@ class Refused(Failed):
 class Omitted(Exception):
     """A check that cannot be made here; it did not pass."""
 
+    status = NOT_AVAILABLE
+
+
+class NeedsGpu(Omitted):
+    """A check that a rehearsal cannot make."""
+
+    status = NEEDS_GPU
+
 
 class Checks:
     """The checks of a part.
@@ -85,8 +94,7 @@ class Checks:
         try:
             result = {"status": PASSED, **measure()}
         except Omitted as omitted:
-            status = NEEDS_GPU if self.rehearsal else NOT_AVAILABLE
-            result = {"status": status, "why": str(omitted)}
+            result = {"status": omitted.status, "why": str(omitted)}
         except Failed as failed:
             result = {"status": FAILED, "why": str(failed), **failed.facts}
         except Exception as error:
@@ -109,10 +117,10 @@ class Checks:
         """Omit a check in a rehearsal.
 
         Raises:
-          Omitted: in a rehearsal.
+          NeedsGpu: in a rehearsal.
         """
         if self.rehearsal:
-            raise Omitted(why)
+            raise NeedsGpu(why)
 
     def run(
         self,
@@ -129,8 +137,9 @@ class Checks:
         Raises:
           Failed: if it has another, with its errors or the end of its output; Refused
             if that is 2.
-          Omitted: in a rehearsal, if a CPU lacks the precision.
+          NeedsGpu: in a rehearsal, if a CPU lacks the precision.
         """
+        print("$ python", shlex.join(arguments), flush=True)
         begin = self._log.stat().st_size
         given = os.environ | {k: v for k, v in variables.items() if v is not None}
         environment = {
@@ -142,10 +151,10 @@ class Checks:
         )
         said = self._log.read_bytes()[begin:].decode(errors="replace")
         if done == REFUSED != status and self.rehearsal and LACKS in said:
-            raise Omitted(last_errors(said))
+            raise NeedsGpu(last_errors(said))
         if done != status:
             raise (Refused if done == REFUSED else Failed)(
-                f"exit status {done} of {' '.join(arguments)}: {last_errors(said)}"
+                f"exit status {done}: {last_errors(said)}"
             )
         return said
 
