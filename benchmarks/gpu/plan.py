@@ -33,7 +33,7 @@ PLAN = (
     Part("bits", "deterministic runs, twice: equal in every bit", 150),
     Part("resume", "stopped twice and resumed: equal in every bit", 240),
     Part("speed", "ResNet-18 and ResNet-50 in bf16", 600),
-    Part("heartbeat", "the heartbeat of a rank that waits for its device", 90),
+    Part("heartbeat", "the heartbeat of a rank that waits for its device", 150),
     Part("tests", "pytest -m gpu", 240),
 )
 
