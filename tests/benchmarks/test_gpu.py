@@ -76,7 +76,7 @@ def ended(file):
 
 def eventually(holds):
     """Wait until something holds, or fail."""
-    until = time.monotonic() + 100
+    until = time.monotonic() + 300
     while not holds():
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -96,11 +96,11 @@ def test_a_failed_part_does_not_stop_the_others_and_is_named_with_its_output(run
 
 
 def test_a_part_that_hangs_is_ended_with_the_ranks_it_started(run, tmp_path):
-    records, summary = run({"hangs": RECORDS + RUNS + HANGS, "good": RECORDS}, limit=2)
+    records, summary = run({"hangs": RECORDS + RUNS + HANGS, "good": RECORDS}, limit=5)
     assert states(records) == ["cut off", "ended"]
     assert records[0]["checks"]["making"]["status"] == "cut off"
     assert records[0]["checks"]["made"]["norm"] == 0.25
-    assert "took more than 2 s" in summary and "waits for a rank" in summary
+    assert "took more than 5 s" in summary and "waits for a rank" in summary
     assert ended(tmp_path / "hangs.json.pid")
 
 
@@ -118,11 +118,18 @@ def test_a_part_that_a_signal_kills_has_failed_and_so_has_what_it_was_checking(r
     assert records[0]["checks"]["making"]["status"] == "failed"
 
 
-def test_parts_for_which_no_time_is_left_never_begin(run):
-    slow = RECORDS + "time.sleep(0.5)"
-    records, summary = run({"a": slow, "b": RECORDS}, seconds=10.4)
+def test_parts_for_which_no_time_is_left_never_begin(run, monkeypatch):
+    left = []
+
+    def allowed(part, seconds):
+        left.append(seconds)
+        return 60 if part.name == "a" else 0
+
+    monkeypatch.setattr("benchmarks.gpu.run.allowed_seconds", allowed)
+    records, summary = run({"a": RECORDS, "b": RECORDS}, seconds=600)
     assert states(records) == ["ended", "never began"]
     assert "| b | never began (no time was left) | – | – |  |" in summary
+    assert 600 >= left[0] > left[1] > 0
 
 
 def test_a_signal_cuts_off_the_part_that_runs_and_none_begins_after_it(run, tmp_path):
