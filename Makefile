@@ -6,7 +6,7 @@ PYTHON_NEWEST ?=#    of make test-versions, 3.12 or newer; if given, test-all ru
 EXTRAS ?= dev#       dev,cuda where there are NVIDIA GPUs
 # Of make identity and make bench: make bench ONLY='mlp cnn'; CELLS was its name before.
 ONLY ?= $(CELLS)
-ARGS ?=#             handed on to pytest: make test ARGS='-k schedule'
+ARGS ?=#             handed on: make test ARGS='-k schedule', make gpu ARGS='--only speed'
 
 PY := .venv/bin/python
 STAMP := .venv/.installed-$(EXTRAS)
@@ -69,8 +69,9 @@ check: setup ## ruff, pyright and the import contracts: what may not be merged b
 	$(PY) -m pyright
 	.venv/bin/lint-imports --no-logo
 
-gpu: setup ## the tests that need a GPU (pytest -m gpu); fails where there is none
-	$(PY) -m pytest -m gpu $(ARGS)
+# With PY=python3 it runs in what is installed there, and makes no .venv.
+gpu: $(if $(filter .venv/%,$(PY)),setup) ## all that a GPU can tell, in 28 minutes at most, to runs/gpu-<time>
+	$(PY) benchmarks/gpu/all.py $(ARGS)
 
 demo: setup ## both frameworks train the same recipe: is it the same, how fast; minutes
 	$(PY) launch/study.py study=demo study.repeats=3 \

@@ -119,6 +119,7 @@ def settings(config: Config, world: "World") -> dict[str, Any]:
     preallocates = os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "true") != "false"
     return {
         "compiled": "jax.pmap" if world.mapped else "jax.jit",
+        "flags": flags or None,
         "memory_format": "NHWC",
         "fused_optimizer": True,
         "deterministic": config.deterministic,

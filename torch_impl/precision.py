@@ -99,6 +99,7 @@ def settings(config: Config, world: "World") -> dict[str, Any]:
     cuda = world.device.type == "cuda"
     return {
         "compiled": "torch.compile" if config.compile else None,
+        "flags": None,
         "memory_format": "channels_last",
         "fused_optimizer": True,
         "deterministic": torch.are_deterministic_algorithms_enabled(),

@@ -5,7 +5,6 @@ wait for each other at every sum.
 """
 
 import re
-from functools import partial
 from inspect import unwrap
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from benchmarks.gpu.hlo import products_in_loops
 from jax_impl import exchange as jax_exchange
 from jax_impl import parallel as jax_parallel
 from recipe.config import Config
@@ -67,32 +67,6 @@ def compiled_step(config: Config, devices: int) -> str:
     given = step, (state, *others), world
     compiled: Any = unwrap(jax_parallel.parallelize(*given, donate=True)[0])
     return compiled.as_text()
-
-
-def products_in_loops(module: str) -> list[str]:
-    """Convolutions and matrix products that a loop or a branch leads to."""
-    bodies: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in module.splitlines():
-        if start := re.match(r"(?:ENTRY )?%(\S+) \(.*\{$", line):
-            lines = bodies[start[1]] = []
-        lines.append(line.strip())
-
-    called = partial(re.findall, r"%([\w.-]+)")
-    loop = re.compile(r"(?:body|condition|_computations?)=(\{.*?\}|%[\w.-]+)")
-    call = re.compile(r"(?:calls|to_apply|body|_computations?)=(\{.*?\}|%[\w.-]+)")
-    whole = [line for body in bodies.values() for line in body]
-    ahead = [n for line in whole for names in loop.findall(line) for n in called(names)]
-    seen: set[str] = set()
-    while ahead:
-        if (name := ahead.pop()) not in seen:
-            seen.add(name)
-            for line in bodies[name]:
-                ahead += [n for names in call.findall(line) for n in called(names)]
-    product = re.compile(r" (convolution|dot)\(|custom-call\(.*(?i:conv|dot|matmul)")
-    return [
-        line for name in sorted(seen) for line in bodies[name] if product.search(line)
-    ]
 
 
 @pytest.mark.parametrize(
