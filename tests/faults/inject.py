@@ -105,6 +105,14 @@ def sleep(seconds: float) -> Action:
     return lambda: time.sleep(seconds)
 
 
+def wait_for(path: str) -> Action:
+    def act() -> None:
+        while not os.path.exists(path):
+            time.sleep(0.05)
+
+    return act
+
+
 def later(seconds: float, action: Action) -> Action:
     """From another thread, wherever the main thread is by then."""
     return lambda: threading.Timer(seconds, action).start()

@@ -119,18 +119,21 @@ def in_the_other_framework(bench: Bench) -> Seen:
 
 def two_in_one_folder(bench: Bench) -> Seen:
     run = fresh(bench, "shared")
-    code = HEAD.format(rank=0) + "at_step(18, sleep(12))"
+    done = run.with_name("second has ended")
+    done.unlink(missing_ok=True)
+    code = HEAD.format(rank=0) + f"at_step(18, wait_for('{done}'))"
     first = bench.forks.start(
         *RECIPE,
-        "parallel.timeout_seconds=30",
+        "parallel.timeout_seconds=120",
         f"run.dir={run}",
         faults={0: code},
     )
     while not (run / "metrics.jsonl").exists():
         time.sleep(0.05)
     second = bench.forks.start(*RECIPE, f"run.dir={run}")
-    statuses = second.wait(11)
+    statuses = second.wait(110)
     second.end()
+    done.touch()
     said = second.said()
     line = re.search("error: .* is being written by process .*", said)
     expect(statuses == [2, 2] and line is not None, f"{statuses}\n{said}")
