@@ -40,7 +40,7 @@ def test_a_twin_slower_than_its_peers_fails_the_benchmark(monkeypatch, capsys):
 
 def test_an_unknown_cell_is_named_with_those_there_are(capsys):
     assert bench.main(["vgg"]) == 2
-    assert "vgg is unknown; benchmarks: mlp, cnn" in capsys.readouterr().out
+    assert "vgg is unknown; benchmarks: mlp, digits_mlp" in capsys.readouterr().out
 
 
 def test_a_program_that_fails_is_named_with_what_it_said():
