@@ -14,18 +14,6 @@ from recipe.errors import ConfigError
 if TYPE_CHECKING:  # it imports this module
     from jax_impl.parallel import World
 
-# Off unless set in jaxlib 0.10.2, and set by JAX's GPU performance tips and in NVIDIA's
-# images of JAX: collectives are started early and awaited late, so that products run
-# meanwhile. On already are autotuning of kernels (level 4), Triton's matrix products,
-# command buffers (CUDA graphs of 5 operations or more), and collectives combined up to
-# 30 MiB. Three quarters of the memory are allocated at the start, as users of JAX
-# expect, unless XLA_PYTHON_CLIENT_PREALLOCATE=false.
-FAST_ON_GPUS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
-DETERMINISTIC = (
-    "--xla_gpu_deterministic_ops=true",
-    "--xla_gpu_exclude_nondeterministic_ops=true",
-)
-
 
 class Dtypes(NamedTuple):
     """The cast policy of layers.
@@ -59,6 +47,19 @@ def compute_dtype(config: Config) -> np.dtype:
 
 def dtypes(config: Config) -> Dtypes:
     return Dtypes(parameter_dtype(config), compute_dtype(config))
+
+
+# Off unless set in jaxlib 0.10.2, and set by JAX's GPU performance tips and in NVIDIA's
+# images of JAX: collectives are started early and awaited late, so that products run
+# meanwhile. On already are autotuning of kernels (level 4), Triton's matrix products,
+# command buffers (CUDA graphs of 5 operations or more), and collectives combined up to
+# 30 MiB. Three quarters of the memory are allocated at the start, as users of JAX
+# expect, unless XLA_PYTHON_CLIENT_PREALLOCATE=false.
+FAST_ON_GPUS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
+DETERMINISTIC = (
+    "--xla_gpu_deterministic_ops=true",
+    "--xla_gpu_exclude_nondeterministic_ops=true",
+)
 
 
 def choose_kernels(config: Config) -> None:

@@ -1,0 +1,48 @@
+"""While steps are issued nothing goes between host and devices: JAX waits for neither.
+
+A window's batches and learning rates are placed before, its metrics read after.
+"""
+
+import pytest
+
+# The launcher, with transfers forbidden where a window's steps are issued.
+GUARDED = """
+import runpy, sys
+from contextlib import contextmanager
+import jax, numpy
+from record.clock import Clock
+dispatch = Clock.dispatch
+
+@contextmanager
+def guarded(clock):
+    with dispatch(clock), jax.transfer_guard("disallow_explicit"):
+        {fault}
+        yield
+
+Clock.dispatch = guarded
+sys.argv = ["launch/jax.py", *sys.argv[1:]]
+runpy.run_path("launch/jax.py", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def issued(run_python, tmp_path):
+    """How a run of two windows ends with this line before their steps."""
+
+    def issued(fault: str) -> tuple[int, str]:
+        keys = "platform=cpu", "train.steps=6", "train.log_every_steps=4"
+        code = GUARDED.format(fault=fault)
+        done = run_python(["-c", code, *keys, f"run.dir={tmp_path / 'run'}"])
+        return done.returncode, done.stderr
+
+    return issued
+
+
+def test_issuing_a_step_of_jax_moves_nothing_between_host_and_devices(issued):
+    code, told = issued("pass")
+    assert code == 0, told
+
+
+def test_a_batch_placed_with_its_step_would_be_seen(issued):
+    code, told = issued("jax.device_put(numpy.zeros(3))")
+    assert code != 0 and "Disallowed host-to-device transfer" in told
