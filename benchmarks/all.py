@@ -33,7 +33,7 @@ from launch.nodes import own_cores  # noqa: E402
 from report.analysis.intervals import Estimate, median_estimate  # noqa: E402
 
 REPEATS, FEWER, FEWEST = 7, 4, 3  # of a model's programs, of the rest, of two devices
-TIMED = ["train.steps=20", "train.timed_seconds=2"]  # of a twin
+TIMED = ["train.steps=5", "train.timed_seconds=2"]  # of a twin
 FRAMEWORKS = ("torch", "jax")
 SCRIPTS = {"torch": "launch/pytorch.py", "jax": "launch/jax.py"}
 IMPORTS = {"torch": "import torch", "jax": "import jax, flax.nnx, optax"}

@@ -100,7 +100,8 @@ def settings(config: Config, world: "World") -> dict[str, Any]:
     return {
         "compiled": "torch.compile" if config.compile else None,
         "flags": None,
-        "memory_format": "channels_last",
+        # FSDP shards contiguous parameters alone.
+        "memory_format": "NCHW" if world.sharded else "channels_last",
         "fused_optimizer": True,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "autotuning": torch.backends.cudnn.benchmark if cuda else None,

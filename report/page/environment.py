@@ -26,6 +26,8 @@ def environment_rows(report: Report) -> list[tuple[str, list[str]]]:
         "memory": lambda e: f"{e['memory_bytes'] / GIB:.0f} GiB",
         "host": lambda e: str(e["host"]),
         "system": lambda e: str(e["platform"]),
+        "PyTorch's settings": _settings("torch"),
+        "JAX's settings": _settings("jax"),
         "Python": lambda e: str(e["python"]),
         **{name: _package(name) for name in packages},
         "commit": commit_name,
@@ -71,6 +73,22 @@ def _links(environment: Mapping[str, Any]) -> str:
     return ", ".join(f"{link} ({format_count(count, 'pair')})" for link, count in found)
 
 
+def _settings(framework: str) -> Callable[[Mapping[str, Any]], str]:
+    """What runs of a framework set to make their steps fast."""
+
+    def text(environment: Mapping[str, Any]) -> str:
+        if environment["framework"] != framework:
+            return ""
+        known = environment["framework_settings"].items()
+        return ", ".join(f"{n} {_word(value)}" for n, value in known if value is not None)
+
+    return text
+
+
+def _word(value: Any) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
 def _package(name: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda environment: str(environment["packages"].get(name) or "")
 
@@ -81,7 +99,7 @@ def _values(
     counts = Counter(value(environment) for environment in environments)
     several = len(counts) > 1
     return [
-        f"{text} ({count} runs)" if several else text
+        f"{text} ({format_count(count, 'run')})" if several else text
         for text, count in counts.most_common()
         if text
     ]

@@ -29,5 +29,21 @@ def test_gpus_are_told_with_power_cap_clock_driver_and_links(timed_run):
     assert told["nvidia-nccl-cu13"] == ["2.30.7"]
 
 
+def test_what_each_framework_was_set_to_stands_side_by_side(timed_run):
+    of = {
+        "torch": {"memory_format": "channels_last", "tf32": None, "autotuning": True},
+        "jax": {"memory_format": "NHWC", "preallocation": False},
+    }
+    runs = [
+        timed_run(1.0, environment=describe_environment(framework, [], settings))
+        for framework, settings in of.items()
+    ]
+    told = dict(environment_rows(make_report(runs)))
+    assert told["PyTorch's settings"] == [
+        "memory_format channels_last, autotuning on (1 run)"
+    ]
+    assert told["JAX's settings"] == ["memory_format NHWC, preallocation off (1 run)"]
+
+
 def test_a_machine_without_gpus_is_told_nothing_of_them(timed_run):
     assert not [name for name in rows(timed_run, None) if "GPU" in name or "nv" in name]
