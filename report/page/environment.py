@@ -79,8 +79,8 @@ def _settings(framework: str) -> Callable[[Mapping[str, Any]], str]:
     def text(environment: Mapping[str, Any]) -> str:
         if environment["framework"] != framework:
             return ""
-        known = environment["framework_settings"].items()
-        return ", ".join(f"{n} {_word(value)}" for n, value in known if value is not None)
+        found = environment["framework_settings"].items()
+        return ", ".join(f"{n} {_word(v)}" for n, v in found if v is not None)
 
     return text
 
