@@ -149,7 +149,8 @@ def start(config: Config, processes: Processes) -> World:
         ) from error
     if present[0].platform == "cpu" and not _asks_for_cpu():  # a plugin has failed
         check_gpus_used("JAX", config.platform, False, os.environ)
-    own_devices(os.environ, len(present), Processes(), local, "JAX")
+    if present[0].platform != "cpu":
+        own_devices(os.environ, len(present), Processes(), local, "JAX")
     devices = [
         device
         for rank in range(processes.count)
@@ -169,9 +170,10 @@ def start(config: Config, processes: Processes) -> World:
 def _accelerators(config: Config, processes: Processes) -> list[int]:
     """Indices of this process's accelerators, before JAX starts a backend."""
     present, each = None, world_size(config, processes) // processes.count
+    on_gpus = jax_finds_gpus(os.environ) and not _asks_for_cpu()
     if config.platform == "gpu":
         present = count_visible(os.environ, list_gpus())
-    elif config.platform == "auto" and not _asks_for_cpu():
+    elif config.platform == "auto" and on_gpus:
         present = count_visible(os.environ, list_gpus()) or None  # none: the CPU
     return own_devices(os.environ, present, processes, each, "JAX")
 

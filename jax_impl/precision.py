@@ -10,6 +10,7 @@ import numpy as np
 
 from recipe.config import Config
 from recipe.errors import ConfigError
+from runtime.devices import jax_finds_gpus
 
 if TYPE_CHECKING:  # it imports this module
     from jax_impl.parallel import World
@@ -73,7 +74,8 @@ def choose_kernels(config: Config) -> None:
     """
     given = os.environ.get("XLA_FLAGS", "").strip()
     # Without a dash it is the name of a file of flags, to which none can be added.
-    fast = config.platform != "cpu" and given[:1] in ("", "-")
+    gpu = config.platform != "cpu" and jax_finds_gpus(os.environ)
+    fast = gpu and given[:1] in ("", "-")
     chosen = [name.partition("=")[0] for name in given.split()]
     flags = [f for f in FAST_ON_GPUS if fast and f.partition("=")[0] not in chosen]
     if config.deterministic:
@@ -117,7 +119,8 @@ def settings(config: Config, world: "World") -> dict[str, Any]:
     """
     gpu = world.mesh.local_devices[0].platform == "gpu"
     flags = os.environ.get("XLA_FLAGS", "")
-    preallocates = os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "true") != "false"
+    chosen = os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    preallocates = chosen.lower() not in ("0", "false")
     return {
         "compiled": "jax.pmap" if world.mapped else "jax.jit",
         "flags": flags or None,

@@ -65,8 +65,8 @@ def count_visible(
     Args:
       environ: of the process.
       gpus: of the machine, as NVML lists them: for each the UUIDs of the GPU and of its
-        MIG instances, of which CUDA shows a process one; None without NVIDIA's driver,
-        and then ROCm's masks count.
+        MIG instances, of which CUDA shows a process one; None without NVML, as with
+        ROCm or in some containers, and then masks count.
 
     Returns:
       None where nothing says.
@@ -78,9 +78,9 @@ def count_visible(
     1
     """
     if gpus is None:
-        rocm = environ.get("ROCR_VISIBLE_DEVICES")
-        rocm = environ.get("HIP_VISIBLE_DEVICES", rocm)
-        return None if rocm is None else len(listed(rocm))
+        masks = "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"
+        given = [environ[name] for name in masks if name in environ]
+        return len(listed(given[0])) if given else None
     if "CUDA_VISIBLE_DEVICES" not in environ:
         undivided = sum(len(uuids) == 1 for uuids in gpus)
         return undivided or min(len(gpus), 1)

@@ -48,7 +48,7 @@ class _SGD(_Eager, torch.optim.SGD):
                 weight_decay=group["weight_decay"],
                 momentum=group["momentum"],
                 lr=group["lr"],
-                dampening=0.0,
+                dampening=group["dampening"],
                 nesterov=group["nesterov"],
                 maximize=False,
                 fused=True,

@@ -113,6 +113,14 @@ def check(config: Config, processes: Processes) -> None:
             f"compile=max replays the model as CUDA graphs, and there is {found}; "
             "use compile=true, or parallel=dp on GPUs"
         )
+    if config.compile == "max" and config.train.grad_accum_steps > 1:
+        # The next micro-batch would overwrite what the graph has left as gradients
+        # (pytorch#169545).
+        raise ConfigError(
+            f"compile=max with train.grad_accum_steps={config.train.grad_accum_steps}: "
+            "CUDA graphs reuse the memory of gradients; use compile=true, or "
+            "train.grad_accum_steps=1"
+        )
     devices = world_size(config, processes)
     if devices != processes.count:
         raise ConfigError(

@@ -181,8 +181,8 @@ WRONG = {
     ),
     "half the learning rate": (
         "train.py",
-        "learning_rate(config, min(s, last), plan.steps) for",
-        "learning_rate(config, min(s, last), plan.steps) / 2 for",
+        "rates = learning_rates(config, plan, steps)",
+        "rates = [r / 2 for r in learning_rates(config, plan, steps)]",
         "differ from step 2 on",
     ),
 }

@@ -2,8 +2,10 @@
 
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ import record.gpus
 import torch_impl.parallel
 import torch_impl.precision
 from recipe.errors import ConfigError
+from runtime.agreement import Ranks
 from runtime.processes import Processes
 
 
@@ -30,7 +33,8 @@ def test_three_devices_where_two_gpus_exist_are_refused_by_jax(
 ):
     config = make_config("train.global_batch_size=63", "devices=3")
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
-    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1] * 2)
+    gpu = SimpleNamespace(platform="gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [gpu, gpu])
     with pytest.raises(ConfigError, match="3 accelerators .* sees 2.*use at most 2"):
         jax_impl.parallel.start(config, Processes())
 
@@ -51,6 +55,14 @@ def seen(request, monkeypatch):
     return count, own
 
 
+def alone_in_group(monkeypatch):
+    """Without the other ranks: neither a process group, nor its first collective."""
+    twin = torch_impl.parallel
+    monkeypatch.setattr(twin.dist, "init_process_group", lambda *_, **__: None)
+    ranks = Ranks(0, 1, lambda values: np.array([values]), lambda message: message)
+    monkeypatch.setattr(twin.World, "ranks", ranks)
+
+
 def test_a_task_takes_its_own_gpu_in_torch(make_config, monkeypatch, seen):
     count, own = seen
     chosen = []
@@ -59,7 +71,7 @@ def test_a_task_takes_its_own_gpu_in_torch(make_config, monkeypatch, seen):
     twin = torch_impl.parallel
     for name in "_accelerator_type", "_store", "PrefixStore", "gloo_interface":
         monkeypatch.setattr(twin, name, lambda *_: "cuda")
-    monkeypatch.setattr(twin.dist, "init_process_group", lambda *_, **__: None)
+    alone_in_group(monkeypatch)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     world = twin.start(make_config("train.global_batch_size=64"), TASK)
     assert (world.device, chosen) == (torch.device("cuda", own), [own])
@@ -72,7 +84,7 @@ def test_gloo_of_several_nodes_is_given_the_interface_unless_the_user_is_first(
     twin = torch_impl.parallel
     for name in "_store", "PrefixStore", "gloo_interface":
         monkeypatch.setattr(twin, name, lambda *_: "eth7")
-    monkeypatch.setattr(twin.dist, "init_process_group", lambda *_, **__: None)
+    alone_in_group(monkeypatch)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", given or "")
     if given is None:
         monkeypatch.delenv("GLOO_SOCKET_IFNAME")
@@ -91,6 +103,7 @@ def joined(monkeypatch):
     monkeypatch.setattr(twin.multihost_utils, "process_allgather", lambda x: x)
     monkeypatch.setattr(twin, "Mesh", lambda devices, axes: None)
     monkeypatch.setattr(twin, "list_gpus", lambda: [[f"GPU-{n}"] for n in range(4)])
+    monkeypatch.setattr(twin, "jax_finds_gpus", lambda environ: True)
     monkeypatch.setenv("no_grpc_proxy", "")
     return given
 
@@ -206,3 +219,19 @@ def test_deterministic_kernels_are_chosen_before_a_framework_starts(
     flags = os.environ["XLA_FLAGS"].split()
     assert flags[0] == "--xla_gpu_autotune_level=4"
     assert ("--xla_gpu_exclude_nondeterministic_ops=true" in flags) == wanted
+
+
+def test_cuda_graphs_are_refused_with_micro_batches(make_config, monkeypatch):
+    config = make_config("compile=max", "train.grad_accum_steps=2", "platform=gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match="CUDA graphs reuse"):
+        torch_impl.parallel.check(config, Processes())
+
+
+def test_cpus_are_not_counted_as_gpus_of_a_step(make_config, monkeypatch):
+    """Where SLURM gave the step fewer GPUs than JAX has CPU devices."""
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
+    monkeypatch.setenv("SLURM_GPU_BIND", "none")
+    config = make_config("devices=2", "platform=cpu", "train.global_batch_size=64")
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    assert jax_impl.parallel.start(config, Processes()).size == 2

@@ -349,7 +349,7 @@ PLANTED = {
         decay_after_momentum,
         *([], 1, "stem.kernel after the step", "decay"),
     ),
-    "dampening": (dampening, [], 2, "stem.kernel after the step", "dampening"),
+    "dampening": (dampening, [], 1, "stem.kernel after the step", "dampening"),
     "variance in one pass": (
         fast_variance,
         *([], 1, "the output of norm", "use_fast_variance"),

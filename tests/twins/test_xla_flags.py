@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from jax_impl import precision
 from jax_impl.precision import FAST_ON_GPUS, choose_kernels
 
 (FAST,) = FAST_ON_GPUS
@@ -15,8 +16,9 @@ IN_FORCE = """
 from types import SimpleNamespace
 import jax
 from jaxlib._jax import CompileOptions
-from jax_impl.precision import choose_kernels
-choose_kernels(SimpleNamespace(platform="{platform}", deterministic=False))
+from jax_impl import precision
+precision.jax_finds_gpus = lambda environ: True  # a plugin is installed
+precision.choose_kernels(SimpleNamespace(platform="{platform}", deterministic=False))
 jax.block_until_ready(jax.jit(lambda x: x + 1)(1))
 options = CompileOptions()  # each is part of the one before, which must stay alive
 build = options.executable_build_options
@@ -70,6 +72,14 @@ def test_flags_are_added_where_a_gpu_may_be_and_override_none(
     platform, given, told, make_config, monkeypatch
 ):
     monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.setattr(precision, "jax_finds_gpus", lambda environ: True)
     for _ in range(2):  # the second time they are there
         choose_kernels(make_config(f"platform={platform}"))
         assert os.environ["XLA_FLAGS"] == told
+
+
+def test_jax_for_cpus_gets_no_flag_of_gpus(make_config, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(precision, "jax_finds_gpus", lambda environ: False)
+    choose_kernels(make_config("platform=auto"))
+    assert os.environ["XLA_FLAGS"] == ""
