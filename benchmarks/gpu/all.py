@@ -31,7 +31,6 @@ NEEDED = {
     **{"pynvml": "nvidia-ml-py", "rich": "rich", "safetensors": "safetensors"},
     **{"scipy": "scipy", "torch": "torch", "yaml": "pyyaml"},
 }
-REHEARSAL = "DUET_GPU_REHEARSAL"
 # Of a rehearsal: tiny shapes are slower on several threads, which wait by spinning.
 ON_A_CPU = {
     **{"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"},
@@ -46,7 +45,7 @@ def main(typed: list[str]) -> int:
     if lacking:
         return refuse(f"{sys.executable} lacks {', '.join(lacking)}: install them", 1)
 
-    from benchmarks.gpu.plan import chosen
+    from benchmarks.gpu.plan import REHEARSAL, chosen
     from benchmarks.gpu.run import run_plan
     from benchmarks.gpu.summary import ENDED
     from recipe.errors import ConfigError

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks.gpu import equality, machine, speed
 from benchmarks.gpu.checks import Checks
+from benchmarks.gpu.plan import REHEARSAL
 
-REHEARSAL = "DUET_GPU_REHEARSAL"
 PARTS = {
     "start": machine.start,
     "group": machine.group,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from recipe.errors import ConfigError
 
+REHEARSAL = "DUET_GPU_REHEARSAL"  # set to 1: every part on a CPU, in tiny shapes
 LEAST_SECONDS = 10.0  # with less time left a part is not started
 
 

@@ -26,3 +26,14 @@ def test_no_running_statistics_are_sent_with_a_forward_pass(make_config, two_ran
     assert len(wrapped.modules_buffers) > 0
     assert not wrapped.will_sync_module_buffers()
     assert DistributedDataParallel(model).will_sync_module_buffers()
+
+
+@pytest.mark.parametrize("every_pass", [True, False])
+def test_gradients_are_views_of_buckets_and_the_graph_static_if_each_pass_sends(
+    make_config, two_ranks, every_pass
+):
+    model = build_model(make_config("experiment=digits_mlp")).to_empty(device="cpu")
+    wrapped = parallelize(model, two_ranks, every_pass)
+    assert isinstance(wrapped, DistributedDataParallel)
+    assert wrapped.gradient_as_bucket_view
+    assert wrapped.static_graph == every_pass
