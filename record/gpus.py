@@ -4,7 +4,8 @@ https://docs.nvidia.com/deploy/nvml-api: The driver includes the library, and it
 bindings need no framework.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pynvml
@@ -35,20 +36,14 @@ def describe_gpus() -> dict[str, Any] | None:
     All GPUs of the machine, whether a run uses them or not; a value that NVML does not
     give, as in a virtual machine, is None.
     """
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        count = pynvml.nvmlDeviceGetCount()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+    with _handles() as handles:
+        if handles is None:
+            return None
         return {
             "driver": _asked(pynvml.nvmlSystemGetDriverVersion),
             "gpus": [_gpu(handle) for handle in handles],
             "links": [[_link(a, b) for b in handles] for a in handles],
         }
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def list_gpus() -> list[list[str]] | None:
@@ -56,16 +51,10 @@ def list_gpus() -> list[list[str]] | None:
 
     A job's control group may hide GPUs, which NVML then omits.
     """
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        count = pynvml.nvmlDeviceGetCount()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+    with _handles() as handles:
+        if handles is None:
+            return None
         return [[_uuid(gpu), *map(_uuid, _mig_instances(gpu))] for gpu in handles]
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def check_gpus_used(
@@ -91,6 +80,21 @@ def check_gpus_used(
             f"platform=auto: {framework} would train on the CPU, while NVIDIA's driver "
             f"lists {gpus} GPU(s); {INSTALL[framework]}, or choose platform=cpu"
         )
+
+
+@contextmanager
+def _handles() -> Iterator[list[Any] | None]:
+    """NVML's handle of each GPU, valid inside; None without a driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        count = pynvml.nvmlDeviceGetCount()
+        yield [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _mig_instances(gpu: Any) -> list[Any]:

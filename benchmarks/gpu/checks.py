@@ -141,10 +141,8 @@ class Checks:
         """
         print("$ python", shlex.join(arguments), flush=True)
         begin = self._log.stat().st_size
-        given = os.environ | {k: v for k, v in variables.items() if v is not None}
-        environment = {
-            k: v for k, v in given.items() if variables.get(k, v) is not None
-        }
+        given = {**os.environ, **variables}
+        environment = {k: v for k, v in given.items() if v is not None}
         command = [sys.executable, *arguments]
         done = subprocess.call(
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL

@@ -7,8 +7,6 @@ from importlib.metadata import distributions
 from importlib.util import find_spec
 from typing import Any
 
-import pynvml
-
 from benchmarks.gpu.checks import (
     FRAMEWORKS,
     REFUSED,
@@ -22,6 +20,7 @@ from benchmarks.gpu.checks import (
 from benchmarks.gpu.waiting import TIMEOUT_SECONDS
 from launch.children import ROOT
 from record.environment import describe_environment
+from record.gpus import list_gpus
 
 HELD_SECONDS = 3 * TIMEOUT_SECONDS
 MARK = "mark.gpu"
@@ -87,11 +86,10 @@ def _mask(how: str) -> str:
         if how == "index" and not first.isdigit():
             raise Omitted(f"CUDA_VISIBLE_DEVICES={first} is given, which has no index")
         return first
-    pynvml.nvmlInit()
-    try:
-        return pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(int(first)))
-    finally:
-        pynvml.nvmlShutdown()
+    gpus = list_gpus()
+    if gpus is None:
+        raise Failed("NVML, which knows the UUIDs, is not there")
+    return gpus[int(first)][0]
 
 
 def _all_masked(checks: Checks, framework: str) -> dict[str, Any]:

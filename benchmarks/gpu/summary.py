@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from recipe.config import leaves
+
 # States of a part, and of a check beside those of `benchmarks/gpu/checks.py`.
 NEVER, RUNNING, ENDED = "never began", "running", "ended"
 FAILED, CUT_OFF = "failed", "cut off"
@@ -58,20 +60,12 @@ def _overview(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {record['part']} | {record['state']}{why} | {seconds} | {checks} |"
 
 
-def _line(name: str, check: Mapping[str, Any]) -> str:
-    facts = dict(_flat(check))
+def _line(name: str, check: dict[str, Any]) -> str:
+    facts = dict(leaves(check))
     status, why = facts.pop("status"), facts.pop("why", None)
     rest = [f"{key} {_short(value)}" for key, value in facts.items()]
     reason = [" ".join(str(why).split())] if why else []
     return f"- **{name}: {status}**. " + "; ".join([*reason, *rest])
-
-
-def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _short(value: Any) -> str:

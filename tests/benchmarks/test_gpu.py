@@ -250,7 +250,8 @@ def test_missing_packages_are_named_as_pip_installs_them(monkeypatch, capsys):
 
 
 def test_another_python_runs_it_without_an_installation():
-    asked = ["make", "-n", "gpu", "PY=python3", "ARGS=--only speed"]
+    asked = ["make", "-n", "--no-print-directory", "gpu", "PY=python3"]
+    asked += ["ARGS=--only speed"]
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "python3 benchmarks/gpu/all.py --only speed"
 
