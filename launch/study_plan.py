@@ -36,6 +36,7 @@ from recipe.study import (
     StudyRun,
     check_batch,
     check_sizes_of,
+    compiled_parts,
     configurations,
     other_batches,
     study_runs,
@@ -240,7 +241,7 @@ def _parity_checks(study: Study) -> list[Work]:
 
 
 def _parity(
-    study: Study, model: str | None, precision: str, parallel: str, compiled: bool
+    study: Study, model: str | None, precision: str, parallel: str, compiled: bool | str
 ) -> Work:
     """At the world sizes that fit a node, since parity starts its own processes."""
     plan, cluster, train = study.plan, study.cluster, study.train
@@ -251,12 +252,12 @@ def _parity(
     own = ("steps=", "epochs=", "evaluate_every_epochs=", "global_batch_size=")
     own = tuple(f"train.{key}" for key in own)
     parts = [PARITY, *([model] if model else []), precision, parallel]
-    name = "-".join([*parts, *["compiled"] * compiled])
+    name = "-".join([*parts, *compiled_parts(compiled)])
     decided = [
         f"precision={precision}",
         f"parallel={parallel}",
         *([f"model={model}"] if model else []),
-        *["compile=true"] * compiled,
+        *[f"compile={compiled}".lower()] * bool(compiled),
         f"train.global_batch_size={batch}",
         f"world_sizes={sizes}".replace(" ", ""),
         "jax_layouts=[processes]",

@@ -13,6 +13,7 @@ from recipe.fields import at_least, one_of, positive
 FRAMEWORKS = ("torch", "jax")
 REGIMES = ("strong", "strong_accumulate", "weak")
 DATA = ("real", "synthetic")
+COMPILE = (False, True, "max")
 # Axes, and the run's key for each, if any, which may not be given directly.
 AXES = {
     "framework": None,
@@ -52,8 +53,9 @@ class StudyPlan:
     grad_sync: list[bool] = field(default_factory=lambda: [True])
     # `[true,false]` also times every step without the optimizer.
     update: list[bool] = field(default_factory=lambda: [True])
-    # `[false,true]` also times PyTorch with `compile=true`; JAX is always compiled.
-    compile: list[bool] = field(default_factory=lambda: [False])
+    # `[false,true]` also times PyTorch with `compile=true`, and `[false,true,max]` with
+    # CUDA graphs; JAX is always compiled.
+    compile: list[bool | str] = field(default_factory=lambda: [False])
     repeats: int = 5  # independent processes for each combination
     order_seed: int = 0  # the order of the processes is drawn from it
     # Each run's `train.timed_seconds`; `null`: the windows of its training count.
@@ -76,12 +78,16 @@ class StudyPlan:
                 raise ConfigError(
                     f"study.{axis}={values} must name one value or more, each once"
                 )
-        for axis, known in ("framework", FRAMEWORKS), ("data", DATA):
+        for axis, known in (
+            ("framework", FRAMEWORKS),
+            ("data", DATA),
+            ("compile", COMPILE),
+        ):
             values = getattr(self, axis)
-            if unknown := sorted(set(values) - set(known)):
+            if unknown := [str(value) for value in values if value not in known]:
                 raise ConfigError(
                     f"study.{axis}={values}: {', '.join(unknown)} is unknown; of: "
-                    f"{', '.join(known)}"
+                    f"{', '.join(map(str, known)).lower()}"
                 )
         for axis in ABLATIONS:
             if True not in getattr(self, axis):
@@ -139,7 +145,7 @@ class StudyRun:
     data: str = "real"
     grad_sync: bool = True
     update: bool = True
-    compile: bool = False
+    compile: bool | str = False
     repeat: int = 1
 
     @property
@@ -147,7 +153,8 @@ class StudyRun:
         """Without the repeat: "torch-2-fp32-dp", "jax-mlp-2-fp32-dp-alone"."""
         axes = self.framework, *([self.model] if self.model else [])
         axes = *axes, str(self.world_size), self.precision, self.parallel
-        ablations = ("compiled",) * self.compile + (self.data,) * (self.data != "real")
+        ablations = compiled_parts(self.compile)
+        ablations += (self.data,) * (self.data != "real")
         return "-".join(
             [*axes, *ablations, *(ABLATIONS[axis] for axis in self.ablated)]
         )
@@ -191,7 +198,7 @@ class StudyRun:
             # Also in place of custom data, whose files were given.
             own += ["data=synthetic", "data.files=null", "data.label_offset=0"]
         if self.compile:
-            own.append("compile=true")
+            own.append(f"compile={self.compile}".lower())
         own += [f"{AXES[axis]}=false" for axis in self.ablated]
         if regime == "strong_accumulate":
             if grad_accum_steps % self.world_size:
@@ -201,6 +208,15 @@ class StudyRun:
                 )
             own.append(f"train.grad_accum_steps={grad_accum_steps // self.world_size}")
         return own
+
+
+def compiled_parts(compile: bool | str) -> tuple[str, ...]:
+    """What a folder's name says of `compile`.
+
+    >>> compiled_parts(False), compiled_parts(True), compiled_parts("max")
+    ((), ('compiled',), ('compiled', 'max'))
+    """
+    return ("compiled",) * bool(compile) + ("max",) * (compile == "max")
 
 
 def timing(plan: StudyPlan) -> list[str]:

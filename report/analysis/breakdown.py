@@ -152,7 +152,7 @@ def compiled_over_eager(cells: Iterable[Cell]) -> list[Ratio]:
     """
     return [
         found
-        for found in _over(cells, compiled=False)
+        for found in _over(cells, compiled=False, cuda_graphs=False)
         if not different_recipes((found.cell.runs[0], found.under.runs[0]))
     ]
 

@@ -25,6 +25,7 @@ class Setting:
     deterministic: bool
     framework: str
     compiled: bool
+    cuda_graphs: bool
     layout: str
     software: str
     varied: Varied = ()  # of a sweep, what tells it from the others
@@ -34,15 +35,23 @@ class Setting:
         how = (self.precision, self.parallel, self.layout)
         where = (self.device, self.machine, self.software)
         kernels = ("deterministic kernels",) * self.deterministic
-        compiled = ("compiled",) * self.beside_eager
+        compiled = (self.compilation,) * bool(self.compilation)
         sweep = (format_varied(self.varied),) * bool(self.varied)
         parts = (self.framework, *compiled, what, *sweep, *how, *where, *kernels)
         return ", ".join(parts)
 
     @property
-    def beside_eager(self) -> bool:
-        """Whether to say that it is compiled; JAX always is, so there it is not."""
-        return self.compiled and self.framework == "torch"
+    def compilation(self) -> str:
+        """How PyTorch is compiled, empty if eager; JAX always is, and nothing is said."""
+        if self.framework != "torch" or not self.compiled:
+            return ""
+        return "compiled with CUDA graphs" if self.cuda_graphs else "compiled"
+
+    @property
+    def compile_key(self) -> str:
+        """The key that a parity check of it has beside the others."""
+        value = "max" if self.cuda_graphs else "true"
+        return f" and compile={value}" * bool(self.compilation)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,13 @@ from report.analysis.cells import Cell, Setting
 from report.analysis.groups import framework_name
 from report.analysis.hardware import commit_name, device_name
 from report.analysis.recipes import Recipe, read_recipe
-from report.analysis.runs import DAMAGE, Skipped, config_values, read_sane_summary
+from report.analysis.runs import (
+    DAMAGE,
+    Skipped,
+    config_values,
+    read_sane_summary,
+    replays_cuda_graphs,
+)
 from report.parity.bounds import PASSES, worst
 from report.parity.verdict import Comparison, checked_verdict
 
@@ -45,7 +51,8 @@ class Check:
       runs: their folders, without controls; curves: their losses.
       recipe: of them.
       commits: that they were run at.
-      compiled: whether PyTorch's were, as JAX's always are.
+      compiled: whether PyTorch's were, as JAX's always are; cuda_graphs: and replayed
+        as such.
       global_batch_size: examples of a step of theirs.
       devices: kinds of theirs.
     """
@@ -57,6 +64,7 @@ class Check:
     data_fingerprint: str
     stated: str
     compiled: bool
+    cuda_graphs: bool
     decided_by: str
     commits: tuple[str, ...]
     notes: tuple[str, ...]
@@ -70,9 +78,10 @@ class Check:
     @property
     def name(self) -> str:
         """What was checked, for people."""
+        compiled = "max" if self.cuda_graphs else "true"
         return (
             f"{self.experiment} in {self.precision}, parallel={self.parallel}"
-            f"{' and compile=true' * self.compiled}"
+            f"{f' and compile={compiled}' * self.compiled}"
         )
 
     @property
@@ -99,7 +108,8 @@ class Check:
         return same and self._is_compiled_like(cell.setting)
 
     def _is_compiled_like(self, setting: Setting) -> bool:
-        return self.compiled == setting.compiled or setting.framework == "jax"
+        asked = setting.compiled, setting.cuda_graphs
+        return (self.compiled, self.cuda_graphs) == asked or setting.framework == "jax"
 
     def differences(self, cell: Cell, recipe: Recipe) -> list[str]:
         """How a cell differs from what was checked; empty if the check covers it."""
@@ -154,19 +164,21 @@ def read_check(folder: Path) -> Check:
             f"{file} compared {', '.join(sorted(compared))}, but {len(of_it)} such "
             "run folders lie beside it"
         )
+    environments = [read_environment(run) for run in of_it]
     pytorchs = [s for s in summaries.values() if s["framework"] == "torch"]
     return Check(
         path=folder,
         parallel=summaries[of_it[0]]["parallel"],
         compiled=any(s["compiled"] for s in pytorchs if s["config_hash"] == of),
-        commits=tuple(commit_name(read_environment(run), 12) for run in of_it),
+        cuda_graphs=any(map(replays_cuda_graphs, environments)),
+        commits=tuple(commit_name(environment, 12) for environment in environments),
         stated=stated,
         notes=notes,
         comparisons=comparisons,
         runs=tuple(of_it),
         recipe=read_recipe(of_it[0]),
         global_batch_size=summaries[of_it[0]]["global_batch_size"],
-        devices=tuple(sorted({device_name(read_environment(r)) for r in of_it})),
+        devices=tuple(sorted(set(map(device_name, environments)))),
         curves=tuple(_checked_curve(run, summaries[run]) for run in of_it),
         **facts,
     )

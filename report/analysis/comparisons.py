@@ -123,7 +123,7 @@ def _unchecked(cell: Cell, recipe: Recipe | None, checks: Sequence[Check]) -> st
     setting = cell.setting
     of = (
         f"{setting.experiment} in {setting.precision} with parallel={setting.parallel}"
-        f"{' and compile=true' * setting.beside_eager}"
+        f"{setting.compile_key}"
     )
     near = next((check for check in checks if check.is_called_like(cell)), None)
     if near is None:

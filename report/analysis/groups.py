@@ -69,9 +69,9 @@ def framework_name(framework: str) -> str:
 
 
 def program(setting: Setting) -> str:
-    """The framework, with "compiled" where it could have run eagerly."""
+    """The framework, and how it is compiled where it could have run eagerly."""
     name = framework_name(setting.framework)
-    return f"{name} compiled" if setting.beside_eager else name
+    return f"{name} {setting.compilation}".rstrip()
 
 
 def name_among(setting: Setting, others: Iterable[Setting]) -> str:
@@ -126,6 +126,7 @@ def grouped(curves: Sequence[Curve]) -> tuple[list[Group], dict[str, str]]:
             key=lambda c: (
                 c.setting.framework != "torch",
                 c.setting.compiled,
+                c.setting.cuda_graphs,
                 in_order(c.setting.varied),
                 c.setting.layout,
                 c.setting.software,

@@ -48,6 +48,7 @@ class TimedRun:
       machine, software: what is around the devices, and versions of what computes.
       grad_accum_steps: micro-batches that a global batch is computed in, one after
         another.
+      cuda_graphs: whether PyTorch's compiled steps were replayed as CUDA graphs.
       ablated: what its steps are without; empty for a training.
       windows: images/s over all devices of each timed window, warm-up excluded.
       seed: of its training; tells no two repeats apart.
@@ -68,6 +69,7 @@ class TimedRun:
     parallel: str
     deterministic: bool = False
     compiled: bool = False
+    cuda_graphs: bool = False
     device: str
     machine: str
     software: str
@@ -294,6 +296,7 @@ def read_timed_run(path: Path) -> TimedRun:
         path=path,
         device=device_name(environment),
         machine=machine_name(environment),
+        cuda_graphs=replays_cuda_graphs(environment),
         software=software_name(summary["framework"], environment),
         windows=tuple(map(float, windows)),
         grad_accum_steps=micro_batches,
@@ -301,6 +304,15 @@ def read_timed_run(path: Path) -> TimedRun:
         environment=environment,
         **named,
     )
+
+
+def replays_cuda_graphs(environment: Mapping[str, Any]) -> bool:
+    """Whether a run was PyTorch's with `compile=max`.
+
+    JAX's always are, where XLA uses them (`framework_settings` tells).
+    """
+    graphs = environment["framework_settings"].get("cuda_graphs")
+    return environment["framework"] == "torch" and bool(graphs)
 
 
 def read_sane_summary(path: Path) -> dict[str, Any]:

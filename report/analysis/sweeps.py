@@ -55,7 +55,8 @@ def _of_sweep(run: TimedRun) -> tuple[object, ...]:
 
 def _of_cell(run: TimedRun) -> tuple[object, ...]:
     """What else the repeats of a point share."""
-    program = run.framework, run.compiled, run.software, run.deterministic
+    compilation = run.compiled, run.cuda_graphs
+    program = run.framework, *compilation, run.software, run.deterministic
     point = run.world_size, run.processes, run.global_batch_size, run.grad_accum_steps
     return ((*program, *point, run.precision, run.parallel, run.ablated),)
 

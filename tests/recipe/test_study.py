@@ -84,6 +84,14 @@ def test_jax_is_compiled_whatever_is_asked_of_pytorch():
     assert names == ["torch-1-fp32-dp-compiled", "jax-1-fp32-dp"]
 
 
+def test_cuda_graphs_are_a_configuration_of_their_own():
+    _, graphs, _ = configurations(plan(world_size=[1], compile=[True, "max"]))
+    assert graphs.configuration == "torch-1-fp32-dp-compiled-max"
+    assert "compile=max" in graphs.overrides(64, "strong")
+    with pytest.raises(ConfigError, match="most is unknown; of: false, true, max"):
+        plan(compile=["most"])
+
+
 def test_accumulation_shrinks_as_devices_are_added_and_micro_batches_stay():
     overrides = [
         p.overrides(64, "strong_accumulate", 4) for p in configurations(plan())

@@ -509,6 +509,31 @@ def test_compiled_pytorch_is_held_against_eager_where_both_are_proven(study):
     assert row["ratio"] is None and row["withheld"]
 
 
+def test_compiled_steps_with_and_without_cuda_graphs_are_two_configurations(study):
+    for name, graphs in ("compiled", False), ("graphs", True):
+        for repeat in 1, 2, 3:
+            folder = write_run_folder(
+                study / "torch-2-fp32-dp-1",
+                study / f"{name}-{repeat}",
+                300 + 50 * graphs + repeat,
+                world_size=2,
+                compiled=True,
+            )
+            change(
+                folder / "environment.json", framework_settings={"cuda_graphs": graphs}
+            )
+    compiled, graphs = report(study).compiled
+    assert "compile=true is among" in compiled.withheld
+    assert "compile=max is among" in graphs.withheld
+    check = shutil.copytree(study / "parity-fp32", study / "parity-compiled-max")
+    for run in check.glob("torch-*/"):
+        change(run / "summary.json", compiled=True)
+        change(run / "environment.json", framework_settings={"cuda_graphs": True})
+    withheld = [bool(found.withheld) for found in report(study).compiled]
+    assert withheld == [True, False]
+    assert "PyTorch compiled with CUDA graphs runs at" in page(report(study), {})
+
+
 def kill_check(study):
     (study / "parity-fp32" / "parity.json").unlink()
 
