@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +71,12 @@ def last_json(text: str) -> dict[str, Any]:
     return json.loads(text.strip().splitlines()[-1])
 
 
-def train(framework: str, overrides: list[str]) -> dict[str, Any]:
+def train(framework: str, overrides: list[str], processes: int = 1) -> dict[str, Any]:
     """The summary of a run in a temporary folder."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
-        run([SCRIPTS[framework], *overrides, f"run.dir={folder}"])
+        program = [SCRIPTS[framework], *overrides, f"run.dir={folder}"]
+        run(torchrun(processes, program) if processes > 1 else program)
         return json.loads((folder / "summary.json").read_text())
 
 
@@ -180,78 +180,52 @@ def recording_cell() -> Figures:
 
 def bare_rate(peer: str, processes: int, devices: int = 1) -> float:
     """Images/s per device, a core each, of the CNN's bare loop on several."""
-    command = [f"benchmarks/peers/{peer}.py", "cnn", "--devices", str(devices)]
+    program = [f"benchmarks/peers/{peer}.py", "cnn", "--devices", str(devices)]
     if peer == "torch_ddp" or processes > 1:
-        ranks = [f"--nproc-per-node={processes}", "--rdzv-backend=c10d"]
-        torchrun = ["-m", "torch.distributed.run", "--rdzv-endpoint=127.0.0.1:0"]
-        command = [*torchrun, *ranks, *command]
-    return last_json(run(command))["images_per_second"]
+        program = torchrun(processes, program)
+    return last_json(run(program))["images_per_second"]
 
 
-def twin_rate(devices: int) -> float:
-    """Images/s per device, a core each, of the CNN in JAX in one process."""
-    batch = f"train.global_batch_size={devices * MODELS['cnn']['batch']}"
-    place = [f"devices={devices}", "parallel.cores_per_device=1", batch]
-    summary = train("jax", [*recipe("cnn"), *place, *TIMED])
-    return summary["images_per_second"]["median"] / devices
+def twin_rate(framework: str, processes: int, devices: int = 1, *own: str) -> float:
+    """Images/s per device, a core each, of the CNN's twin on several."""
+    count = processes * devices
+    batch = f"train.global_batch_size={count * MODELS['cnn']['batch']}"
+    place = [f"devices={count}", "parallel.cores_per_device=1", batch]
+    summary = train(framework, [*recipe("cnn"), *place, *own, *TIMED], processes)
+    return summary["images_per_second"]["median"] / count
 
 
-def study_rates() -> Mapping[str, Mapping[tuple[int, bool], list[float]]]:
-    """Images/s per device by framework, world size and whether without the exchange.
-
-    Measured as in a study: a process and a core for each device.
-    """
-    rates = defaultdict(lambda: defaultdict(list))
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "study"
-        plan = ["study=demo", "study.regime=weak", "study.grad_sync=[true,false]"]
-        plan.append("study.parity=['world_sizes=[1]','train.steps=20']")
-        # It would wait for what this program has just ended to be over.
-        size = [f"study.repeats={FEWEST}", "study.timed_seconds=2"]
-        size.append("study.wait_minutes=0")
-        typed = [*recipe("cnn"), "train.steps=40", "train.evaluate_every_epochs=0"]
-        run(["launch/study.py", *plan, *size, *typed, f"run.dir={folder}"])
-        for file in folder.glob("*/summary.json"):
-            summary = json.loads(file.read_text())
-            ablation = summary["world_size"], bool(summary["ablated"])
-            rate = summary["images_per_second"]["median"]
-            rates[summary["framework"]][ablation].append(rate / summary["world_size"])
-    return rates
+def torchrun(processes: int, program: list[str]) -> list[str]:
+    ranks = [f"--nproc-per-node={processes}", "--rdzv-backend=c10d"]
+    launcher = ["-m", "torch.distributed.run", "--rdzv-endpoint=127.0.0.1:0"]
+    return [*launcher, *ranks, *program]
 
 
 def exchange_cell() -> Figures:
     """Weak scaling of the CNN from one core to two, beside plain programs."""
-    figures: Figures = defaultdict(dict)
-
-    def tell(title: str, framework: str, ratios: Iterable[float]) -> None:
-        figures[title][framework] = median_estimate(list(ratios))
-
-    plain = {"torch": [], "jax": []}
-    inside = {"twin": [], "bare": []}
+    two = "efficiency of two processes"
+    inside = "efficiency of two devices in one process"
+    found = defaultdict(lambda: defaultdict(list))  # title -> framework -> of repeats
     for _ in range(FEWEST):
-        one = bare_rate("jax_sharded", 1)
-        plain["jax"].append(bare_rate("jax_sharded", 2) / one)
-        inside["bare"].append(bare_rate("jax_sharded", 1, devices=2) / one)
-        inside["twin"].append(twin_rate(2) / twin_rate(1))
-        two = bare_rate("torch_ddp", 2)
-        plain["torch"].append(two / bare_rate("torch_ddp", 1))
-    for framework, of in study_rates().items():
-        whole, alone = (
-            [two / one for two, one in zip(of[2, left_out], of[1, False], strict=True)]
-            for left_out in (False, True)
-        )
-        over = zip(whole, plain[framework], strict=True)
-        name = "efficiency of two processes"
-        tell(name, framework, whole)
-        tell(f"{name}, without the exchange", framework, alone)
-        tell(f"{name}, bare loop", framework, plain[framework])
-        tell(f"{name} / bare loop's", framework, [twin / bare for twin, bare in over])
-    name = "efficiency of two devices in one process"
-    tell(name, "jax", inside["twin"])
-    tell(f"{name}, bare loop", "jax", inside["bare"])
-    over = zip(inside["twin"], inside["bare"], strict=True)
-    tell(f"{name} / bare loop's", "jax", [twin / bare for twin, bare in over])
-    return figures
+        for framework, peer in ("torch", "torch_ddp"), ("jax", "jax_sharded"):
+            one, bare = twin_rate(framework, 1), bare_rate(peer, 1)
+            whole = twin_rate(framework, 2) / one
+            alone = twin_rate(framework, 2, 1, "parallel.grad_sync=false") / one
+            plain = bare_rate(peer, 2) / bare
+            found[two][framework].append(whole)
+            found[f"{two}, without the exchange"][framework].append(alone)
+            found[f"{two}, bare loop"][framework].append(plain)
+            found[f"{two} / bare loop's"][framework].append(whole / plain)
+            if framework == "jax":
+                whole = twin_rate(framework, 1, 2) / one
+                plain = bare_rate(peer, 1, 2) / bare
+                found[inside][framework].append(whole)
+                found[f"{inside}, bare loop"][framework].append(plain)
+                found[f"{inside} / bare loop's"][framework].append(whole / plain)
+    return {
+        title: {framework: median_estimate(ratios) for framework, ratios in of.items()}
+        for title, of in found.items()
+    }
 
 
 OTHERS = {

@@ -298,7 +298,7 @@ def configurations(plan: StudyPlan) -> list[StudyRun]:
     """
     axes = (getattr(plan, axis) or [None] for axis in AXES)
     every = (
-        replace(run, compile=run.compile and run.framework == "torch")
+        run if run.framework == "torch" else replace(run, compile=False)
         for run in starmap(StudyRun, product(*axes))
     )
     return [

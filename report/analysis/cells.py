@@ -42,7 +42,7 @@ class Setting:
 
     @property
     def compilation(self) -> str:
-        """How PyTorch is compiled, empty if eager; JAX always is, and nothing is said."""
+        """How PyTorch is compiled; empty if eager, and for JAX, which always is."""
         if self.framework != "torch" or not self.compiled:
             return ""
         return "compiled with CUDA graphs" if self.cuda_graphs else "compiled"

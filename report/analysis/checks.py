@@ -170,7 +170,10 @@ def read_check(folder: Path) -> Check:
         path=folder,
         parallel=summaries[of_it[0]]["parallel"],
         compiled=any(s["compiled"] for s in pytorchs if s["config_hash"] == of),
-        cuda_graphs=any(map(replays_cuda_graphs, environments)),
+        cuda_graphs=any(
+            replays_cuda_graphs(summaries[run]["framework"], environment)
+            for run, environment in zip(of_it, environments, strict=True)
+        ),
         commits=tuple(commit_name(environment, 12) for environment in environments),
         stated=stated,
         notes=notes,

@@ -296,7 +296,7 @@ def read_timed_run(path: Path) -> TimedRun:
         path=path,
         device=device_name(environment),
         machine=machine_name(environment),
-        cuda_graphs=replays_cuda_graphs(environment),
+        cuda_graphs=replays_cuda_graphs(summary["framework"], environment),
         software=software_name(summary["framework"], environment),
         windows=tuple(map(float, windows)),
         grad_accum_steps=micro_batches,
@@ -306,13 +306,13 @@ def read_timed_run(path: Path) -> TimedRun:
     )
 
 
-def replays_cuda_graphs(environment: Mapping[str, Any]) -> bool:
+def replays_cuda_graphs(framework: str, environment: Mapping[str, Any]) -> bool:
     """Whether a run was PyTorch's with `compile=max`.
 
     JAX's always are, where XLA uses them (`framework_settings` tells).
     """
     graphs = environment["framework_settings"].get("cuda_graphs")
-    return environment["framework"] == "torch" and bool(graphs)
+    return framework == "torch" and bool(graphs)
 
 
 def read_sane_summary(path: Path) -> dict[str, Any]:
