@@ -27,6 +27,7 @@ KINDS = {
     "launch/jax.py": "jax",
     "launch/own.py": "neither",
     "launch/parity.py": "neither",
+    "launch/predict.py": "neither",
     "launch/study.py": "neither",
 }
 FAULTY = "tests/faults/faulty.py"  # makes something go wrong in what follows it
