@@ -56,13 +56,14 @@ def read_four(path: Path) -> tuple[list[np.ndarray], list[str]]:
     arrays, names = [], []
     for split in SPLITS:
         images, labels = _one(path, split, "images"), _one(path, split, "labels")
-        arrays += [read_idx(images, 3, 4), _column(read_idx(labels, 1, 2, types=INTEGERS))]
+        arrays += [read_idx(images, 3, 4), _column(labels)]
         names += [str(images), str(labels)]
     return arrays, names
 
 
-def _column(labels: np.ndarray) -> np.ndarray:
-    """The classes, which in QMNIST's rows of eight come first, before the writer."""
+def _column(path: Path) -> np.ndarray:
+    """A file's classes; in QMNIST's rows of eight numbers they come first."""
+    labels = read_idx(path, 1, 2, types=INTEGERS)
     return labels[:, 0] if labels.shape[1:] == (QMNIST,) else labels
 
 

@@ -71,8 +71,8 @@ def acquire(data: DataConfig) -> str:
     """Make sure that `load` finds its files; called by one process of a run.
 
     Existing arrays are used, whatever their source, as all sources give the same ones.
-    Decoding of published data and downloading happen in a separate process, so that neither torchvision
-    nor TensorFlow enters this one.
+    Published data is decoded and downloaded in a separate process, so that neither
+    torchvision nor TensorFlow enters this one.
 
     Returns:
       Where the dataset is: a folder, or `memory`.

@@ -147,13 +147,22 @@ def average(
     array([[[191]]], dtype=uint8)
     """
     h, w, channels = pixels.shape
-    sums = np.empty((height, w * channels))
-    for row, weights in enumerate(overlaps(h, height)):
-        covered = weights > 0
-        sums[row] = weights[covered] @ pixels[covered].reshape(-1, w * channels)
-    sums = overlaps(w, width) @ sums.reshape(height, w, channels)
+    down = _sums(pixels.reshape(h, w * channels), height)
+    across = down.reshape(height, w, channels).swapaxes(0, 1)
+    sums = _sums(across.reshape(w, height * channels), width)
+    sums = sums.reshape(width, height, channels).swapaxes(0, 1)
     area = h * w
     return ((2 * sums.astype(np.int64) + area) // (2 * area)).astype(np.uint8)
+
+
+def _sums(rows: np.ndarray, after: int) -> Float[np.ndarray, "after n"]:
+    """Sums over the rows that each new row covers, weighted by how much."""
+    before = len(rows)
+    sums = np.empty((after, rows.shape[1]))
+    for new, weights in enumerate(overlaps(before, after)):
+        covered = slice(new * before // after, -(-(new + 1) * before // after))
+        sums[new] = weights[covered] @ rows[covered]
+    return sums
 
 
 @lru_cache(maxsize=16)

@@ -146,7 +146,7 @@ def as_csv(
 
 
 def check_place(file: Path) -> None:
-    """Refuse a file that cannot be written anew.
+    """Refuse a file that exists, or whose folder does not.
 
     Raises:
       ConfigError: saying what is there.
