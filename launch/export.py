@@ -73,7 +73,6 @@ def main(typed: list[str]) -> None:
       DuetError: with what is wrong, in one line; nothing is left of the folder then.
     """
     assert __doc__
-    end_by_exception()
     keys = asked(typed, ExportKeys, __doc__)
     check_formats(keys.formats)
     if not (Path(keys.run) / "config.yaml").is_file():
@@ -236,4 +235,5 @@ def _version(package: str) -> str | None:
 
 
 if __name__ == "__main__":
+    end_by_exception()  # so that what is half-written is removed
     plain_main(main)
