@@ -19,8 +19,8 @@ from recipe.quantise import LARGEST, Int8Layer
 
 def to_int8(x: Float[Array, "..."], layer: Int8Layer) -> Int[Array, "..."]:
     """A layer's input as integers, of two equally near the even one."""
-    # Behind a barrier the divisor is no constant, of which XLA would multiply by the
-    # reciprocal: another rounding than torch's.
+    # XLA would multiply by the reciprocal of a constant, another rounding than torch's;
+    # behind a barrier it sees none.
     scale = jax.lax.optimization_barrier(jnp.asarray(layer.input_scale))
     return jnp.round(x / scale).clip(-LARGEST, LARGEST).astype(jnp.int8)
 

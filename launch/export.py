@@ -75,18 +75,19 @@ def main(typed: list[str]) -> None:
     assert __doc__
     keys = asked(typed, ExportKeys, __doc__)
     check_formats(keys.formats)
-    if not (Path(keys.run) / "config.yaml").is_file():
-        raise RecordError(f"run={keys.run} is not a run folder: it has no config.yaml")
-    run = read_run(Path(keys.run))
-    out = Path(keys.out or run.path / "export").absolute()
+    folder = Path(keys.run).expanduser()
+    if not (folder / "config.yaml").is_file():
+        raise RecordError(f"run={folder} is not a run folder: it has no config.yaml")
+    run = read_run(folder)
+    out = Path(keys.out or run.path / "export").expanduser().absolute()
     check_place(out)
     dataset = test_set(run)
-    with recording(out):
-        place = tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent)
-    with place as work:
+    with (
+        recording(out),
+        tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as work,
+    ):
         export(run, keys.formats, dataset, Path(work))
-        with recording(out):
-            (Path(work) / "model").rename(out)
+        (Path(work) / "model").rename(out)
     print(f"export: {out}")
 
 
@@ -217,6 +218,7 @@ def manifest_of(
             height=height,
             width=width,
             channels=channels,
+            resize="stretch",
             mean=config.data.mean,
             std=config.data.std,
         ),

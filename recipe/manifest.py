@@ -26,6 +26,7 @@ class Pixels:
     Args:
       height, width: in pixels, that images are resized to.
       channels: 1, grey, or 3, RGB.
+      resize: how images of another size get to it, as `data/prepare.py` names it.
       mean, std: of pixels in [0, 1], for each channel. The graph itself computes
         (pixel / 255 - mean) / std, so images stay uint8; with plain weights
         (safetensors) whoever loads them does.
@@ -34,6 +35,7 @@ class Pixels:
     height: int
     width: int
     channels: int
+    resize: str
     mean: list[float]
     std: list[float]
 

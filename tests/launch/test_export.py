@@ -85,7 +85,8 @@ def right(without_duet):
 def test_every_format_of_either_frameworks_run_gives_the_trained_models_logits(
     framework, exported
 ):
-    formats = tuple(FORMATS) if framework == "torch" else ("safetensors", *EXACT)
+    # Of JAX's the format that torch writes; of torch's all, JAX's with them.
+    formats = tuple(FORMATS) if framework == "torch" else ("onnx",)
     folder = exported(framework, *QUICK, formats=formats)
     manifest = read_manifest(folder)
     assert {p.name for p in folder.iterdir()} == {
@@ -94,7 +95,7 @@ def test_every_format_of_either_frameworks_run_gives_the_trained_models_logits(
         *(FORMATS[name].file for name in formats),
     }
     assert manifest.framework == framework and manifest.test["examples"] == 360
-    for name in EXACT:
+    for name in {*EXACT} & {*formats}:
         found = manifest.files[name].measured
         assert found["examples"] == 360 and found["correct"] == manifest.test["correct"]
         assert max(found["logit_difference"], found["batch_difference"]) <= 1e-4
