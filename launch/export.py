@@ -218,7 +218,7 @@ def manifest_of(
             height=height,
             width=width,
             channels=channels,
-            resize="stretch",
+            resize=config.data.resize,
             mean=config.data.mean,
             std=config.data.std,
         ),

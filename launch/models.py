@@ -3,14 +3,21 @@
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from launch.evaluate import FRAMEWORKS, Asked, config_of_evaluation
+from launch.evaluate import Asked, config_of_evaluation
+from launch.export_check import outside
 from launch.outputs import outputs_of
+from launch.runtimes import LOADERS
+from recipe.errors import ConfigError, RecordError
 from recipe.experiment import SPLIT, DataConfig
+from recipe.formats import FORMATS
+from recipe.labels import class_labels
+from recipe.manifest import MANIFEST, read_manifest
 from record.trained import Trained, read_trained
 
 Outputs = Callable[[UInt8[np.ndarray, "n H W C"]], Float[np.ndarray, "n K"]]
@@ -35,23 +42,68 @@ class Model:
 
 
 def open_model(path: Path, framework: str | None) -> Model:
-    """The model at a path: a run folder.
+    """The model at a path: a run folder, an export folder or a file in one.
 
     Args:
       framework: "torch" or "jax", which evaluates a run; None for the one that trained
         it.
 
     Raises:
-      DuetError: if it is none, or is incomplete.
+      DuetError: if it is none of these, or is incomplete.
     """
-    assert framework is None or framework in FRAMEWORKS
+    if path.is_file() or (path / MANIFEST).is_file():
+        return exported(path, framework)
     trained = read_trained(path)
+    data = trained.config.data
 
     def outputs(pixels: UInt8[np.ndarray, "n H W C"]) -> Float[np.ndarray, "n K"]:
         return outputs_of_run(trained, framework or trained.framework, pixels)
 
-    data = trained.config.data
-    return Model(data.image_shape, data.resize, data.labels, data.mean, outputs)
+    labels = class_labels(data)
+    return Model(data.image_shape, data.resize, labels, data.mean, outputs)
+
+
+def exported(path: Path, framework: str | None) -> Model:
+    """An export folder's first file that computes, or a file of one.
+
+    Raises:
+      ConfigError: if there is none, or its package is missing.
+      RecordError: if a file is not what the manifest says.
+    """
+    if framework is not None:
+        raise ConfigError(
+            f"--framework {framework} is for run folders, and {path} is exported: give "
+            "the file of the format instead, such as model.onnx"
+        )
+    folder = path if path.is_dir() else path.parent
+    manifest = read_manifest(folder)
+    files = {
+        name: entry.file
+        for name, entry in manifest.files.items()
+        if path.is_dir() or entry.file == path.name
+    }
+    if not files:
+        raise RecordError(f"{folder / MANIFEST} does not list {path.name}")
+    computing = [name for name in files if FORMATS[name].computes]
+    if not computing:
+        raise ConfigError(
+            f"{path} holds weights alone; predict from another format, or from the run"
+        )
+    chosen = computing[0]
+    package = LOADERS[chosen][1]
+    if find_spec(package) is None:
+        raise ConfigError(f"{files[chosen]} needs {package}; pip install {package}")
+
+    def outputs(pixels: UInt8[np.ndarray, "n H W C"]) -> Float[np.ndarray, "n K"]:
+        with tempfile.TemporaryDirectory() as place:
+            images, found = Path(place, "images.npy"), Path(place, "logits.npy")
+            np.save(images, pixels)
+            outside(chosen, folder / files[chosen], images, found)
+            return np.load(found)
+
+    pixels = manifest.pixels
+    shape = [pixels.height, pixels.width, pixels.channels]
+    return Model(shape, pixels.resize, manifest.labels, pixels.mean, outputs)
 
 
 def outputs_of_run(

@@ -2,7 +2,7 @@
 
     python launch/predict.py runs/mine photo.png more-photos --csv predictions.csv
 
-MODEL is a run folder. Each IMAGE is a PNG or JPEG file, a folder of such, or an IDX
+MODEL is a run folder, an export folder or a file in one. Each IMAGE is a PNG or JPEG file, a folder of such, or an IDX
 file. Images are prepared as for `data=folder`: turned as their EXIF orientation says,
 made grey or RGB, and resized as the run's data.resize says.
 """
@@ -23,7 +23,8 @@ from rich.table import Table
 
 from data.inputs import Inputs, bright_at_the_border, read_inputs
 from launch.cli import plain_main, print_whole, say
-from launch.models import FRAMEWORKS, Model, open_model
+from launch.leaves import FRAMEWORKS
+from launch.models import Model, open_model
 from recipe.errors import ConfigError, RecordError
 
 SHOWN = 40  # rows of the table; the CSV has all

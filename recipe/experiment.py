@@ -67,8 +67,8 @@ class DataConfig:
     source: str = "torchvision"
     files: str | None = None  # custom and folder: where the images are
     label_offset: int = 0  # custom: the label of the first class
-    # Names of the classes in order of their numbers, for predictions; `null`: their
-    # numbers. folder: `null` takes the names that it finds, sorted.
+    # Names of the classes in order of their numbers, for predictions; `null`: those of
+    # a published dataset, else numbers. folder: `null` takes what it finds, sorted.
     class_names: list[str] | None = None
     # folder and predictions: image files of another size are resized by `stretch`, or
     # `crop` (the largest centred part of the same aspect ratio), or refused (`none`).
@@ -118,12 +118,6 @@ class DataConfig:
         at_least("data.noise", self.noise, 0)
         self.root = expanded("data.root", self.root)
         self._check_class_names()
-
-    @property
-    def labels(self) -> list[str]:
-        """What the classes are called: their names or numbers; empty without classes."""
-        numbers = range(self.label_offset, self.label_offset + self.classes)
-        return self.class_names or list(map(str, numbers))
 
     def _check_files(self) -> None:
         if (self.name in FILES) != (self.files is not None):

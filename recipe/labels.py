@@ -1,4 +1,4 @@
-"""Names of the classes of published datasets, in the order of their labels."""
+"""Names of the classes of a dataset, in the order of their labels."""
 
 from recipe.experiment import DataConfig
 
@@ -22,7 +22,10 @@ LABELS = {
 def class_labels(data: DataConfig) -> list[str]:
     """The name of each class, its number where none is known; empty for a regression.
 
+    Names are `data.class_names`, else those of a published dataset.
     Numbers start at `data.label_offset`, as in the files of `data=custom`.
     """
+    if data.class_names is not None:
+        return data.class_names
     numbers = range(data.label_offset, data.label_offset + data.classes)
     return list(LABELS.get(data.name, map(str, numbers)))
