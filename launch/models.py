@@ -84,7 +84,7 @@ def exported(path: Path, framework: str | None) -> Model:
     }
     if not files:
         raise RecordError(f"{folder / MANIFEST} does not list {path.name}")
-    computing = [name for name in files if FORMATS[name].computes]
+    computing = [n for n in files if n in FORMATS and FORMATS[n].computes]
     if not computing:
         raise ConfigError(
             f"{path} holds weights alone; predict from another format, or from the run"

@@ -2,9 +2,10 @@
 
     python launch/predict.py runs/mine photo.png more-photos --csv predictions.csv
 
-MODEL is a run folder, an export folder or a file in one. Each IMAGE is a PNG or JPEG file, a folder of such, or an IDX
-file. Images are prepared as for `data=folder`: turned as their EXIF orientation says,
-made grey or RGB, and resized as the run's data.resize says.
+MODEL is a run folder, an export folder or a file in one. Each IMAGE is a PNG or JPEG
+file, a folder of such, or an IDX file. Images are prepared as for `data=folder`: turned
+as their EXIF orientation says, made grey or RGB, and resized as data.resize of the run
+says.
 """
 
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
@@ -128,9 +129,7 @@ def as_table(
     return table
 
 
-def as_csv(
-    labels: list[str], inputs: Inputs, outputs: Float[np.ndarray, "n K"]
-) -> str:
+def as_csv(labels: list[str], inputs: Inputs, outputs: Float[np.ndarray, "n K"]) -> str:
     """A line for each image: its label, and the probability of every class."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -178,7 +178,9 @@ def test_what_is_decoded_is_described_with_its_mean(given, tmp_path, capsys):
             flat = Image.new("L", (5, 6), level)
             flat.save(tmp_path / "two" / name / f"{image}.png")
     acquire(given(tmp_path / "two", classes=2))
-    assert "4 training and 2 test images of 2 classes" in (said := capsys.readouterr().err)
+    assert "4 training and 2 test images of 2 classes" in (
+        said := capsys.readouterr().err
+    )
     assert "data.mean=[0.5000] data.std=[0.5000]" in said
 
 
@@ -208,7 +210,10 @@ BAD = {
         "holds 0.png beside its class folders",
     ),
     "csv of another name": (lambda r: (r / "all.csv").touch(), "give data.files=.*csv"),
-    "folder in a class": (lambda r: a_folder_in(r / "dog"), "dog is a class folder and"),
+    "folder in a class": (
+        lambda r: a_folder_in(r / "dog"),
+        "dog is a class folder and",
+    ),
     "one image": (
         lambda r: [(r / "10" / f"{n}.png").unlink() for n in (0, 1)],
         "class 10 has one image, .*2.png",

@@ -279,7 +279,7 @@ def test_any_number_survives_yaml_to_the_last_bit(config, number):
 
 
 def test_yaml_is_checked_again_when_read(config):
-    text = to_yaml(config()).replace("seed: 0", "seed: -1")
+    text = to_yaml(config()).replace("  seed: 0", "  seed: -1")
     with pytest.raises(ConfigError, match="^train.seed must be at least 0, got -1$"):
         from_yaml(text)
 
