@@ -337,6 +337,14 @@ def sum_over_ranks(arrays: list[jax.Array], world: World) -> np.ndarray:
     return world.ranks.gather(own.ravel().tolist()).sum(axis=0).reshape(own.shape)
 
 
+def gather_rows(batches: list[jax.Array], world: World) -> np.ndarray:
+    """The rows of equal batches, in order, on the host.
+
+    The compiled step has gathered them.
+    """
+    return np.concatenate(to_host(batches, world))
+
+
 def synchronize(tree: Any) -> None:
     """Wait until the devices have computed the tree."""
     jax.block_until_ready(tree)

@@ -316,10 +316,8 @@ def eval_step(
 
     The matrix counts rows of true class i predicted as j; it is empty without classes.
     """
-    images, labels = gather(config, data, indices_B)
-    model = nnx.merge(graphdef, params, statistics)
-    model.eval()
-    outputs = model(images).astype(parameter_dtype(config))
+    given = params, statistics, data, indices_B
+    outputs, labels = predict_step(config, graphdef, *given)
     losses_B = example_losses(config, outputs, labels)
     loss_sum = jnp.where(mask_B, losses_B, 0).sum()
     classes = config.data.classes
@@ -330,3 +328,18 @@ def eval_step(
     sums = loss_sum, confusion.reshape(classes, classes)
     by_hand = axis is not None and config.parallel.grad_sync
     return jax.lax.psum(sums, axis) if by_hand else sums
+
+
+def predict_step(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    statistics: nnx.State,
+    data: DeviceData,
+    indices_B: Int[Array, " B"],
+) -> tuple[Float[Array, "B K"], Array]:
+    """The outputs in evaluation mode for these rows, and their labels."""
+    images, labels = gather(config, data, indices_B)
+    model = nnx.merge(graphdef, params, statistics)
+    model.eval()
+    return model(images).astype(parameter_dtype(config)), labels

@@ -123,6 +123,9 @@ def plain_main(task: Callable[[list[str]], None]) -> None:
         task(sys.argv[1:])
     except DuetError as error:
         leave(error, rank=0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def end_by_exception() -> None:

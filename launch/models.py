@@ -12,13 +12,15 @@ from jaxtyping import Float, UInt8
 from launch.evaluate import Asked, config_of_evaluation
 from launch.export_check import outside
 from launch.outputs import outputs_of
-from launch.runtimes import LOADERS
 from recipe.errors import ConfigError, RecordError
 from recipe.experiment import SPLIT, DataConfig
 from recipe.formats import FORMATS
 from recipe.labels import class_labels
 from recipe.manifest import MANIFEST, read_manifest
 from record.trained import Trained, read_trained
+
+# What loads the formats that are not ONNX, see `launch/runtimes.py`.
+PACKAGES = {"pt2": "torch", "stablehlo": "jax"}
 
 Outputs = Callable[[UInt8[np.ndarray, "n H W C"]], Float[np.ndarray, "n K"]]
 
@@ -90,7 +92,7 @@ def exported(path: Path, framework: str | None) -> Model:
             f"{path} holds weights alone; predict from another format, or from the run"
         )
     chosen = computing[0]
-    package = LOADERS[chosen][1]
+    package = PACKAGES.get(chosen, "onnxruntime")
     if find_spec(package) is None:
         raise ConfigError(f"{files[chosen]} needs {package}; pip install {package}")
 

@@ -168,7 +168,7 @@ class CheckpointWriter:
                     _remove(path)
 
     def _prune(self) -> None:
-        paths = [path for path in _newest_first(self.run) if _marked(path)]
+        paths = saved_checkpoints(self.run)
         best = _best(paths)
         for path in paths[self._keep :]:
             if path != best:
@@ -220,6 +220,16 @@ def newest_checkpoint(
         except RecordError as error:
             skipped.append(str(error))
     return None, skipped
+
+
+def best_checkpoint(run: Path) -> Path | None:
+    """The valid one with the best test score of its own step, if there is any."""
+    return _best(saved_checkpoints(run))
+
+
+def saved_checkpoints(run: Path) -> list[Path]:
+    """Those that are complete by their marker, the newest first."""
+    return [path for path in _newest_first(run) if _marked(path)]
 
 
 def _newest_first(run: Path) -> list[Path]:

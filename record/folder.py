@@ -9,6 +9,7 @@
     trace-N.safetensors  activations and gradients of step N, for train.trace=N
     logs/rank*.log     one for each rank
     checkpoints/       what the run can resume from, see `record/checkpoint.py`
+    evaluations/       what launch/evaluate.py found, see `report/evaluation.py`
 
 Rank 0 alone writes, through `record/recorder.py`, while the run goes; `record/run.py`
 reads a finished run. `record/schema.py` has every field. The folder is authoritative;

@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,13 @@ from recipe.config import Config, from_yaml, identity_parts, leaves
 from recipe.errors import ConfigError, RecordError
 from recipe.norms import has_local_norm
 from recipe.optimizers import optimizer_state
-from recipe.weights import Weights, is_trained, weight_dtype, weight_shapes
+from recipe.weights import (
+    Shape,
+    Weights,
+    is_trained,
+    weight_dtype,
+    weight_shapes,
+)
 from record.checkpoint import (
     Checkpoint,
     checkpoint_folder,
@@ -163,7 +170,7 @@ def was_interrupted(folder: Path) -> bool:
 def _refuse_trace(config: Config, folder: Path) -> None:
     """A traced step is a run's last, so it may not end a run that was to be longer."""
     step, there = config.train.trace, (folder / "config.yaml").is_file()
-    if step is not None and there and _config_of(folder).train.trace != step:
+    if step is not None and there and config_of(folder).train.trace != step:
         raise RecordError(
             f"train.trace={step} would end the run in {folder} at that step; trace it "
             f"in a run.dir of its own, from the start or with run.resume={folder}"
@@ -210,7 +217,7 @@ def _check_resumable(given: str, path: Path, source: Path) -> None:
 
 def _asked_for(folder: Path) -> str:
     """The `run.resume` that a run was last started with."""
-    return _config_of(folder).run.resume
+    return config_of(folder).run.resume
 
 
 def _started_from(folder: Path, path: Path, source: Path) -> bool:
@@ -243,7 +250,7 @@ def _differences(
     if found.checkpoint is not None:
         before, data = found.checkpoint.recipe, found.checkpoint.data_fingerprint
     else:
-        before, data = identity_parts(_config_of(found.source)), None
+        before, data = identity_parts(config_of(found.source)), None
     was, asked = dict(leaves(before)), dict(leaves(identity_parts(config)))
     free = LENGTH if is_extendable(config, was) else ()
     differences = [
@@ -271,7 +278,12 @@ def _weights(found: Resume) -> str:
     return str(checkpoint_folder(found.source, found.step) / "weights.safetensors")
 
 
-def _config_of(folder: Path) -> Config:
+def config_of(folder: Path) -> Config:
+    """The config of a run folder.
+
+    Raises:
+      RecordError: if it cannot be read.
+    """
     file = folder / "config.yaml"
     try:
         return from_yaml(read_text(file))
@@ -293,14 +305,12 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
     if config.optim.ema_decay is not None and "average" in checkpoint.arrays:
         wanted["average"] = shapes
     for kind, expected in wanted.items():
-        held = {n: a.shape for n, a in checkpoint.arrays.get(kind, {}).items()}
-        if held != expected:
-            odd = sorted(n for n in held | expected if held.get(n) != expected.get(n))
-            raise RecordError(
-                f"{path} does not fit: in {kind}, {odd[0]} is "
-                f"{held.get(odd[0], ABSENT)}, needed {expected.get(odd[0], ABSENT)}; "
-                "ask for the checkpoint's model and optimizer"
-            )
+        check_fit(
+            f"{path} does not fit: in {kind},",
+            checkpoint.arrays.get(kind, {}),
+            expected,
+            "ask for the checkpoint's model and optimizer",
+        )
     dtype = weight_dtype(config)
 
     def own(arrays: Weights) -> Weights:
@@ -308,3 +318,23 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
 
     arrays = {kind: own(checkpoint.arrays[kind]) for kind in wanted}
     return replace(checkpoint, arrays=arrays)
+
+
+def check_fit(
+    place: str, arrays: Weights, expected: Mapping[str, Shape], advice: str
+) -> None:
+    """Refuse arrays of other names or shapes than are expected.
+
+    Args:
+      place, advice: how the message begins, and what it says to do.
+
+    Raises:
+      RecordError: naming the first that differs, and both shapes.
+    """
+    held = {name: array.shape for name, array in arrays.items()}
+    if held != expected:
+        odd = min(n for n in {*held, *expected} if held.get(n) != expected.get(n))
+        raise RecordError(
+            f"{place} {odd} is {held.get(odd, ABSENT)}, "
+            f"needed {expected.get(odd, ABSENT)}; {advice}"
+        )

@@ -76,15 +76,20 @@ def read_run(path: Path) -> Run:
             "for: their hashes differ"
         )
     environment = read_environment(path)
-    weights = _read_weights(path / FINAL)
+    weights = read_weights(path / FINAL)
     if config.optim.ema_decay is not None:
         averages = {f"{AVERAGE}{name}": array for name, array in weights.items()}
-        weights = _read_weights(path / LAST) | averages
+        weights = read_weights(path / LAST) | averages
     rows = read_all_rows(path, summary["steps"])
     return Run(path, config, environment, summary, rows, weights)
 
 
-def _read_weights(file: Path) -> Weights:
+def read_weights(file: Path) -> Weights:
+    """The arrays of a run folder's .safetensors file.
+
+    Raises:
+      RecordError: if it cannot be read.
+    """
     try:
         return safetensors.numpy.load_file(file)
     except (SafetensorError, OSError) as error:

@@ -332,6 +332,20 @@ def sum_over_ranks(tensors: list[Tensor], world: World) -> np.ndarray:
     return to_host([stacked], world)[0]
 
 
+def gather_rows(batches: list[Tensor], world: World) -> np.ndarray:
+    """The rows of equal batches, each a part of them, in order, on the host.
+
+    Collective.
+    """
+    stacked = torch.stack(batches)
+    parts = [stacked]
+    if world.processes > 1:
+        parts = [torch.empty_like(stacked) for _ in range(world.processes)]
+        dist.all_gather(parts, stacked)
+    whole = torch.stack(parts, dim=1)  # batch, rank, row
+    return to_host([whole.flatten(0, 2)], world)[0]
+
+
 def synchronize(world: World) -> None:
     """Wait until this rank's device has finished all work."""
     if world.device.type != "cpu":

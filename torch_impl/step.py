@@ -236,9 +236,7 @@ def eval_step(
 
     The matrix counts rows of true class i predicted as j; it is empty without classes.
     """
-    images, labels = gather(config, data, indices_B)
-    model.eval()
-    outputs = model(images).to(parameter_dtype(config))
+    outputs, labels = predict_step(config, model, data, indices_B)
     losses_B = example_losses(config, outputs, labels)
     loss_sum = torch.where(mask_B, losses_B, 0).sum()
     classes = config.data.classes
@@ -247,3 +245,13 @@ def eval_step(
         cells_B = labels.long() * classes + outputs.argmax(dim=1)
         confusion.index_add_(0, cells_B, mask_B.to(torch.int32))
     return loss_sum, confusion.reshape(classes, classes)
+
+
+@torch.no_grad()
+def predict_step(
+    config: Config, model: nn.Module, data: DeviceData, indices_B: Int[Tensor, " B"]
+) -> tuple[Float[Tensor, "B K"], Tensor]:
+    """The outputs in evaluation mode for this rank's rows, and their labels."""
+    images, labels = gather(config, data, indices_B)
+    model.eval()
+    return model(images).to(parameter_dtype(config)), labels

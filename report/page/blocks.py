@@ -79,13 +79,20 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Images:
+    """Small images side by side, each a PNG and what is said of it; a page's alone."""
+
+    shown: tuple[tuple[bytes, str], ...]
+
+
+@dataclass(frozen=True)
 class Commands:
     """Lines to be typed into a shell."""
 
     lines: tuple[str, ...]
 
 
-Block = Text | Heading | Items | Table | Figures | Commands
+Block = Text | Heading | Items | Table | Figures | Images | Commands
 
 
 @dataclass(frozen=True)

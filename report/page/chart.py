@@ -15,8 +15,8 @@ from report.page import escape
 # What is drawn how: dashed is a model and nothing else, dotted is a bound.
 Kind = Literal["measured", "model", "bound"]
 # How a figure shows its rows: medians over devices with their intervals; how steps are
-# distributed; a line over steps; parts of a whole, stacked.
-Form = Literal["points", "distribution", "lines", "bars"]
+# distributed; a line over steps; parts of a whole, stacked; one fraction over another.
+Form = Literal["points", "distribution", "lines", "bars", "fractions"]
 # How far beyond the points an interval is drawn, in what lies between the points.
 BEYOND = 1.5
 
@@ -93,6 +93,8 @@ class Chart:
         All points are inside, and as much of their intervals as leaves the points
         apart; one that is wider says that it is not sure, whatever its end.
         """
+        if self.form == "fractions":
+            return 0.0, 1.02
         points = [row.y for row in self.rows]
         if self.one is not None:
             points.append(self.one)

@@ -109,6 +109,7 @@ def _draw_series(axes: Axes, chart: Chart) -> None:
         else:
             # Side by side, since intervals at one number of devices hide each other.
             aside = 1.015 ** (2 * sum(seen.values()) - 1 - len(measured))
+            aside = 1 if chart.form == "fractions" else aside
             _draw_points(axes, chart, rows, aside, nth, name)
 
 
@@ -213,7 +214,7 @@ def _mark(framework: str, nth: int) -> dict[str, Any]:
 def _scale_axes(axes: Axes, chart: Chart) -> None:
     if chart.log_y:
         axes.set_yscale("log")
-    if chart.from_zero or chart.form == "points":
+    if chart.from_zero or chart.form in ("points", "fractions"):
         axes.set_ylim(*chart.view)
     if chart.log_y:
         low, high = axes.get_ylim()
@@ -229,6 +230,8 @@ def _scale_axes(axes: Axes, chart: Chart) -> None:
     if chart.form == "distribution" and values[-1] > 5 * values[0]:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    if chart.form == "fractions":
+        axes.set_xlim(0, 1)
     if chart.form == "points":
         axes.set_xscale("log", base=2)
         axes.set_xticks(values[:: -(-len(values) // 11)])

@@ -90,6 +90,9 @@ def _block(block: Block) -> str:
         case blocks.Figures():
             figures = "".join(_figure(*drawn) for drawn in block.drawn)
             return f'<div class="figures">{figures}</div>'
+        case blocks.Images():
+            images = "".join(_image(*shown) for shown in block.shown)
+            return f'<ul class="images">{images}</ul>'
 
 
 def _text(text: Text) -> str:
@@ -133,3 +136,8 @@ def _figure(chart: Chart, file: Path) -> str:
         f'<a class="download" download="{chart.name}.csv" href="{numbers}">CSV</a>'
         "</figcaption></figure>"
     )
+
+
+def _image(png: bytes, said: str) -> str:
+    source = data_link(png, "image/png")
+    return f'<li><img src="{source}" alt="">{to_html(said)}</li>'

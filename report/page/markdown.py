@@ -32,7 +32,7 @@ def _block(block: Block) -> list[str]:
             return [f"**{escape.to_markdown(block.caption)}**\n", *_table(block), ""]
         case blocks.Commands():
             return [*(f"- {escape.code(line)}" for line in block.lines), ""]
-        case blocks.Figures():
+        case blocks.Figures() | blocks.Images():
             return []
 
 

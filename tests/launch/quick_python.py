@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KINDS = {
     "launch/pytorch.py": "torch",
     "launch/jax.py": "jax",
+    "launch/evaluate.py": "neither",
     "launch/own.py": "neither",
     "launch/parity.py": "neither",
     "launch/predict.py": "neither",
@@ -33,6 +34,8 @@ KINDS = {
 FAULTY = "tests/faults/faulty.py"  # makes something go wrong in what follows it
 MODULES = {
     ("-m", "torch.distributed.run"): "torch",
+    ("-m", "launch.evaluate_twin", "torch"): "torch",
+    ("-m", "launch.evaluate_twin", "jax"): "jax",
     ("-m", "launch.own_twin", "torch"): "torch",
     ("-m", "launch.own_twin", "jax"): "jax",
 }
@@ -154,7 +157,7 @@ def server(kind: str, address: str, owner: str) -> None:
 
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if kind == "neither":
-        names = ("launch.own", "launch.parity", "launch.study")
+        names = ("launch.evaluate", "launch.own", "launch.parity", "launch.study")
     else:
         names = "launch.train", f"{kind}_impl.train"
     for name in names:

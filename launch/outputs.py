@@ -1,0 +1,67 @@
+"""The outputs of weights for a test set, from processes of one framework.
+
+`launch/evaluate_twin.py` is what they run; the files of its folder are named here.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from launch.children import end, start
+from launch.trainings import last_errors
+from recipe.config import Config, to_yaml
+from recipe.errors import DuetError
+from recipe.weights import Weights, weight_dtype
+
+CONFIG, WEIGHTS, OUTPUTS = "config.yaml", "weights.safetensors", "outputs.npy"
+REFUSED = "error: "
+
+
+def outputs_of(framework: str, config: Config, weights: Weights) -> np.ndarray:
+    """The outputs in the test set's order, shape (examples, classes).
+
+    PyTorch takes a process for each device, JAX one for all.
+
+    Args:
+      framework: "torch" or "jax".
+      weights: of any dtype; the config's precision counts.
+
+    Raises:
+      DuetError: if it failed, with what it printed.
+    """
+    dtype = weight_dtype(config)
+    cast = {name: array.astype(dtype) for name, array in weights.items()}
+    with tempfile.TemporaryDirectory() as place:
+        folder, log = Path(place), Path(place, "log")
+        (folder / CONFIG).write_text(to_yaml(config))
+        safetensors.numpy.save_file(cast, folder / WEIGHTS)
+        with log.open("w") as output:
+            process = start(_command(framework, config.devices or 1, folder), output)
+            try:
+                status = process.wait()
+            finally:
+                end(process)
+        if status:
+            raise _failure(framework, log)
+        return np.load(folder / OUTPUTS, allow_pickle=False)
+
+
+def _command(framework: str, devices: int, folder: Path) -> list[str]:
+    launcher = [sys.executable]
+    if framework == "torch" and devices > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone"]
+        launcher += [*torchrun, f"--nproc-per-node={devices}"]
+    return [*launcher, "-m", "launch.evaluate_twin", framework, str(folder)]
+
+
+def _failure(framework: str, log: Path) -> DuetError:
+    """What was refused, in one line; else the end of what was printed."""
+    for line in log.read_text(errors="replace").splitlines():
+        if line.startswith(REFUSED):
+            return DuetError(line.removeprefix(REFUSED))
+    failure = DuetError(f"{framework} failed:\n  {last_errors(log)}")
+    failure.exit_status = 1
+    return failure
