@@ -1,4 +1,4 @@
-"""Exported files of every architecture compute what both twins compute, without Duet."""
+"""Exported files of every model compute what both twins compute, without Duet."""
 
 import jax
 import numpy as np
@@ -37,7 +37,9 @@ def test_every_models_files_compute_what_both_twins_compute(case, config, tmp_pa
         for format, twin in WRITERS.items():
             path = tmp_path / FORMATS[format].file
             twin.write_model(given, weights, format, path)
-        found = [logits(given, weights, images) for logits in (torch_logits, jax_logits)]
+        found = [
+            logits(given, weights, images) for logits in (torch_logits, jax_logits)
+        ]
     assert np.abs(found[0]).max() > 0.1
     for format in WRITERS:
         path = tmp_path / FORMATS[format].file
