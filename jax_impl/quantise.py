@@ -30,7 +30,12 @@ def conv_sums(
 ) -> Int[Array, "B h w c"]:
     """The convolution of integers, with the bias, in int32."""
     sums = jax.lax.conv_general_dilated(
-        *(x_BHWC, jnp.asarray(layer.kernel), (stride, stride), [(padding, padding)] * 2),
+        *(
+            x_BHWC,
+            jnp.asarray(layer.kernel),
+            (stride, stride),
+            [(padding, padding)] * 2,
+        ),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         preferred_element_type=jnp.int32,
     )

@@ -100,9 +100,7 @@ def check_formats(formats: list[str]) -> None:
         )
     for name in formats:
         if name not in FORMATS:
-            raise ConfigError(
-                f"formats: {name} is unknown; of: {', '.join(FORMATS)}"
-            )
+            raise ConfigError(f"formats: {name} is unknown; of: {', '.join(FORMATS)}")
         source = FORMATS[name].made_from
         if source is not None and source not in formats:
             raise ConfigError(
@@ -148,7 +146,9 @@ def test_set(run: Run) -> Dataset:
 
 def evaluated_weights(run: Run) -> Weights:
     """The weights that the run evaluated, in fp32: the last ones, or their average."""
-    averages = {n.removeprefix(AVERAGE): w for n, w in run.weights.items() if averaged(n)}
+    averages = {
+        n.removeprefix(AVERAGE): w for n, w in run.weights.items() if averaged(n)
+    }
     weights = averages or run.weights
     return {name: np.ascontiguousarray(w, np.float32) for name, w in weights.items()}
 

@@ -9,7 +9,6 @@ import safetensors.numpy
 from jaxtyping import Bool, Float
 
 from launch.export_files import run_child
-from launch.overrides import ROOT
 from recipe.errors import DuetError
 from recipe.formats import FORMATS
 from recipe.weights import Weights

@@ -14,7 +14,7 @@ import safetensors.numpy
 from data.dataset import Dataset
 from launch.leaves import NO_DEVICE
 from launch.overrides import ROOT
-from recipe.config import Config, recipe_hash, to_yaml
+from recipe.config import Config, to_yaml
 from recipe.errors import ConfigError, DuetError
 from recipe.formats import FORMATS
 from recipe.labels import class_labels

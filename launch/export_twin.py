@@ -70,7 +70,9 @@ def jax_logits(config: Config, weights: Weights, images: np.ndarray) -> np.ndarr
         return model(gather(config, data, indices)[0])
 
     starts = range(0, len(images), BATCH)
-    batches = [np.arange(s, min(s + BATCH, len(images)), dtype=np.int32) for s in starts]
+    batches = [
+        np.arange(s, min(s + BATCH, len(images)), dtype=np.int32) for s in starts
+    ]
     return np.concatenate([evaluated(states, data, indices) for indices in batches])
 
 

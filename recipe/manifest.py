@@ -155,7 +155,9 @@ def _check_file(folder: Path, entry: ModelFile, where: str) -> None:
     try:
         found = _sha256(path)
     except OSError as error:
-        raise RecordError(f"{where}: {path} cannot be read: {error.strerror}") from error
+        raise RecordError(
+            f"{where}: {path} cannot be read: {error.strerror}"
+        ) from error
     if found != entry.sha256:
         raise RecordError(
             f"{where}: {path} is not the file that was exported: its SHA-256 differs; "

@@ -77,10 +77,14 @@ def quantise(weights: Weights, largest: Mapping[str, float]) -> dict[str, Int8La
         kernel, bias = weights[f"{name}.kernel"], weights.get(f"{name}.bias")
         products = kernel[..., 0].size
         if products > MOST_PRODUCTS:
-            raise ValueError(f"{name} sums {products} products; int32 holds the sum of "
-                             f"{MOST_PRODUCTS}")
+            raise ValueError(
+                f"{name} sums {products} products; int32 holds the sum of "
+                f"{MOST_PRODUCTS}"
+            )
         if not 0 < magnitude < np.inf:
-            raise ValueError(f"{name}: the largest magnitude of its input is {magnitude}")
+            raise ValueError(
+                f"{name}: the largest magnitude of its input is {magnitude}"
+            )
         input_scale = np.float32(magnitude / LARGEST)
         of_kernel = kernel_scales(kernel)
         scale = float(input_scale) * of_kernel

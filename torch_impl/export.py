@@ -108,11 +108,11 @@ def _write_onnx(program: ExportedProgram, path: Path) -> dict[str, Any]:
         if not batch.dim_param:
             raise ValueError(f"{tensor.name} has a batch of {batch.dim_value} alone")
         batch.dim_param = "batch"
-    # Shapes are inferred by whoever loads it, and nodes carry paths of this machine.
+    # Shapes are inferred by whoever loads it, and the rest is the exporter's own.
     del proto.graph.value_info[:]
-    for node in proto.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
+    tensors = *proto.graph.input, *proto.graph.output
+    for part in (proto.graph, *proto.graph.node, *tensors):
+        del part.metadata_props[:]
     # A bias of another shape than its convolution's channels (pytorch#166797) is found
     # here, or by the comparison of logits that every file has to pass.
     onnx.checker.check_model(proto, full_check=True)
