@@ -55,6 +55,11 @@ def open_model(path: Path, framework: str | None) -> Model:
     """
     if path.is_file() or (path / MANIFEST).is_file():
         return exported(path, framework)
+    if not (path / "config.yaml").is_file():
+        raise RecordError(
+            f"{path} is neither a run folder, with a config.yaml, nor an export, with a "
+            f"{MANIFEST}; give one, or a file of an export"
+        )
     trained = read_trained(path)
     data = trained.config.data
 

@@ -1,5 +1,6 @@
 """python launch/export.py: its files are the trained model's, also without Duet."""
 
+import csv
 import json
 import re
 import shutil
@@ -7,14 +8,16 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from PIL import Image, ImageDraw
 
+from data.digits import enlarge, read
 from launch import export
 from launch.export_check import OUTSIDE, check_file
 from recipe.errors import ConfigError, DuetError, RecordError
 from recipe.formats import FORMATS
 from recipe.manifest import MANIFEST, read_manifest
 from tests.conftest import ROOT, exhaustive_but
-from tests.launch.conftest import NORMED
+from tests.launch.conftest import NORMED, refused
 
 EXPORT = "launch/export.py"
 PAGE = (ROOT / "docs" / "export.md").read_text()
@@ -251,3 +254,69 @@ def test_a_model_that_a_format_lacks_is_refused_and_leaves_nothing(
     assert done.stderr.count("error: ") == 1 and "in torch alone" in done.stderr
     assert "error: stablehlo: " in done.stderr and "Traceback" not in done.stderr
     assert not [p for p in run.iterdir() if "export" in p.name]
+
+
+@pytest.fixture(scope="module")
+def drawn_and_scanned(tmp_path_factory):
+    """Two PNGs: a drawn zero, and a scanned eight as the model was trained on."""
+    folder = tmp_path_factory.mktemp("drawn")
+    drawn = Image.new("L", (112, 112))
+    ImageDraw.Draw(drawn).ellipse((32, 12, 80, 100), outline=255, width=16)
+    drawn.save(folder / "drawn.png")
+    row = read()[8]  # its last column is the label
+    Image.fromarray(enlarge(row[:64].reshape(1, 8, 8))[0, ..., 0]).save(
+        folder / "scanned.png"
+    )
+    assert row[64] == 8
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(run_quickly, drawn_and_scanned, tmp_path_factory):
+    """`predicted("model.onnx")`: the labels of both, and their probabilities."""
+
+    def predicted(model):
+        file = tmp_path_factory.mktemp("predicted") / "a.csv"
+        done = run_quickly(
+            ["launch/predict.py", model, drawn_and_scanned, "--csv", file]
+        )
+        assert done.returncode == 0, done.stderr
+        rows = list(csv.DictReader(file.read_text().splitlines()))
+        numbers = [[float(row[f"p_{n}"]) for n in range(10)] for row in rows]
+        return [row["label"] for row in rows], np.array(numbers)
+
+    return predicted
+
+
+@pytest.fixture(scope="module")
+def predicted_from_run(train, predicted):
+    return predicted(train("torch", *QUICK))
+
+
+@pytest.mark.parametrize(
+    "name", exhaustive_but(["onnx"], [n for n in FORMATS if FORMATS[n].computes])
+)
+def test_a_drawn_and_a_scanned_digit_are_predicted_from_each_file_as_from_the_run(
+    digits, predicted, predicted_from_run, name
+):
+    labels, numbers = predicted(digits / FORMATS[name].file)
+    assert labels == predicted_from_run[0] == ["0", "8"]
+    allowed = 0.2 if FORMATS[name].int8 else 1e-5
+    assert np.abs(numbers - predicted_from_run[1]).max() < allowed
+
+
+def test_what_cannot_be_predicted_from_is_refused_by_name(
+    digits, run_quickly, drawn_and_scanned, tmp_path
+):
+    def predict(model, *options):
+        image = drawn_and_scanned / "drawn.png"
+        return run_quickly(["launch/predict.py", model, image, *options])
+
+    refused(predict(digits / "model.safetensors"), "holds weights alone")
+    refused(predict(digits, "--framework", "jax"), "--framework jax is for run folders")
+    changed = shutil.copytree(digits, tmp_path / "changed")
+    (changed / "model.onnx").write_bytes(b"other")
+    refused(predict(changed), "model.onnx is not the file that was exported")
+    (changed / MANIFEST).unlink()
+    refused(predict(changed), "changed is neither a run folder")
+    refused(predict(changed / "model.onnx"), "model.json cannot be read")

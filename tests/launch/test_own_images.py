@@ -134,7 +134,7 @@ def test_an_idx_file_and_a_jpeg_are_predicted_as_a_png_is(user, predict, tmp_pat
 @pytest.mark.parametrize(
     ("spoil", "arguments", "said"),
     [
-        (None, ["runs/none", "drawn.png"], "runs/none is not a run folder"),
+        (None, ["runs/none", "drawn.png"], "runs/none is neither a run"),
         (None, ["runs/photos", "none.png"], "none.png cannot be read: No such file"),
         (None, ["runs/photos", "runs/check/parity.json"], "is neither a PNG nor a JPEG"),
         (None, ["runs/photos", "runs/photos"], "runs/photos holds no image called .png"),
