@@ -65,7 +65,12 @@ def write_model(
     height, width, channels = config.data.image_shape
     shape = export.symbolic_shape(f"batch, {height}, {width}, {channels}")
     images = jax.ShapeDtypeStruct(shape, np.uint8)
-    exported = export.export(model, platforms=PLATFORMS)(images)
+    frames = jax.config.jax_traceback_in_locations_limit  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_traceback_in_locations_limit", 0)  # paths of this machine
+    try:
+        exported = export.export(model, platforms=PLATFORMS)(images)
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", frames)
     path.write_bytes(exported.serialize())
     return {
         "loader": "jax.export.deserialize",

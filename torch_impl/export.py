@@ -52,6 +52,9 @@ def image_model(
     """
     model = build_model(config)
     load_weights(model, weights, ALONE)
+    for parameter in model.parameters():
+        # Kernels are OHWI in memory, which torch.export.save takes for a part of one.
+        parameter.data = parameter.data.contiguous()
     return _ImageModel(config, model).eval().requires_grad_(False)
 
 
