@@ -37,9 +37,8 @@ MACRO = (
     "over test examples; it says nothing of other seeds."
 )
 FAR = (
-    "The expected calibration error is the mean gap between confidence, the "
-    f"probability of the predicted class, and accuracy, over {BINS} bins of confidence "
-    "(Guo et al. 2017)."
+    "It is the mean gap between confidence, the probability of the predicted class, "
+    f"and accuracy, over {BINS} bins of confidence (Guo et al. 2017)."
 )
 
 
@@ -110,7 +109,7 @@ def _scores(evaluation: Evaluation) -> Iterator[Block]:
     if recorded is not None:
         values = [entry(recorded[name], ".4f") for name in NAMES]
         rows.append(["recorded by the run", *values])
-    yield from table(("", *NAMES.values()), rows, "Scores on the test set")
+    yield from table(("scores", *NAMES.values()), rows, "On the test set")
     if scores.accuracy is not None:
         yield Text(MACRO)
 
