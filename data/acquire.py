@@ -119,18 +119,17 @@ def acquire(
             return
         except DataError as error:
             print(f"decoding {name} again, because {error}")
-    made: list[Path] = []
     roots = [archives, root] if archives else [root]
     places = [place for other in roots for place in _places(name, other)]
     try:
-        made += [p for p in (folder.parent, *folder.parent.parents) if not p.exists()]
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Downloads are private until decoded: two acquirers would otherwise write the
-        # same files, and find each other's incomplete ones.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".get-") as private:
-            acquired = ACQUIRE[source](name, root, places, Path(private))
-        _check(name, acquired)
-        decoded.write(name, root, acquired.arrays, acquired.source)
+        with decoded.room(folder):
+            # Downloads are private until decoded: two acquirers would otherwise write
+            # the same files, and find each other's incomplete ones.
+            private = tempfile.TemporaryDirectory(dir=folder.parent, prefix=".get-")
+            with private as place:
+                acquired = ACQUIRE[source](name, root, places, Path(place))
+            _check(name, acquired)
+            decoded.write(name, root, acquired.arrays, acquired.source)
         print(f"{name} decoded from {acquired.source} to {folder}")
     except OSError as error:
         raise DataError(
@@ -138,10 +137,6 @@ def acquire(
             "another folder with --root, data.root=... or $DUET_DATA; `python -m "
             f"data.acquire {name} --archives {root} --root FOLDER` fills it from here"
         ) from error
-    finally:
-        for path in made:  # except those that are not empty now
-            with contextlib.suppress(OSError):
-                path.rmdir()
 
 
 def from_torchvision(

@@ -2,7 +2,7 @@
 
 IDX: a folder with one file each called train and images, train and labels, t10k or test
 and images, and labels; if it contains several such sets, the prefix of their paths
-(`/data/emnist-letters`). Gzipped or not.
+(`/data/emnist-letters`). Gzipped or not. So EMNIST, KMNIST and QMNIST are published.
 
 .npz: arrays called as `data.arrays.Arrays` and MedMNIST have them, or as Keras does.
 
@@ -22,6 +22,7 @@ from recipe.errors import DataError
 from recipe.experiment import DataConfig
 
 SPLITS = (("train",), ("t10k", "test"))
+QMNIST = 8  # numbers for each example in its files of labels
 KERAS = ("x_train", "y_train", "x_test", "y_test")
 DAMAGED = (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -55,9 +56,15 @@ def read_four(path: Path) -> tuple[list[np.ndarray], list[str]]:
     arrays, names = [], []
     for split in SPLITS:
         images, labels = _one(path, split, "images"), _one(path, split, "labels")
-        arrays += [read_idx(images, 3, 4), read_idx(labels, 1, types=INTEGERS)]
+        arrays += [read_idx(images, 3, 4), _column(labels)]
         names += [str(images), str(labels)]
     return arrays, names
+
+
+def _column(path: Path) -> np.ndarray:
+    """A file's classes; in QMNIST's rows of eight numbers they come first."""
+    labels = read_idx(path, 1, 2, types=INTEGERS)
+    return labels[:, 0] if labels.shape[1:] == (QMNIST,) else labels
 
 
 def _one(path: Path, split: tuple[str, ...], kind: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import custom, decoded, digits, synthetic
+from data import custom, decoded, digits, folder, synthetic
 from data.arrays import Arrays, check, fingerprint
 from recipe.errors import ConfigError, DataError
 from recipe.experiment import DataConfig
@@ -54,7 +54,9 @@ def load(data: DataConfig) -> Dataset:
     """
     _check_keys(data)
     if data.name in ON_DISK:
-        arrays, content = decoded.load(data)
+        arrays, content = decoded.load(data.name, data.root)
+    elif data.name == "folder":
+        arrays, content = folder.load(data)
     else:
         arrays = IN_MEMORY[data.name](data)
         content = fingerprint(arrays)
@@ -69,8 +71,8 @@ def acquire(data: DataConfig) -> str:
     """Make sure that `load` finds its files; called by one process of a run.
 
     Existing arrays are used, whatever their source, as all sources give the same ones.
-    Decoding and downloading happen in a separate process, so that neither torchvision
-    nor TensorFlow enters this one.
+    Published data is decoded and downloaded in a separate process, so that neither
+    torchvision nor TensorFlow enters this one.
 
     Returns:
       Where the dataset is: a folder, or `memory`.
@@ -78,6 +80,8 @@ def acquire(data: DataConfig) -> str:
     Raises:
       DataError: with that process's message, if it fails.
     """
+    if data.name == "folder":
+        return str(folder.acquire(data))
     if data.name not in ON_DISK:
         return "memory"
     try:

@@ -7,6 +7,7 @@ ROOT/NAME/decoded/ holds one .npy for each of the four arrays, and manifest.json
     source       where the arrays came from
     fingerprint  of the content, see `data.arrays`
     files        file name -> sha256 and bytes of the file, shape and dtype of the array
+    files_state  data=folder: of the files that were decoded, see `data.folder`; or null
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +25,6 @@ import numpy as np
 from data import idx
 from data.arrays import Arrays, fingerprint
 from recipe.errors import DataError
-from recipe.experiment import DataConfig
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -34,10 +35,14 @@ def decoded_folder(name: str, root: str | Path) -> Path:
     return Path(root).expanduser() / name / "decoded"
 
 
-def verify(name: str, root: str | Path) -> dict[str, Any]:
+def verify(name: str, root: str | Path, again: str | None = None) -> dict[str, Any]:
     """The manifest, after verifying every file's checksum.
 
     A copy of other data under a published name, made by an older version, is refused.
+
+    Args:
+      again: what to do about a copy that is missing or corrupt, for messages; by
+        default the command that acquires a published dataset.
 
     Raises:
       DataError: naming the file that is missing or changed, and what to do.
@@ -45,8 +50,8 @@ def verify(name: str, root: str | Path) -> dict[str, Any]:
     folder = decoded_folder(name, root)
     command = f"python -m data.acquire {name} --root {Path(root).expanduser()}"
     if not os.path.isdir(folder):  # nor if it is not readable
-        raise DataError(f"{name} is not in {folder}; run `{command}`")
-    advice = f"run `{command} --again` or delete {folder}"
+        raise DataError(f"{name} is not in {folder}; {again or f'run `{command}`'}")
+    advice = again or f"run `{command} --again` or delete {folder}"
     manifest = _manifest(folder, name, advice)
     for file, entry in manifest["files"].items():
         path = folder / file
@@ -63,11 +68,13 @@ def verify(name: str, root: str | Path) -> dict[str, Any]:
             )
     if name in idx.PUBLISHED:
         places = [str(folder / file) for file in FILES]
-        idx.check_published(name, _arrays(folder), places)
+        idx.check_published(name, arrays_of(name, root), places)
     return manifest
 
 
-def _arrays(folder: Path) -> Arrays:
+def arrays_of(name: str, root: str | Path) -> Arrays:
+    """The arrays, memory-mapped; `verify` says whether they are intact."""
+    folder = decoded_folder(name, root)
     return Arrays(*(np.load(folder / file, mmap_mode="r") for file in FILES))
 
 
@@ -90,7 +97,7 @@ def _manifest(folder: Path, name: str, advice: str) -> dict[str, Any]:
     return manifest
 
 
-def load(data: DataConfig) -> tuple[Arrays, str]:
+def load(name: str, root: str | Path) -> tuple[Arrays, str]:
     """The arrays, memory-mapped, and their fingerprint.
 
     The fingerprint is the manifest's: it was written with these files, whose checksums
@@ -99,8 +106,8 @@ def load(data: DataConfig) -> tuple[Arrays, str]:
     Raises:
       DataError: if a file is missing or not the bytes that were written.
     """
-    manifest = verify(data.name, data.root)
-    return _arrays(decoded_folder(data.name, data.root)), manifest["fingerprint"]
+    manifest = verify(name, root)
+    return arrays_of(name, root), manifest["fingerprint"]
 
 
 def sha256_of(path: Path) -> str:
@@ -108,7 +115,26 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(name: str, root: str | Path, arrays: Arrays, source: str) -> None:
+@contextlib.contextmanager
+def room(folder: Path) -> Iterator[None]:
+    """The folder's parents, made; those that are empty at the end are removed."""
+    made = [p for p in (folder.parent, *folder.parent.parents) if not p.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def write(
+    name: str,
+    root: str | Path,
+    arrays: Arrays,
+    source: str,
+    files_state: str | None = None,
+) -> None:
     """Write a folder atomically: into a temporary sibling, then a rename.
 
     Raises:
@@ -123,6 +149,7 @@ def write(name: str, root: str | Path, arrays: Arrays, source: str) -> None:
             "name": name,
             "source": source,
             "fingerprint": fingerprint(arrays),
+            "files_state": files_state,
             "files": {
                 file: _write_array(fresh / file, array)
                 for file, array in zip(FILES, arrays, strict=True)
@@ -166,12 +193,16 @@ def _put_in_place(fresh: Path, name: str, root: str | Path) -> None:
                 raise
         with contextlib.suppress(DataError):
             fresh_manifest = json.loads((fresh / MANIFEST).read_bytes())
-            if verify(name, root)["fingerprint"] == fresh_manifest["fingerprint"]:
+            if _same(verify(name, root), fresh_manifest):
                 return
         old = folder.with_name(f".old-{uuid.uuid4().hex}")
         with contextlib.suppress(FileNotFoundError):  # another acquirer moved it
             folder.rename(old)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one.get(k) == other.get(k) for k in ("fingerprint", "files_state"))
 
 
 def _to_disk(stream: IO[bytes]) -> None:

@@ -183,7 +183,8 @@ class ViT(nnx.Module):
         keys_BL: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B K"]:
         patches = self.patches(x_BHWC)
-        x = self.position(patches.reshape(len(patches), -1, patches.shape[-1]))
+        # Not len, an int, which an export's batch is not.
+        x = self.position(patches.reshape(patches.shape[0], -1, patches.shape[-1]))
         for block in self.block:
             x = block(x, keys_BL)
         return self.head(average(self.norm(x), 1, self.dtypes))

@@ -54,7 +54,7 @@ class _Recurrent(nnx.Module):
     def _over_time(self, step: Any, x_BTF: Array, states: int) -> Float[Array, "B T H"]:
         """Scan over the steps; the input's products are computed at once."""
         of_input_BTG = self._product(self.dense_i, x_BTF)
-        shape = len(x_BTF), self.dense_h.in_features
+        shape = x_BTF.shape[0], self.dense_h.in_features
         zeros_BH = jnp.zeros(shape, of_input_BTG.dtype)
         _, out_TBH = jax.lax.scan(
             step, (zeros_BH,) * states, of_input_BTG.swapaxes(0, 1)

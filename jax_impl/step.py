@@ -79,15 +79,24 @@ def gather(
         pixels_BHWC = data.images.at[indices_B].get(mode="promise_in_bounds")
     else:
         pixels_BHWC = crop_and_flip(augment, data.images, indices_B, draws)
-    mean_111C, scale_111C = (c[None, None, None] for c in (data.mean, data.scale))
-    images_BHWC = (pixels_BHWC.astype(mean_111C.dtype) - mean_111C) * scale_111C
-    # XLA would fuse the product with a subtraction in the model into one rounding,
-    # which makes the norm of a uniform image 1e-4 rather than 0. No pixel reaches this
-    # bound; it only prevents the fusion.
-    images_BHWC = jnp.maximum(images_BHWC, jnp.finfo(images_BHWC.dtype).min)
+    images_BHWC = normalise(pixels_BHWC, data.mean, data.scale)
     if draws is not None:
         images_BHWC = cut_out(augment, images_BHWC, draws)
     return images_BHWC, data.labels.at[indices_B].get(mode="promise_in_bounds")
+
+
+def normalise(
+    pixels_BHWC: UInt8[Array, "B H W C"],
+    mean_C: Float[Array, " C"],
+    scale_C: Float[Array, " C"],
+) -> Float[Array, "B H W C"]:
+    """Pixels as the model takes them, see `recipe/pixels.py`."""
+    mean_111C, scale_111C = (c[None, None, None] for c in (mean_C, scale_C))
+    images_BHWC = (pixels_BHWC.astype(mean_C.dtype) - mean_111C) * scale_111C
+    # XLA would fuse the product with a subtraction in the model into one rounding,
+    # which makes the norm of a uniform image 1e-4 rather than 0. No pixel reaches this
+    # bound; it only prevents the fusion.
+    return jnp.maximum(images_BHWC, jnp.finfo(images_BHWC.dtype).min)
 
 
 def example_losses(

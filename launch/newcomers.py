@@ -41,6 +41,21 @@ KEYS = {
     "tracking=wandb": ("wandb", "use_wandb", "report_to"),
     "platform=gpu or platform=cpu": ("device", "cuda", "use_cuda", "accelerator"),
 }
+# Options of a group that are other programs' names, and what to write.
+OPTIONS = {
+    "data": {
+        "npz": "data=custom data.files=FILE.npz",
+        "medmnist": "data=custom data.files=FILE.npz",
+        **dict.fromkeys(
+            ("idx", "emnist", "kmnist", "qmnist"),
+            "data=custom data.files=FOLDER, which holds four IDX files",
+        ),
+        **dict.fromkeys(
+            ("csv", "imagefolder", "image_folder", "images", "jpeg", "png"),
+            "data=folder data.files=FOLDER",
+        ),
+    }
+}
 COUNTS = ("gpus", "num_gpus", "n_gpus", "ngpus", "nproc", "num_devices", "world_size")
 MEANT = {name: key for key, names in KEYS.items() for name in names}
 

@@ -9,6 +9,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+from launch import newcomers
 from launch.newcomers import meant
 from recipe.config import Config, known_keys, to_config, unknown_keys
 from recipe.errors import ConfigError
@@ -128,6 +129,8 @@ def refusal(error: HydraException, schema: type[Config]) -> ConfigError:
         options = ", ".join(error.options)
         if new := OPTIONS.get(group, {}).get(option):
             return ConfigError(f"{group}={option} is now called {group}={new}")
+        if instead := newcomers.OPTIONS.get(group, {}).get(option.lower()):
+            return ConfigError(f"{group}={option} is unknown; write {instead}")
         return ConfigError(f"{group}={option} is unknown; one of: {options}")
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return unknown_key(str(cause.full_key), schema)

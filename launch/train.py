@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from data.folder import class_names
 from launch.cli import hydra_main, this_process
 from recipe.config import Config
 from recipe.errors import StoppedError
@@ -42,6 +43,7 @@ def main(
             stopping.watch(Path(config.run.dir) / STOP)
         resume_point(config, None, world_size(config, processes), whole=False)
         check_weights(config)
+        config.data.class_names = class_names(config.data)  # for the record
         keep_to_cores(config, processes)
         with Heartbeat(processes, config.parallel) as heartbeat:
             check, run = twin()

@@ -237,6 +237,11 @@ def recipe_parts(config: Config) -> dict[str, Any]:
     del recipe["data"]["root"], recipe["data"]["source"], recipe["data"]["files"]
     if config.model.folder is not None:
         recipe["model"]["folder"] = Path(config.model.folder).name
+    # Nor what classes are called; and how files become arrays only where they do.
+    del recipe["data"]["class_names"]
+    if config.data.name != "folder":
+        for key in ("resize", "test_fraction", "split_seed"):
+            del recipe["data"][key]
     # A key that was added later does not change earlier hashes.
     if config.model.stem == RESNET_STEMS.get(config.model.name):
         del recipe["model"]["stem"]

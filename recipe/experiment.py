@@ -18,11 +18,15 @@ DATASETS = (
     "custom",
     "digits",
     "fashion_mnist",
+    "folder",
     "line",
     "mnist",
     "synthetic",
 )
 SOURCES = ("tfds", "torchvision")
+FILES = ("custom", "folder")  # datasets of the user's files
+RESIZES = ("crop", "none", "stretch")
+SPLIT = {"test_fraction": 0.2, "split_seed": 0}  # of data=folder, and the defaults
 MODELS = (
     *("cnn", "custom", "linear", "mlp", "resnet18", "resnet50", "resnet9", "vit_tiny"),
 )
@@ -61,8 +65,17 @@ class DataConfig:
     # Which package acquires a published dataset, `torchvision` or `tfds`; the arrays
     # are the same.
     source: str = "torchvision"
-    files: str | None = None  # custom: where its images are
+    files: str | None = None  # custom and folder: where the images are
     label_offset: int = 0  # custom: the label of the first class
+    # Names of the classes in order of their numbers, for predictions; `null`: those of
+    # a published dataset, else numbers. folder: `null` takes what it finds, sorted.
+    class_names: list[str] | None = None
+    # folder and predictions: image files of another size are resized by `stretch`, or
+    # `crop` (the largest centred part of the same aspect ratio), or refused (`none`).
+    resize: str = "stretch"
+    # folder without test images: fraction of each class that is for testing.
+    test_fraction: float = 0.2
+    split_seed: int = 0  # folder without test images: chooses them
     image_shape: list[int]  # height, width, channels
     classes: int  # 0: one real target per example (regression)
     # Mean of pixels in [0, 1], for normalisation; one for each channel, or one for all.
@@ -76,18 +89,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         one_of("data.name", self.name, DATASETS)
         one_of("data.source", self.source, SOURCES)
-        if (self.name == "custom") != (self.files is not None):
-            raise ConfigError(
-                f"data.files={self.files} with data={self.name}: data=custom has "
-                "files, and no other data does"
-            )
-        if self.files is not None:
-            self.files = str(Path(expanded("data.files", self.files)).absolute())
-        elif self.label_offset:
-            raise ConfigError(
-                f"data.label_offset={self.label_offset} is for data=custom; data="
-                f"{self.name} numbers its classes from 0, leave it out"
-            )
+        self._check_files()
         if len(self.image_shape) != 3 or min(self.image_shape) < 1:
             raise ConfigError(
                 "data.image_shape must be [height, width, channels], "
@@ -115,6 +117,48 @@ class DataConfig:
         at_least("data.test_examples", self.test_examples, 1)
         at_least("data.noise", self.noise, 0)
         self.root = expanded("data.root", self.root)
+        self._check_class_names()
+
+    def _check_files(self) -> None:
+        if (self.name in FILES) != (self.files is not None):
+            raise ConfigError(
+                f"data.files={self.files} with data={self.name}: data=custom and "
+                "data=folder have files, and no other data does"
+            )
+        if self.files is not None:
+            self.files = str(Path(expanded("data.files", self.files)).absolute())
+        if self.name != "custom" and self.label_offset:
+            raise ConfigError(
+                f"data.label_offset={self.label_offset} is for data=custom; data="
+                f"{self.name} numbers its classes from 0, leave it out"
+            )
+        for key, default in SPLIT.items():
+            if self.name != "folder" and getattr(self, key) != default:
+                raise ConfigError(
+                    f"data.{key}={getattr(self, key)} is for data=folder; data="
+                    f"{self.name} has its own test images, leave it out"
+                )
+        one_of("data.resize", self.resize, RESIZES)
+        if not 0 < self.test_fraction < 1:
+            raise ConfigError(
+                f"data.test_fraction must lie in (0, 1), got {self.test_fraction}"
+            )
+        at_least("data.split_seed", self.split_seed, 0)
+        if self.name == "folder" and self.image_shape[2:] not in ([1], [3]):
+            raise ConfigError(
+                "data=folder reads images as grey or RGB: data.image_shape must be "
+                f"[height, width, 1] or [height, width, 3], got {self.image_shape}"
+            )
+        if self.name == "folder" and not self.classes:
+            raise ConfigError("data=folder has classes, got data.classes=0")
+
+    def _check_class_names(self) -> None:
+        names = self.class_names
+        if names is not None and not len(names) == len({*names}) == self.classes:
+            raise ConfigError(
+                f"data.class_names needs {self.classes} different names, one for each "
+                f"of data.classes, got {names}"
+            )
 
 
 @dataclass(kw_only=True)

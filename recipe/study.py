@@ -8,6 +8,7 @@ from itertools import product, starmap
 from recipe.cluster import ClusterConfig
 from recipe.config import Config
 from recipe.errors import ConfigError
+from recipe.experiment import SPLIT
 from recipe.fields import at_least, one_of, positive
 
 FRAMEWORKS = ("torch", "jax")
@@ -197,6 +198,7 @@ class StudyRun:
         if self.data == "synthetic":
             # Also in place of custom data, whose files were given.
             own += ["data=synthetic", "data.files=null", "data.label_offset=0"]
+            own += [f"data.{key}={default}" for key, default in SPLIT.items()]
         if self.compile:
             own.append(f"compile={self.compile}".lower())
         own += [f"{AXES[axis]}=false" for axis in self.ablated]

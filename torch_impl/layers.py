@@ -144,7 +144,9 @@ class GroupNorm(nn.Module):
         self.compute_dtype = dtypes.compute
 
     def forward(self, x_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        groups_BGP = x_BCHW.to(self.scale.dtype).reshape(len(x_BCHW), self.groups, -1)
+        # Not len, an int, which would fix the batch of an export.
+        shape = x_BCHW.shape[0], self.groups, -1
+        groups_BGP = x_BCHW.to(self.scale.dtype).reshape(shape)
         normal = F.layer_norm(groups_BGP, groups_BGP.shape[2:], eps=self.eps)
         scale_C11, bias_C11 = self.scale[:, None, None], self.bias[:, None, None]
         normal = normal.reshape(x_BCHW.shape) * scale_C11 + bias_C11

@@ -52,7 +52,7 @@ class _Recurrent(nn.Module):
             for dense in denses
         ]
         x_BTF = x_BTF.to(self.compute_dtype)
-        state = x_BTF.new_zeros(1, len(x_BTF), self.dense_h.in_features)
+        state = x_BTF.new_zeros(1, x_BTF.shape[0], self.dense_h.in_features)
         # Biases; one layer; dropout of none; training; one direction; batch first.
         options = True, 1, 0.0, self.training, False, True
         return x_BTF, state, [*kernels, *biases], options

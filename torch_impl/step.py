@@ -61,10 +61,19 @@ def gather(
         pixels_BHWC = data.images.index_select(0, indices_B)
     else:
         pixels_BHWC = crop_and_flip(augment, data.images, indices_B, draws)
-    images_BHWC = (pixels_BHWC.to(data.mean.dtype) - data.mean) * data.scale
+    images_BHWC = normalise(pixels_BHWC, data.mean, data.scale)
     if draws is not None:
         images_BHWC = cut_out(augment, images_BHWC, draws)
     return images_BHWC.permute(0, 3, 1, 2), data.labels.index_select(0, indices_B)
+
+
+def normalise(
+    pixels_BHWC: UInt8[Tensor, "B H W C"],
+    mean_C: Float[Tensor, " C"],
+    scale_C: Float[Tensor, " C"],
+) -> Float[Tensor, "B H W C"]:
+    """Pixels as the model takes them, see `recipe/pixels.py`."""
+    return (pixels_BHWC.to(mean_C.dtype) - mean_C) * scale_C
 
 
 def example_losses(

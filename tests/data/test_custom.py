@@ -149,10 +149,43 @@ def test_labels_of_four_bytes_are_read_and_half_an_archive_is_not(
         load(letters(tmp_path / "emnist"))
 
 
+# As they are published; labels of QMNIST are rows of eight numbers, the class first.
+PUBLISHED = {
+    "emnist": "emnist-balanced-{}-{}-{}-ubyte.gz",
+    "kmnist": "{}-{}-{}-ubyte.gz",
+    "qmnist": "qmnist-{}-{}-{}.gz",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_relatives_of_mnist_are_read_under_their_published_names(
+    tmp_path, as_idx, config, name
+):
+    for split, images, labels in (
+        ("train", TRAIN[..., 0], LABELS[0]),
+        ("t10k" if name == "kmnist" else "test", TEST[..., 0], LABELS[1]),
+    ):
+        kinds = {"images": ("idx3", as_idx(images)), "labels": ("idx1", None)}
+        if name == "qmnist":
+            rows = np.stack([labels, *[labels + 100] * 7], axis=1).astype(">i4")
+            header = struct.pack(">4B2I", 0, 0, 0x0C, 2, *rows.shape)
+            kinds = {"images": ("idx3-ubyte", kinds["images"][1])}
+            kinds["labels"] = "idx2-int", header + rows.tobytes()
+        else:
+            kinds["labels"] = "idx1", as_idx(labels.astype(np.uint8))
+        for kind, (form, content) in kinds.items():
+            file = PUBLISHED[name].format(split, kind, form)
+            (tmp_path / file).write_bytes(gzip.compress(content))
+    fields = {"image_shape": [6, 5, 1], "classes": 4}
+    dataset = load(config("custom", files=str(tmp_path), **fields))
+    np.testing.assert_array_equal(dataset.train_labels, LABELS[0])
+    np.testing.assert_array_equal(dataset.test_images[..., 0], TEST[..., 0])
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "said"),
     [
-        ("custom", {}, "data.files=None with data=custom: data=custom has files"),
+        ("custom", {}, "data.files=None with data=custom: data=custom and"),
         ("mnist", {"files": "a"}, "data.files=a with data=mnist"),
         ("mnist", {"label_offset": 1}, "data.label_offset=1 is for data=custom"),
     ],

@@ -31,7 +31,7 @@ def folder(mnist):
 
 
 def test_every_dataset_of_the_schema_is_made_in_memory_or_acquired():
-    assert sorted([*IN_MEMORY, *ON_DISK]) == list(DATASETS)
+    assert sorted([*IN_MEMORY, *ON_DISK, "folder"]) == list(DATASETS)
     assert set(PUBLISHED) == set(ON_DISK)
 
 

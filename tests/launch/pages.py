@@ -6,7 +6,7 @@ from pathlib import Path
 
 def files_of(page: str) -> dict[str, str]:
     """Path -> source of each file that the page shows under its name."""
-    shown = re.findall(r"`(\w+/\w+\.py)`:\n\n```python\n(.*?)```", page, re.DOTALL)
+    shown = re.findall(r"`([\w/]+\.py)`:\n\n```python\n(.*?)```", page, re.DOTALL)
     return dict(shown)
 
 

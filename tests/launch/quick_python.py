@@ -28,6 +28,7 @@ KINDS = {
     "launch/evaluate.py": "neither",
     "launch/own.py": "neither",
     "launch/parity.py": "neither",
+    "launch/predict.py": "neither",
     "launch/study.py": "neither",
 }
 FAULTY = "tests/faults/faulty.py"  # makes something go wrong in what follows it

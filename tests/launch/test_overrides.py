@@ -29,6 +29,11 @@ SAID = {
     "cluster=slurm": "cluster is a key of launch/study.py alone",
     "study.repeats=3": "study is a key of launch/study.py alone",
     "jax_layouts=[devices]": "jax_layouts is a key of launch/parity.py alone",
+    "data=npz": "data=npz is unknown; write data=custom data.files=FILE.npz",
+    "data=EMNIST": "data=EMNIST is unknown; write data=custom data.files=FOLDER, which "
+    "holds four IDX files",
+    "data=imagefolder": "data=imagefolder is unknown; write data=folder "
+    "data.files=FOLDER",
 }
 
 

@@ -279,7 +279,7 @@ def test_any_number_survives_yaml_to_the_last_bit(config, number):
 
 
 def test_yaml_is_checked_again_when_read(config):
-    text = to_yaml(config()).replace("seed: 0", "seed: -1")
+    text = to_yaml(config()).replace("  seed: 0", "  seed: -1")
     with pytest.raises(ConfigError, match="^train.seed must be at least 0, got -1$"):
         from_yaml(text)
 
@@ -315,6 +315,8 @@ def test_text_that_is_no_config_is_refused(text, told):
         "run.dir=elsewhere",
         "data.root=elsewhere",
         "data.source=tfds",
+        "data.class_names=[a,b,c,d,e,f,g,h,i,j]",
+        "data.resize=crop",
         "train.perturb_seed=1",
         "train.log_every_steps=5",
         "train.timed_seconds=3",
@@ -351,6 +353,12 @@ def test_where_a_run_happens_is_no_part_of_the_recipe(config, override):
 )
 def test_what_a_run_computes_is_part_of_the_recipe(config, override):
     assert recipe_hash(config(override)) != recipe_hash(config())
+
+
+@pytest.mark.parametrize("key", ["resize=crop", "test_fraction=0.5", "split_seed=1"])
+def test_how_image_files_become_arrays_is_part_of_the_recipe(config, key):
+    given = recipe_hash(config("data=folder", f"data.{key}"))
+    assert given != recipe_hash(config("data=folder"))
 
 
 @pytest.mark.parametrize("data", DATASETS)

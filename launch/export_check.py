@@ -1,0 +1,117 @@
+"""Has each exported file loaded and compared by a process without Duet."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from jaxtyping import Bool, Float
+
+from launch.export_files import run_child
+from recipe.errors import DuetError
+from recipe.formats import FORMATS
+from recipe.weights import Weights
+from record.metrics import accuracy_interval
+
+RUNTIMES = Path(__file__).with_name("runtimes.py")
+# Largest difference of a logit, absolute and relative to the largest logit.
+ABSOLUTE, RELATIVE = 1e-4, 1e-5
+# What a file may not need: such an import fails.
+DUET = ("recipe", "runtime", "data", "record", "report", "launch", "torch_impl")
+OUTSIDE = (
+    f"import sys, runpy; sys.modules.update(dict.fromkeys({(*DUET, 'jax_impl')})); "
+    f"runpy.run_path({str(RUNTIMES)!r}, run_name='__main__')"
+)
+
+
+def outside(format: str, model: Path, images: Path, *out: Path) -> None:
+    """Compute a file's logits in a process that can import nothing of Duet.
+
+    Args:
+      out: where logits.npy goes, and, if it is to be measured, where that goes.
+    """
+    places = [str(path.absolute()) for path in (model, images, *out)]
+    # -P: not even the folder that it runs in is searched for modules.
+    run_child(["-P", "-c", OUTSIDE, format, *places], model.absolute().parent)
+
+
+def check_file(
+    format: str,
+    path: Path,
+    work: Path,
+    logits: Float[np.ndarray, "N K"],
+    labels: np.ndarray | None,
+) -> dict[str, Any]:
+    """What a process without Duet finds in the file, compared with the trained model.
+
+    Args:
+      work: the folder of images.npy, the whole test set.
+      logits: the trained model's of these images.
+      labels: of the images; None for a regression.
+
+    Raises:
+      DuetError: if its logits are not the trained model's, or depend on the batch.
+    """
+    found_file, facts_file = work / f"{format}-logits.npy", work / "measured.json"
+    outside(format, path, work / "images.npy", found_file, facts_file)
+    found, facts = np.load(found_file), json.loads(facts_file.read_text())
+    allowed = max(ABSOLUTE, RELATIVE * float(np.abs(logits).max()))
+    if found.shape != logits.shape:
+        raise _failure(f"{format}: logits of shape {found.shape}, not {logits.shape}")
+    difference = float(np.abs(found - logits).max())
+    if not FORMATS[format].int8 and not difference <= allowed:
+        raise _failure(
+            f"{format}: loaded without Duet, its logits differ from the trained "
+            f"model's by up to {difference:.1e}, more than {allowed:.1e}"
+        )
+    if FORMATS[format].batch_alone and not facts["batch_difference"] <= allowed:
+        raise _failure(
+            f"{format}: its logits depend on the batch size, by up to "
+            f"{facts['batch_difference']:.1e}, more than {allowed:.1e}"
+        )
+    return {
+        "examples": len(found),
+        "logit_difference": difference,
+        "allowed": None if FORMATS[format].int8 else allowed,
+        **scores(right_of(found, labels)),
+        **facts,
+    }
+
+
+def _failure(text: str) -> DuetError:
+    failure = DuetError(f"{text}; nothing was written")
+    failure.exit_status = 1
+    return failure
+
+
+def check_weights_file(path: Path, weights: Weights) -> dict[str, Any]:
+    """Every array is there, bit for bit.
+
+    Raises:
+      DuetError: naming one that is not.
+    """
+    found = safetensors.numpy.load_file(path)
+    for name in weights.keys() | found.keys():
+        if name not in found or not np.array_equal(found[name], weights[name]):
+            raise _failure(f"safetensors: {name} is not the trained model's")
+    return {"arrays": len(found)}
+
+
+def right_of(
+    logits: Float[np.ndarray, "N K"], labels: np.ndarray | None
+) -> Bool[np.ndarray, " N"] | None:
+    """Which examples are classified rightly; None for a regression."""
+    return None if labels is None else logits.argmax(axis=1) == labels
+
+
+def scores(right: Bool[np.ndarray, " N"] | None) -> dict[str, Any]:
+    """Accuracy, with its count and its 95 % interval; empty for a regression."""
+    if right is None:
+        return {}
+    correct, examples = int(right.sum()), len(right)
+    return {
+        "correct": correct,
+        "accuracy": correct / examples,
+        "accuracy_interval": list(accuracy_interval(correct, examples)),
+    }

@@ -1,0 +1,322 @@
+"""python launch/export.py: its files are the trained model's, also without Duet."""
+
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+from data.digits import enlarge, read
+from launch import export
+from launch.export_check import OUTSIDE, check_file
+from recipe.errors import ConfigError, DuetError, RecordError
+from recipe.formats import FORMATS
+from recipe.manifest import MANIFEST, read_manifest
+from tests.conftest import ROOT, exhaustive_but
+from tests.launch.conftest import NORMED, refused
+
+EXPORT = "launch/export.py"
+PAGE = (ROOT / "docs" / "export.md").read_text()
+BLOCKS = dict(re.findall(r"### ([\w ]+)\n.*?```python\n(.*?)```", PAGE, re.DOTALL))
+QUICK = ["experiment=digits_cnn", "train.steps=60", "schedule=constant"]
+EXACT = [name for name, form in FORMATS.items() if form.computes and not form.int8]
+INT8 = ["onnx", "onnx-int8", "onnx-int8-dynamic"]
+
+
+@pytest.fixture(scope="module")
+def exported(train, run_python, tmp_path_factory):
+    """`exported("torch", *keys)`: the export folder of a run in every format."""
+    made = {}
+
+    def exported(framework, *keys, formats=tuple(FORMATS)):
+        if (framework, keys) not in made:
+            run, out = train(framework, *keys), tmp_path_factory.mktemp("e") / "export"
+            done = run_python(
+                [EXPORT, f"run={run}", f"out={out}", f"formats=[{','.join(formats)}]"]
+            )
+            assert done.returncode == 0, done.stderr
+            made[framework, keys] = out
+        return made[framework, keys]
+
+    return exported
+
+
+@pytest.fixture(scope="module")
+def digits(exported):
+    return exported("torch", *QUICK)
+
+
+@pytest.fixture(scope="module")
+def images(digits, tmp_path_factory):
+    """Training and test images are mixed here: any will do."""
+    from sklearn.datasets import load_digits
+
+    small = np.kron(load_digits().images[:100], np.ones((3, 3))) * 15.9375
+    padded = np.pad(small, ((0, 0), (2, 2), (2, 2)))
+    path = tmp_path_factory.mktemp("images") / "images.npy"
+    np.save(path, padded[..., None].astype(np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def without_duet(run_python, digits, images, tmp_path_factory):
+    """`without_duet(code)`: the lines' `logits`, Duet's packages being absent."""
+
+    def without_duet(code):
+        folder = tmp_path_factory.mktemp("outside")
+        shutil.copytree(digits, folder, dirs_exist_ok=True)
+        shutil.copy(images, folder)
+        blocked = OUTSIDE.partition("; runpy")[0]
+        lines = f"{blocked}\n{code}\nimport numpy\nnumpy.save('logits.npy', logits)\n"
+        done = run_python(["-P", "-c", lines], cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return np.load(folder / "logits.npy")
+
+    return without_duet
+
+
+@pytest.fixture(scope="module")
+def right(without_duet):
+    return without_duet(BLOCKS["onnxruntime"])
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_every_format_of_either_frameworks_run_gives_the_trained_models_logits(
+    framework, exported
+):
+    # Of JAX's the format that torch writes; of torch's all, JAX's with them.
+    formats = tuple(FORMATS) if framework == "torch" else ("onnx",)
+    folder = exported(framework, *QUICK, formats=formats)
+    manifest = read_manifest(folder)
+    assert {p.name for p in folder.iterdir()} == {
+        MANIFEST,
+        "README.md",
+        *(FORMATS[name].file for name in formats),
+    }
+    assert manifest.framework == framework and manifest.test["examples"] == 359
+    for name in {*EXACT} & {*formats}:
+        found = manifest.files[name].measured
+        assert found["examples"] == 359 and found["correct"] == manifest.test["correct"]
+        assert max(found["logit_difference"], found["batch_difference"]) <= 1e-4
+
+
+def test_a_file_with_other_logits_is_refused(digits, images, tmp_path):
+    for name in "images.npy", "model.onnx":
+        shutil.copy(
+            (digits if name == "model.onnx" else images.parent) / name, tmp_path
+        )
+    with pytest.raises(DuetError, match=r"onnx: .* differ from the trained model's"):
+        check_file("onnx", tmp_path / "model.onnx", tmp_path, np.zeros((100, 10)), None)
+
+
+@pytest.mark.parametrize("title", [t for t in BLOCKS if t != "onnxruntime"])
+def test_the_docs_lines_give_these_logits_without_duet(title, without_duet, right):
+    assert np.abs(without_duet(BLOCKS[title]) - right).max() <= 1e-4
+
+
+def test_features_in_another_order_would_be_noticed(without_duet, right):
+    code = BLOCKS["Plain PyTorch"]
+    wrong = code.replace("x.permute(0, 2, 3, 1).flatten(1)", "x.flatten(1)")
+    assert wrong != code
+    assert np.abs(without_duet(wrong) - right).max() > 1
+
+
+def test_an_import_of_duet_would_fail_there(without_duet):
+    with pytest.raises(AssertionError, match="import of recipe halted"):
+        without_duet("import recipe")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    exhaustive_but([tuple(QUICK)], [tuple(QUICK), ("experiment=fashion_cnn",)]),
+)
+def test_static_int8_is_within_a_point_of_fp32_in_less_than_a_third_of_the_bytes(
+    keys, exported, request
+):
+    if "experiment=fashion_cnn" in keys:
+        request.getfixturevalue("fashion_mnist")
+    formats = tuple(FORMATS) if keys == tuple(QUICK) else tuple(INT8)
+    files = read_manifest(exported("torch", *keys, formats=formats)).files
+    fp32, int8, dynamic = (files[name] for name in INT8)
+    assert int8.measured["accuracy"] >= fp32.measured["accuracy"] - 0.01
+    low, high = int8.measured["accuracy_interval"]
+    assert low < int8.measured["accuracy"] < high
+    assert int8.bytes <= 0.3 * fp32.bytes
+    for file in fp32, int8, dynamic:
+        assert {*file.measured["latency_seconds"]} == {"1", "256"}
+
+
+def test_the_card_has_the_hubs_front_matter_and_a_row_for_each_format(digits):
+    _, front, body = (digits / "README.md").read_text().split("---\n", 2)
+    metadata = yaml.safe_load(front)
+    assert metadata["pipeline_tag"] == "image-classification"
+    (result,) = metadata["model-index"][0]["results"]
+    test = read_manifest(digits).test
+    assert result["metrics"] == [{"type": "accuracy", "value": test["accuracy"]}]
+    for section in "Model Details", "Uses", "Training Details", "Evaluation":
+        assert f"\n## {section}\n" in body
+    for name in FORMATS:
+        assert f"\n| {name} | " in body
+
+
+def test_no_file_names_a_path_of_this_machine(digits):
+    for file in digits.iterdir():
+        assert str(ROOT).encode() not in file.read_bytes(), file
+
+
+def changed(folder, **fields):
+    file = folder / MANIFEST
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    {
+        "another file": (
+            lambda f: (f / "model.onnx").write_bytes(b"another"),
+            r"model\.onnx is not the file that was exported",
+        ),
+        "no file": (lambda f: (f / "model.onnx").unlink(), "onnx: .* cannot be read"),
+        "no manifest": (lambda f: (f / MANIFEST).unlink(), r"model\.json cannot be"),
+        "no JSON": (lambda f: (f / MANIFEST).write_text("{"), r"is not JSON"),
+        "a list": (lambda f: (f / MANIFEST).write_text("[]"), "holds no object"),
+        "a new schema": (lambda f: changed(f, schema_version=9), "has schema 9"),
+        "labels": (
+            lambda f: changed(f, labels="ten"),
+            "labels is 'ten', expected list",
+        ),
+        "pixels": (lambda f: changed(f, pixels={}), "pixels lacks channels, height"),
+        "one more": (lambda f: changed(f, more=1), "has unknown more"),
+    }.values(),
+)
+def test_a_manifest_that_does_not_fit_is_refused(digits, spoil, told, tmp_path):
+    folder = shutil.copytree(digits, tmp_path / "export")
+    spoil(folder)
+    with pytest.raises(RecordError, match=told):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    {
+        ("formats=[onnx,tflite]",): "tflite is unknown; of: safetensors, pt2, onnx",
+        ("formats=[onnx,onnx]",): "each format once",
+        ("formats=[]",): "each format once",
+        ("formats=[onnx-int8]",): r"made from onnx.*write formats=\[onnx,onnx-int8\]",
+        ("format=[onnx]",): r"format=\[onnx\]: did you mean formats=",
+        ("onnx",): "keys are run=, formats=, out=",
+        ("out={}/none/here",): "there is no folder",
+        ("out={}",): "is there already; nothing is overwritten",
+    }.items(),
+)
+def test_wrong_keys_are_refused_before_anything_starts(keys, told, train, tmp_path):
+    run = train("torch", *QUICK)
+    with pytest.raises((ConfigError, RecordError), match=told):
+        export.main([f"run={run}", *(key.format(tmp_path) for key in keys)])
+    assert not list(tmp_path.iterdir()) and not (run / "export").exists()
+
+
+def test_a_missing_package_is_named_with_the_extra_that_has_it(monkeypatch):
+    lacks = {"onnxscript"}
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name in lacks else 1)
+    with pytest.raises(ConfigError, match=r"onnx needs onnxscript.*duet-twins\[onnx\]"):
+        export.check_formats(["pt2", "onnx"])
+
+
+def test_a_run_that_did_not_finish_is_refused(train, tmp_path):
+    run = shutil.copytree(train("torch", *QUICK), tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    stopped = summary | {"status": "stopped", "error": "asked to stop"}
+    (run / "summary.json").write_text(json.dumps(stopped))
+    with pytest.raises(RecordError, match="holds a run that stopped: asked to stop"):
+        export.main([f"run={run}"])
+    with pytest.raises(RecordError, match="is not a run folder"):
+        export.main([f"run={run / 'checkpoints'}"])
+    with pytest.raises(ConfigError, match="give run="):
+        export.main([])
+
+
+def test_a_model_that_a_format_lacks_is_refused_and_leaves_nothing(
+    forked, run_python, tmp_path
+):
+    mine, run = tmp_path / "mine", tmp_path / "run"
+    shutil.copytree(NORMED[1].partition("=")[2], mine)
+    keys = [*NORMED[:1], f"model.folder={mine}", *NORMED[2:], "train.steps=2"]
+    statuses, said = forked("torch", *keys, f"run.dir={run}")
+    assert statuses == [0], said
+    (mine / "jax_model.py").write_text("raise NotImplementedError('in torch alone')\n")
+    done = run_python([EXPORT, f"run={run}", "formats=[safetensors,pt2,stablehlo]"])
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("error: ") == 1 and "in torch alone" in done.stderr
+    assert "error: stablehlo: " in done.stderr and "Traceback" not in done.stderr
+    assert not [p for p in run.iterdir() if "export" in p.name]
+
+
+@pytest.fixture(scope="module")
+def drawn_and_scanned(tmp_path_factory):
+    """Two PNGs: a drawn zero, and a scanned eight as the model was trained on."""
+    folder = tmp_path_factory.mktemp("drawn")
+    drawn = Image.new("L", (112, 112))
+    ImageDraw.Draw(drawn).ellipse((32, 12, 80, 100), outline=255, width=16)
+    drawn.save(folder / "drawn.png")
+    row = read()[8]  # its last column is the label
+    Image.fromarray(enlarge(row[:64].reshape(1, 8, 8))[0, ..., 0]).save(
+        folder / "scanned.png"
+    )
+    assert row[64] == 8
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(run_quickly, drawn_and_scanned, tmp_path_factory):
+    """`predicted("model.onnx")`: the labels of both, and their probabilities."""
+
+    def predicted(model):
+        file = tmp_path_factory.mktemp("predicted") / "a.csv"
+        done = run_quickly(
+            ["launch/predict.py", model, drawn_and_scanned, "--csv", file]
+        )
+        assert done.returncode == 0, done.stderr
+        rows = list(csv.DictReader(file.read_text().splitlines()))
+        numbers = [[float(row[f"p_{n}"]) for n in range(10)] for row in rows]
+        return [row["label"] for row in rows], np.array(numbers)
+
+    return predicted
+
+
+@pytest.fixture(scope="module")
+def predicted_from_run(train, predicted):
+    return predicted(train("torch", *QUICK))
+
+
+@pytest.mark.parametrize(
+    "name", exhaustive_but(["onnx"], [n for n in FORMATS if FORMATS[n].computes])
+)
+def test_a_drawn_and_a_scanned_digit_are_predicted_from_each_file_as_from_the_run(
+    digits, predicted, predicted_from_run, name
+):
+    labels, numbers = predicted(digits / FORMATS[name].file)
+    assert labels == predicted_from_run[0] == ["0", "8"]
+    allowed = 0.2 if FORMATS[name].int8 else 1e-5
+    assert np.abs(numbers - predicted_from_run[1]).max() < allowed
+
+
+def test_what_cannot_be_predicted_from_is_refused_by_name(
+    digits, run_quickly, drawn_and_scanned, tmp_path
+):
+    def predict(model, *options):
+        image = drawn_and_scanned / "drawn.png"
+        return run_quickly(["launch/predict.py", model, image, *options])
+
+    refused(predict(digits / "model.safetensors"), "holds weights alone")
+    refused(predict(digits, "--framework", "jax"), "--framework jax is for run folders")
+    changed = shutil.copytree(digits, tmp_path / "changed")
+    (changed / "model.onnx").write_bytes(b"other")
+    refused(predict(changed), "model.onnx is not the file that was exported")
+    (changed / MANIFEST).unlink()
+    refused(predict(changed), "changed is neither a run folder")
+    refused(predict(changed / "model.onnx"), "model.json cannot be read")
