@@ -55,20 +55,6 @@ def written(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The program.
-
-    Elsewhere a test that needs it is skipped, but not where CI runs on Debian: a page
-    that no browser has opened should be seen.
-    """
-    if program := shutil.which("chromium") or shutil.which("google-chrome"):
-        return program
-    if os.environ.get("CI") and Path("/etc/debian_version").exists():
-        pytest.fail("needs Debian's chromium; .ci/run installs it as root", False)
-    pytest.skip("needs Debian's package chromium")
-
-
 @pytest.fixture(scope="module")
 def browser(chromium, tmp_path_factory):
     with Browser(chromium, tmp_path_factory.mktemp("profile")) as browser:
