@@ -87,13 +87,16 @@ def problems(notes: dict[str, Any], twins: dict[str, tuple[Code, ...]]) -> list[
         alone, differs = set(entry.get("alone", ())), set(entry.get("differs", ()))
         for name in sorted((torch ^ jax) - alone):
             found.append(f"{file} {name}: has no counterpart, and no reason for it")
-        for name in sorted((torch & jax) - differs):
-            if not same(*(code.definitions[name] for code in twins[file])):
+        for name in sorted(torch & jax):
+            alike = same(*(code.definitions[name] for code in twins[file]))
+            if not alike and name not in differs:
                 found.append(f"{file} {name}: does not say what differs")
+            if alike and name in differs:
+                found.append(f"{file} {name}: says what differs, and nothing does")
         for name in sorted(alone - (torch ^ jax)):
             found.append(f"{file} {name}: is not alone, or is gone")
         for name in sorted(differs - (torch & jax)):
-            found.append(f"{file} {name}: is no pair, or is gone")
+            found.append(f"{file} {name}: is not a pair, or is gone")
     for topic in notes["topics"]:
         for place in topic["read"]:
             file, _, name = place.partition(" ")

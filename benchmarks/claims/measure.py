@@ -1,9 +1,8 @@
 """What `make claims` measures, each in processes of its own; raw figures of repeats."""
 
 import json
-import os
 import random
-import sys
+import shlex
 import tempfile
 import time
 from collections import defaultdict
@@ -18,23 +17,23 @@ import yaml
 from benchmarks.all import FRAMEWORKS, MATRIX, ROOT, SCRIPTS, Failed, last_json, run
 from benchmarks.claims.lines import count_lines
 from benchmarks.page import typed
+from launch.nodes import own_cores
 from recipe.flops import training_flops
 from recipe.weights import initial_weights
+from record.gpus import list_gpus
 from record.trace import read_trace
 
 NOTES: dict[str, Any] = yaml.safe_load(
     (Path(__file__).resolve().parent / "claims.yaml").read_text()
 )
 HERE = "benchmarks/claims"
-COMPILED = "compile=true"
-# Program -> framework, its overrides, and whether its cache is empty.
-PROGRAMS = {
-    "torch eager": ("torch", "", True),
-    "torch compiled, cold": ("torch", COMPILED, True),
-    "torch compiled, warm": ("torch", COMPILED, False),
-    "jax, cold": ("jax", "", True),
-    "jax, warm": ("jax", "", False),
-}
+# What runs after each other on one cache: a cold run fills it for the warm one.
+GROUPS = (
+    ("torch eager",),
+    ("torch compiled, cold", "torch compiled, warm"),
+    ("jax, cold", "jax, warm"),
+)
+PROGRAMS = [program for group in GROUPS for program in group]
 CACHES = {"torch": "TORCHINDUCTOR_CACHE_DIR", "jax": "JAX_COMPILATION_CACHE_DIR"}
 Say = Callable[[str], None]
 
@@ -50,19 +49,15 @@ def cost(say: Say) -> dict[str, Any]:
         generator = random.Random(number)
         for _ in range(NOTES["repeats"]):
             with tempfile.TemporaryDirectory() as cache:
-                # A cold run fills its framework's cache for the warm one after it.
-                groups = [("torch eager",), ("torch compiled, cold",), ("jax, cold",)]
-                groups = [(g[0], g[0].replace("cold", "warm")) for g in groups]
-                for group in generator.sample(groups, len(groups)):
-                    for program in dict.fromkeys(group):
-                        framework, more, _ = PROGRAMS[program]
-                        place = {CACHES[framework]: f"{cache}/{framework}"}
-                        figures = one_run(
-                            framework, [*overrides, *more.split()], batch, place
-                        )
-                        repeats[program].append(figures)
+                for group in generator.sample(GROUPS, len(GROUPS)):
+                    framework = group[0].partition(" ")[0].strip(",")
+                    more = ["compile=true"] if "compiled" in group[0] else []
+                    place = {CACHES[framework]: f"{cache}/{framework}"}
+                    for program in group:
+                        given = framework, [*overrides, *more], batch, place
+                        repeats[program].append(one_run(*given))
         flops = training_flops(config) * batch
-        measured[model] = {"flops": flops, "programs": dict(repeats)}
+        measured[model] = {"flops": flops, "programs": {p: repeats[p] for p in PROGRAMS}}
         say(f"cost of {model}")
     return measured
 
@@ -94,7 +89,13 @@ def one_run(
 
 
 def scaling(say: Say) -> dict[str, list[float]]:
-    """Weak scaling of the CNN from one device to two, processes of a core each."""
+    """Weak scaling of the CNN from one device to two, processes of a core each.
+
+    Empty with fewer than two devices.
+    """
+    gpus = list_gpus()
+    if (own_cores() if gpus is None else len(gpus)) < 2:
+        return {}
     efficiency = defaultdict(list)
     overrides = [*NOTES["models"]["cnn"].split(), *MATRIX["common"].split()]
     for _ in range(NOTES["repeats"]):
@@ -243,19 +244,7 @@ def gate() -> None:
     Raises:
       Failed: if the twins are not identical in fp64.
     """
-    import shlex
-
     with tempfile.TemporaryDirectory() as place:
         given = shlex.split(NOTES["gate"])
         run(["launch/parity.py", *given, f"run.dir={place}/parity"])
 
-
-def quiet_environment() -> None:
-    """Nothing of a launcher's, for the processes that are started from here."""
-    for name in [*os.environ]:
-        if name.startswith(("SLURM_", "TORCHELASTIC_", "RANK", "WORLD_SIZE")):
-            del os.environ[name]
-
-
-if __name__ == "__main__":
-    sys.exit("start benchmarks/claims/all.py, which measures all of it")

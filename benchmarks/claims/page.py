@@ -103,7 +103,7 @@ def _ends(estimate: Estimate) -> str:
 def _costs(notes: dict[str, Any], kind: str, results: Results) -> list[str]:
     """What N steps cost on one kind of device, and break-even."""
     models = results["cost"]
-    figure = FIGURE if kind == "cpu" else FIGURE.replace(".", f"-{kind}.")
+    image = FIGURE if kind == "cpu" else FIGURE.replace(".", f"-{kind}.")
     lines = [
         "| model | program | import, s | start, s | compile, s | step, ms | "
         + " | ".join(f"T({n:,}), s" for n in COUNTS)
@@ -126,13 +126,13 @@ def _costs(notes: dict[str, Any], kind: str, results: Results) -> list[str]:
     text = (
         f"{notes['cost']}\nOn the {kind.upper()}; GFLOP of a step: {flops}. A CPU has no "
         "allocator of its own to ask. `make claims ONLY=cost` repeats this.\n\n"
-        f"![T(N) of each model, and the step over its size]({figure})\n"
+        f"![T(N) of each model, and the step over its size]({image})\n"
     )
     return [text, "\n".join(lines) + "\n", notes["break_even"], _break_even(models)]
 
 
 def _break_even(models: dict[str, Any]) -> str:
-    """A row for each pair of programs, the more expensive to start second."""
+    """A row for each pair of programs, a column for each model."""
     programs = list(next(iter(models.values()))["programs"])
     lines = [
         f"| second after first | {' | '.join(models)} |",
@@ -155,9 +155,10 @@ def _others(notes: dict[str, Any], measured: dict[str, Results]) -> str:
     """Restart, first gradient, a NaN, and efficiency: a row each, a column per device."""
     rows = {kind: _other_rows(its) for kind, its in measured.items()}
     lines = ["| what | of | CPU | GPU | repeat |", "|---|---|---|---|---|"]
-    for what, of, part in next(iter(rows.values())):
+    for key in dict.fromkeys(key for its in rows.values() for key in its):
+        what, of, part = key
         cells = [
-            f"{rows[kind][what, of, part]:.3g}" if kind in rows else "not measured"
+            f"{rows[kind][key]:.3g}" if key in rows.get(kind, {}) else "not measured"
             for kind in ("cpu", "gpu")
         ]
         repeat = f"`make claims ONLY={part}`"

@@ -131,7 +131,9 @@ MEASURES: dict[str, Callable[[dict[str, Any]], Cases]] = {
         "flattening": median_estimate(results["nnx"]["microseconds"])
     },
     "efficiency": lambda results: {
-        "two processes": median_estimate(results["scaling"]["torch"])
+        "two processes": median_estimate(rates)
+        for framework, rates in results["scaling"].items()
+        if framework == "torch"
     },
     "nan_jax_over_torch": _nan,
     "gradient_jax_over_eager": _gradient,

@@ -39,6 +39,7 @@ def test_a_pair_stands_side_by_side_under_a_link_to_both_files(notes, twins):
         ("", "def new(): ...", "a.py new: has no counterpart, and no reason for it"),
         ("def new(): a()", "def new(): b()", "a.py new: does not say what differs"),
         ("class State: ...", "", "a.py State: is not alone, or is gone"),
+        ("def step(x): return x", "", "a.py step: says what differs, and nothing does"),
     ],
 )
 def test_a_change_of_one_twin_alone_is_named(notes, twins, torch, jax, said):
@@ -55,7 +56,7 @@ def test_entries_of_what_is_gone_are_named(notes, twins):
     assert found == [
         "b.py: has no entry",
         "a.py State: is not alone, or is gone",
-        "a.py step: is no pair, or is gone",
+        "a.py step: is not a pair, or is gone",
         "topic 'Calls': a.py step is gone",
     ]
 

@@ -1,7 +1,5 @@
 """Runs made by hand, whose every figure is known."""
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
