@@ -59,7 +59,26 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         link: os.path.relpath(_uri(target), PurePosixPath(uri).parent)
         for link, target in _targets(root, path).items()
     }
-    return LINK.sub(lambda found: targets.get(found[0], found[0]), markdown)
+    linked = LINK.sub(lambda found: targets.get(found[0], found[0]), markdown)
+    return _indented(linked)
+
+
+def _indented(markdown: str) -> str:
+    """What follows in a list's item indented by 4, where GitHub takes 2 or 3."""
+    lines, width, code = [], 0, False
+    for line in markdown.splitlines():
+        if line.startswith("```"):
+            code, width = not code, 0
+        elif code:
+            pass
+        elif item := re.match(r"(?:[-*]|\d+\.) +", line):
+            width = item.end()
+        elif line and not line.startswith(" " * max(width, 1)):
+            width = 0
+        elif width and line.strip():
+            line = " " * 4 + line[width:]
+        lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def _root(config: Any) -> Path:

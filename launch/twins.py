@@ -19,7 +19,7 @@ from launch.overrides import ROOT
 PAGE = ROOT / "docs" / "twins.md"
 NOTES = ROOT / "docs" / "twins.yaml"
 TWINS = {"PyTorch": "torch_impl", "JAX": "jax_impl"}
-WHOLE_LINES = 24  # at most, of code that is shown whole
+WHOLE_LINES = 16  # at most, of code that is shown whole
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 INTRO = """\

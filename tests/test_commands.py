@@ -118,7 +118,7 @@ def test_every_exception_is_still_shown():
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        ("python launch/jax.py train.step=3", ConfigError),
+        ("python launch/jax.py train.step=3", hydra.errors.HydraException),
         ("python launch/study.py study=demos", hydra.errors.HydraException),
         ("torchrun --nproc-per-node=2 launch/pytorch.py train.epochs=0", ConfigError),
         ("python launch/report.py runs --acuracy 1", SystemExit),
@@ -139,5 +139,8 @@ python launch/jax.py \\
     train.steps=3
 ```
 """
-    commanded = ["python launch/jax.py train.seed=0", "python launch/jax.py train.steps=3"]
+    commanded = [
+        "python launch/jax.py train.seed=0",
+        "python launch/jax.py train.steps=3",
+    ]
     assert commands(page) == commanded

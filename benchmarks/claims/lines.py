@@ -22,7 +22,7 @@ def count_lines(root: Path) -> dict[str, dict[str, int]]:
 
 
 def code_lines(source: str) -> int:
-    """Lines on which something is that runs.
+    r"""Lines on which something is that runs.
 
     >>> code_lines('"What."\\n\\nx = 1  # why\\ny = [\\n    x,\\n]\\n# end\\n')
     4

@@ -57,7 +57,10 @@ def cost(say: Say) -> dict[str, Any]:
                         given = framework, [*overrides, *more], batch, place
                         repeats[program].append(one_run(*given))
         flops = training_flops(config) * batch
-        measured[model] = {"flops": flops, "programs": {p: repeats[p] for p in PROGRAMS}}
+        measured[model] = {
+            "flops": flops,
+            "programs": {p: repeats[p] for p in PROGRAMS},
+        }
         say(f"cost of {model}")
     return measured
 
@@ -247,4 +250,3 @@ def gate() -> None:
     with tempfile.TemporaryDirectory() as place:
         given = shlex.split(NOTES["gate"])
         run(["launch/parity.py", *given, f"run.dir={place}/parity"])
-

@@ -124,8 +124,8 @@ def _costs(notes: dict[str, Any], kind: str, results: Results) -> list[str]:
             lines.append("| " + " | ".join(cells) + " |")
     flops = ", ".join(f"{m} {its['flops'] / 1e9:.2g}" for m, its in models.items())
     text = (
-        f"{notes['cost']}\nOn the {kind.upper()}; GFLOP of a step: {flops}. A CPU has no "
-        "allocator of its own to ask. `make claims ONLY=cost` repeats this.\n\n"
+        f"{notes['cost']}\nOn the {kind.upper()}; GFLOP of a step: {flops}. A CPU "
+        "has no allocator of its own to ask. `make claims ONLY=cost` repeats this.\n\n"
         f"![T(N) of each model, and the step over its size]({image})\n"
     )
     return [text, "\n".join(lines) + "\n", notes["break_even"], _break_even(models)]
@@ -152,7 +152,7 @@ def _break_even(models: dict[str, Any]) -> str:
 
 
 def _others(notes: dict[str, Any], measured: dict[str, Results]) -> str:
-    """Restart, first gradient, a NaN, and efficiency: a row each, a column per device."""
+    """Restart, first gradient, a NaN, efficiency: a row each, a column per device."""
     rows = {kind: _other_rows(its) for kind, its in measured.items()}
     lines = ["| what | of | CPU | GPU | repeat |", "|---|---|---|---|---|"]
     for key in dict.fromkeys(key for its in rows.values() for key in its):

@@ -112,6 +112,13 @@ def _nan(results: dict[str, Any]) -> Cases:
     return {name: ratio_estimate(jax[way], torch[way]) for way, name in names.items()}
 
 
+def _efficiency(results: dict[str, Any]) -> Cases:
+    """Of DDP; of nothing where there was one device."""
+    if not results["scaling"]:
+        return {}
+    return {"two processes": median_estimate(results["scaling"]["torch"])}
+
+
 def _gradient(results: dict[str, Any]) -> Cases:
     return {
         model: ratio_estimate(its["jax"], its["torch eager"])
@@ -130,11 +137,7 @@ MEASURES: dict[str, Callable[[dict[str, Any]], Cases]] = {
     "nnx_microseconds": lambda results: {
         "flattening": median_estimate(results["nnx"]["microseconds"])
     },
-    "efficiency": lambda results: {
-        "two processes": median_estimate(rates)
-        for framework, rates in results["scaling"].items()
-        if framework == "torch"
-    },
+    "efficiency": _efficiency,
     "nan_jax_over_torch": _nan,
     "gradient_jax_over_eager": _gradient,
 }

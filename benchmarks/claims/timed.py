@@ -24,8 +24,8 @@ def main(framework: str, *typed: str) -> None:
     if framework == "torch":
         import torch  # noqa: F401
     else:
-        import flax.nnx
-        import jax
+        import flax.nnx  # noqa: F401
+        import jax  # noqa: F401
         import optax  # noqa: F401
     told = {"imported_at": time.time()}
 

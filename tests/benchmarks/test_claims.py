@@ -2,15 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks.all import Failed
 from benchmarks.claims import all as claims
-from benchmarks.claims import measure
+from benchmarks.claims import measure, nan
 from benchmarks.claims.lines import code_lines
 from benchmarks.claims.measure import NOTES, PARTS
 from benchmarks.claims.page import page
 from benchmarks.claims.sums import MEASURES, break_even, holds, total_seconds
+from recipe.weights import initial_weights
 from report.analysis.intervals import Estimate
 
 
@@ -43,10 +45,12 @@ def results():
         )
     }
     frameworks = {"torch": [1.0, 1.1, 1.2], "jax": [2.0, 2.1, 2.2]}
-    nan = {
-        f: {"tool": its, "trace": its, "steps": 21} for f, its in frameworks.items()
+    nan = {f: {"tool": its, "trace": its, "steps": 21} for f, its in frameworks.items()}
+    gradient = {
+        "torch eager": [0.01] * 3,
+        "torch compiled": [9.0] * 3,
+        "jax": [1.0] * 3,
     }
-    gradient = {"torch eager": [0.01] * 3, "torch compiled": [9.0] * 3, "jax": [1.0] * 3}
     return {
         "cost": {m: {"flops": 1e9, "programs": programs} for m in NOTES["models"]},
         "scaling": {"torch": [0.8, 0.81, 0.79], "jax": [0.7, 0.72, 0.71]},
@@ -150,3 +154,14 @@ def test_a_claim_holds_where_its_whole_interval_is_on_its_side(low, high, side, 
 def test_comments_docstrings_and_blank_lines_are_no_lines():
     source = '"""What."""\n\n\ndef f():\n    """Why."""\n    # how\n    return 1\n'
     assert code_lines(source) == 2
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_a_frameworks_own_tool_names_the_layer_of_a_planted_nan(config, framework):
+    recipe = config(NOTES["nan"]["recipe"])
+    weights, leaf = initial_weights(recipe), NOTES["nan"]["leaf"]
+    images = np.ones((2, *recipe.data.image_shape), np.float32)
+    named = {"torch": nan.by_torch, "jax": nan.by_jax}[framework]
+    weights[leaf] = weights[leaf].copy()
+    weights[leaf].flat[0] = np.nan
+    assert named(recipe, weights, images) == leaf.removesuffix(".kernel")

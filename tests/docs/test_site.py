@@ -124,7 +124,8 @@ def test_a_link_that_leads_nowhere_fails_the_build(run_python, root, tmp_path):
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         (tmp_path / name).write_text("# Here\n")
     (docs / "README.md").write_text("# Docs\n\n[errors](faq.md)\n")
-    (docs / "faq.md").write_text("# Errors\n\n[gone](../gone.py) [there](../README.md)\n")
+    links = "[gone](../gone.py) [there](../README.md)"
+    (docs / "faq.md").write_text(f"# Errors\n\n{links}\n")
     built = run_python(["-m", "mkdocs", "build", "--quiet"], cwd=tmp_path)
     assert built.returncode == 1
     assert "gone.py" in built.stderr and "../README.md" not in built.stderr

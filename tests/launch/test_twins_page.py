@@ -16,7 +16,10 @@ def notes():
 
 @pytest.fixture
 def twins():
-    torch, jax = "def step(x): return x()\n", "def step(x): return x\nclass State: ...\n"
+    torch, jax = (
+        "def step(x): return x()\n",
+        "def step(x): return x\nclass State: ...\n",
+    )
     return {"a.py": (Code.of(torch), Code.of(jax))}
 
 
@@ -43,7 +46,8 @@ def test_a_pair_stands_side_by_side_under_a_link_to_both_files(notes, twins):
     ],
 )
 def test_a_change_of_one_twin_alone_is_named(notes, twins, torch, jax, said):
-    changed = [Code.of(c.source + new) for c, new in zip(*twins.values(), (torch, jax))]
+    both = zip(twins["a.py"], (torch, jax), strict=True)
+    changed = [Code.of(code.source + new) for code, new in both]
     assert problems(notes, twins) == []
     assert problems(notes, {"a.py": tuple(changed)}) == [said]
     with pytest.raises(ValueError, match=said):
@@ -71,7 +75,7 @@ def test_annotations_and_docstrings_are_no_difference():
 
 def test_of_long_code_the_signature_and_what_it_is_for_are_shown():
     lines = "\n".join(f"    x = {n}" for n in range(40))
-    source = f'@jit\ndef f(\n    x,\n) -> int:\n    """What.\n\n    More.\n    """\n{lines}'
-    code = Code.of(source)
+    head = '@jit\ndef f(\n    x,\n) -> int:\n    """What.\n\n    More.\n    """\n'
+    code = Code.of(head + lines)
     shows = shown(code.source, code.definitions["f"])
     assert shows == '@jit\ndef f(\n    x,\n) -> int:\n    """What."""\n    ...'
