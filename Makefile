@@ -88,7 +88,7 @@ claims: setup ## what is claimed of both frameworks, measured; then docs/claims.
 	$(PY) benchmarks/claims/all.py $(ONLY)
 
 site: setup ## docs/ as a site, in site/; fails at a broken link
-	$(PY) -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 
 faults: setup ## every fault of tests/faults/, fuzzed input, then docs/reliability.md
 	DUET_FUZZ=2000 $(PY) -m pytest -q tests/faults/test_fuzz.py

@@ -147,7 +147,7 @@ def restart(say: Say) -> dict[str, dict[str, list[float]]]:
 def gradient(say: Say) -> dict[str, dict[str, list[float]]]:
     """Model -> program -> seconds to the first gradient of a changed model."""
     seconds: dict[str, dict[str, list[float]]] = {}
-    for model in ("mlp", "cnn"):
+    for model in ("cnn",):
         seconds[model] = {"torch eager": [], "torch compiled": [], "jax": []}
         for _ in range(NOTES["repeats"]):
             for program, its in seconds[model].items():
