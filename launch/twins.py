@@ -19,7 +19,7 @@ from launch.overrides import ROOT
 PAGE = ROOT / "docs" / "twins.md"
 NOTES = ROOT / "docs" / "twins.yaml"
 TWINS = {"PyTorch": "torch_impl", "JAX": "jax_impl"}
-WHOLE_LINES = 16  # at most, of code that is shown whole
+WHOLE_LINES = 24  # at most, of code that is shown whole
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 INTRO = """\
@@ -140,7 +140,7 @@ def page(notes: dict[str, Any], twins: dict[str, tuple[Code, ...]]) -> str:
 
 
 def _topics(topics: list[dict[str, Any]]) -> str:
-    lines = ["| | | read |", "|---|---|---|"]
+    lines = ["| topic | what differs | read |", "|---|---|---|"]
     for topic in topics:
         read = ", ".join(_link(*place.split(" ")) for place in topic["read"])
         lines.append(f"| {topic['title']} | {topic['text']} | {read} |")
@@ -168,14 +168,18 @@ def _file(file: str, entry: dict[str, Any], torch: Code, jax: Code) -> str:
             parts.append(f"In {framework} alone: {reason}.\n")
             code, node = (torch, nodes[0]) if nodes[0] else (jax, nodes[1])
             assert node is not None
-            parts.append(f"```python\n{shown(code.source, node)}\n```\n")
+            parts.append(f"```python\n{shown(code.source, node, short(node))}\n```\n")
             continue
         assert nodes[0] is not None and nodes[1] is not None
         if same(nodes[0], nodes[1]):
             parts.append("The same in both.\n")
-            parts.append(f"```python\n{shown(torch.source, nodes[0])}\n```\n")
+            parts.append(
+                f"```python\n{shown(torch.source, nodes[0], short(nodes[0]))}\n```\n"
+            )
             continue
-        ours, theirs = shown(torch.source, nodes[0]), shown(jax.source, nodes[1])
+        whole = all(short(node) for node in nodes if node)  # else neither is
+        ours = shown(torch.source, nodes[0], whole)
+        theirs = shown(jax.source, nodes[1], whole)
         parts.append(entry["differs"][name] + "\n")
         if ours == theirs:  # of long code, whose signature is the same
             parts.append(f"```python\n{ours}\n```\n")
@@ -194,20 +198,27 @@ def _side_by_side(torch: str, jax: str) -> str:
     )
 
 
-def shown(source: str, node: Definition) -> str:
-    """A definition whole if it is short, else its signature and what it is for."""
-    lines = source.splitlines()
-    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-    whole = lines[first - 1 : node.end_lineno]
-    if len(whole) <= WHOLE_LINES:
-        return "\n".join(whole)
+def short(node: Definition) -> bool:
+    """Whether it is shown whole."""
+    return (node.end_lineno or 0) - _first(node) < WHOLE_LINES
+
+
+def _first(node: Definition) -> int:
+    """Its first line, with decorators."""
+    return min([node.lineno, *(d.lineno for d in node.decorator_list)])
+
+
+def shown(source: str, node: Definition, whole: bool) -> str:
+    """A definition, or its signature and what it is for."""
+    lines, first = source.splitlines(), _first(node)
+    if whole:
+        return "\n".join(lines[first - 1 : node.end_lineno])
     if not isinstance(node, ast.ClassDef):
         return "\n".join(_outline(lines, node, first))
     outline = _outline(lines, node, first)[:-1]
     for method in node.body:
         if isinstance(method, ast.FunctionDef):
-            start = min([method.lineno, *(d.lineno for d in method.decorator_list)])
-            outline += ["", *_outline(lines, method, start)]
+            outline += ["", *_outline(lines, method, _first(method))]
     return "\n".join(outline)
 
 

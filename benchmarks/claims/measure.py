@@ -67,7 +67,7 @@ def cost(say: Say) -> dict[str, Any]:
 
 def one_run(
     framework: str, overrides: list[str], batch: int, environment: dict[str, str]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Seconds of import, start, compilation and a step, and peak bytes."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
@@ -153,8 +153,8 @@ def gradient(say: Say) -> dict[str, dict[str, list[float]]]:
             for program, its in seconds[model].items():
                 with tempfile.TemporaryDirectory() as cache:
                     place = {"TORCHINDUCTOR_CACHE_DIR": cache}
-                    child = [f"{HERE}/gradient.py", *program.split(), model]
-                    its.append(last_json(run(child, **place))["seconds"])
+                    child = ["benchmarks/peers/first_gradient.py", *program.split()]
+                    its.append(last_json(run([*child, model], **place))["seconds"])
     say("gradient")
     return seconds
 

@@ -51,7 +51,8 @@ def break_even(first: Repeats, second: Repeats) -> BreakEven:
     >>> str(break_even([quick] * 3, [cheap] * 3))
     'until 10 (10 to 10)'
     """
-    steps = ratio_estimate(*([run["step"] for run in of] for of in (first, second)))
+    seconds = [[run["step"] for run in of] for of in (first, second)]
+    steps = ratio_estimate(seconds[0], seconds[1])
     assert steps.low is not None and steps.high is not None
     costs = [median(map(fixed_seconds, of)) for of in (first, second)]
     if steps.low <= 1 <= steps.high:
@@ -82,10 +83,11 @@ def _ratio(key: str, over: str, under: str) -> Callable[[dict[str, Any]], Cases]
     """The ratio of a figure of two programs, by model."""
 
     def measured(results: dict[str, Any]) -> Cases:
+        def values(model: str, program: str) -> list[float]:
+            return [run[key] for run in _of(results, model, program)]
+
         return {
-            model: ratio_estimate(
-                *([run[key] for run in _of(results, model, p)] for p in (over, under))
-            )
+            model: ratio_estimate(values(model, over), values(model, under))
             for model in results["cost"]
         }
 

@@ -2,7 +2,17 @@
 
 import pytest
 
-from launch.twins import PAGE, Code, page, problems, read_notes, read_twins, same, shown
+from launch.twins import (
+    PAGE,
+    Code,
+    page,
+    problems,
+    read_notes,
+    read_twins,
+    same,
+    short,
+    shown,
+)
 
 
 @pytest.fixture
@@ -77,5 +87,6 @@ def test_of_long_code_the_signature_and_what_it_is_for_are_shown():
     lines = "\n".join(f"    x = {n}" for n in range(40))
     head = '@jit\ndef f(\n    x,\n) -> int:\n    """What.\n\n    More.\n    """\n'
     code = Code.of(head + lines)
-    shows = shown(code.source, code.definitions["f"])
+    assert not short(code.definitions["f"])
+    shows = shown(code.source, code.definitions["f"], whole=False)
     assert shows == '@jit\ndef f(\n    x,\n) -> int:\n    """What."""\n    ...'

@@ -1,20 +1,16 @@
 """Seconds to the first gradient of a changed model, in a process that has trained one.
 
-    python benchmarks/claims/gradient.py torch eager|compiled mlp|cnn
-    python benchmarks/claims/gradient.py jax mlp|cnn
+    python benchmarks/peers/first_gradient.py torch eager|compiled mlp|cnn
+    python benchmarks/peers/first_gradient.py jax mlp|cnn
 
 As in a notebook: the framework is imported, and a model of another width has had its
-gradient, so what a first call alone costs is over. The models are those of
-benchmarks/peers, which are written as their framework's users write them.
+gradient, so what a first call alone costs is over.
 """
 
 import json
 import sys
 import time
-from pathlib import Path
-
-PEERS = Path(__file__).resolve().parent.parent / "peers"
-sys.path[0] = str(PEERS)
+from functools import partial
 
 BATCH, WIDTHS = 128, (1.0, 1.25)  # before and after the change
 
@@ -33,7 +29,9 @@ def torch_gradient(compiles: bool, name: str, width: float) -> float:
     if compiles:
         model.compile(dynamic=False)
     F.cross_entropy(model(x), labels).backward()
-    next(model.parameters()).grad.norm().item()
+    gradient = next(model.parameters()).grad
+    assert gradient is not None
+    gradient.norm().item()
     return time.perf_counter() - begin
 
 
@@ -63,11 +61,11 @@ def jax_gradient(name: str, width: float) -> float:
 
 
 def main(framework: str, *more: str) -> None:
-    for width in WIDTHS:
-        if framework == "torch":
-            seconds = torch_gradient(more[0] == "compiled", more[1], width)
-        else:
-            seconds = jax_gradient(more[0], width)
+    if framework == "torch":
+        gradient = partial(torch_gradient, more[0] == "compiled", more[1])
+    else:
+        gradient = partial(jax_gradient, more[0])
+    *_, seconds = [gradient(width) for width in WIDTHS]
     print(json.dumps({"seconds": seconds}))
 
 
