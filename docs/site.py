@@ -16,7 +16,7 @@ PROJECT = "project"  # the site's folder of what is outside docs/
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")  # in the navigation
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".sbatch": "bash"}
-WIDE = ("twins.md",)  # pages that need the width of the navigation
+WIDE = ("claims.md", "twins.md")  # pages that need the width of the navigation
 
 
 def on_config(config: Any) -> Any:

@@ -215,7 +215,9 @@ def shown(source: str, node: Definition, whole: bool) -> str:
         return "\n".join(lines[first - 1 : node.end_lineno])
     if not isinstance(node, ast.ClassDef):
         return "\n".join(_outline(lines, node, first))
-    outline = _outline(lines, node, first)[:-1]
+    outline = _outline(lines, node, first)
+    if outline[-1].strip() == "...":
+        outline.pop()
     for method in node.body:
         if isinstance(method, ast.FunctionDef):
             outline += ["", *_outline(lines, method, _first(method))]
@@ -230,12 +232,14 @@ def _outline(lines: list[str], node: Definition, first: int) -> list[str]:
         header.pop()
     indent = " " * (node.col_offset + 4)
     found = list(header)
-    if docstring is not None:
+    if docstring is None:
+        found[-1] += " ..."
+    else:
         text = docstring.partition("\n\n")[0].splitlines()
         text[0] = f'"""{text[0]}'
         text[-1] += '"""'
-        found += [indent + line for line in text]
-    return [*found, f"{indent}..."]
+        found += [*(indent + line for line in text), f"{indent}..."]
+    return found
 
 
 if __name__ == "__main__":

@@ -144,17 +144,15 @@ def restart(say: Say) -> dict[str, dict[str, list[float]]]:
     return seconds
 
 
-def gradient(say: Say) -> dict[str, dict[str, list[float]]]:
-    """Model -> program -> seconds to the first gradient of a changed model."""
-    seconds: dict[str, dict[str, list[float]]] = {}
-    for model in ("cnn",):
-        seconds[model] = {"torch eager": [], "torch compiled": [], "jax": []}
-        for _ in range(NOTES["repeats"]):
-            for program, its in seconds[model].items():
-                with tempfile.TemporaryDirectory() as cache:
-                    place = {"TORCHINDUCTOR_CACHE_DIR": cache}
-                    child = ["benchmarks/peers/first_gradient.py", *program.split()]
-                    its.append(last_json(run([*child, model], **place))["seconds"])
+def gradient(say: Say) -> dict[str, list[float]]:
+    """Program -> seconds to the first gradient of a changed CNN."""
+    seconds = {"torch eager": [], "torch compiled": [], "jax": []}
+    for _ in range(NOTES["repeats"]):
+        for program, its in seconds.items():
+            with tempfile.TemporaryDirectory() as cache:
+                place = {"TORCHINDUCTOR_CACHE_DIR": cache}
+                child = ["benchmarks/peers/first_gradient.py", *program.split()]
+                its.append(last_json(run(child, **place))["seconds"])
     say("gradient")
     return seconds
 

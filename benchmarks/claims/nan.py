@@ -54,7 +54,6 @@ def by_jax(config: Any, weights: Any, images: Any) -> str:
     def forward(params: Any, images: Any) -> Any:
         return nnx.merge(graph, params, rest)(images)
 
-    jax.config.update("jax_traceback_filtering", "off")  # its frames are looked at
     try:
         with jax.debug_nans(True):
             forward(params, images)

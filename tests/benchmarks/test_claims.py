@@ -55,7 +55,7 @@ def results():
         "cost": {m: {"flops": 1e9, "programs": programs} for m in NOTES["models"]},
         "scaling": {"torch": [0.8, 0.81, 0.79], "jax": [0.7, 0.72, 0.71]},
         "restart": {f: {"fresh": s, "resumed": s} for f, s in frameworks.items()},
-        "gradient": {"mlp": gradient, "cnn": gradient},
+        "gradient": gradient,
         "nan": nan,
         "nnx": {"variables": 62, "microseconds": [0.5, 0.51, 0.52]},
         "lines": {
@@ -87,19 +87,25 @@ def test_each_claim_has_its_source_its_interval_and_its_command(results):
         assert "| not measured |" in row  # on a GPU
 
 
-def test_a_gpus_results_fill_its_column_beside_the_cpus(results, tmp_path):
-    claims.write(tmp_path_with_images(tmp_path), "cpu", results)
+def test_the_cheapest_program_is_the_one_that_has_spent_the_least(results):
+    text = page(NOTES, {"cpu": results})
+    rows = [[c.strip() for c in r.split("|")[1:-1]] for r in text.splitlines()]
+    cheapest = {tuple(row[:2]): row[2] for row in rows if len(row) == 6}
+    assert cheapest["1", "cold"] == cheapest["1,000", "cold"] == "torch eager"
+    assert cheapest["10,000", "cold"] == "jax"
+
+
+def test_a_gpus_results_fill_its_column_beside_the_cpus(results, tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    with monkeypatch.context() as without:
+        without.setattr(claims, "figure", lambda file, _: file.touch())
+        claims.write(tmp_path, "cpu", results)
     claims.write(tmp_path, "gpu", results)
     text = (tmp_path / "claims.md").read_text()
     claimed = next(r for r in text.splitlines() if NOTES["claims"][0]["claim"] in r)
     assert claimed.count("linear 2 (2 to 2)") == 1 and "not measured" not in claimed
     assert {*json.loads((tmp_path / "claims.json").read_text())} == {"cpu", "gpu"}
     assert (tmp_path / "images" / "claims-gpu.png").exists()
-
-
-def tmp_path_with_images(folder):
-    (folder / "images").mkdir()
-    return folder
 
 
 def test_twins_that_are_not_identical_get_no_page(monkeypatch, tmp_path, capsys):
