@@ -12,6 +12,7 @@ from benchmarks.claims.sums import (
     holds,
     total_seconds,
 )
+from launch.quiet import BUSY
 from report.analysis.intervals import Estimate, median_estimate
 
 FIGURE = "images/claims.png"
@@ -40,13 +41,19 @@ def page(notes: dict[str, Any], measured: dict[str, Results]) -> str:
 
 
 def _machine(kind: str, machine: dict[str, Any]) -> str:
+    busy = machine["busy"]["median"]
+    warning = (
+        " **The machine was not quiet: do not rely on these figures**, and repeat "
+        "`make claims` on one that is."
+    )
     return (
         f"{kind.upper()}: {machine['name']}, {machine['cores']} cores, on "
         f"{machine['date']} at commit {machine['commit']}, in {machine['minutes']:.0f} "
         f"minutes by `make claims`; medians of {machine['repeats']} repeats, each a "
         f"process. The load average was {machine['load']:.1f} at the start; between "
-        f"measurements other processes used {machine['busy']['median']:.0%} of the "
-        f"cores, at most {machine['busy']['most']:.0%}.\n"
+        f"measurements other processes used {busy:.0%} of the "
+        f"cores, at most {machine['busy']['most']:.0%}."
+        f"{warning * (busy > BUSY)}\n"
     )
 
 

@@ -108,6 +108,12 @@ def test_a_gpus_results_fill_its_column_beside_the_cpus(results, tmp_path, monke
     assert (tmp_path / "images" / "claims-gpu.png").exists()
 
 
+@pytest.mark.parametrize(("busy", "warns"), [(0.01, False), (0.4, True)])
+def test_the_page_says_that_the_machine_was_not_quiet(results, busy, warns):
+    results["machine"]["busy"]["median"] = busy
+    assert ("do not rely on these figures" in page(NOTES, {"cpu": results})) == warns
+
+
 def test_twins_that_are_not_identical_get_no_page(monkeypatch, tmp_path, capsys):
     def differ(command, **_):
         assert command[0] == "launch/parity.py", "nothing is measured after that"
