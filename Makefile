@@ -13,7 +13,8 @@ STAMP := .venv/.installed-$(EXTRAS)
 NEWEST := .venv-newest/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-versions check gpu demo identity bench faults clean
+.PHONY: help setup test test-all test-versions check gpu demo identity bench faults \
+  claims site clean
 
 help: ## list the targets
 	@echo "Duet: the same training in PyTorch and in JAX."
@@ -82,6 +83,12 @@ identity: setup ## every parity check of conf/identity.yaml, then docs/identity.
 
 bench: setup ## each twin against plain loops of its framework, then docs/performance.md
 	$(PY) benchmarks/all.py $(ONLY)
+
+claims: setup ## what is claimed of both frameworks, measured; then docs/claims.md
+	$(PY) benchmarks/claims/all.py $(ONLY)
+
+site: setup ## docs/ as a site, in site/; fails at a broken link
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 
 faults: setup ## every fault of tests/faults/, fuzzed input, then docs/reliability.md
 	DUET_FUZZ=2000 $(PY) -m pytest -q tests/faults/test_fuzz.py

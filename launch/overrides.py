@@ -54,8 +54,9 @@ def checked(arguments: list[str], schema: type[Config] = Config) -> list[str]:
       ConfigError: for arguments that Hydra would misinterpret.
     """
     arguments = ["dry_run=true" if a == "--dry-run" else a for a in arguments]
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        _check(argument, following, schema)
+    following = [*arguments, ""][1:]
+    for argument, after in zip(arguments, following, strict=True):
+        _check(argument, after, schema)
     return [re.sub(r"^([\w.]+)=(~[^'\"]*)$", r"\1='\2'", a) for a in arguments]
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,20 @@ def fashion_mnist() -> Path:
     if os.environ.get("CI") and Path("/etc/debian_version").exists():
         pytest.fail(f"{lacks}; .ci/run installs it as root", pytrace=False)
     pytest.skip(lacks)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program.
+
+    Elsewhere a test that needs it is skipped, but not where CI runs on Debian: a page
+    that no browser has opened should be seen.
+    """
+    if program := shutil.which("chromium") or shutil.which("google-chrome"):
+        return program
+    if os.environ.get("CI") and Path("/etc/debian_version").exists():
+        pytest.fail("needs Debian's chromium; .ci/run installs it as root", False)
+    pytest.skip("needs Debian's package chromium")
 
 
 @pytest.fixture(scope="session")

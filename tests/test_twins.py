@@ -4,41 +4,13 @@ import ast
 
 import pytest
 
+from launch.twins import read_notes
+
 # Public names that one twin has and the other has no use for, by file, with the reason.
 ALONE: dict[str, dict[str, str]] = {
-    "layers.py": {
-        "convolve": "oneDNN chooses a gradient's form on a CPU, XLA has one for all",
-        "gelu": "PyTorch's own is this one already",
-    },
-    "optim.py": {
-        "corrected_moments": "PyTorch's own takes 1 - beta^t in fp64 already",
-        "multiply": "XLA makes one kernel of a product per gradient by itself",
-    },
-    "own_dropout.py": {
-        "AxisDropout": "JAX's order of axes is the one that units are counted in",
-        "no_linen_dropout": "PyTorch has modules of one kind",
-    },
-    "exchange.py": {
-        "only_the_last": "DDP shares gradients within the backward pass",
-        "share_gradients": "DDP and fully_shard do, within the backward pass",
-        "share_statistics": "in JAX they come with the gradients",
-    },
-    "parallel.py": {
-        "is_sharded": "JAX's arrays are whole to whoever reads them",
-        "own_shards": "for the same reason",
-        "shards": "fully_shard chooses the axis by itself",
-        "limit_in_flight": "XLA's CPU devices share one pool of threads in a process",
-    },
-    "weights.py": {
-        "canonical_name": "Flax's names need no module to be told apart",
-        "canonical_names": "torch's weight is a kernel, a scale or an embedding",
-        "load_array": "Flax's layouts are the canonical ones already",
-        "canonical_shape": "for the same reason",
-    },
-    "step.py": {
-        "TrainState": "a pure step hands its state on; torch updates in place",
-        "window_step": "torch, eager, picks a step's batch before it calls the step",
-    },
+    file: entry["alone"]
+    for file, entry in read_notes()["files"].items()
+    if "alone" in entry
 }
 
 

@@ -46,13 +46,17 @@ FOLDERS = (
 )
 # Written by `make identity`, from sentences of report/.
 MEASURED = re.compile(r"<!-- measured.*?<!-- measured: end -->", re.DOTALL)
+# Of both twins, whose strings and comments are read where they are.
+CODE = re.compile(r"^```python\n.*?^```", re.DOTALL | re.MULTILINE)
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
     """Strings, comments and docstrings of a module, or a page, with their lines."""
     text = path.read_text()
     if path.suffix != ".py":
-        yield 1, MEASURED.sub(lambda found: "\n" * found[0].count("\n"), text)
+        for generated in (MEASURED, *[CODE] * (path.name == "twins.md")):
+            text = generated.sub(lambda found: "\n" * found[0].count("\n"), text)
+        yield 1, text
         return
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type in (tokenize.COMMENT, tokenize.STRING):

@@ -168,3 +168,7 @@ def test_a_group_is_chosen_whole_and_not_by_its_name(override):
     with pytest.raises(ConfigError, match=f"write {group}={choice}, which sets"):
         checked([override])
     assert checked(["model.norm.name=group", "study.name=mine", "name=mine"])
+
+
+def test_a_command_without_arguments_is_one():
+    assert checked([]) == []

@@ -1,7 +1,5 @@
 """Runs made by hand, whose every figure is known."""
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -53,20 +51,6 @@ def written(tmp_path_factory):
     create_folder(recipe(folder), "jax")
     write_run(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The program.
-
-    Elsewhere a test that needs it is skipped, but not where CI runs on Debian: a page
-    that no browser has opened should be seen.
-    """
-    if program := shutil.which("chromium") or shutil.which("google-chrome"):
-        return program
-    if os.environ.get("CI") and Path("/etc/debian_version").exists():
-        pytest.fail("needs Debian's chromium; .ci/run installs it as root", False)
-    pytest.skip("needs Debian's package chromium")
 
 
 @pytest.fixture(scope="module")
