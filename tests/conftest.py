@@ -240,10 +240,8 @@ def config(root: Path, compose) -> Callable[..., Config]:
 
 
 @pytest.fixture
-def make_config() -> Callable[..., Config]:
+def make_config(compose) -> Callable[..., Config]:
     def make(*overrides: str) -> Config:
-        ConfigStore.instance().store("schema", node=Config)
-        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return to_config(hydra.compose("config", list(overrides)))
+        return to_config(compose(*overrides))
 
     return make

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import NO_GPU, ROOT, clean_environment
 from tests.faults.ranks import free_port
+from tests.launch.quick_python import FAULTY
 from tests.launch.slurm_cluster import SlurmCluster, why_not
 
 # A network with batch normalisation, small enough to compile in a moment.
@@ -88,6 +89,19 @@ def torchruns(rank: int, processes: int, port: int) -> dict[str, str]:
         **{"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
     }
+
+
+@pytest.fixture(scope="session")
+def run_planted(run_quickly) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_planted(code, "launch/jax.py", "train.steps=9")`: with code run first.
+
+    Once the twin is imported, in the process that trains.
+    """
+
+    def run(code: str, script: str, *overrides: str):
+        return run_quickly([FAULTY, script, *overrides], DUET_FAULT=code)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ KINDS = {
 FAULTY = "tests/faults/faulty.py"  # makes something go wrong in what follows it
 MODULES = {
     ("-m", "torch.distributed.run"): "torch",
+    ("-m", "data.acquire"): "torch",  # of which torchvision is a part
     ("-m", "launch.own_twin", "torch"): "torch",
     ("-m", "launch.own_twin", "jax"): "jax",
 }
