@@ -105,31 +105,19 @@ def run_planted(run_quickly) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def train(run_python, forked, tmp_path_factory) -> Callable[..., Path]:
+def train(forked, tmp_path_factory) -> Callable[..., Path]:
     """`train("jax", "train.steps=9", processes=2)`: the folder of a good run.
 
     The same one whenever it is asked for again, so it is left as it is. Its ranks are
-    forked; `typed=True` has them started by python or torchrun, as a user does.
+    forked; tests/test_readme.py starts some by python and torchrun, as a user does.
     """
 
     @cache
-    def train(
-        framework: str,
-        *overrides: str,
-        processes: int = 1,
-        typed: bool = False,
-        **variables,
-    ) -> Path:
+    def train(framework: str, *overrides: str, processes: int = 1, **variables) -> Path:
         folder = tmp_path_factory.mktemp("run") / "run"
         given = f"run.dir={folder}", *overrides
-        if typed:
-            script = SCRIPTS[framework]
-            launcher = torchrun(processes, script) if processes > 1 else [script]
-            done = run_python([*launcher, *given], **variables)
-            assert done.returncode == 0, done.stdout + done.stderr
-        else:
-            statuses, said = forked(framework, *given, processes=processes, **variables)
-            assert statuses == [0] * processes, said
+        statuses, said = forked(framework, *given, processes=processes, **variables)
+        assert statuses == [0] * processes, said
         return folder
 
     return train

@@ -26,7 +26,6 @@ def tracked(framework, train):
         framework,
         *("experiment=digits_mlp", "tracking=wandb", "train.epochs=2"),
         processes=2,
-        typed=True,
         http_proxy="http://127.0.0.1:9",
         https_proxy="http://127.0.0.1:9",
     )
