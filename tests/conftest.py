@@ -87,7 +87,7 @@ def exhaustive_but(kept: Collection[Any], cases: Iterable[Any]) -> list[Any]:
 
 
 # What is waited for longest comes first, or workers are idle at the end.
-FIRST = ("tests/launch/", "tests/faults/", "tests/twins/")
+FIRST = ("tests/launch/", "tests/faults/", "tests/runtime/", "tests/twins/")
 COLLECTED = pytest.StashKey[list[pytest.Item]]()
 
 
