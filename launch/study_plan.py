@@ -145,9 +145,13 @@ def check_runs(plan: StudyPlan, recipe: list[str]) -> Config:
             f"study.data={plan.data}: the recipe's own data is synthetic already, so "
             "both are the same; leave study.data at [real], or take real data"
         )
+    checked = set()  # frameworks have most of them in common, and Hydra takes its time
     for point in configurations(plan):
         try:
             own = _run_overrides(point, plan, alone.train)
+            if tuple(own) in checked:
+                continue
+            checked.add(tuple(own))
             config = composed([*recipe, *own, *timing(plan)], Config)
             check_weights(config)
             check_world(config, Processes())

@@ -2,17 +2,20 @@
 
 Processes of a node that see all of its accelerators take those at their local rank: so
 it is under torchrun, and under srun unless GPUs are bound to tasks. A process that has
-a mask of its own (`srun --gpus-per-task=1`, `--gpu-bind=single:1` or `map_gpu`, a
-wrapper script) sees its own alone, and counts them from 0 whatever its local rank.
+a mask of its own (`srun --gpus-per-task=1`, `--gpu-bind=single:1` or `map_gpu`,
+`torchrun --virtual-local-rank`, a wrapper script) sees its own alone, and counts them
+from 0 whatever its local rank.
 
 Source: https://slurm.schedmd.com/gres.html, GPU Management; CUDA Programming Guide,
 CUDA Environment Variables; jax#23452, jax#28194, jax#29669.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import iter_modules
 
 from recipe.errors import ConfigError
@@ -154,8 +157,8 @@ def own_devices(
     raise ConfigError(
         f"{framework} sees {present} accelerator(s) in local rank {local_rank} of "
         f"{count} on this node, which need {own} each and cannot share any; {masked}. "
-        f"Show all {whole} to every process (srun --gpus-per-node={whole} "
-        f"--gpu-bind=none; under torchrun unset the mask), or give each its own (srun "
+        f"Show all {whole} to every process (srun --gpus-per-node={whole}, without "
+        f"--gpu-bind; under torchrun unset the mask), or give each its own (srun "
         f"--gpus-per-task={each}), or start fewer processes, or use platform=cpu"
     )
 
@@ -166,7 +169,13 @@ def _has_own_mask(environ: Mapping[str, str], count: int, each: int) -> bool:
     Else all of the node's processes see the same, and NCCL refuses two on one GPU.
     """
     if "TORCHELASTIC_RUN_ID" in environ:
-        return False  # torchrun gives all of its processes one environment
+        # All of its processes inherit torchrun's; another was set for this one alone.
+        all_have = torchruns_environment()
+        own = {name: environ[name] for name in MASKS if name in environ}
+        return all_have is not None and any(
+            len(listed(mask)) == each and mask != all_have.get(name)
+            for name, mask in own.items()
+        )
     if environ.get("SLURM_NTASKS_PER_GPU", "1") != "1":
         return False
     per_task = "gpu" in environ.get("SLURM_TRES_PER_TASK", "")
@@ -177,6 +186,31 @@ def _has_own_mask(environ: Mapping[str, str], count: int, each: int) -> bool:
     if _of_step(environ, count * each) < count * each:
         return False
     return any(len(listed(environ.get(name, ""))) == each for name in MASKS)
+
+
+def torchruns_environment() -> Mapping[str, str] | None:
+    """The variables that torchrun was started with, by Linux's /proc.
+
+    It is the nearest ancestor without those that it sets: a wrapper script may be
+    between.
+
+    Returns:
+      None where they cannot be read.
+    """
+    process = os.getppid()
+    while process > 1:
+        folder = Path("/proc", str(process))
+        try:
+            content = os.fsdecode((folder / "environ").read_bytes())
+            status = (folder / "status").read_text()
+        except OSError:
+            return None
+        variables = (entry.partition("=") for entry in content.split("\0"))
+        environ = {name: value for name, _, value in variables}
+        if "TORCHELASTIC_RUN_ID" not in environ:
+            return environ
+        process = int(status.partition("PPid:")[2].split()[0])
+    return None
 
 
 def _bound(environ: Mapping[str, str]) -> str:

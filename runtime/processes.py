@@ -142,13 +142,24 @@ def _from_torchrun(environ: Mapping[str, str]) -> Processes:
         launcher="torchrun",
         rank=_number(environ, "RANK"),
         count=_number(environ, "WORLD_SIZE"),
-        local_rank=_number(environ, "LOCAL_RANK"),
+        local_rank=_torchruns_local_rank(environ),
         coordinator=f"{host}:{port(int.from_bytes(digest[:4]))}",
         launch=hashlib.sha256(repr(launch).encode()).hexdigest()[:8],
         restart=_number(environ, "TORCHELASTIC_RESTART_COUNT") if run[1] else 0,
         restarts=environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0",
         local_count=_local_count(environ),
     )
+
+
+def _torchruns_local_rank(environ: Mapping[str, str]) -> int:
+    """LOCAL_RANK, which `torchrun --virtual-local-rank` sets to 0 for every process.
+
+    It masks one GPU for each. Nodes are then taken to have as many processes each.
+    """
+    local_rank = _number(environ, "LOCAL_RANK")
+    mask, here = environ.get("CUDA_VISIBLE_DEVICES", ""), _local_count(environ)
+    virtual = local_rank == 0 and mask and "," not in mask
+    return _number(environ, "RANK") % here if virtual and here > 1 else local_rank
 
 
 def _from_slurm(environ: Mapping[str, str]) -> Processes:

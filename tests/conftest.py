@@ -88,7 +88,7 @@ def exhaustive_but(kept: Collection[Any], cases: Iterable[Any]) -> list[Any]:
 
 
 # What is waited for longest comes first, or workers are idle at the end.
-FIRST = ("tests/launch/", "tests/faults/", "tests/twins/")
+FIRST = ("tests/launch/", "tests/faults/", "tests/runtime/", "tests/twins/")
 COLLECTED = pytest.StashKey[list[pytest.Item]]()
 
 
@@ -255,10 +255,8 @@ def config(root: Path, compose) -> Callable[..., Config]:
 
 
 @pytest.fixture
-def make_config() -> Callable[..., Config]:
+def make_config(compose) -> Callable[..., Config]:
     def make(*overrides: str) -> Config:
-        ConfigStore.instance().store("schema", node=Config)
-        with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return to_config(hydra.compose("config", list(overrides)))
+        return to_config(compose(*overrides))
 
     return make

@@ -47,10 +47,6 @@ class Failed(Exception):
         self.facts = facts
 
 
-class Refused(Failed):
-    """A process that refused its request as invalid."""
-
-
 class Omitted(Exception):
     """A check that cannot be made here; it did not pass."""
 
@@ -135,8 +131,7 @@ class Checks:
           variables: of its environment; None unsets one.
 
         Raises:
-          Failed: if it has another, with its errors or the end of its output; Refused
-            if that is 2.
+          Failed: if it has another, with its errors or the end of its output.
           NeedsGpu: in a rehearsal, if a CPU lacks the precision.
         """
         print("$ python", shlex.join(arguments), flush=True)
@@ -151,9 +146,7 @@ class Checks:
         if done == REFUSED != status and self.rehearsal and LACKS in said:
             raise NeedsGpu(last_errors(said))
         if done != status:
-            raise (Refused if done == REFUSED else Failed)(
-                f"exit status {done}: {last_errors(said)}"
-            )
+            raise Failed(f"exit status {done}: {last_errors(said)}")
         return said
 
     def ask(self, arguments: Sequence[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from benchmarks.gpu.checks import Checks, Failed, NeedsGpu, Omitted
 from benchmarks.gpu.part import PARTS
 from benchmarks.gpu.plan import PLAN, Part, allowed_seconds, chosen
 from benchmarks.gpu.run import conclude, run_plan
+from benchmarks.gpu.speed import speed
 from recipe.errors import ConfigError
 from tests.conftest import ROOT, clean_environment
 
@@ -229,6 +230,19 @@ def test_each_check_is_recorded_whatever_the_one_before_it_raised(checks, tmp_pa
     assert made["failed"]["norm"] == 2.0 and made["good"]["norm"] == 1.0
     assert made["broken"]["why"] == "ZeroDivisionError: of nothing"
     assert checks.failed
+
+
+def test_a_rehearsal_trains_nothing_with_cuda_graphs(checks, monkeypatch, tmp_path):
+    trained = []
+    monkeypatch.setattr(Checks, "train", lambda *given: trained.extend(given))
+    monkeypatch.setattr("benchmarks.gpu.speed.figures", lambda _: {"busy_ms": 1.0})
+    speed(checks)
+    made = json.loads((tmp_path / "a.json").read_text())["checks"]
+    graphs = {name for name in made if "compile=max" in name}
+    assert len(graphs) == 2 and "compile=true" in trained
+    assert "compile=max" not in trained
+    for name, check in made.items():
+        assert check["status"] == ("needs a GPU" if name in graphs else "passed")
 
 
 def test_without_a_gpu_there_is_one_error_and_nothing_is_written(

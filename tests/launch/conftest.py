@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import NO_GPU, ROOT, clean_environment
 from tests.faults.ranks import free_port
+from tests.launch.quick_python import FAULTY
 from tests.launch.slurm_cluster import SlurmCluster, why_not
 
 # A network with batch normalisation, small enough to compile in a moment.
@@ -91,31 +92,32 @@ def torchruns(rank: int, processes: int, port: int) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def train(run_python, forked, tmp_path_factory) -> Callable[..., Path]:
+def run_planted(run_quickly) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_planted(code, "launch/jax.py", "train.steps=9")`: with code run first.
+
+    Once the twin is imported, in the process that trains.
+    """
+
+    def run(code: str, script: str, *overrides: str):
+        return run_quickly([FAULTY, script, *overrides], DUET_FAULT=code)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def train(forked, tmp_path_factory) -> Callable[..., Path]:
     """`train("jax", "train.steps=9", processes=2)`: the folder of a good run.
 
     The same one whenever it is asked for again, so it is left as it is. Its ranks are
-    forked; `typed=True` has them started by python or torchrun, as a user does.
+    forked; tests/test_readme.py starts some by python and torchrun, as a user does.
     """
 
     @cache
-    def train(
-        framework: str,
-        *overrides: str,
-        processes: int = 1,
-        typed: bool = False,
-        **variables,
-    ) -> Path:
+    def train(framework: str, *overrides: str, processes: int = 1, **variables) -> Path:
         folder = tmp_path_factory.mktemp("run") / "run"
         given = f"run.dir={folder}", *overrides
-        if typed:
-            script = SCRIPTS[framework]
-            launcher = torchrun(processes, script) if processes > 1 else [script]
-            done = run_python([*launcher, *given], **variables)
-            assert done.returncode == 0, done.stdout + done.stderr
-        else:
-            statuses, said = forked(framework, *given, processes=processes, **variables)
-            assert statuses == [0] * processes, said
+        statuses, said = forked(framework, *given, processes=processes, **variables)
+        assert statuses == [0] * processes, said
         return folder
 
     return train

@@ -36,6 +36,7 @@ MODULES = {
     ("-m", "torch.distributed.run"): "torch",
     ("-m", "launch.evaluate_twin", "torch"): "torch",
     ("-m", "launch.evaluate_twin", "jax"): "jax",
+    ("-m", "data.acquire"): "torch",  # of which torchvision is a part
     ("-m", "launch.own_twin", "torch"): "torch",
     ("-m", "launch.own_twin", "jax"): "jax",
 }

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -154,8 +153,8 @@ def test_a_home_is_understood_where_no_shell_expands_it(run_quickly, tmp_path):
     assert (tmp_path / "a run" / "summary.json").exists()
 
 
-def test_ctrl_c_saves_and_leaves_a_line_and_the_record(run_quickly, root, tmp_path):
-    command = [sys.executable, str(root / JAX), "train.steps=1000000"]
+def test_ctrl_c_saves_and_leaves_a_line_and_the_record(quick_python, root, tmp_path):
+    command = [quick_python, str(root / JAX), "train.steps=1000000"]
     with subprocess.Popen(
         [*command, f"run.dir={tmp_path / 'run'}"],
         env=clean_environment() | NO_GPU,
@@ -359,8 +358,8 @@ def test_the_other_ranks_wait_for_an_acquisition_that_takes_its_time(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_reader_who_leaves_does_not_end_the_run(root, tmp_path):
-    command = f"{sys.executable} {JAX} train.steps=100 run.dir={tmp_path}/run"
+def test_a_reader_who_leaves_does_not_end_the_run(quick_python, root, tmp_path):
+    command = f"{quick_python} {JAX} train.steps=100 run.dir={tmp_path}/run"
     subprocess.run(
         ["bash", "-c", f"{command} | head -1"],
         cwd=root,

@@ -4,7 +4,6 @@ import json
 import shutil
 import struct
 import subprocess
-import sys
 import time
 
 import pytest
@@ -115,9 +114,9 @@ def test_folders_are_the_users_whatever_their_names(
     assert (tmp_path / "mine" / "fashion_mnist").is_dir()
 
 
-def test_parity_that_is_ended_ends_its_trainings(root, tmp_path):
+def test_parity_that_is_ended_ends_its_trainings(quick_python, root, tmp_path):
     command = [
-        *(sys.executable, root / PARITY, "experiment=digits_mlp", "world_sizes=[2]"),
+        *(quick_python, root / PARITY, "experiment=digits_mlp", "world_sizes=[2]"),
         *("train.steps=1000000", f"run.dir={tmp_path / 'check'}"),
     ]
     parity = subprocess.Popen(

@@ -5,9 +5,8 @@ A window's batches and learning rates are placed before, its metrics read after.
 
 import pytest
 
-# The launcher, with transfers forbidden where a window's steps are issued.
+# Transfers are forbidden where a window's steps are issued.
 GUARDED = """
-import runpy, sys
 from contextlib import contextmanager
 import jax, numpy
 from record.clock import Clock
@@ -20,19 +19,17 @@ def guarded(clock):
         yield
 
 Clock.dispatch = guarded
-sys.argv = ["launch/jax.py", *sys.argv[1:]]
-runpy.run_path("launch/jax.py", run_name="__main__")
 """
 
 
 @pytest.fixture
-def issued(run_python, tmp_path):
+def issued(run_planted, tmp_path):
     """How a run of two windows ends with this line before their steps."""
 
     def issued(fault: str) -> tuple[int, str]:
         keys = "platform=cpu", "train.steps=6", "train.log_every_steps=4"
-        code = GUARDED.format(fault=fault)
-        done = run_python(["-c", code, *keys, f"run.dir={tmp_path / 'run'}"])
+        run = f"run.dir={tmp_path / 'run'}"
+        done = run_planted(GUARDED.format(fault=fault), "launch/jax.py", *keys, run)
         return done.returncode, done.stderr
 
     return issued

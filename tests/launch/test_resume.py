@@ -22,6 +22,7 @@ SHORT = ["train.steps=12", "train.log_every_steps=3", "checkpoint.every_minutes=
 SAVING = [*SHORT, "checkpoint.every_steps=5", "checkpoint.keep=3"]
 ADAM = ["optim=adamw", "parallel=fsdp", "optim.ema_decay=0.9"]
 AVERAGED = [*NORMED, "optim.ema_decay=0.9"]
+ALL = [*NORMED, *ADAM]
 HALF = ["optim=adamw", "precision=fp16", "model.dropout=0.5"]
 
 
@@ -60,12 +61,12 @@ def assert_the_same(one, other):
 @pytest.mark.parametrize(
     ("overrides", "processes"),
     exhaustive_but(
-        [([], 1), (HALF, 1), (AVERAGED, 1), (ADAM, 2)],
-        [([], 1), (HALF, 1), (AVERAGED, 1), ([], 2), (ADAM, 2)],
+        [([], 1), (HALF, 1), (ALL, 2)],
+        [([], 1), (HALF, 1), (ALL, 2), (AVERAGED, 1), ([], 2), (ADAM, 2)],
     ),
     ids=[
-        *("sgd", "dropout in fp16", "batch norm averaged", "two processes"),
-        "sharded adamw averaged",
+        *("sgd", "dropout in fp16", "batch norm, sharded adamw averaged"),
+        *("batch norm averaged", "two processes", "sharded adamw averaged"),
     ],
 )
 def test_a_killed_run_that_resumes_is_the_uninterrupted_one(

@@ -26,7 +26,6 @@ def tracked(framework, train):
         framework,
         *("experiment=digits_mlp", "tracking=wandb", "train.epochs=2"),
         processes=2,
-        typed=True,
         http_proxy="http://127.0.0.1:9",
         https_proxy="http://127.0.0.1:9",
     )
@@ -64,7 +63,12 @@ def test_wandb_history_read_back_from_its_file_equals_the_record(tracked):
     assert read_history(tracked) == read_run(tracked).rows
 
 
-@pytest.mark.parametrize("processes", exhaustive_but([2], [1, 2]))
+@pytest.mark.parametrize(
+    ("framework", "processes"),
+    exhaustive_but(
+        [("torch", 2), ("jax", 1)], [(f, n) for f in SCRIPTS for n in (1, 2)]
+    ),
+)
 def test_the_average_is_what_is_evaluated_and_what_lies_there_at_the_end(
     train, framework, processes
 ):
@@ -186,27 +190,24 @@ print("loaded:", sorted({"torch", "jax"} & sys.modules.keys()))
 
 
 SLOW = """
-import runpy, sys, time
+import time
 from importlib import import_module
-sys.path[0] = "."
-train = import_module(sys.argv[1])
+from tests.faults.inject import twin
+train = import_module(f"{twin()}_impl.train")
 rightly = train.synchronize
 train.synchronize = lambda *state: (time.sleep(0.2), rightly(*state))
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 def test_a_window_is_timed_until_its_device_has_done_it(
-    framework, run_python, tmp_path
+    framework, script, run_planted, tmp_path
 ):
     overrides = [
         "train.steps=4",
         "train.log_every_steps=2",
         f"run.dir={tmp_path / 'run'}",
     ]
-    twin = f"{framework}_impl.train"
-    done = run_python(["-c", SLOW, twin, SCRIPTS[framework], *overrides])
+    done = run_planted(SLOW, script, *overrides)
     assert done.returncode == 0, done.stderr
     run = read_run(tmp_path / "run")
     windows = run.of_kind("window")
@@ -221,10 +222,10 @@ def test_a_window_is_timed_until_its_device_has_done_it(
 # A twin whose calls are noted: W a window's batches are planned, s a step is issued,
 # and . the device is waited for.
 ORDER = """
-import runpy, sys
+import sys
 from importlib import import_module
-sys.path[0] = "."
-train = import_module(sys.argv[1])
+from tests.faults.inject import twin
+train = import_module(f"{twin()}_impl.train")
 
 def noted(mark, call):
     def noting(*given):
@@ -239,24 +240,21 @@ def compiled(*given):
 
 train.window_batches = noted("W", train.window_batches)
 train.synchronize = noted(".", train.synchronize)
-if sys.argv[1].startswith("jax"):
+if twin() == "jax":
     compile_steps, train.compile_steps = train.compile_steps, compiled
 else:
     train.train_step = noted("s", train.train_step)
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 def test_the_host_prepares_a_window_while_the_device_computes_the_one_before(
-    framework, run_python, tmp_path
+    framework, script, run_planted, tmp_path
 ):
     overrides = [
         *("train.steps=5", "train.log_every_steps=2"),
         f"run.dir={tmp_path / 'run'}",
     ]
-    twin = f"{framework}_impl.train"
-    done = run_python(["-c", ORDER, twin, SCRIPTS[framework], *overrides])
+    done = run_planted(ORDER, script, *overrides)
     assert done.returncode == 0, done.stderr
     # Windows of 1, 2 and 2 steps. JAX compiles for what it plans first.
     assert done.stderr.removeprefix("W" * (framework == "jax")) == "WsW.ssW.ss."

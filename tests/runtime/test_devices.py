@@ -1,6 +1,9 @@
 """Which devices a process takes, in environments that launchers and clusters make."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +11,7 @@ from recipe.errors import ConfigError
 from runtime import devices
 from runtime.devices import count_visible, jax_finds_gpus, listed, own_devices
 from runtime.processes import Processes
+from tests.conftest import ROOT, clean_environment
 
 GPU = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
 MIG = "MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f"
@@ -24,6 +28,7 @@ class Case:
       rank, of: its local rank, and processes on its node.
       each: accelerators of a process.
       takes: indices; or words of the error.
+      outer: the environment that torchrun was started with.
     """
 
     source: str
@@ -33,6 +38,7 @@ class Case:
     of: int
     takes: list[int] | tuple[str, ...]
     each: int = field(default=1, kw_only=True)
+    outer: dict[str, str] | None = field(default_factory=dict, kw_only=True)
 
 
 def step(on_node: str, visible: str, **more: str) -> dict[str, str]:
@@ -63,6 +69,34 @@ CASES = {
         "facebookresearch/fairchem#597: Duplicate GPU detected",
         {**ELASTIC, "CUDA_VISIBLE_DEVICES": "0"},
         *(1, 0, 4, ("sees 1", "local rank 0 of 4", "CUDA_VISIBLE_DEVICES=0", "unset")),
+        outer={"CUDA_VISIBLE_DEVICES": "0"},
+    ),
+    "torchrun of four behind a mask of one, whose own nobody can read": Case(
+        "",
+        {**ELASTIC, "CUDA_VISIBLE_DEVICES": "0"},
+        *(1, 0, 4, ("sees 1", "CUDA_VISIBLE_DEVICES=0", "unset")),
+        outer=None,
+    ),
+    "torchrun --virtual-local-rank": Case(
+        "torch/distributed/run.py: one visible device for each",
+        {**ELASTIC, "CUDA_VISIBLE_DEVICES": "3"},
+        *(1, 3, 4, [0]),
+    ),
+    "torchrun --virtual-local-rank on some of the GPUs": Case(
+        "local_elastic_agent.py, _set_local_rank_env: of torchrun's own mask",
+        {**ELASTIC, "CUDA_VISIBLE_DEVICES": "5"},
+        *(1, 1, 2, [0]),
+        outer={"CUDA_VISIBLE_DEVICES": "2,5"},
+    ),
+    "torchrun and a wrapper script": Case(
+        "export ROCR_VISIBLE_DEVICES=$LOCAL_RANK; exec python ...",
+        {**ELASTIC, "ROCR_VISIBLE_DEVICES": "2"},
+        *(1, 2, 4, [0]),
+    ),
+    "torchrun and a wrapper script that shows two of four": Case(
+        "",
+        {**ELASTIC, "CUDA_VISIBLE_DEVICES": "2,3"},
+        *(2, 1, 4, ("sees 2", "CUDA_VISIBLE_DEVICES=2,3")),
     ),
     "torchrun of four where there is one": Case(
         "", ELASTIC, 1, 3, 4, ("local rank 3 of 4", "no variable masks any")
@@ -129,7 +163,7 @@ CASES = {
     "srun --gpu-bind=closest, two GPUs for each half": Case(
         "Lightning-AI/pytorch-lightning#13605: Snellius",
         step("4", "2,3", SLURMD_TRES_BIND="gpu:closest"),
-        *(2, 3, 4, ("sees 2", "SLURMD_TRES_BIND=gpu:closest", "--gpu-bind=none")),
+        *(2, 3, 4, ("sees 2", "SLURMD_TRES_BIND=gpu:closest", "without --gpu-bind")),
     ),
     "a wrapper script": Case(
         "gist BenWibking: ROCR_VISIBLE_DEVICES by $SLURM_LOCALID, out of order",
@@ -213,6 +247,12 @@ CASES = {
 
 
 def taken(case: Case) -> list[int]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "torchruns_environment", lambda: case.outer)
+        return _taken(case)
+
+
+def _taken(case: Case) -> list[int]:
     place = Processes("slurm", case.rank, 64, case.rank, local_count=case.of)
     return own_devices(case.environ, case.present, place, case.each, "JAX")
 
@@ -247,6 +287,31 @@ def test_all_processes_of_a_node_refuse_together_so_that_rank_0_can_say_why():
         for rank in range(case.of):
             with pytest.raises(ConfigError):
                 taken(replace(case, rank=rank))
+
+
+# What a rank finds of torchrun's variables, started by it or by a script between.
+FINDS = """
+from runtime.devices import torchruns_environment
+print((torchruns_environment() or {}).get("CUDA_VISIBLE_DEVICES"))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("between", [[], ["sh", "-c", '"$@"; exit', "sh"]], ids=len)
+def test_torchruns_own_mask_is_found_behind_a_wrapper(between):
+    """A process stands in for torchrun: it starts another with what torchrun sets."""
+    rank = [*between, sys.executable, "-c", FINDS]
+    variables = {"TORCHELASTIC_RUN_ID": "none", "CUDA_VISIBLE_DEVICES": "5"}
+    starts = "subprocess.run(sys.argv[1:], env={{**os.environ, **{}}})"
+    code = f"import os, subprocess, sys; {starts}"
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(variables), *rank],
+        env={**clean_environment(), "CUDA_VISIBLE_DEVICES": "2,5"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "2,5\n", done.stderr
 
 
 TWO = [[GPU], ["GPU-77bb0a1c-0000-0000-0000-000000000000"]]

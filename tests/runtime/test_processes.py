@@ -51,6 +51,14 @@ def test_torchrun_says_which_process_this_is():
     assert (found.local_rank, found.coordinator.split(":")[0]) == (1, "node3")
 
 
+@pytest.mark.parametrize("mask, local_rank", [("7", 3), ("", 0), ("0,1,2,3", 0)])
+def test_a_virtual_local_rank_is_told_by_its_mask_of_one(mask, local_rank):
+    """LOCAL_RANK=0 of rank 7, the last of the second node's four."""
+    virtual = {"RANK": "7", "WORLD_SIZE": "8", "LOCAL_RANK": "0"}
+    virtual |= {"LOCAL_WORLD_SIZE": "4", "CUDA_VISIBLE_DEVICES": mask}
+    assert from_environment({**TORCHRUN, **virtual}).local_rank == local_rank
+
+
 def test_torchrun_on_one_node_meets_on_loopback():
     assert (
         from_environment({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}).coordinator.split(":")[

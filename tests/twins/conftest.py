@@ -1,5 +1,6 @@
 """Both twins in one process: on a CPU they do not get in each other's way."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -18,6 +19,12 @@ from tests.twins.steps import jax_steps, random_arrays, torch_steps
 from torch_impl.parallel import World as TorchWorld
 
 TORCH = TorchWorld(0, 1, 1, torch.device("cpu"))
+
+# XLA reads its flags once, before it first compiles. Most of these tests' time is LLVM's
+# work on kernels that run a few times; what the program computes is settled before. The
+# runs that tests/launch starts have it whole, as users do.
+FLAGS = os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = " ".join(FLAGS).strip()
 
 # For the tests of JAX over several; the others take the first.
 jax.config.update("jax_num_cpu_devices", 4)
