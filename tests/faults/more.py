@@ -125,11 +125,12 @@ def two_in_one_folder(bench: Bench) -> Seen:
     first = bench.forks.start(
         *RECIPE,
         "parallel.timeout_seconds=120",
+        "parallel.start_timeout_seconds=120",
         f"run.dir={run}",
         faults={0: code},
     )
     while not (run / "metrics.jsonl").exists():
-        time.sleep(0.05)
+        expect(first.wait(0.05) == [None, None], first.said())
     second = bench.forks.start(*RECIPE, f"run.dir={run}")
     statuses = second.wait(110)
     second.end()
