@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KINDS = {
     "launch/pytorch.py": "torch",
     "launch/jax.py": "jax",
+    "launch/export.py": "neither",
     "launch/own.py": "neither",
     "launch/parity.py": "neither",
     "launch/study.py": "neither",
@@ -32,6 +33,8 @@ KINDS = {
 FAULTY = "tests/faults/faulty.py"  # makes something go wrong in what follows it
 MODULES = {
     ("-m", "torch.distributed.run"): "torch",
+    ("-m", "launch.export_twin", "torch"): "torch",
+    ("-m", "launch.export_twin", "jax"): "jax",
     ("-m", "launch.own_twin", "torch"): "torch",
     ("-m", "launch.own_twin", "jax"): "jax",
 }

@@ -27,14 +27,14 @@ INT8 = ["onnx", "onnx-int8", "onnx-int8-dynamic"]
 
 
 @pytest.fixture(scope="module")
-def exported(train, run_python, tmp_path_factory):
+def exported(train, run_quickly, tmp_path_factory):
     """`exported("torch", *keys)`: the export folder of a run in every format."""
     made = {}
 
     def exported(framework, *keys, formats=tuple(FORMATS)):
         if (framework, keys) not in made:
             run, out = train(framework, *keys), tmp_path_factory.mktemp("e") / "export"
-            done = run_python(
+            done = run_quickly(
                 [EXPORT, f"run={run}", f"out={out}", f"formats=[{','.join(formats)}]"]
             )
             assert done.returncode == 0, done.stderr
@@ -255,7 +255,7 @@ def test_a_run_that_did_not_finish_is_refused(train, tmp_path):
 
 
 def test_a_model_that_a_format_lacks_is_refused_and_leaves_nothing(
-    forked, run_python, tmp_path
+    forked, run_quickly, tmp_path
 ):
     mine, run = tmp_path / "mine", tmp_path / "run"
     shutil.copytree(NORMED[1].partition("=")[2], mine)
@@ -263,7 +263,7 @@ def test_a_model_that_a_format_lacks_is_refused_and_leaves_nothing(
     statuses, said = forked("torch", *keys, f"run.dir={run}")
     assert statuses == [0], said
     (mine / "jax_model.py").write_text("raise NotImplementedError('in torch alone')\n")
-    done = run_python([EXPORT, f"run={run}", "formats=[safetensors,pt2,stablehlo]"])
+    done = run_quickly([EXPORT, f"run={run}", "formats=[safetensors,pt2,stablehlo]"])
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("error: ") == 1 and "in torch alone" in done.stderr
     assert "error: stablehlo: " in done.stderr and "Traceback" not in done.stderr
