@@ -109,7 +109,7 @@ def write_dynamic(source: Path, target: Path, images: np.ndarray) -> dict[str, A
         target,
         per_channel=True,
         reduce_range=reduce,
-        # Convolutions too, whose integer kernel knows uint8 weights alone.
+        # The integer kernel of convolutions knows uint8 weights alone.
         weight_type=QuantType.QUInt8,
     )
     return {

@@ -26,6 +26,7 @@ KINDS = {
     "launch/pytorch.py": "torch",
     "launch/jax.py": "jax",
     "launch/evaluate.py": "neither",
+    "launch/export.py": "neither",
     "launch/own.py": "neither",
     "launch/parity.py": "neither",
     "launch/predict.py": "neither",
@@ -37,6 +38,8 @@ MODULES = {
     ("-m", "launch.evaluate_twin", "torch"): "torch",
     ("-m", "launch.evaluate_twin", "jax"): "jax",
     ("-m", "data.acquire"): "torch",  # of which torchvision is a part
+    ("-m", "launch.export_twin", "torch"): "torch",
+    ("-m", "launch.export_twin", "jax"): "jax",
     ("-m", "launch.own_twin", "torch"): "torch",
     ("-m", "launch.own_twin", "jax"): "jax",
 }

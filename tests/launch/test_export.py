@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from launch.export_check import OUTSIDE, check_file
 from recipe.errors import ConfigError, DuetError, RecordError
 from recipe.formats import FORMATS
 from recipe.manifest import MANIFEST, read_manifest
+from record.run import AVERAGE
 from tests.conftest import ROOT, exhaustive_but
 from tests.launch.conftest import NORMED, refused
 
@@ -28,14 +30,14 @@ INT8 = ["onnx", "onnx-int8", "onnx-int8-dynamic"]
 
 
 @pytest.fixture(scope="module")
-def exported(train, run_python, tmp_path_factory):
+def exported(train, run_quickly, tmp_path_factory):
     """`exported("torch", *keys)`: the export folder of a run in every format."""
     made = {}
 
     def exported(framework, *keys, formats=tuple(FORMATS)):
         if (framework, keys) not in made:
             run, out = train(framework, *keys), tmp_path_factory.mktemp("e") / "export"
-            done = run_python(
+            done = run_quickly(
                 [EXPORT, f"run={run}", f"out={out}", f"formats=[{','.join(formats)}]"]
             )
             assert done.returncode == 0, done.stderr
@@ -220,6 +222,18 @@ def test_wrong_keys_are_refused_before_anything_starts(keys, told, train, tmp_pa
     assert not list(tmp_path.iterdir()) and not (run / "export").exists()
 
 
+def test_weights_are_exported_as_evaluated_in_fp32_without_a_wrapper(config):
+    arrays = {"a": np.ones(1), f"{AVERAGE}a": np.full(1, 2.0)}
+    (found,) = export.evaluated_weights(SimpleNamespace(weights=arrays)).values()
+    assert found == 2 and found.dtype == np.float32
+    given = config(
+        *("experiment=digits_cnn", "precision=fp16", "parallel=fsdp", "compile=true")
+    )
+    alone = export.on_one_device(given)
+    assert (alone.precision.name, alone.parallel.name) == ("fp32", "dp")
+    assert not alone.compile and alone.model == given.model
+
+
 def test_a_missing_package_is_named_with_the_extra_that_has_it(monkeypatch):
     lacks = {"onnxscript"}
     monkeypatch.setattr(export, "find_spec", lambda name: None if name in lacks else 1)
@@ -234,6 +248,9 @@ def test_a_run_that_did_not_finish_is_refused(train, tmp_path):
     (run / "summary.json").write_text(json.dumps(stopped))
     with pytest.raises(RecordError, match="holds a run that stopped: asked to stop"):
         export.main([f"run={run}"])
+    (run / "summary.json").unlink()
+    with pytest.raises(RecordError, match="still runs or was killed"):
+        export.main([f"run={run}"])
     with pytest.raises(RecordError, match="is not a run folder"):
         export.main([f"run={run / 'checkpoints'}"])
     with pytest.raises(ConfigError, match="give run="):
@@ -241,7 +258,7 @@ def test_a_run_that_did_not_finish_is_refused(train, tmp_path):
 
 
 def test_a_model_that_a_format_lacks_is_refused_and_leaves_nothing(
-    forked, run_python, tmp_path
+    forked, run_quickly, tmp_path
 ):
     mine, run = tmp_path / "mine", tmp_path / "run"
     shutil.copytree(NORMED[1].partition("=")[2], mine)
@@ -249,7 +266,7 @@ def test_a_model_that_a_format_lacks_is_refused_and_leaves_nothing(
     statuses, said = forked("torch", *keys, f"run.dir={run}")
     assert statuses == [0], said
     (mine / "jax_model.py").write_text("raise NotImplementedError('in torch alone')\n")
-    done = run_python([EXPORT, f"run={run}", "formats=[safetensors,pt2,stablehlo]"])
+    done = run_quickly([EXPORT, f"run={run}", "formats=[safetensors,pt2,stablehlo]"])
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("error: ") == 1 and "in torch alone" in done.stderr
     assert "error: stablehlo: " in done.stderr and "Traceback" not in done.stderr
