@@ -88,7 +88,7 @@ def test_a_scanned_digit_and_a_drawn_one_are_recognised(user):
 
 
 def test_a_light_drawing_is_noticed_and_inverted_only_if_asked(user):
-    hint = "drawn.png is mostly bright at its border"
+    hint = "images are mostly bright at the border, such as drawn.png, and"
     assert hint in said_by(user, "photos/7").stdout
     assert "--invert" in said_by(user, "photos/7").stdout
     assert hint not in said_by(user, "--invert").stdout
