@@ -36,11 +36,12 @@ def asked(arguments: list[str], schema: type, usage: str) -> Any:
                 "--help explains them"
             )
     try:
-        given = OmegaConf.merge(schema, OmegaConf.from_dotlist(arguments))
-        values = OmegaConf.to_container(given)
+        merged = OmegaConf.merge(schema, OmegaConf.from_dotlist(arguments))
+        values = OmegaConf.to_container(merged)
     except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(" ".join(str(error).partition("\n")[0].split())) from error
     assert isinstance(values, dict)
-    if missing := [key for key, value in values.items() if value == MISSING]:
+    given = {str(key): value for key, value in values.items()}
+    if missing := [key for key, value in given.items() if value == MISSING]:
         raise ConfigError(f"give {', '.join(f'{key}=...' for key in missing)}")
-    return schema(**values)
+    return schema(**given)

@@ -78,6 +78,11 @@ def main(typed: list[str]) -> None:
     folder = Path(keys.run).expanduser()
     if not (folder / "config.yaml").is_file():
         raise RecordError(f"run={folder} is not a run folder: it has no config.yaml")
+    if not (folder / "summary.json").is_file():
+        raise RecordError(
+            f"run={folder} still runs or was killed: it has no summary.json; wait for "
+            f"it, or continue it with run.dir={folder}"
+        )
     run = read_run(folder)
     out = Path(keys.out or run.path / "export").expanduser().absolute()
     check_place(out)

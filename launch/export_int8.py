@@ -81,7 +81,6 @@ def write_static(source: Path, target: Path, images: np.ndarray) -> dict[str, An
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     given = choices(platform.machine(), processor_flags())
-    types = {k: QuantType[v] for k, v in given.items() if k.endswith("_type")}
     quantize_static(
         source,
         target,
@@ -92,7 +91,8 @@ def write_static(source: Path, target: Path, images: np.ndarray) -> dict[str, An
         reduce_range=given["reduce_range"],
         # Of matrix products, so that logits are not rounded to 8 bits.
         extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
-        **types,
+        activation_type=QuantType[given["activation_type"]],
+        weight_type=QuantType[given["weight_type"]],
     )
     return {"quantisation": "static", "per_channel": True, **given} | {
         "calibration_images": len(images)
@@ -109,7 +109,7 @@ def write_dynamic(source: Path, target: Path, images: np.ndarray) -> dict[str, A
         target,
         per_channel=True,
         reduce_range=reduce,
-        # Convolutions too, whose integer kernel knows uint8 weights alone.
+        # The integer kernel of convolutions knows uint8 weights alone.
         weight_type=QuantType.QUInt8,
     )
     return {

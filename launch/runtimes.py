@@ -28,7 +28,7 @@ def onnx(path: str) -> Logits:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"images": images})[0]
+    return lambda images: np.asarray(session.run(None, {"images": images})[0])
 
 
 def pt2(path: str) -> Logits:

@@ -234,6 +234,9 @@ def test_a_run_that_did_not_finish_is_refused(train, tmp_path):
     (run / "summary.json").write_text(json.dumps(stopped))
     with pytest.raises(RecordError, match="holds a run that stopped: asked to stop"):
         export.main([f"run={run}"])
+    (run / "summary.json").unlink()
+    with pytest.raises(RecordError, match="still runs or was killed"):
+        export.main([f"run={run}"])
     with pytest.raises(RecordError, match="is not a run folder"):
         export.main([f"run={run / 'checkpoints'}"])
     with pytest.raises(ConfigError, match="give run="):
