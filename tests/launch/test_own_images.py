@@ -156,6 +156,16 @@ def test_bad_input_is_one_error_and_nothing_is_written(
     assert (folder / "a.csv").read_text() == "kept"
 
 
+def test_parity_refuses_a_folder_that_is_wrong_before_anything_starts(
+    run_quickly, tmp_path
+):
+    data = "data=folder", f"data.files={tmp_path / 'none'}"
+    run = tmp_path / "check"
+    done = run_quickly(["launch/parity.py", *data, f"run.dir={run}"])
+    refused(done, "data.files=", "none does not exist")
+    assert not run.exists()
+
+
 def test_one_rank_of_two_decodes(user, forked, tmp_path):
     data = "data=folder", f"data.files={user[0] / 'photos'}"
     given = (
