@@ -167,7 +167,8 @@ def write(file: Path, text: str) -> None:
       RecordError: if it cannot be written.
     """
     try:
-        with file.open("x", encoding="utf-8") as stream:
+        # A name that is not UTF-8 is written as it is.
+        with file.open("x", encoding="utf-8", errors="surrogateescape") as stream:
             try:
                 stream.write(text)
                 stream.flush()
