@@ -29,7 +29,7 @@ from recipe.errors import ConfigError
 from recipe.execution import ParallelConfig, TrackingConfig
 from recipe.fields import expanded, one_of
 from recipe.training import PRECISIONS, LossScaleConfig, PrecisionConfig
-from record.trained import read_trained
+from record.trained import FRAMEWORKS, read_trained
 from report.analysis.evaluation import Evaluation, Scores, score
 from report.evaluation import PAGE, write_evaluation
 
@@ -37,7 +37,6 @@ KEYS = (
     *("run", "framework", "checkpoint", "devices", "platform", "precision"),
     "data.root",
 )
-FRAMEWORKS = ("torch", "jax")
 PLATFORMS = ("auto", "cpu", "gpu")
 
 

@@ -23,6 +23,7 @@ from record.checkpoint import (
 from record.resume import check_fit, config_of
 from record.run import FINAL, read_environment, read_summary, read_weights
 
+FRAMEWORKS = ("torch", "jax")
 LAST, BEST = "last", "best"  # instead of a checkpoint's step
 
 
@@ -70,6 +71,11 @@ def read_trained(run: Path, checkpoint: str | None = None) -> Trained:
             hint = f"for this checkpoint give run={run.parent.parent} checkpoint=STEP"
         raise RecordError(f"run={run} is not a run folder: no config.yaml; {hint}")
     found = _final(run) if checkpoint is None else _of_checkpoint(run, checkpoint)
+    if found.framework not in FRAMEWORKS:
+        raise RecordError(
+            f"run={run}: framework is {found.framework!r}, expected one of "
+            f"{', '.join(FRAMEWORKS)}"
+        )
     check_own_model(found.config.model.folder)
     check_fit(
         f"{run}: the {found.name} weights do not fit {found.config.model.name}:",

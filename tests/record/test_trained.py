@@ -21,6 +21,7 @@ from tests.record.runs import (
     of_run,
     recipe,
 )
+from tests.report.folders import change
 
 ACCURACIES = {2: 0.9, 4: 0.8}  # of the checkpoints at their own steps
 
@@ -131,6 +132,12 @@ def test_what_cannot_be_read_is_refused_and_nothing_changed(killed, harm, asked,
 def test_final_weights_that_are_damaged_are_named(run):
     cut(run / FINAL, 100)
     with pytest.raises(RecordError, match=FINAL):
+        read_trained(run)
+
+
+def test_a_framework_that_there_is_not_is_refused(run):
+    change(run / "environment.json", framework="tf")
+    with pytest.raises(RecordError, match="framework is 'tf', expected one of torch"):
         read_trained(run)
 
 
