@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from launch.export_check import OUTSIDE, check_file
 from recipe.errors import ConfigError, DuetError, RecordError
 from recipe.formats import FORMATS
 from recipe.manifest import MANIFEST, read_manifest
+from record.run import AVERAGE
 from tests.conftest import ROOT, exhaustive_but
 from tests.launch.conftest import NORMED, refused
 
@@ -218,6 +220,18 @@ def test_wrong_keys_are_refused_before_anything_starts(keys, told, train, tmp_pa
     with pytest.raises((ConfigError, RecordError), match=told):
         export.main([f"run={run}", *(key.format(tmp_path) for key in keys)])
     assert not list(tmp_path.iterdir()) and not (run / "export").exists()
+
+
+def test_weights_are_exported_as_evaluated_in_fp32_without_a_wrapper(config):
+    arrays = {"a": np.ones(1), f"{AVERAGE}a": np.full(1, 2.0)}
+    (found,) = export.evaluated_weights(SimpleNamespace(weights=arrays)).values()
+    assert found == 2 and found.dtype == np.float32
+    given = config(
+        *("experiment=digits_cnn", "precision=fp16", "parallel=fsdp", "compile=true")
+    )
+    alone = export.on_one_device(given)
+    assert (alone.precision.name, alone.parallel.name) == ("fp32", "dp")
+    assert not alone.compile and alone.model == given.model
 
 
 def test_a_missing_package_is_named_with_the_extra_that_has_it(monkeypatch):
