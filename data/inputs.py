@@ -70,7 +70,7 @@ def bright_at_the_border(
 
 def _images(path: Path) -> Iterator[tuple[str, Image.Image]]:
     if path.is_dir():
-        files = [f for f in sorted(path.rglob("*")) if f.suffix.lower() in SUFFIXES]
+        files = [f for f in sorted(path.rglob("*")) if _is_image(f.relative_to(path))]
         if not files:
             raise DataError(f"{path} holds no image called {', '.join(SUFFIXES)}")
         yield from ((str(file), read_image(file)) for file in files)
@@ -83,6 +83,11 @@ def _images(path: Path) -> Iterator[tuple[str, Image.Image]]:
             yield f"{path}[{place}]", Image.fromarray(grey)
     else:
         yield str(path), read_image(path)
+
+
+def _is_image(path: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden
 
 
 def _is_idx(path: Path) -> bool:

@@ -57,8 +57,8 @@ def open_model(path: Path, framework: str | None) -> Model:
         return exported(path, framework)
     if not (path / "config.yaml").is_file():
         raise RecordError(
-            f"{path} is neither a run folder, with a config.yaml, nor an export, with a "
-            f"{MANIFEST}; give one, or a file of an export"
+            f"{path} is neither a run folder, which has a config.yaml, nor an export, "
+            f"which has a {MANIFEST}; give one, or a file of an export"
         )
     trained = read_trained(path)
     data = trained.config.data

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data.folder import class_names
 from launch.cli import alone_main, print_whole, say
 from launch.leaves import check_own_leaves
 from launch.trace import trace_twins
@@ -64,6 +65,7 @@ def parity(config: ParityConfig) -> None:
         return compare_runs(config)
     # Else this would appear after PyTorch has trained.
     check_gpus_used("JAX", config.platform, jax_finds_gpus(os.environ), os.environ)
+    class_names(config.data)  # refuses a folder of images that is not one
     if config.trace is not None:
         trace_twins(config)
     else:

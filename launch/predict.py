@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.inputs import Inputs, bright_at_the_border, read_inputs
-from launch.cli import plain_main, print_whole, say
+from launch.cli import end_by_exception, plain_main, print_whole, say
 from launch.leaves import FRAMEWORKS
 from launch.models import Model, open_model
 from recipe.errors import ConfigError, RecordError
@@ -90,9 +90,9 @@ def seems_inverted(model: Model, inputs: Inputs, inverted: bool) -> str:
     if inverted or mean >= DARK or not len(bright):
         return ""
     return (
-        f"{inputs.names[bright[0]]} is mostly bright at its border, as are "
-        f"{len(bright)} of {len(inputs.names)} images, and the training images are "
-        f"dark (data.mean {mean:.2f}); if these are dark on light, add --invert"
+        f"{len(bright)} of {len(inputs.names)} images are mostly bright at the border, "
+        f"such as {inputs.names[bright[0]]}, and the training images are dark "
+        f"(data.mean {mean:.2f}); if these are dark on light, add --invert"
     )
 
 
@@ -167,7 +167,8 @@ def write(file: Path, text: str) -> None:
       RecordError: if it cannot be written.
     """
     try:
-        with file.open("x", encoding="utf-8") as stream:
+        # A name that is not UTF-8 is written as it is.
+        with file.open("x", encoding="utf-8", errors="surrogateescape") as stream:
             try:
                 stream.write(text)
                 stream.flush()
@@ -179,4 +180,5 @@ def write(file: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
+    end_by_exception()  # so that the process of the framework ends as well
     plain_main(main)

@@ -88,7 +88,7 @@ def test_a_scanned_digit_and_a_drawn_one_are_recognised(user):
 
 
 def test_a_light_drawing_is_noticed_and_inverted_only_if_asked(user):
-    hint = "drawn.png is mostly bright at its border"
+    hint = "images are mostly bright at the border, such as drawn.png, and"
     assert hint in said_by(user, "photos/7").stdout
     assert "--invert" in said_by(user, "photos/7").stdout
     assert hint not in said_by(user, "--invert").stdout
@@ -154,6 +154,16 @@ def test_bad_input_is_one_error_and_nothing_is_written(
     refused(predict(*arguments), said)
     assert sorted(folder.iterdir()) == before
     assert (folder / "a.csv").read_text() == "kept"
+
+
+def test_parity_refuses_a_folder_that_is_wrong_before_anything_starts(
+    run_quickly, tmp_path
+):
+    data = "data=folder", f"data.files={tmp_path / 'none'}"
+    run = tmp_path / "check"
+    done = run_quickly(["launch/parity.py", *data, f"run.dir={run}"])
+    refused(done, "data.files=", "none does not exist")
+    assert not run.exists()
 
 
 def test_one_rank_of_two_decodes(user, forked, tmp_path):

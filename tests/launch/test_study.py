@@ -192,15 +192,25 @@ def test_data_that_is_synthetic_already_is_no_arm(begin, tmp_path):
         begin("data=synthetic", "study.data=[real,synthetic]", f"run.dir={tmp_path}")
 
 
-def test_one_s_own_images_have_a_synthetic_configuration(begin, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("data", "given", "reset"),
+    [
+        ("custom", "data.label_offset=1", "data.label_offset=0"),
+        ("folder", "data.split_seed=1", "data.split_seed=0"),
+    ],
+)
+def test_one_s_own_images_have_a_synthetic_configuration(
+    begin, tmp_path, monkeypatch, data, given, reset
+):
     monkeypatch.chdir(tmp_path)
-    typed = ["data=custom", "data.files=mine.npz", "data.label_offset=1"]
+    typed = [f"data={data}", "data.files=mine.npz", given]
     study = begin(*typed, "study.data=[real,synthetic]", f"run.dir={tmp_path}/study")
     commands = works(study)
     real = commands["torch-1-fp32-dp-1"].command
     assert f"data.files={tmp_path}/mine.npz" in real  # wherever it is started
     synthetic = commands["torch-1-fp32-dp-synthetic-1"].command
-    assert synthetic.index("data.files=null") > synthetic.index("data.label_offset=1")
+    assert synthetic.index("data.files=null") > synthetic.index(given)
+    assert synthetic.index(reset) > synthetic.index(given)
 
 
 def test_each_model_of_a_study_has_its_own_parity_check(begin, tmp_path):
