@@ -14,17 +14,30 @@ import torch
 from flax.nnx.nn import normalization
 from jax.sharding import Mesh
 
+from jax_impl.cache import MOST_BYTES
 from jax_impl.parallel import World as JaxWorld
+from tests.conftest import CACHE
 from tests.twins.steps import jax_steps, random_arrays, torch_steps
 from torch_impl.parallel import World as TorchWorld
 
 TORCH = TorchWorld(0, 1, 1, torch.device("cpu"))
 
-# XLA reads its flags once, before it first compiles. Most of these tests' time is LLVM's
-# work on kernels that run a few times; what the program computes is settled before. The
-# runs that tests/launch starts have it whole, as users do.
+# Most of these tests' time is LLVM's work on kernels that run a few times; XLA has
+# settled before what they compute. Runs that tests/launch starts have kernels as users
+# have them. The flags are read once, before anything is compiled.
 FLAGS = os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = " ".join(FLAGS).strip()
+
+# What is compiled for one test serves those that compile the same, in every worker and
+# in the next session. Given a limit, JAX locks the folder, as for `open_cache`.
+CACHED = {
+    "compilation_cache_dir": CACHE["JAX_COMPILATION_CACHE_DIR"],
+    "compilation_cache_max_size": MOST_BYTES,
+    "persistent_cache_min_compile_time_secs": 0.0,
+    "persistent_cache_min_entry_size_bytes": -1,
+}
+for name, value in CACHED.items():
+    jax.config.update(f"jax_{name}", value)
 
 # For the tests of JAX over several; the others take the first.
 jax.config.update("jax_num_cpu_devices", 4)

@@ -6,6 +6,7 @@ wait for each other at every sum.
 
 import re
 from inspect import unwrap
+from itertools import product
 from typing import Any
 
 import jax
@@ -90,8 +91,13 @@ def summed(module: str) -> int:
     return "".join(re.findall(r" all-reduce\(([^)]*)\)", module)).count("%")
 
 
-@pytest.mark.parametrize("how", ["parallel=dp", "parallel=pmap"])
-@pytest.mark.parametrize("model", exhaustive_but(["resnet9"], ["cnn", "resnet9"]))
+@pytest.mark.parametrize(
+    ("model", "how"),
+    exhaustive_but(
+        [("resnet9", "parallel=dp"), ("cnn", "parallel=pmap")],
+        product(("cnn", "resnet9"), ("parallel=dp", "parallel=pmap")),
+    ),
+)
 def test_devices_of_a_cpu_meet_once_a_step(model, how, make_config):
     local = ["model.norm.sync=false"] if model == "resnet9" else []
     config = make_config(*MODELS[model], how, *local)

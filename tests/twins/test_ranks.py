@@ -72,95 +72,120 @@ def in_jax(name, devices, parallel=None):
     )
 
 
+ONE, TWO, FOUR, MAPPED = (1, None), (2, None), (4, None), (2, "pmap")
+
+
+def ways(kept, of):
+    """Names of cases, each with JAX's devices and its strategy if that is another.
+
+    Args:
+      kept: those of `make test`.
+      of: all ways of each name.
+    """
+    cases = [(name, way) for name in of for way in of[name]]
+    return pytest.mark.parametrize(
+        ("name", "way"),
+        exhaustive_but(kept, cases),
+        ids=lambda of: of if isinstance(of, str) else f"{of[0]}{of[1] or ''}",
+    )
+
+
 def assert_same(one, other, bound):
     assert relative_difference(one[0], other[0]).max() <= bound
     assert max(leaf_differences(one[1], other[1]).values()) <= bound
 
 
-@pytest.mark.parametrize(
-    "name",
-    exhaustive_but(
-        ["normed", "normed fsdp", "one micro-batch"],
-        ["normed", "normed fsdp", "one micro-batch", "adamw fsdp"],
-    ),
+@ways(
+    [("normed", FOUR), ("normed fsdp", TWO), ("one micro-batch", TWO)],
+    {
+        "normed": [TWO, FOUR],
+        "normed fsdp": [TWO, FOUR],
+        "one micro-batch": [TWO, FOUR],
+        "adamw fsdp": [TWO, FOUR],
+    },
 )
-def test_steps_with_batch_norm_are_those_of_one_device(name, two_torch_ranks):
+def test_steps_with_batch_norm_are_those_of_one_device(name, way, two_torch_ranks):
     alone = in_torch(name)
     assert_same(two_torch_ranks(name), alone, FP64)
-    assert_same(in_jax(name, 2), alone, FP64)
-    assert_same(in_jax(name, 4), alone, FP64)
+    assert_same(in_jax(name, *way), alone, FP64)
 
 
 def test_pmap_accumulates_as_one_device():
     assert_same(in_jax("normed", 2, "pmap"), in_torch("normed"), FP64)
 
 
-@pytest.mark.parametrize(
-    "name", exhaustive_but(["averaged"], ["averaged", "averaged fsdp"])
+@ways(
+    [("averaged", TWO)],
+    {
+        "averaged": [ONE, TWO, FOUR, MAPPED],
+        "averaged fsdp": [ONE, TWO, FOUR],
+    },
 )
-def test_the_average_of_the_weights_is_that_of_one_device(name, two_torch_ranks):
+def test_the_average_of_the_weights_is_that_of_one_device(name, way, two_torch_ranks):
     alone = in_torch(name)
     assert "average of stem.kernel" in alone[1]
-    runs = [two_torch_ranks(name), *(in_jax(name, n) for n in (1, 2, 4))]
-    if name == "averaged":
-        runs.append(in_jax(name, 2, "pmap"))
-    for run in runs:
-        assert_same(run, alone, FP64)
+    assert_same(two_torch_ranks(name), alone, FP64)
+    assert_same(in_jax(name, *way), alone, FP64)
 
 
-@pytest.mark.parametrize(
-    "name",
-    exhaustive_but(
-        ["local norms"], ["local norms", "local norms fsdp", "averaged local norms"]
-    ),
+@ways(
+    [("local norms", TWO), ("local norms", MAPPED)],
+    {
+        "local norms": [TWO, MAPPED],
+        "local norms fsdp": [TWO, MAPPED],
+        "averaged local norms": [TWO, MAPPED],
+    },
 )
-def test_statistics_of_each_device_are_those_of_each_rank(name, two_torch_ranks):
+def test_statistics_of_each_device_are_those_of_each_rank(name, way, two_torch_ranks):
     ranks = two_torch_ranks(name)
-    assert_same(in_jax(name, 2), ranks, FP64)
-    assert_same(in_jax(name, 2, "pmap"), ranks, FP64)
+    assert_same(in_jax(name, *way), ranks, FP64)
     # They are others than the global batch's.
     assert relative_difference(ranks[0], in_torch(name)[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    "name",
-    exhaustive_but(["fp16"], ["fp16", "fp16 fsdp", "fp16 averaged fsdp"]),
+@ways(
+    [("fp16", FOUR)],
+    {
+        "fp16": [ONE, TWO, FOUR, MAPPED],
+        "fp16 fsdp": [ONE, TWO, FOUR],
+        "fp16 averaged fsdp": [ONE, TWO, FOUR],
+    },
 )
-def test_the_loss_scale_is_the_same_at_every_world_size(name, two_torch_ranks):
-    runs = [two_torch_ranks(name), *(in_jax(name, n) for n in (1, 2, 4))]
-    if name == "fp16":
-        runs.append(in_jax(name, 2, "pmap"))
+def test_the_loss_scale_is_the_same_at_every_world_size(name, way, two_torch_ranks):
     alone, _ = in_torch(name)
     assert np.flatnonzero(alone[:, 3]).tolist() == [OVERFLOW]
-    for seen, end in runs:
+    for seen, end in two_torch_ranks(name), in_jax(name, *way):
         np.testing.assert_array_equal(seen[:, 2:], alone[:, 2:])
         assert all(np.isfinite(array).all() for array in end.values())
 
 
-@pytest.mark.parametrize(
-    "name", exhaustive_but(["clipped"], ["clipped", "clipped fsdp"])
+@ways(
+    [("clipped", TWO)],
+    {
+        "clipped": [TWO, FOUR],
+        "clipped fsdp": [TWO, FOUR],
+    },
 )
-def test_clipped_fp16_steps_are_alike_at_every_world_size(name, two_torch_ranks):
+def test_clipped_fp16_steps_are_alike_at_every_world_size(name, way, two_torch_ranks):
     alone, weights = in_torch(name)
     assert (alone[:, 1] > 0.5).all()  # all are clipped
-    for seen, end in two_torch_ranks(name), in_jax(name, 2), in_jax(name, 4):
+    for seen, end in two_torch_ranks(name), in_jax(name, *way):
         assert relative_difference(seen, alone).max() <= 2e-2
         assert max(leaf_differences(end, weights).values()) <= 2e-2
 
 
-@pytest.mark.parametrize(
-    ("name", "bound"),
-    exhaustive_but(
-        [("own dropping", 1e-12)],
-        [
-            *(("dropping", 1e-12), ("dropping fsdp", FP64)),
-            *(("own dropping", 1e-12), ("own dropping fsdp", FP64)),
-        ],
-    ),
+@ways(
+    [("own dropping", FOUR)],
+    {
+        "dropping": [ONE, TWO, FOUR],
+        "dropping fsdp": [ONE, TWO, FOUR],
+        "own dropping": [ONE, TWO, FOUR],
+        "own dropping fsdp": [ONE, TWO, FOUR],
+    },
 )
-def test_the_world_size_moves_no_dropped_unit(name, bound, two_torch_ranks):
-    alone = in_torch(name)
-    for run in two_torch_ranks(name), *(in_jax(name, n) for n in (1, 2, 4)):
+def test_the_world_size_moves_no_dropped_unit(name, way, two_torch_ranks):
+    alone, bound = in_torch(name), FP64 if "fsdp" in name else 1e-12
+    for run in two_torch_ranks(name), in_jax(name, *way):
         assert_same(run, alone, bound)
 
 
