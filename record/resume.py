@@ -11,7 +11,7 @@ from recipe.config import Config, from_yaml, identity_parts, leaves
 from recipe.errors import ConfigError, RecordError
 from recipe.norms import has_local_norm
 from recipe.optimizers import optimizer_state
-from recipe.weights import Weights, is_trained, weight_dtype, weight_shapes
+from recipe.weights import Weights, is_updated, weight_dtype, weight_shapes
 from record.checkpoint import (
     Checkpoint,
     checkpoint_folder,
@@ -287,7 +287,7 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
         cannot help with.
     """
     shapes = weight_shapes(config)
-    trained = {name: shape for name, shape in shapes.items() if is_trained(name)}
+    trained = {n: shape for n, shape in shapes.items() if is_updated(config, n)}
     kept = dict.fromkeys(optimizer_state(config.optim), trained)
     wanted = {"weights": shapes, **kept}
     if config.optim.ema_decay is not None and "average" in checkpoint.arrays:

@@ -17,12 +17,15 @@ from safetensors import SafetensorError
 from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.layouts import from_layout, to_layout
+from recipe.prefixes import check_prefixes
 from recipe.weights import (
     Weights,
     drawn_weights,
     initial_weights,
+    is_trained,
     perturbed,
     weight_dtype,
+    weight_shapes,
 )
 
 DAMAGED = (EOFError, TypeError, ValueError)
@@ -33,9 +36,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def check_weights(config: Config) -> None:
     """Refuse a `model.weights` that cannot be read or does not fit.
 
+    And prefixes that name no layer, which only a model's shapes tell.
+
     Raises:
-      ConfigError: naming the file, and the array with its shape.
+      ConfigError: naming the file, and the array with its shape; or the prefix.
     """
+    if config.train.freeze or config.optim.lr_factors:
+        check_prefixes(config, filter(is_trained, weight_shapes(config)))
     if config.model.weights is not None:
         starting_weights(config)
 
