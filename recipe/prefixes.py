@@ -33,7 +33,7 @@ def check_prefixes(config: Config, trained: Iterable[str]) -> None:
     """
     names = list(trained)
     factors = config.optim.lr_factors or {}
-    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
     given = {"train.freeze": config.train.freeze, "optim.lr_factors": list(factors)}
     for key, prefixes in given.items():
         for prefix in prefixes:
@@ -54,6 +54,22 @@ def check_prefixes(config: Config, trained: Iterable[str]) -> None:
                 f"optim.lr_factors gives {prefix} the factor {factor:g}, and "
                 f"train.freeze={_text(config.train.freeze)} freezes it; leave one out"
             )
+
+
+def brief(names: Iterable[str]) -> str:
+    """What these leaves are parts of, in a few words.
+
+    >>> brief(["stem.conv.kernel", "stage.0.conv.kernel", "stage.1.conv.kernel"])
+    'stem, stage.0 to 1'
+    """
+    numbers: dict[str, list[str]] = {}
+    for name in names:
+        first, _, rest = name.partition(".")
+        of, number = numbers.setdefault(first, []), rest.partition(".")[0]
+        if number.isdigit() and number not in of:
+            of.append(number)
+    spans = {f: [n[0], n[-1]] if len(n) > 1 else n for f, n in numbers.items()}
+    return ", ".join(f"{f}.{' to '.join(n)}" if n else f for f, n in spans.items())
 
 
 def _begins(prefix: str, name: str) -> bool:
