@@ -14,6 +14,10 @@ ALONE: dict[str, dict[str, str]] = {
         "corrected_moments": "PyTorch's own takes 1 - beta^t in fp64 already",
         "multiply": "XLA makes one kernel of a product per gradient by itself",
     },
+    "freeze.py": {
+        "freeze": "a torch parameter itself tells whether it is trained",
+        "split_frozen": "a pure step differentiates what it is given as such",
+    },
     "own_dropout.py": {
         "AxisDropout": "JAX's order of axes is the one that units are counted in",
         "no_linen_dropout": "PyTorch has modules of one kind",

@@ -21,7 +21,8 @@ from tests.launch.conftest import NORMED
 SHORT = ["train.steps=12", "train.log_every_steps=3", "checkpoint.every_minutes=null"]
 SAVING = [*SHORT, "checkpoint.every_steps=5", "checkpoint.keep=3"]
 ADAM = ["optim=adamw", "parallel=fsdp", "optim.ema_decay=0.9"]
-AVERAGED = [*NORMED, "optim.ema_decay=0.9"]
+AVERAGED = [*NORMED, "optim.ema_decay=0.9", "optim.lr_factors={head: 2}"]
+AVERAGED += ["train.freeze=[stem,norm]"]
 HALF = ["optim=adamw", "precision=fp16", "model.dropout=0.5"]
 
 
@@ -64,7 +65,7 @@ def assert_the_same(one, other):
         [([], 1), (HALF, 1), (AVERAGED, 1), ([], 2), (ADAM, 2)],
     ),
     ids=[
-        *("sgd", "dropout in fp16", "batch norm averaged", "two processes"),
+        *("sgd", "dropout in fp16", "frozen batch norm averaged", "two processes"),
         "sharded adamw averaged",
     ],
 )

@@ -12,6 +12,7 @@ from jax_impl import exchange as jax_exchange
 from jax_impl import step as jax_step
 from jax_impl.parallel import AXIS, World
 from recipe.execution import Strategy
+from recipe.prefixes import is_frozen
 from report.parity.differences import leaf_differences, relative_difference
 from runtime.processes import Processes
 from tests.conftest import exhaustive_but
@@ -110,6 +111,23 @@ def test_the_average_of_the_weights_is_that_of_one_device(name, two_torch_ranks)
 
 @pytest.mark.parametrize(
     "name",
+    exhaustive_but(["frozen"], ["frozen", "frozen fsdp", "frozen blocks fsdp"]),
+)
+def test_frozen_layers_keep_their_bits_at_every_world_size(name, two_torch_ranks):
+    config, weights, *_ = case(name)
+    alone = in_torch(name)
+    runs = [two_torch_ranks(name), *(in_jax(name, n) for n in (1, 2, 4))]
+    if name == "frozen":
+        runs.append(in_jax(name, 2, "pmap"))
+    for run in runs:
+        assert_same(run, alone, FP64)
+        for leaf, array in weights.items():
+            kept = array.tobytes() == run[1][leaf].tobytes()
+            assert kept == is_frozen(config, leaf), leaf
+
+
+@pytest.mark.parametrize(
+    "name",
     exhaustive_but(
         ["local norms"], ["local norms", "local norms fsdp", "averaged local norms"]
     ),
@@ -124,7 +142,9 @@ def test_statistics_of_each_device_are_those_of_each_rank(name, two_torch_ranks)
 
 @pytest.mark.parametrize(
     "name",
-    exhaustive_but(["fp16"], ["fp16", "fp16 fsdp", "fp16 averaged fsdp"]),
+    exhaustive_but(
+        ["fp16"], ["fp16", "fp16 fsdp", "fp16 averaged fsdp", "fp16 frozen"]
+    ),
 )
 def test_the_loss_scale_is_the_same_at_every_world_size(name, two_torch_ranks):
     runs = [two_torch_ranks(name), *(in_jax(name, n) for n in (1, 2, 4))]
