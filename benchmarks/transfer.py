@@ -102,9 +102,12 @@ def train(folder: Path, framework: str, count: int) -> None:
             continue
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = to_config(compose("config", typed))
-        with Heartbeat(Processes(), config.parallel) as heartbeat, Stopping() as stop:
-            with contextlib.redirect_stdout(StringIO()):
-                run(config, Processes(), stop, heartbeat)
+        with (
+            Heartbeat(Processes(), config.parallel) as heartbeat,
+            Stopping() as stopping,
+            contextlib.redirect_stdout(StringIO()),
+        ):
+            run(config, Processes(), stopping, heartbeat)
         print(f"{place.name}: {accuracy(place):.4f}", flush=True)
 
 

@@ -130,6 +130,6 @@ def _check_keys(data: DataConfig) -> None:
         if value and key != "train_examples":
             raise ConfigError(
                 f"data.{key}={value} has no meaning with data={data.name}, whose "
-                f"test examples are fixed; use data={' or data='.join(MADE_TO_ORDER)}, or "
-                "leave it out"
+                f"test examples are fixed; use data={' or data='.join(MADE_TO_ORDER)}, "
+                "or leave it out"
             )

@@ -1,4 +1,4 @@
-"""A part of a training set, `data.train_examples`: few labels, and the whole test set."""
+"""A part of a training set, `data.train_examples`; the test set stays whole."""
 
 import numpy as np
 from jaxtyping import Bool

@@ -1,5 +1,7 @@
 """Frozen layers, `train.freeze`: no gradients, and running statistics in training."""
 
+from typing import Any
+
 from flax import nnx
 
 from jax_impl.weights import canonical_name
@@ -12,9 +14,12 @@ def split_frozen(config: Config, params: nnx.State) -> tuple[nnx.State, nnx.Stat
 
     Only the former are differentiated. In torch a parameter itself tells.
     """
-    return nnx.split_state(
-        params, lambda path, leaf: not is_frozen(config, canonical_name(path, leaf)), ...
-    )
+
+    def is_trained(path: tuple[Any, ...], leaf: Any) -> bool:
+        return not is_frozen(config, canonical_name(path, leaf))
+
+    trained, frozen = nnx.split_state(params, is_trained, ...)
+    return trained, frozen
 
 
 def train_mode(config: Config, model: nnx.Module) -> None:
@@ -23,4 +28,4 @@ def train_mode(config: Config, model: nnx.Module) -> None:
     for path, layer in nnx.iter_modules(model) if config.train.freeze else ():
         normalises = hasattr(layer, "use_running_average")
         if normalises and is_frozen(config, canonical_name(path)):
-            layer.use_running_average = True
+            layer.set_attributes(use_running_average=True)

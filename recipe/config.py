@@ -40,7 +40,6 @@ from recipe.optimizers import OptimConfig
 from recipe.renamed import with_first_names, with_new_names
 from recipe.training import PrecisionConfig, ScheduleConfig, TrainConfig
 
-
 # Keys that hold names of the user's, such as prefixes, in place of keys of the schema.
 NAMED_BY_USER = ("optim.lr_factors",)
 
@@ -147,7 +146,6 @@ def known_keys(schema: type, prefix: str = "") -> list[str]:
 
 def unknown_keys(composed: DictConfig, schema: type[Config]) -> list[str]:
     """Keys that the schema does not have, which `to_config` would drop."""
-
     known = set(known_keys(schema))
 
     def keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -97,9 +97,7 @@ def trace_step(
             n: output_gradients.get(n, np.zeros_like(outputs[n])) for n in kinds
         },
         gradients={
-            n: g
-            for n, g in save_weights(model, world).items()
-            if is_updated(config, n)
+            n: g for n, g in save_weights(model, world).items() if is_updated(config, n)
         },
         kinds=kinds,
     )

@@ -70,7 +70,8 @@ def wandering(
 def moved(run: Run) -> Weights:
     """How far each parameter is from where it began: from zero, as drawn biases begin.
 
-    Without frozen ones, which nothing may move: they are always compared. Of a run that began with `model.weights`, from the file's, unless that is gone.
+    Without frozen ones, which nothing may move: they are always compared. Of a run that
+    began with `model.weights`, from the file's, unless that is gone.
     """
     start: Weights = {}
     if run.config.model.weights is not None:
