@@ -57,7 +57,8 @@ class OptimConfig:
     weight_decay: float = 0.0  # sgd: enters the gradient; adamw: decoupled
     decay: str = "kernels"  # which parameters decay: `kernels`, or `all` of them
     # Factors on the learning rate of layers, by canonical prefix: `{stem: 0.1, head:
-    # 10}`. The longest prefix counts; 1 where there is none. AdamW's decay has it too.
+    # 10}`. The longest prefix counts; 1 where there is none. It also multiplies AdamW's
+    # decay.
     lr_factors: Any = None  # dict[str, float] | None, which Hydra would not let grow
     # Maximum 2-norm of the global gradient; `null` does not clip.
     clip_norm: float | None = None

@@ -39,11 +39,10 @@ def test_the_screen_says_what_came_from_the_file(done, root):
     assert "from runs/" not in plain.stdout and "frozen" not in plain.stdout
 
 
-@pytest.mark.exhaustive  # tests/twins/test_transfer.py has the steps
 def test_a_frozen_fine_tuned_run_is_identical_in_fp64(done, run_python, root):
     folder, _ = done
     typed = ["experiment=digits_from_fashion", "optim.lr_factors={dense.1: 3}"]
-    typed += ["precision=fp64", "train.steps=10", "world_sizes=[1,2]", "platform=cpu"]
+    typed += ["precision=fp64", "train.steps=10", "world_sizes=[1]", "platform=cpu"]
     check = [root / "launch/parity.py", *typed, f"run.dir={folder / 'parity'}"]
     ended = run_python(check, cwd=folder)
     assert ended.returncode == 0, ended.stdout + ended.stderr
