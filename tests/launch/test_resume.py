@@ -22,7 +22,7 @@ SHORT = ["train.steps=12", "train.log_every_steps=3", "checkpoint.every_minutes=
 SAVING = [*SHORT, "checkpoint.every_steps=5", "checkpoint.keep=3"]
 ADAM = ["optim=adamw", "parallel=fsdp", "optim.ema_decay=0.9"]
 AVERAGED = [*NORMED, "optim.ema_decay=0.9", "optim.lr_factors={head: 2}"]
-AVERAGED += ["train.freeze=[stem,norm]"]
+AVERAGED += ["train.freeze=[stem,norm]", "optim.peak_lr=0.001"]
 HALF = ["optim=adamw", "precision=fp16", "model.dropout=0.5"]
 
 
