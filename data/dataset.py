@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import custom, decoded, digits, folder, synthetic
+from data import custom, decoded, digits, folder, subset, synthetic
 from data.arrays import Arrays, check, fingerprint
 from recipe.errors import ConfigError, DataError
 from recipe.experiment import DataConfig
@@ -49,7 +49,7 @@ def load(data: DataConfig) -> Dataset:
     """The dataset that a config names, verified against it; acquires nothing.
 
     Raises:
-      ConfigError: if sizes are missing for synthetic data, or given for other data.
+      ConfigError: if sizes are missing for synthetic data, or not there in other data.
       DataError: if arrays are missing, corrupt, or not what the config says.
     """
     _check_keys(data)
@@ -62,6 +62,9 @@ def load(data: DataConfig) -> Dataset:
         content = fingerprint(arrays)
     names = [f"{data.name}: {field}" for field in Arrays._fields]
     check(arrays, data.image_shape, data.classes, names)
+    if data.train_examples is not None and data.name not in MADE_TO_ORDER:
+        arrays = subset.take(arrays, data)
+        content = fingerprint(arrays)
     for array in arrays:
         array.setflags(write=False)
     return Dataset(*arrays, fingerprint=content)
@@ -128,9 +131,9 @@ def _check_keys(data: DataConfig) -> None:
                 raise ConfigError(f"data.{key} must be given with data={data.name}")
         return
     for key, value in {**sizes, "noise": data.noise}.items():
-        if value:
+        if value and key != "train_examples":
             raise ConfigError(
                 f"data.{key}={value} has no meaning with data={data.name}, whose "
-                f"examples are fixed; use data={' or data='.join(MADE_TO_ORDER)}, or "
-                "leave it out"
+                f"test examples are fixed; use data={' or data='.join(MADE_TO_ORDER)}, "
+                "or leave it out"
             )

@@ -5,6 +5,7 @@ import optax
 from flax import nnx
 
 from jax_impl.ema import build_average, save_average
+from jax_impl.freeze import split_frozen
 from jax_impl.optim import load_optimizer_state, save_optimizer_state
 from jax_impl.parallel import World, place_state, replicate, to_host
 from jax_impl.step import TrainState
@@ -46,7 +47,8 @@ def load_state(
       params, statistics: with the weights.
       model: to which they belong.
     """
-    optimizer_state = optimizer.init(params)
+    trained, _ = split_frozen(config, params)
+    optimizer_state = optimizer.init(trained)
     if resumed is not None:
         optimizer_state = load_optimizer_state(optimizer_state, resumed)
     scale = initial_loss_scale(config, resumed.state if resumed else None)

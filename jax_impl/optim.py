@@ -1,6 +1,7 @@
 """The optimizer, with all constants explicit; each step passes the learning rate."""
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -11,17 +12,21 @@ from flax import nnx
 from jax import Array
 from jaxtyping import Float
 
+from jax_impl.freeze import split_frozen
 from jax_impl.parallel import World
 from jax_impl.precision import parameter_dtype
 from jax_impl.weights import canonical_name, save_array
 from recipe.config import Config
 from recipe.optimizers import UPDATES
+from recipe.prefixes import lr_factor
 from recipe.weights import Weights, decays
 from record.checkpoint import Checkpoint
 
 
 def build_optimizer(config: Config, params: nnx.State) -> optax.GradientTransformation:
     """SGD or AdamW, with decay on the parameters that `optim.decay` names.
+
+    Frozen parameters are not in it, and have no state.
 
     SGD:   g += decay p;  m = momentum m + g;  p -= lr (g + momentum m | m)
     AdamW: m, v = the moments of g, corrected;  p -= lr (m / (sqrt(v) + eps) + decay p)
@@ -31,18 +36,24 @@ def build_optimizer(config: Config, params: nnx.State) -> optax.GradientTransfor
     Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
     """
     optim = config.optim
-    decayed = nnx.from_flat_state(
-        [
-            (path, variable.replace(decays(config, canonical_name(path, variable))))
-            for path, variable in nnx.to_flat_state(params)
-        ]
-    )
+    trained, _ = split_frozen(config, params)
+    decayed = _by_name(trained, lambda name: decays(config, name))
     decay = optax.add_decayed_weights(optim.weight_decay, mask=decayed)
     if optim.name == "adamw":
         return optax.chain(corrected_moments(config), decay)
     assert optim.name == "sgd"  # another one has a branch of its own
     momentum = optax.trace(optim.momentum, nesterov=optim.nesterov)
     return optax.chain(decay, momentum if optim.momentum else optax.identity())
+
+
+def _by_name(params: nnx.State, value: Callable[[str], Any]) -> nnx.State:
+    """A tree as that of the parameters, with a value for each one's canonical name."""
+    return nnx.from_flat_state(
+        [
+            (path, variable.replace(value(canonical_name(path, variable))))
+            for path, variable in nnx.to_flat_state(params)
+        ]
+    )
 
 
 def corrected_moments(config: Config) -> optax.GradientTransformation:
@@ -140,7 +151,12 @@ def clip_gradients(
 
 
 def apply_update(
-    params: nnx.State, updates: optax.Updates, learning_rate: Array
+    config: Config, params: nnx.State, updates: optax.Updates, learning_rate: Array
 ) -> nnx.State:
     """One optimizer step along the transformed gradients."""
-    return jax.tree.map(lambda p, u: p - learning_rate * u, params, updates)
+    factors = _by_name(params, lambda name: lr_factor(config, name))
+
+    def moved(p: Array, u: Array, factor: float) -> Array:
+        return p - (learning_rate if factor == 1 else learning_rate * factor) * u
+
+    return jax.tree.map(moved, params, updates, factors)

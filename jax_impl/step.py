@@ -21,6 +21,7 @@ from jax_impl.augment import crop_and_flip, cut_out
 from jax_impl.cache import all_found, lookups
 from jax_impl.ema import Average, move_average
 from jax_impl.exchange import share_gradients
+from jax_impl.freeze import split_frozen, train_mode
 from jax_impl.optim import apply_update, clip_gradients
 from jax_impl.parallel import (
     World,
@@ -140,7 +141,7 @@ def loss_fn(
     smoothing = config.train.label_smoothing  # for training only: tests use the labels
     # Copied, so that its variables belong to this trace and may be updated.
     model = nnx.merge(graphdef, params, statistics, copy=True)
-    model.train()
+    train_mode(config, model)
     dropped = () if keys_BL is None else (keys_BL,)
     outputs = model(images, *dropped).astype(parameter_dtype(config))
     losses_B = example_losses(config, outputs, labels, smoothing)
@@ -177,11 +178,13 @@ def train_step(
       keys_ABL: of the examples' dropout masks, or None.
     """
     scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.value
+    trained, frozen = split_frozen(config, state.params)
 
-    def local_gradients(params: nnx.State, whole: Any, rows: Any) -> Any:
-        statistics, data, scale = whole
+    def local_gradients(trained: nnx.State, whole: Any, rows: Any) -> Any:
+        frozen, statistics, data, scale = whole
 
-        def scaled_loss(params: nnx.State, *given: Any) -> Any:
+        def scaled_loss(trained: nnx.State, *given: Any) -> Any:
+            params = nnx.merge_state(trained, frozen)
             loss, statistics = loss_fn(config, graphdef, params, *given)
             return loss * scale.astype(loss.dtype), (loss, statistics)
 
@@ -190,12 +193,12 @@ def train_step(
             indices_B, drawn, keys_BL = rows
             images, labels = gather(config, data, indices_B, drawn)
             new, (loss, statistics) = jax.grad(scaled_loss, has_aux=True)(
-                params, statistics, images, labels, keys_BL
+                trained, statistics, images, labels, keys_BL
             )
             gradients = jax.tree.map(jnp.add, gradients, new)
             return (total + loss, gradients, statistics), None
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.tree.map(jnp.zeros_like, trained)
         total = jnp.zeros((), parameter_dtype(config))
         carry = total, zeros, statistics
         # XLA's convolutions on a CPU are 4 to 32 times slower in the body of a loop,
@@ -208,9 +211,9 @@ def train_step(
             return carry
         return jax.lax.scan(add_micro_batch, carry, rows)[0]
 
-    whole = state.statistics, data, scale
+    whole = frozen, state.statistics, data, scale
     loss, gradients, statistics = share_gradients(
-        local_gradients, state.params, whole, (indices_AB, draws, keys_ABL), world
+        local_gradients, trained, whole, (indices_AB, draws, keys_ABL), world
     )
     if state.loss_scale is not None:
         gradients = jax.tree.map(lambda g: g * (1 / scale).astype(g.dtype), gradients)
@@ -218,8 +221,9 @@ def train_step(
     params, slots, average = state.params, state.optimizer, state.average
     if config.optim.update:
         clipped = clip_gradients(config, gradients, grad_norm)
-        updates, slots = optimizer.update(clipped, slots, params)
-        params = apply_update(params, updates, learning_rate)
+        updates, slots = optimizer.update(clipped, slots, trained)
+        trained = apply_update(config, trained, updates, learning_rate)
+        params = nnx.merge_state(trained, frozen)
         average = move_average(config, average, params, statistics)
     loss_scale, skipped = state.loss_scale, jnp.bool(False)
     if loss_scale is not None and config.precision.loss_scale is not None:

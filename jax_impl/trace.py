@@ -14,6 +14,7 @@ from flax.nnx.tracers import TraceState
 from jax import Array
 from jaxtyping import Float, Int
 
+from jax_impl.freeze import split_frozen
 from jax_impl.own_dropout import KeyedDropout
 from jax_impl.step import DeviceData, TrainState, gather, loss_fn
 from jax_impl.weights import canonical_name
@@ -77,9 +78,10 @@ def trace_step(
     for path, module in list(nnx.iter_modules(model)):
         _observe(module, canonical_name(path) or "model", keep_output)
     graphdef, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
+    trained, frozen = split_frozen(config, params)
 
     def forward(
-        params: nnx.State,
+        trained: nnx.State,
         by_output: dict[str, Array],
         statistics: nnx.State,
         images: Array,
@@ -90,17 +92,18 @@ def trace_step(
         outputs.clear()
         nudges.update(by_output)
         outputs["input"], outputs["labels"] = images, labels
+        params = nnx.merge_state(trained, frozen)
         given = params, statistics, images, labels, keys_BL
         loss, _ = loss_fn(config, graphdef, *given)
         outputs["loss"] = loss
         return loss * scale, dict(outputs)
 
     batch = statistics, *gather(config, data, indices_B, draws), keys_BL
-    _, shapes = jax.eval_shape(forward, params, {}, *batch)
+    _, shapes = jax.eval_shape(forward, trained, {}, *batch)
     order = list(outputs)  # jit sorts dicts
     zeros = {name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in kinds}
     differentiate = jax.value_and_grad(forward, argnums=(0, 1), has_aux=True)
-    (_, found), (gradients, by_output) = jax.jit(differentiate)(params, zeros, *batch)
+    (_, found), (gradients, by_output) = jax.jit(differentiate)(trained, zeros, *batch)
     return Trace(
         step=step,
         weights=_canonical_weights(params) | _canonical_weights(statistics),

@@ -101,6 +101,7 @@ def in_jax(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights
     import jax
     from flax import nnx
 
+    from jax_impl.freeze import split_frozen
     from jax_impl.model import build_model
     from jax_impl.optim import build_optimizer
     from jax_impl.parallel import place_batch, place_state, replicate
@@ -113,7 +114,8 @@ def in_jax(config: Config, weights: Weights, world: Any) -> tuple[Trace, Weights
     data = DeviceData(*replicate(batch(config), world))
     indices_B = place_batch(np.arange(config.train.global_batch_size), world)
     keys_BL = place_batch(keys(config), world)
-    optimizer_state = build_optimizer(config, params).init(params)
+    trained, _ = split_frozen(config, params)
+    optimizer_state = build_optimizer(config, params).init(trained)
     state = TrainState(params, statistics, optimizer_state, None)
     trace = trace_step(config, graphdef, state, data, indices_B, None, keys_BL, 1)
 

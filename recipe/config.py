@@ -40,6 +40,9 @@ from recipe.optimizers import OptimConfig
 from recipe.renamed import with_first_names, with_new_names
 from recipe.training import PrecisionConfig, ScheduleConfig, TrainConfig
 
+# Keys that hold names of the user's, such as prefixes, in place of keys of the schema.
+NAMED_BY_USER = ("optim.lr_factors",)
+
 
 @dataclass(kw_only=True)
 class Config:
@@ -143,13 +146,14 @@ def known_keys(schema: type, prefix: str = "") -> list[str]:
 
 def unknown_keys(composed: DictConfig, schema: type[Config]) -> list[str]:
     """Keys that the schema does not have, which `to_config` would drop."""
+    known = set(known_keys(schema))
 
     def keys(node: Any, prefix: str = "") -> Iterator[str]:
         for key, value in node.items() if isinstance(node, dict) else ():
             yield f"{prefix}{key}"
-            yield from keys(value, f"{prefix}{key}.")
+            if f"{prefix}{key}" not in NAMED_BY_USER:
+                yield from keys(value, f"{prefix}{key}.")
 
-    known = set(known_keys(schema))
     return [key for key in keys(OmegaConf.to_container(composed)) if key not in known]
 
 
@@ -251,6 +255,10 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         del recipe["optim"]["ema_decay"]
     if config.model.head is None:
         del recipe["model"]["head"]
+    if not config.train.freeze:
+        del recipe["train"]["freeze"]
+    if config.optim.lr_factors is None:
+        del recipe["optim"]["lr_factors"]
     if not config.data.label_offset:
         del recipe["data"]["label_offset"]
     for look in ("log_every_steps", "timed_seconds", "perturb_seed", "trace"):

@@ -81,7 +81,9 @@ class DataConfig:
     # Mean of pixels in [0, 1], for normalisation; one for each channel, or one for all.
     mean: list[float]
     std: list[float]  # their standard deviation, likewise
-    train_examples: int | None = None  # synthetic and line; files fix the others
+    # synthetic and line: how many there are. Of other data so many are used, as evenly
+    # from all classes as there are, each class's first; `null`: all.
+    train_examples: int | None = None
     test_examples: int | None = None  # synthetic and line
     noise: float = 0.0  # synthetic and line: its standard deviation, pixels in [0, 1]
     augment: AugmentConfig = field(default_factory=AugmentConfig)

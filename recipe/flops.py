@@ -12,14 +12,20 @@ some ninety operations.
 
 from recipe.architecture import layers
 from recipe.config import Config
+from recipe.prefixes import is_frozen
 
 
 def training_flops(config: Config) -> int:
     """Of one example's forward and backward pass.
 
     The backward pass takes two products of the same size: one for the gradient of the
-    kernel, one for that of the input, which the first layer does not need.
+    kernel, which a frozen layer does not need, one for that of the input, which no
+    layer needs that has no trained one before it.
     """
-    counts = [layer.multiply_adds for layer in layers(config.model, config.data)]
-    first, *rest = filter(None, counts)
-    return 2 * (2 * first + 3 * sum(rest))
+    total, needed = 0, False
+    for layer in layers(config.model, config.data):
+        trains = bool(layer.leaves) and not is_frozen(config, layer.name)
+        own = trains if layer.leaves else needed  # a product's factors are both inputs
+        total += (1 + own + needed) * layer.multiply_adds
+        needed = needed or trains
+    return 2 * total

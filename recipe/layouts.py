@@ -1,6 +1,8 @@
 """The same weights in other projects' layouts: names and transposes, nothing else.
 
 torchvision: the `state_dict` of `torchvision.models.resnet18` and `resnet50`.
+huggingface: the `state_dict` of transformers' `ResNetForImageClassification`, as the
+Hub's microsoft/resnet-18 and resnet-50 are; timm's files have torchvision's names.
 flax: the variables of Flax's ImageNet example (`examples/imagenet/models.py`), which
 many projects copied, as `flax.traverse_util.flatten_dict(variables, sep="/")`.
 
@@ -19,10 +21,19 @@ from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.weights import Weights, head_leaves, weight_shapes
 
-LAYOUTS = ("canonical", "torchvision", "flax")
+LAYOUTS = ("canonical", "torchvision", "huggingface", "flax")
 
 # Prefixes that DDP and torch.compile add to the names of the wrapped model.
 WRAPPERS = ("module.", "_orig_mod.")
+
+
+# Leaves that torch's modules call otherwise.
+TORCHS_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 
 
 class Place(NamedTuple):
@@ -50,11 +61,16 @@ def places(config: Config, layout: str) -> dict[str, Place]:
             f"layout={layout} is known for {', '.join(RESNETS)}, not for "
             f"{config.model.name}; use layout=canonical"
         )
-    name_in = {"canonical": _canonical, "torchvision": _torchvision, "flax": _flax}
+    name_in = {
+        "canonical": _canonical,
+        "torchvision": _torchvision,
+        "huggingface": _huggingface,
+        "flax": _flax,
+    }
     found = {}
     for name, shape in weight_shapes(config).items():
         axes = tuple(range(len(shape)))
-        if layout == "torchvision" and name.endswith(".kernel"):
+        if layout in ("torchvision", "huggingface") and name.endswith(".kernel"):
             axes = {2: (1, 0), 4: (3, 2, 0, 1)}[len(shape)]
         found[name] = Place(name_in[layout](config, name), axes)
     return found
@@ -175,12 +191,7 @@ def _canonical(config: Config, name: str) -> str:
 def _torchvision(config: Config, name: str) -> str:
     """torchvision's `layer1.0.bn2.running_var` is `stage.0.block.0.norm.1.var`."""
     *path, leaf = name.split(".")
-    leaf = {
-        "kernel": "weight",
-        "scale": "weight",
-        "mean": "running_mean",
-        "var": "running_var",
-    }.get(leaf, leaf)
+    leaf = TORCHS_LEAVES.get(leaf, leaf)
     match path:
         case ["head"]:
             return f"fc.{leaf}"
@@ -190,6 +201,27 @@ def _torchvision(config: Config, name: str) -> str:
             return f"layer{int(i) + 1}.{j}.downsample.{int(kind == 'norm')}.{leaf}"
         case ["stage", i, "block", j, kind, k]:
             return f"layer{int(i) + 1}.{j}.{_short(kind)}{int(k) + 1}.{leaf}"
+    raise AssertionError(name)
+
+
+def _huggingface(config: Config, name: str) -> str:
+    """`resnet.encoder.stages.0.layers.0.layer.1.normalization.running_var` is it here.
+
+    Source: transformers, models/resnet/modeling_resnet.py.
+    """
+    *path, leaf = name.split(".")
+    leaf = TORCHS_LEAVES.get(leaf, leaf)
+    kinds = {"conv": "convolution", "norm": "normalization"}
+    match path:
+        case ["head"]:
+            return f"classifier.1.{leaf}"
+        case ["stem", kind]:
+            return f"resnet.embedder.embedder.{kinds[kind]}.{leaf}"
+        case ["stage", i, "block", j, *rest]:
+            block = f"resnet.encoder.stages.{i}.layers.{j}"
+            if rest[0] == "shortcut":
+                return f"{block}.shortcut.{kinds[rest[1]]}.{leaf}"
+            return f"{block}.layer.{rest[1]}.{kinds[rest[0]]}.{leaf}"
     raise AssertionError(name)
 
 

@@ -5,6 +5,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from recipe.errors import ConfigError
 from recipe.fields import at_least, one_of
@@ -55,6 +56,10 @@ class OptimConfig:
     eps: float = 1e-8  # adamw; added to the root of the corrected second moment
     weight_decay: float = 0.0  # sgd: enters the gradient; adamw: decoupled
     decay: str = "kernels"  # which parameters decay: `kernels`, or `all` of them
+    # Factors on the learning rate of layers, by canonical prefix: `{stem: 0.1, head:
+    # 10}`. The longest prefix counts; 1 where there is none. It also multiplies AdamW's
+    # decay.
+    lr_factors: Any = None  # dict[str, float] | None, which Hydra would not let grow
     # Maximum 2-norm of the global gradient; `null` does not clip.
     clip_norm: float | None = None
     # Decay of an exponential moving average of the weights, which is then what is
@@ -83,6 +88,7 @@ class OptimConfig:
                 raise ConfigError(f"optim.{key} must lie in [0, 1), got {beta}")
         if not 0 < self.eps < math.inf:
             raise ConfigError(f"optim.eps must be finite and > 0, got {self.eps}")
+        self._check_factors()
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ConfigError(
                 f"optim.clip_norm must be finite and > 0, got {self.clip_norm}; "
@@ -103,6 +109,22 @@ class OptimConfig:
                     )
         at_least("optim.weight_decay", self.weight_decay, 0)
         one_of("optim.decay", self.decay, ("all", "kernels"))
+
+    def _check_factors(self) -> None:
+        given = {} if self.lr_factors is None else self.lr_factors
+        if not isinstance(given, dict):
+            raise ConfigError(
+                f"optim.lr_factors={given} must be prefixes with factors, such as "
+                "{stem: 0.1, head: 10}, or null"
+            )
+        for prefix, factor in given.items():
+            if type(factor) not in (int, float) or not 0 < factor < math.inf:
+                raise ConfigError(
+                    f"optim.lr_factors gives {prefix} the factor {factor}, which must "
+                    f"be finite and > 0; to keep a layer as it is, add it to "
+                    "train.freeze"
+                )
+        self.lr_factors = {str(p): float(f) for p, f in given.items()} or None
 
 
 def optimizer_state(optim: OptimConfig) -> tuple[str, ...]:

@@ -35,6 +35,10 @@ class TrainConfig:
     # `null`: none, so the training's windows count; not with `train.trace`.
     timed_seconds: float | None = None
     evaluate_every_epochs: int = 1  # 0: only at the end
+    # Layers that training leaves as they are, by canonical prefix: `[stem,stage.0]`. No
+    # gradient, decay, momentum or part of the gradient's norm; their BatchNorms use
+    # running statistics. With or without `model.weights`.
+    freeze: list[str] = field(default_factory=list)
     # For the controls of a parity check; 0: none. Otherwise each initial weight is
     # moved by one unit in the last place of the compute dtype, and each micro-batch's
     # examples are reordered.
@@ -64,6 +68,7 @@ class TrainConfig:
                 "set one of them to null"
             )
         at_least("train.evaluate_every_epochs", self.evaluate_every_epochs, 0)
+        self.freeze = sorted(set(self.freeze))
         at_least("train.perturb_seed", self.perturb_seed, 0)
         at_least("train.trace", self.trace, 1)
         if self.trace and self.steps and self.trace > self.steps:

@@ -15,6 +15,7 @@ from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.leaves import way_out
 from recipe.own_model import own_module
+from recipe.prefixes import is_frozen
 from recipe.rng import keyed_generator
 
 Weights = dict[str, np.ndarray]
@@ -164,6 +165,11 @@ def is_trained(name: str) -> bool:
     return not name.endswith((".mean", ".var"))
 
 
+def is_updated(config: Config, name: str) -> bool:
+    """Whether a step moves this leaf: a parameter's that is not frozen."""
+    return is_trained(name) and not is_frozen(config, name)
+
+
 def check_trained(file: str, trained: Mapping[str, bool]) -> None:
     """Refuse a custom model that trains leaves whose names say that they are not.
 
@@ -215,9 +221,9 @@ def check_leaves(shapes: Mapping[str, Shape], weights: Weights) -> None:
         )
 
 
-def parameter_count(weights: Weights) -> int:
-    """Number of trained parameters."""
-    return sum(array.size for name, array in weights.items() if is_trained(name))
+def parameter_count(config: Config, weights: Weights) -> int:
+    """Number of trained parameters, without those of frozen layers."""
+    return sum(a.size for name, a in weights.items() if is_updated(config, name))
 
 
 def _perturbed(config: Config, array: np.ndarray, name: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from recipe.optimizers import optimizer_state
 from recipe.weights import (
     Shape,
     Weights,
-    is_trained,
+    is_updated,
     weight_dtype,
     weight_shapes,
 )
@@ -299,7 +299,7 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
         cannot help with.
     """
     shapes = weight_shapes(config)
-    trained = {name: shape for name, shape in shapes.items() if is_trained(name)}
+    trained = {n: shape for n, shape in shapes.items() if is_updated(config, n)}
     kept = dict.fromkeys(optimizer_state(config.optim), trained)
     wanted = {"weights": shapes, **kept}
     if config.optim.ema_decay is not None and "average" in checkpoint.arrays:

@@ -144,7 +144,7 @@ SUMMARY = {
     "world_size": Field(INT, "devices"),
     "processes": Field(INT, "operating-system processes"),
     "global_batch_size": Field(INT, "examples per optimizer step over all devices"),
-    "parameters": Field(INT, "trained numbers in the model"),
+    "parameters": Field(INT, "trained numbers in the model, none of frozen layers"),
     "new_head": Field(
         (list,), "leaves drawn although model.weights has them", since=2, before=[]
     ),

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe.config import Config
+from record.weights import describe_weights
 
 MISSING = "–"
 
@@ -42,6 +43,7 @@ def open_screen(
     )
     if config.optim.ema_decay is not None:
         title += ", the weights' average is evaluated"
+    title = "\n".join([title, *describe_weights(config)])
     return Screen(
         title, steps, console or _Console(file=cast(IO[str], _Lasting(sys.stdout)))
     )

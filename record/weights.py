@@ -17,12 +17,16 @@ from safetensors import SafetensorError
 from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.layouts import from_layout, to_layout
+from recipe.prefixes import brief, check_prefixes
 from recipe.weights import (
     Weights,
     drawn_weights,
     initial_weights,
+    is_trained,
+    new_head,
     perturbed,
     weight_dtype,
+    weight_shapes,
 )
 
 DAMAGED = (EOFError, TypeError, ValueError)
@@ -33,9 +37,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def check_weights(config: Config) -> None:
     """Refuse a `model.weights` that cannot be read or does not fit.
 
+    And prefixes that name no layer, which only a model's shapes tell.
+
     Raises:
-      ConfigError: naming the file, and the array with its shape.
+      ConfigError: naming the file, and the array with its shape; or the prefix.
     """
+    if config.train.freeze or config.optim.lr_factors:
+        check_prefixes(config, filter(is_trained, weight_shapes(config)))
     if config.model.weights is not None:
         starting_weights(config)
 
@@ -63,6 +71,18 @@ def starting_weights(config: Config) -> Weights:
         }
     dtype = weight_dtype(config)
     return perturbed(config, {name: w.astype(dtype) for name, w in weights.items()})
+
+
+def describe_weights(config: Config) -> list[str]:
+    """A line on what `model.weights` gave and what was drawn, one on what is frozen."""
+    lines, drawn = [], new_head(config)
+    if config.model.weights is not None:
+        taken = brief(n for n in weight_shapes(config) if n not in drawn)
+        new = f"; drawn from train.seed: {brief(drawn)}" if drawn else ""
+        lines.append(f"{taken} from {config.model.weights}{new}")
+    if config.train.freeze:
+        lines.append(f"frozen: {', '.join(config.train.freeze)}")
+    return lines
 
 
 def read_arrays(path: Path) -> Weights:

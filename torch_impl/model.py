@@ -37,6 +37,7 @@ from torch_impl.blocks import (
     build_norm,
     dense_layers,
 )
+from torch_impl.freeze import freeze
 from torch_impl.layers import (
     Conv,
     Dense,
@@ -216,8 +217,9 @@ def build_model(config: Config) -> nn.Module:
         own = build_own(config, config.model.folder)
         check_rates(held_rates(own), own_rates(config))
         check_trained("torch_model.py", trained_leaves(own))
+        freeze(config, own)
         return own
-    model = {
+    architecture = {
         "cnn": CNN,
         "linear": MLP,
         "mlp": MLP,
@@ -227,4 +229,6 @@ def build_model(config: Config) -> nn.Module:
         "vit_tiny": ViT,
     }[config.model.name]
     with torch.device("meta"):
-        return model(config)
+        model = architecture(config)
+    freeze(config, model)
+    return model

@@ -1,5 +1,6 @@
 """The optimizer, with all constants explicit; each step passes the learning rate."""
 
+from collections.abc import Iterator
 from inspect import unwrap
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.optim.sgd import sgd
 
 from recipe.config import Config
 from recipe.optimizers import OPTIMIZERS, UPDATES, optimizer_state
+from recipe.prefixes import lr_factor
 from recipe.weights import Weights, decays
 from record.checkpoint import Checkpoint
 from torch_impl.parallel import World, own_shards, place_state
@@ -73,6 +75,8 @@ class _AdamW(_Eager, torch.optim.AdamW):
 def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW, with decay on the parameters that `optim.decay` names.
 
+    Frozen parameters are not in it, and have no state.
+
     Fused: an update is one pass over all parameters, as in JAX's compiled step.
 
     SGD:   g += decay p;  m = momentum m + g;  p -= lr (g + momentum m | m)
@@ -83,16 +87,18 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019.
     """
     optim = config.optim
-    decayed, rest = [], []
-    names = canonical_names(model)
-    for name, parameter in model.named_parameters():
-        group = decayed if decays(config, names[name]) else rest
-        group.append(parameter)
+    found: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in _trained_parameters(model):
+        kind = decays(config, name), lr_factor(config, name)
+        found.setdefault(kind, []).append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": optim.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "weight_decay": optim.weight_decay if decayed else 0.0,
+            "lr_factor": factor,
+        }
+        for (decayed, factor), parameters in sorted(found.items(), reverse=True)
     ]
-    groups = [group for group in groups if group["params"]]
     if optim.name == "adamw":
         return _AdamW(
             groups,
@@ -111,10 +117,18 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
         fused=True,
     )
     if optim.momentum:
-        for parameter in model.parameters():
+        for _, parameter in _trained_parameters(model):
             momentum = torch.zeros_like(parameter, requires_grad=False)
             optimizer.state[parameter]["momentum_buffer"] = momentum
     return optimizer
+
+
+def _trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Canonical name and parameter of each that is not frozen."""
+    names = canonical_names(model)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield names[name], parameter
 
 
 # torch's names of its state's arrays, by the checkpoint's names.
@@ -135,6 +149,8 @@ def save_optimizer_state(
     state: dict[str, Weights] = {part: {} for part in optimizer_state(config.optim)}
     count, names = 0, canonical_names(model)
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         kept = optimizer.state.get(parameter, {})
         for part in state:
             tensor = kept.get(_NAMES[part])
@@ -156,6 +172,8 @@ def load_optimizer_state(
     """Restore the optimizer's state from a checkpoint. Collective."""
     names = canonical_names(model)
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         for part in optimizer_state(config.optim):
             array = checkpoint.arrays[part][names[name]]
             tensor = load_array(name, names[name], array, world)
@@ -203,6 +221,6 @@ def apply_update(
     """
     assert isinstance(optimizer, _Eager)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["lr_factor"]
     optimizer.found_inf = None if skipped is None else skipped.float()
     optimizer.step()

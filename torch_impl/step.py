@@ -21,6 +21,7 @@ from torch_impl.augment import crop_and_flip, cut_out
 from torch_impl.cache import all_found, lookups
 from torch_impl.ema import Average, move_average
 from torch_impl.exchange import only_the_last
+from torch_impl.freeze import train_mode
 from torch_impl.optim import apply_update, clip_gradients, multiply
 from torch_impl.parallel import World, unshard
 from torch_impl.precision import parameter_dtype
@@ -150,7 +151,7 @@ def train_step(
     """
     scale = 1.0 if loss_scale is None else loss_scale.value
     if not model.training:
-        model.train()  # visits every layer
+        train_mode(config, model)  # visits every layer
     optimizer.zero_grad()
     losses = []
     for part, indices_B in enumerate(indices_AB):

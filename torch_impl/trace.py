@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from recipe.config import Config
 from recipe.loss_scale import LossScale
-from recipe.weights import is_trained
+from recipe.weights import is_updated
 from record.trace import Trace, numbered
+from torch_impl.freeze import train_mode
 from torch_impl.own_dropout import KeyedDropout
 from torch_impl.parallel import World
 from torch_impl.step import DeviceData, gather, loss_fn
@@ -75,7 +76,7 @@ def trace_step(
     for name, module in model.named_modules():
         module.register_forward_hook(partial(keep_output, name or "model"))
 
-    model.train()
+    train_mode(config, model)
     images, labels = gather(config, data, indices_B, draws)
     outputs["input"], outputs["labels"] = map(canonical_layout, (images, labels))
     loss = loss_fn(config, model, images, labels, keys_BL)
@@ -96,7 +97,7 @@ def trace_step(
             n: output_gradients.get(n, np.zeros_like(outputs[n])) for n in kinds
         },
         gradients={
-            n: g for n, g in save_weights(model, world).items() if is_trained(n)
+            n: g for n, g in save_weights(model, world).items() if is_updated(config, n)
         },
         kinds=kinds,
     )

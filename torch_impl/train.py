@@ -154,7 +154,7 @@ def train(config: Config, world: World, session: Session) -> Path:
         return rates, metrics
 
     with session.recording(
-        parameter_count(weights),
+        parameter_count(config, weights),
         compilation,
         lambda at: start_profile(at, world),
         settings(config, world),

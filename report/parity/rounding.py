@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from recipe.errors import ConfigError
-from recipe.weights import SIGNIFICAND_BITS, Weights, is_trained
+from recipe.weights import SIGNIFICAND_BITS, Weights, is_trained, is_updated
 from record.run import Run
 from record.weights import starting_weights
 from report.parity.differences import size
@@ -70,7 +70,8 @@ def wandering(
 def moved(run: Run) -> Weights:
     """How far each parameter is from where it began: from zero, as drawn biases begin.
 
-    Of a run that began with `model.weights`, from the file's, unless that is gone.
+    Without frozen ones, which nothing may move: they are always compared. Of a run that
+    began with `model.weights`, from the file's, unless that is gone.
     """
     start: Weights = {}
     if run.config.model.weights is not None:
@@ -79,7 +80,7 @@ def moved(run: Run) -> Weights:
     return {
         name: array - start[name] if name in start else array
         for name, array in run.weights.items()
-        if is_trained(name)
+        if is_updated(run.config, name)
     }
 
 
@@ -107,6 +108,7 @@ def _reach(run: Run, steps: int | None) -> float:
     rows = run.of_kind("step")[:steps]
     norms = np.array([row["grad_norm"] for row in rows], np.float64)
     rates = np.array([row["learning_rate"] for row in rows], np.float64)
+    rates *= max([1.0, *(optim.lr_factors or {}).values()])
     if optim.clip_norm is not None:
         norms = np.minimum(norms, optim.clip_norm)
     terms = config.train.global_batch_size * int(np.prod(config.data.image_shape))

@@ -191,10 +191,28 @@ def test_class_labels_are_no_regression(config):
         load(config("digits", classes=0))
 
 
-@pytest.mark.parametrize("key", ["train_examples", "test_examples", "noise"])
+@pytest.mark.parametrize("key", ["test_examples", "noise"])
 def test_what_a_fixed_dataset_would_ignore_is_refused(config, key):
     with pytest.raises(ConfigError, match=f"data.{key}=7 has no meaning"):
         load(config("digits", **{key: 7}))
+
+
+def test_few_examples_are_each_classs_first_and_the_test_set_stays(config):
+    whole, few = (load(config("digits", train_examples=n)) for n in (None, 25))
+    assert set(np.bincount(few.train_labels)) == {2, 3}
+    for label in range(10):
+        kept = few.train_images[few.train_labels == label]
+        of_class = whole.train_images[whole.train_labels == label]
+        np.testing.assert_array_equal(kept, of_class[: len(kept)])
+    np.testing.assert_array_equal(few.test_images, whole.test_images)
+    assert few.fingerprint != whole.fingerprint
+    all_of_them = load(config("digits", train_examples=1438))
+    assert all_of_them.fingerprint == whole.fingerprint
+
+
+def test_more_examples_than_there_are_are_refused(config):
+    with pytest.raises(ConfigError, match="=1439, and data=digits has 1438; ask for"):
+        load(config("digits", train_examples=1439))
 
 
 def test_a_made_dataset_needs_its_sizes(config):

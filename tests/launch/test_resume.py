@@ -21,8 +21,9 @@ from tests.launch.conftest import NORMED
 SHORT = ["train.steps=12", "train.log_every_steps=3", "checkpoint.every_minutes=null"]
 SAVING = [*SHORT, "checkpoint.every_steps=5", "checkpoint.keep=3"]
 ADAM = ["optim=adamw", "parallel=fsdp", "optim.ema_decay=0.9"]
-AVERAGED = [*NORMED, "optim.ema_decay=0.9"]
-ALL = [*NORMED, *ADAM]
+AVERAGED = [*NORMED, "optim.ema_decay=0.9", "optim.lr_factors={head: 2}"]
+AVERAGED += ["train.freeze=[stem,norm]", "optim.peak_lr=0.001"]
+ALL = [*NORMED, *ADAM, "train.freeze=[stem,norm]"]
 HALF = ["optim=adamw", "precision=fp16", "model.dropout=0.5"]
 
 
@@ -66,7 +67,7 @@ def assert_the_same(one, other):
     ),
     ids=[
         *("sgd", "dropout in fp16", "batch norm, sharded adamw averaged"),
-        *("batch norm averaged", "two processes", "sharded adamw averaged"),
+        *("frozen batch norm averaged", "two processes", "sharded adamw averaged"),
     ],
 )
 def test_a_killed_run_that_resumes_is_the_uninterrupted_one(

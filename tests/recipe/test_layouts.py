@@ -1,5 +1,7 @@
 """Other projects' names for the same numbers."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,8 @@ from recipe.errors import ConfigError
 from recipe.layouts import LAYOUTS, from_layout, to_layout
 from recipe.weights import initial_weights
 
+STAGES = "resnet.encoder.stages"
+NORM, SHORTCUT = "layer.1.normalization", "shortcut.normalization"
 TINY = ["data=synthetic", "model.width=0.03125"]
 
 
@@ -35,6 +39,9 @@ def test_weights_come_back_from_every_layout(recipe, layout):
         ("resnet18", "torchvision", "layer2.0.downsample.0.weight", (4, 2, 1, 1)),
         ("resnet50", "torchvision", "layer1.0.downsample.1.bias", (8,)),
         ("resnet50", "torchvision", "fc.weight", (10, 64)),
+        ("resnet18", "huggingface", f"{STAGES}.3.layers.1.{NORM}.running_var", (16,)),
+        ("resnet50", "huggingface", f"{STAGES}.0.layers.0.{SHORTCUT}.bias", (8,)),
+        ("resnet50", "huggingface", "classifier.1.weight", (10, 64)),
         ("resnet18", "flax", "params/conv_init/kernel", (3, 3, 1, 2)),
         ("resnet18", "flax", "batch_stats/ResNetBlock_7/BatchNorm_1/var", (16,)),
         ("resnet18", "flax", "params/ResNetBlock_2/conv_proj/kernel", (1, 1, 2, 4)),
@@ -46,6 +53,27 @@ def test_names_and_shapes_are_the_other_projects(config, model, layout, name, sh
     model, *stem = model.split()
     recipe = config(*TINY, f"model={model}", *[f"model.stem={s}" for s in stem])
     assert to_layout(recipe, initial_weights(recipe), layout)[name].shape == shape
+
+
+def test_transformers_names_are_those_of_its_modules(config):
+    """As written in transformers' models/resnet/modeling_resnet.py."""
+    recipe = config(*TINY, "model=resnet18", "model.stem=imagenet")
+
+    def conv_layer(at):
+        norm = ("weight", "bias", "running_mean", "running_var")
+        yield f"{at}.convolution.weight"
+        yield from (f"{at}.normalization.{leaf}" for leaf in norm)
+
+    expected = {"classifier.1.weight", "classifier.1.bias"}
+    expected.update(conv_layer("resnet.embedder.embedder"))
+    for stage, layer in product(range(4), range(2)):
+        at = f"{STAGES}.{stage}.layers.{layer}"
+        for part in ["layer.0", "layer.1", *["shortcut"] * (stage > 0 == layer)]:
+            expected.update(conv_layer(f"{at}.{part}"))
+    arrays = to_layout(recipe, initial_weights(recipe), "huggingface")
+    assert arrays.keys() == expected
+    convolution = arrays[f"{STAGES}.1.layers.0.layer.0.convolution.weight"]
+    assert convolution.shape == (4, 2, 3, 3)
 
 
 def test_an_array_of_the_wrong_shape_is_named_with_both_shapes(recipe):

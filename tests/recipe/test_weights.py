@@ -39,7 +39,7 @@ def test_a_model_has_as_many_parameters_as_counted_by_hand(
 ):
     recipe = config(*overrides)
     weights = {name: np.empty(shape) for name, shape in weight_shapes(recipe).items()}
-    assert parameter_count(weights) == parameters
+    assert parameter_count(recipe, weights) == parameters
 
 
 def test_layouts_are_height_width_in_out_and_in_out(config):

@@ -7,15 +7,20 @@ import pytest
 import safetensors.numpy
 
 from recipe.errors import ConfigError
-from recipe.layouts import to_layout
+from recipe.layouts import LAYOUTS, to_layout
 from recipe.weights import initial_weights, new_head
-from record.weights import check_weights, export_weights, starting_weights
+from record.weights import (
+    check_weights,
+    describe_weights,
+    export_weights,
+    starting_weights,
+)
 
 RECIPE = ["data=synthetic", "model=resnet18", "model.width=0.03125"]
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "npz"])
-@pytest.mark.parametrize("layout", ["canonical", "torchvision", "flax"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_run_starts_from_what_was_exported(make_config, tmp_path, layout, kind):
     path = tmp_path / f"weights.{kind}"
     other = make_config(*RECIPE, "train.seed=1")
@@ -53,6 +58,16 @@ def test_a_file_that_is_not_one_is_refused(make_config, tmp_path, name, content,
         check_weights(make_config(*RECIPE, f"model.weights={path}"))
     assert f"model.weights={path}" in str(refused.value)
     check_weights(make_config(*RECIPE))
+
+
+def test_what_a_file_gave_and_what_was_drawn_is_said(make_config, tmp_path):
+    path = tmp_path / "w.npz"
+    keys = [f"model.weights={path}", "model.head=new", "train.freeze=[stem,stage.0]"]
+    assert describe_weights(make_config(*RECIPE, *keys)) == [
+        f"stem, stage.0 to 3 from {path}; drawn from train.seed: head",
+        "frozen: stage.0, stem",
+    ]
+    assert describe_weights(make_config(*RECIPE)) == []
 
 
 MODELS = {

@@ -13,6 +13,7 @@ from data.augment import batch_draws
 from data.dropout import batch_keys
 from jax_impl import ema as jax_ema
 from jax_impl import exchange as jax_exchange
+from jax_impl import freeze as jax_freeze
 from jax_impl import model as jax_model
 from jax_impl import optim as jax_optim
 from jax_impl import parallel as jax_parallel
@@ -166,10 +167,11 @@ def jax_call(
     jax_exchange.scope_norms(model, world)
     graphdef, params, statistics = jax_weights.load_weights(model, weights)
     optimizer = jax_optim.build_optimizer(config, params)
+    trained, _ = jax_freeze.split_frozen(config, params)
     state = jax_step.TrainState(
         params=jax_parallel.place_state(params, world),
         statistics=jax_parallel.replicate(statistics, world),
-        optimizer=jax_parallel.place_state(optimizer.init(params), world),
+        optimizer=jax_parallel.place_state(optimizer.init(trained), world),
         loss_scale=jax_parallel.replicate(initial_loss_scale(config), world),
         average=jax_ema.build_average(config, model, weights, None, world),
     )

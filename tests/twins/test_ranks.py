@@ -12,6 +12,7 @@ from jax_impl import exchange as jax_exchange
 from jax_impl import step as jax_step
 from jax_impl.parallel import AXIS, World
 from recipe.execution import Strategy
+from recipe.prefixes import is_frozen
 from report.parity.differences import leaf_differences, relative_difference
 from runtime.processes import Processes
 from tests.conftest import exhaustive_but
@@ -129,6 +130,24 @@ def test_the_average_of_the_weights_is_that_of_one_device(name, way, two_torch_r
 
 
 @ways(
+    [("frozen", TWO)],
+    {
+        "frozen": [ONE, TWO, FOUR, MAPPED],
+        "frozen fsdp": [ONE, TWO, FOUR],
+        "frozen blocks fsdp": [ONE, TWO, FOUR],
+    },
+)
+def test_frozen_layers_keep_their_bits_at_every_world_size(name, way, two_torch_ranks):
+    config, weights, *_ = case(name)
+    alone = in_torch(name)
+    for run in two_torch_ranks(name), in_jax(name, *way):
+        assert_same(run, alone, FP64)
+        for leaf, array in weights.items():
+            kept = array.tobytes() == run[1][leaf].tobytes()
+            assert kept == is_frozen(config, leaf), leaf
+
+
+@ways(
     [("local norms", TWO), ("local norms", MAPPED)],
     {
         "local norms": [TWO, MAPPED],
@@ -149,6 +168,7 @@ def test_statistics_of_each_device_are_those_of_each_rank(name, way, two_torch_r
         "fp16": [ONE, TWO, FOUR, MAPPED],
         "fp16 fsdp": [ONE, TWO, FOUR],
         "fp16 averaged fsdp": [ONE, TWO, FOUR],
+        "fp16 frozen": [ONE, TWO, FOUR],
     },
 )
 def test_the_loss_scale_is_the_same_at_every_world_size(name, way, two_torch_ranks):

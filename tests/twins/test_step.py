@@ -154,7 +154,7 @@ def after_updates(config, weights, gradients, rates, worlds):
     for gradient, rate in zip(gradients, rates, strict=True):
         _, g, _ = jax_weights.load_weights(graph, gradient)
         updates, slots = transform.update(g, slots, params)
-        params = jax_optim.apply_update(params, updates, rate)
+        params = jax_optim.apply_update(config, params, updates, rate)
     yield jax_weights.save_weights(jax_place(params, worlds[1]), none, worlds[1])
 
 

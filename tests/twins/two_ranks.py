@@ -56,6 +56,8 @@ VIT = [
     *("experiment=cifar10_vit_tiny", "data=synthetic", "task.image_shape=[8,8,3]"),
     *("model.width=0.125", "model.blocks=2"),
 ]
+FROZEN = ["train.freeze=[stem,norm]", "optim.lr_factors={head: 3}"]
+FROZEN += ["optim.clip_norm=0.5", "optim.weight_decay=0.1"]
 CASES = {
     "normed": NORMED,
     "one micro-batch": [k for k in NORMED if "accum" not in k],
@@ -66,7 +68,14 @@ CASES = {
     "averaged": [*NORMED, "optim.ema_decay=0.7"],
     "averaged fsdp": [*NORMED, "optim.ema_decay=0.7", "parallel=fsdp"],
     "averaged local norms": [*NORMED, "optim.ema_decay=0.7", "model.norm.sync=false"],
+    "frozen": [*NORMED, *FROZEN, "optim.ema_decay=0.7"],
+    "frozen fsdp": [*NORMED, *FROZEN, "optim=adamw", "parallel=fsdp"],
+    "frozen blocks fsdp": [
+        *(*VIT, "precision=fp64", "train.freeze=[patches,position,block.0]"),
+        *("optim.lr_factors={block: 0.5}", "parallel=fsdp"),
+    ],
     "fp16": HALF,
+    "fp16 frozen": [*HALF, "train.freeze=[dense.0]"],
     "fp16 fsdp": [*HALF, "parallel=fsdp"],
     "fp16 averaged fsdp": [*HALF, "optim.ema_decay=0.7", "parallel=fsdp"],
     "clipped": CLIPPED,

@@ -163,13 +163,13 @@ def main() -> None:
     sharded = config_of("experiment=digits_mlp", *layers, "parallel=fsdp")
     deep = config_of("experiment=cifar10_resnet18", "data=synthetic")
     found = {
-        "parameters": parameter_count(random_weights(small)),
+        "parameters": parameter_count(small, random_weights(small)),
         "jax": in_jax(small, devices),
         "ddp": in_ddp(small, devices),
         "jax fsdp": in_jax(sharded, devices),
         "fsdp": in_fsdp(sharded, devices),
         "padded": padded_bytes(sharded, devices),
-        "deep parameters": parameter_count(random_weights(deep)),
+        "deep parameters": parameter_count(deep, random_weights(deep)),
         "deep ddp": in_ddp(deep, devices),
     }
     print(json.dumps(found))
