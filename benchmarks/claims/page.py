@@ -69,11 +69,12 @@ def _claims(notes: dict[str, Any], measured: dict[str, Results]) -> str:
             kind: MEASURES[claim["measure"]](its) for kind, its in measured.items()
         }
         cpu, gpu = cases.get("cpu", {}), cases.get("gpu", {})
+        measures = ", ".join(f"{n} {_value(e)}" for n, e in cpu.items())
         both = ", ".join(f"{n} {_value(e)} ({_ends(e)})" for n, e in gpu.items())
         cells = [
             claim["claim"],
             f"[{claim['by']}]({claim['link']})",
-            ", ".join(f"{n} {_value(e)}" for n, e in cpu.items()) or "not measured",
+            f"{claim['of']}: {measures}" if cpu else "not measured",
             "; ".join(f"{n} {_ends(e)}" for n, e in cpu.items()) or "–",
             both or "not measured",
             "; ".join(
@@ -123,7 +124,7 @@ def _costs(notes: dict[str, Any], kind: str, results: Results) -> list[str]:
             compiling = max(0.0, median(r["compile"] for r in runs))
             times = [f"{s:.1f}" for s in (*seconds, compiling)]
             step = f"{1e3 * median(r['step'] for r in runs):.3g}"
-            totals = [f"{total_seconds(runs, n):,.3g}" for n in COUNTS]
+            totals = [_seconds(total_seconds(runs, n)) for n in COUNTS]
             process = f"{median(r['peak_process'] for r in runs) / 1e6:,.0f}"
             held = [r["peak_device"] for r in runs]
             device = "–" if None in held else f"{median(held) / 1e6:,.0f}"
@@ -137,6 +138,10 @@ def _costs(notes: dict[str, Any], kind: str, results: Results) -> list[str]:
     )
     parts = notes["cheapest"], _cheapest(models), notes["break_even"]
     return [text, "\n".join(lines) + "\n", *parts, _break_even(models)]
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
 
 
 def _cheapest(models: dict[str, Any]) -> str:
