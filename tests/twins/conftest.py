@@ -1,6 +1,5 @@
 """Both twins in one process: on a CPU they do not get in each other's way."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -21,12 +20,6 @@ from tests.twins.steps import jax_steps, random_arrays, torch_steps
 from torch_impl.parallel import World as TorchWorld
 
 TORCH = TorchWorld(0, 1, 1, torch.device("cpu"))
-
-# Most of these tests' time is LLVM's work on kernels that run a few times; XLA has
-# settled before what they compute. Runs that tests/launch starts have kernels as users
-# have them. The flags are read once, before anything is compiled.
-FLAGS = os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"
-os.environ["XLA_FLAGS"] = " ".join(FLAGS).strip()
 
 # What is compiled for one test serves those that compile the same, in every worker and
 # in the next session. Given a limit, JAX locks the folder, as for `open_cache`.
@@ -75,6 +68,23 @@ def proof_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     strict = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")
     with jax.enable_x64(True), strict[0], strict[1]:
         yield
+
+
+@pytest.fixture(autouse=True)
+def quickly_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole steps without LLVM's work on kernels, most of these tests' time.
+
+    What XLA does before is as in a run, and runs that tests/launch starts have all of
+    it. So has what `jax.jit` compiles here: tests of single bits, which fused
+    multiplications and additions change, go that way.
+    """
+    compiled = jax.stages.Lowered.compile
+    options: Any = {"xla_backend_optimization_level": 0}
+    monkeypatch.setattr(
+        jax.stages.Lowered,
+        "compile",
+        lambda lowered, given=None: compiled(lowered, options | (given or {})),
+    )
 
 
 @pytest.fixture

@@ -44,13 +44,7 @@ KEPT = [
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-    """Nor are the kernels optimised, which comes after what is read here."""
     one_block_a_stage(monkeypatch)
-    compiled = jax.stages.Lowered.compile
-    options: Any = {"xla_backend_optimization_level": 0}
-    monkeypatch.setattr(
-        jax.stages.Lowered, "compile", lambda lowered: compiled(lowered, options)
-    )
 
 
 def compiled_step(config: Config, devices: int) -> str:
