@@ -12,9 +12,10 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 from data import acquire
+from launch import evaluate, export, predict, report
+from launch.asked import asked
 from launch.overrides import checked, typed_config
 from launch.own import keys
-from launch.report import parser
 from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
@@ -26,6 +27,12 @@ SCHEMAS = {
     "jax": ("config", Config),
     "parity": ("parity", ParityConfig),
     "study": ("study", StudyConfig),
+}
+PARSERS = {
+    "evaluate": evaluate.asked,
+    "export": lambda typed: asked(typed, export.ExportKeys, ""),
+    "predict": lambda typed: predict.parser().parse_args(typed),
+    "report": lambda typed: report.parser().parse_args(typed),
 }
 # What begins so is no script of Duet's, with the reason why nothing is checked.
 NOT_OURS = {
@@ -41,6 +48,7 @@ NOT_OURS = {
     "enroot ": "needs a cluster's container runtime",
     "apptainer ": "needs a cluster's container runtime",
     "python3 -m pip": "pip's own",
+    "python make_photos.py": "tests/launch/test_own_images.py writes and runs it",
 }
 BLOCK = re.compile(r"^ *```(?:console|bash|sh)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 
@@ -88,8 +96,8 @@ def check(command: str) -> None:
         name, *arguments = arguments or ["jax"]
     if name == "own":
         name, arguments = "jax", keys(arguments)
-    if name == "report":
-        parser().parse_args(arguments)
+    if name in PARSERS:
+        PARSERS[name](arguments)
     elif name in SCHEMAS:
         compose(*SCHEMAS[name], arguments)
     else:
@@ -122,6 +130,9 @@ def test_every_exception_is_still_shown():
         ("python launch/study.py study=demos", hydra.errors.HydraException),
         ("torchrun --nproc-per-node=2 launch/pytorch.py train.epochs=0", ConfigError),
         ("python launch/report.py runs --acuracy 1", SystemExit),
+        ("python launch/evaluate.py runs/one", ConfigError),
+        ("python launch/export.py run=runs/one format=[onnx]", ConfigError),
+        ("python launch/predict.py runs/one --jax digit.png", SystemExit),
         ("python launch/jacks.py", AssertionError),
         ("make clams", AssertionError),
         ("python -m data.acquire cifar11", AssertionError),

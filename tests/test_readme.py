@@ -42,8 +42,8 @@ def test_the_command_runs(run_python, fashion_mnist, command, tmp_path):
         arguments = ["-m", "torch.distributed.run", *arguments]
     if "launch/parity.py" in command or "launch/study.py" in command:
         arguments += ["--cfg", "job"]  # tests of their own in tests/launch run them
-    elif "launch/report.py" in command:
-        arguments = [arguments[0], "--help"]  # tests/report runs it
+    elif re.search(r"launch/(report|evaluate|export|predict)\.py", command):
+        arguments = [arguments[0], "--help"]  # tests of their own run them
     elif "launch/" in command:
         arguments += ["train.steps=3", f"run.dir={tmp_path / 'run'}"]
     done = run_python(arguments)
