@@ -38,7 +38,7 @@ from runtime.signals import Stopping  # noqa: E402
 
 PAGE = ROOT / "docs" / "transfer.md"
 MARK = "<!-- measured: everything below is written by benchmarks/transfer.py -->\n"
-FRAMEWORKS, LABELS, SEEDS = ("torch", "jax"), (100, 300, 1000), range(5)
+FRAMEWORKS, LABELS, SEEDS = ("torch", "jax"), (100, 300, 1000), range(5, 10)
 STARTS = {
     "random": ["model.weights=null", "model.head=null", "train.freeze=[]"],
     "fashion": ["model.weights={file}"],
