@@ -87,6 +87,7 @@ def _shared_folder(world: World) -> Path | None:
             folder.mkdir(0o700, parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".") as file:
                 file.write(b"0")
+            _complete(folder)
             if world.processes > 1:
                 (folder / mark).touch()
             return mark
@@ -106,6 +107,17 @@ def _shared_folder(world: World) -> Path | None:
     if mark and world.rank == 0:
         (_folder() / mark).unlink(missing_ok=True)
     return _folder() if all_see else None
+
+
+def _complete(folder: Path) -> None:
+    """Give each entry its time of use, without which JAX could add no other.
+
+    A process that is killed between writing the two leaves an entry alone.
+    """
+    for entry in folder.glob("*-cache"):
+        used = entry.with_name(f"{entry.name.removesuffix('cache')}atime")
+        if not used.exists():
+            used.write_bytes(bytes(8))
 
 
 def _folder() -> Path:

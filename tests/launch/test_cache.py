@@ -74,6 +74,17 @@ def test_a_broken_entry_is_reported_and_replaced(run_with, tmp_path):
     assert run_with(cache)[::2] == (True, "")
 
 
+def test_an_entry_whose_writing_was_interrupted_does_not_end_caching(
+    run_with, tmp_path
+):
+    cache = tmp_path / "cache"
+    run_with(cache)
+    (entry,) = cache.rglob("jit_window_step-*-cache")
+    entry.with_name(f"{entry.name.removesuffix('cache')}atime").unlink()
+    assert run_with(cache, "precision=fp64")[::2] == (False, "")
+    assert run_with(cache, "precision=fp64")[::2] == (True, "")
+
+
 def test_a_folder_that_cannot_be_written_is_one_line_and_no_cache(run_with):
     cached, _, stderr = run_with("/dev/null/cache")
     assert cached is False

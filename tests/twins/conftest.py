@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,9 +23,10 @@ from torch_impl.parallel import World as TorchWorld
 TORCH = TorchWorld(0, 1, 1, torch.device("cpu"))
 
 # What is compiled for one test serves those that compile the same, in every worker and
-# in the next session. Given a limit, JAX locks the folder, as for `open_cache`.
+# in the next session. Given a limit, JAX locks the folder, as for `open_cache`; what
+# writes there without one would break it, so plain JAX programs do not share it.
 CACHED = {
-    "compilation_cache_dir": CACHE["JAX_COMPILATION_CACHE_DIR"],
+    "compilation_cache_dir": str(Path(CACHE["JAX_COMPILATION_CACHE_DIR"], "twins")),
     "compilation_cache_max_size": MOST_BYTES,
     "persistent_cache_min_compile_time_secs": 0.0,
     "persistent_cache_min_entry_size_bytes": -1,
