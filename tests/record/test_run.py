@@ -402,7 +402,7 @@ def test_a_folder_that_vanished_is_a_failure_too(tmp_path):
 def test_a_record_that_was_changed_afterwards_is_not_read(folder):
     write_run(folder)
     for name, old, new, words in (
-        ("config.yaml", "seed: 0", "seed: 1", "their hashes differ"),
+        ("config.yaml", "\n  seed: 0", "\n  seed: 1", "their hashes differ"),
         ("metrics.jsonl", '"step": 2,', '"step": 3,', "does not hold steps 1 to 4"),
         ("summary.json", '"accuracy"', '"acuracy"', "test lacks accuracy"),
     ):

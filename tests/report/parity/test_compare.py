@@ -36,9 +36,11 @@ def config_of(precision, optim):
     """What a verdict reads of a config: SGD's moves of rounding are 1e-13 in fp64."""
     return SimpleNamespace(
         precision=SimpleNamespace(name=precision),
-        optim=SimpleNamespace(name=optim, momentum=0.9, clip_norm=None, eps=1e-8),
+        optim=SimpleNamespace(
+            name=optim, momentum=0.9, clip_norm=None, eps=1e-8, lr_factors=None
+        ),
         model=SimpleNamespace(name="mlp", weights=None),
-        train=SimpleNamespace(global_batch_size=16),
+        train=SimpleNamespace(global_batch_size=16, freeze=[]),
         data=SimpleNamespace(image_shape=[8, 8, 1]),
     )
 
