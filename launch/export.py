@@ -10,9 +10,9 @@ Keys:
     out      the new folder; by default `export` in the run folder
 
 Each file takes uint8 images of any batch size and returns logits; safetensors holds the
-weights alone. A process without Duet loads each file and compares its logits with the
-trained model's on the whole test set before the folder appears, with model.json and a
-model card, README.md. docs/export.md shows how the files are loaded.
+weights alone. A process without Duet loads each that computes, and compares its logits
+with the trained model's on the whole test set before the folder appears, with
+model.json and a model card, README.md. docs/export.md shows how files are loaded.
 """
 
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)

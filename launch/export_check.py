@@ -59,6 +59,8 @@ def check_file(
     allowed = max(ABSOLUTE, RELATIVE * float(np.abs(logits).max()))
     if found.shape != logits.shape:
         raise _failure(f"{format}: logits of shape {found.shape}, not {logits.shape}")
+    if not np.isfinite(found).all():
+        raise _failure(f"{format}: loaded without Duet, its logits are not finite")
     difference = float(np.abs(found - logits).max())
     if not FORMATS[format].int8 and not difference <= allowed:
         raise _failure(

@@ -46,9 +46,10 @@ def write_files(
     (work / "config.yaml").write_text(to_yaml(config))
     safetensors.numpy.save_file(weights, work / "weights.safetensors")
     np.save(work / "images.npy", dataset.test_images)
-    every = max(1, len(dataset.train_images) // CALIBRATION_IMAGES)
-    some = dataset.train_images[::every][:CALIBRATION_IMAGES]
-    np.save(work / "calibration.npy", some)
+    # Evenly spaced, as images may be in the order of their classes.
+    count = len(dataset.train_images)
+    some = np.linspace(0, count - 1, min(count, CALIBRATION_IMAGES)).astype(int)
+    np.save(work / "calibration.npy", dataset.train_images[some])
     conventions = {}
     if "safetensors" in formats:
         conventions["safetensors"] = _write_weights(config, weights, work)

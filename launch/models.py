@@ -96,7 +96,8 @@ def exported(path: Path, framework: str | None) -> Model:
         raise ConfigError(
             f"{path} holds weights alone; predict from another format, or from the run"
         )
-    chosen = computing[0]
+    # Not first .pt2, which torch.export.load unpickles, so that it may run code.
+    chosen = min(computing, key=lambda name: name == "pt2")
     package = PACKAGES.get(chosen, "onnxruntime")
     if find_spec(package) is None:
         raise ConfigError(f"{files[chosen]} needs {package}; pip install {package}")

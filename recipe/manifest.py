@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 from recipe.errors import RecordError
+from recipe.experiment import RESIZES
 
 MANIFEST = "model.json"
 MANIFEST_VERSION = 1
@@ -143,9 +144,36 @@ def read_manifest(folder: Path) -> Manifest:
             f"{MANIFEST_VERSION}"
         )
     manifest = _read(Manifest, given, str(path))
+    _check_values(manifest, str(path))
     for name, entry in manifest.files.items():
         _check_file(folder, entry, f"{path}: {name}")
     return manifest
+
+
+def _check_values(manifest: Manifest, where: str) -> None:
+    """Refuse numbers and names that no export has."""
+    pixels, labels = manifest.pixels, manifest.labels
+    shape = [pixels.height, pixels.width, pixels.channels]
+    outputs = manifest.output.shape[-1:]
+    wrong = {
+        "pixels: height and width": min(shape) < 1,
+        "pixels: channels": pixels.channels not in (1, 3),
+        "pixels: resize": pixels.resize not in RESIZES,
+        "pixels: mean": not _are_numbers(pixels.mean, pixels.channels),
+        "pixels: std": not _are_numbers(pixels.std, pixels.channels),
+        "input: shape": manifest.input.shape[1:] != shape,
+        "labels": not all(type(label) is str for label in labels)
+        or len(labels) not in (0, *outputs),
+    }
+    if bad := [name for name, is_wrong in wrong.items() if is_wrong]:
+        raise RecordError(
+            f"{where}: {', '.join(bad)} cannot be right; export again, or restore the "
+            "manifest that was written with these files"
+        )
+
+
+def _are_numbers(values: list[Any], count: int) -> bool:
+    return len(values) == count and all(type(v) in (int, float) for v in values)
 
 
 def _check_file(folder: Path, entry: ModelFile, where: str) -> None:

@@ -44,7 +44,8 @@ class OptimConfig:
     """SGD or AdamW, both as torch writes them; `optim.py` of either twin has them.
 
     SGD's decay enters the gradient before momentum (coupled), AdamW's is multiplied by
-    the learning rate alone (decoupled).
+    the learning rate alone (decoupled). `lr_factors` is Any: Hydra lets no typed
+    dictionary grow.
     """
 
     name: str
@@ -59,7 +60,7 @@ class OptimConfig:
     # Factors on the learning rate of layers, by canonical prefix: `{stem: 0.1, head:
     # 10}`. The longest prefix counts; 1 where there is none. It also multiplies AdamW's
     # decay.
-    lr_factors: Any = None  # dict[str, float] | None, which Hydra would not let grow
+    lr_factors: Any = None
     # Maximum 2-norm of the global gradient; `null` does not clip.
     clip_norm: float | None = None
     # Decay of an exponential moving average of the weights, which is then what is

@@ -19,7 +19,8 @@ from jaxtyping import Float, Int, Int8, Int32
 from recipe.weights import Weights
 
 LARGEST = 127  # not -128 either, so that the range is symmetric
-MOST_PRODUCTS = 2**31 // LARGEST**2 - 1  # of one sum in int32
+LARGEST_BIAS = 2**30  # of int32: half is for the products, half for the bias
+MOST_PRODUCTS = 2**30 // LARGEST**2 - 1  # of one sum
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ def quantise(weights: Weights, largest: Mapping[str, float]) -> dict[str, Int8La
             )
         input_scale = np.float32(magnitude / LARGEST)
         of_kernel = kernel_scales(kernel)
+        if bias is not None:  # that fits, beside tiny weights or none as well
+            least = np.abs(bias.astype(np.float64)) / LARGEST_BIAS / float(input_scale)
+            unused = ~kernel.reshape(-1, kernel.shape[-1]).any(0) & (least > 0)
+            of_kernel = np.where(unused, least, np.maximum(of_kernel, least))
         scale = float(input_scale) * of_kernel
         layers[name] = Int8Layer(
             to_int8(kernel, of_kernel),

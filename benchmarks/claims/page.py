@@ -18,6 +18,7 @@ from report.analysis.intervals import Estimate, median_estimate
 FIGURE = "images/claims.png"
 COUNTS = (1, 1_000, 100_000)  # N of T(N)
 CHEAPEST = (1, 100, 1_000, 10_000, 100_000)
+NONE = "**Not measured yet**: run `make claims` on a quiet machine.\n"
 Results = dict[str, Any]  # of one kind of device: machine, and what was measured
 
 
@@ -27,6 +28,8 @@ def page(notes: dict[str, Any], measured: dict[str, Results]) -> str:
     Args:
       measured: kind of device, "cpu" or "gpu" -> results.
     """
+    if not measured:
+        return "\n".join([notes["intro"], NONE, _claims(notes, {}), notes["elsewhere"]])
     parts = [
         notes["intro"],
         *(_machine(kind, its["machine"]) for kind, its in measured.items()),

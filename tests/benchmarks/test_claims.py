@@ -72,7 +72,8 @@ def results():
 
 
 def test_the_page_is_what_its_results_and_notes_give(root):
-    measured = json.loads((root / "docs" / "claims.json").read_text())
+    file = root / "docs" / "claims.json"
+    measured = json.loads(file.read_text()) if file.exists() else {}
     assert (root / "docs" / "claims.md").read_text() == page(NOTES, measured)
 
 

@@ -134,14 +134,14 @@ def test_an_import_of_duet_would_fail_there(without_duet):
 
 @pytest.mark.parametrize(
     "keys",
-    exhaustive_but([tuple(QUICK)], [tuple(QUICK), ("experiment=fashion_cnn",)]),
+    exhaustive_but([QUICK], [QUICK, ["experiment=fashion_cnn"]]),
 )
 def test_static_int8_is_within_a_point_of_fp32_in_less_than_a_third_of_the_bytes(
     keys, exported, request
 ):
     if "experiment=fashion_cnn" in keys:
         request.getfixturevalue("fashion_mnist")
-    formats = tuple(FORMATS) if keys == tuple(QUICK) else tuple(INT8)
+    formats = tuple(FORMATS) if keys == QUICK else tuple(INT8)
     files = read_manifest(exported("torch", *keys, formats=formats)).files
     fp32, int8, dynamic = (files[name] for name in INT8)
     assert int8.measured["accuracy"] >= fp32.measured["accuracy"] - 0.01
@@ -192,6 +192,22 @@ def changed(folder, **fields):
             "labels is 'ten', expected list",
         ),
         "pixels": (lambda f: changed(f, pixels={}), "pixels lacks channels, height"),
+        "too few labels": (
+            lambda f: changed(f, labels=["zero"]),
+            r"labels cannot be right; export again",
+        ),
+        "labels that are numbers": (
+            lambda f: changed(f, labels=list(range(10))),
+            "labels cannot be right",
+        ),
+        "pixels of no size": (
+            lambda f: changed(
+                f,
+                pixels={"height": 0, "width": 28, "channels": 2}
+                | {"resize": "no", "mean": [], "std": ["1"]},
+            ),
+            "height and width, .*channels, .*resize, .*mean, .*std, input: shape",
+        ),
         "one more": (lambda f: changed(f, more=1), "has unknown more"),
     }.values(),
 )

@@ -54,6 +54,15 @@ def test_sums_of_a_dense_layer_are_the_same_bits(generator):
     assert np.array_equal(in_torch.numpy(), in_jax)
 
 
+def test_a_bias_beside_tiny_weights_or_none_is_kept():
+    kernel, bias = np.array([[1e-12, 0, 0.5]]), np.array([1.0, 0.3, 0.1])
+    layer = quantise({"a.kernel": kernel, "a.bias": bias}, {"a": 1000.0})["a"]
+    assert layer.bias is not None
+    found = layer.bias * layer.scale.astype(np.float64)
+    assert np.allclose(found[:2], bias[:2], rtol=1e-6)
+    assert abs(found[2] - bias[2]) <= layer.scale[2] / 2
+
+
 def test_inputs_are_rounded_to_the_same_integers(generator):
     layer = layer_of(generator, 4, 4)
     halves = np.arange(-300, 300, dtype=np.float32) * 0.25  # every half, and beyond
