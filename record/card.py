@@ -122,8 +122,9 @@ def _evaluation(manifest: Manifest) -> str:
         )
     return f"{said}.\n\n{table(manifest.files)}\n\n" + (
         "Each file that computes was loaded by a process without Duet. The difference "
-        "is the largest of a logit from the trained model's. Load is from the file to its first "
-        "result in a new process, imports excluded; latency is a call's, median and "
+        "is the largest of a logit from the trained model's. Load is from the file to "
+        "its first result in a new process, imports excluded; latency is a call's, "
+        "median and "
         "95th percentile, all on the CPU of the machine that exported."
     )
 
