@@ -76,8 +76,9 @@ def _images(path: Path) -> Iterator[tuple[str, Image.Image]]:
         yield from ((str(file), read_image(file)) for file in files)
     elif _is_idx(path):
         images = read_idx(path, 3, 4)
-        if not len(images):
-            raise DataError(f"{path} holds no images")
+        if not len(images) or images.shape[3:] not in ((), (1,), (3,)):
+            held = " x ".join(map(str, images.shape))
+            raise DataError(f"{path} holds {held} numbers, and no grey or RGB images")
         for place, pixels in enumerate(images):
             grey = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
             yield f"{path}[{place}]", Image.fromarray(grey)

@@ -21,6 +21,8 @@ FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by number of channels
 READ = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # modes of 8 bits
+# Of a file that is small and decodes to gigabytes; a camera's have fewer.
+MOST_PIXELS = 150_000_000
 
 
 def read_image(path: Path) -> Image.Image:
@@ -32,6 +34,11 @@ def read_image(path: Path) -> Image.Image:
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(
+                    f"it has {image.width} x {image.height} pixels, more than "
+                    f"{MOST_PIXELS:,}"
+                )
             image.verify()  # the checksums of a PNG, which decoding skips
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             return ImageOps.exif_transpose(image)

@@ -37,10 +37,12 @@ def test_a_folder_and_an_idx_file_of_the_same_images_are_the_same_inputs(scans):
 
 def test_what_holds_no_image_is_named(scans, as_idx):
     (scans / "none-idx3").write_bytes(as_idx(PIXELS[:0]))
+    (scans / "five-idx4").write_bytes(as_idx(np.zeros((2, 4, 5, 5), np.uint8)))
     (scans / "labels-idx1").write_bytes(as_idx(PIXELS[0, 0]))
     for path, said in {
         "scans/more/.hidden": "c.png is neither a PNG nor",
-        "none-idx3": "none-idx3 holds no images",
+        "none-idx3": "none-idx3 holds 0 x 4 x 5 numbers, and no grey or RGB images",
+        "five-idx4": "five-idx4 holds 2 x 4 x 5 x 5 numbers, and no grey or RGB",
         "labels-idx1": "labels-idx1: 1 dimensions, not 3 or 4",
         "nowhere.png": "nowhere.png cannot be read: No such file",
         "scans/notes.txt": "notes.txt is neither a PNG nor a JPEG",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import prepare as prepare_module
 from data.prepare import average, prepare, prepare_file, read_image
 from recipe.errors import DataError
 
@@ -116,6 +117,12 @@ def test_pixels_of_16_bits_and_of_printing_inks_are_refused(tmp_path):
     for file in "a.png", "a.jpg":
         with pytest.raises(DataError, match=f"{file} has pixels of mode .* of 8 bits"):
             prepare_file(tmp_path / file, [7, 5, 1])
+
+
+def test_a_file_that_would_fill_the_memory_is_refused_before_it_does(png, monkeypatch):
+    monkeypatch.setattr(prepare_module, "MOST_PIXELS", 34)
+    with pytest.raises(DataError, match="a.png cannot be read: it has 5 x 7 pixels"):
+        read_image(png(GREY))
 
 
 def test_a_png_truncated_anywhere_is_refused_by_name(png, tmp_path):
