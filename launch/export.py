@@ -73,7 +73,7 @@ def main(typed: list[str]) -> None:
       DuetError: with what is wrong, in one line; nothing is left of the folder then.
     """
     assert __doc__
-    keys = asked(typed, ExportKeys, __doc__)
+    keys = asked(list(map(listed, typed)), ExportKeys, __doc__)
     check_formats(keys.formats)
     folder = Path(keys.run).expanduser()
     if not (folder / "config.yaml").is_file():
@@ -94,6 +94,17 @@ def main(typed: list[str]) -> None:
         export(run, keys.formats, dataset, Path(work))
         (Path(work) / "model").rename(out)
     print(f"export: {out}")
+
+
+def listed(argument: str) -> str:
+    """`formats=onnx` as the list that is meant.
+
+    >>> listed("formats=onnx"), listed("formats=[onnx,pt2]"), listed("run=a")
+    ('formats=[onnx]', 'formats=[onnx,pt2]', 'run=a')
+    """
+    key, _, value = argument.partition("=")
+    alone = key == "formats" and value and "[" not in value
+    return f"{key}=[{value}]" if alone else argument
 
 
 def check_formats(formats: list[str]) -> None:

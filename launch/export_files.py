@@ -83,7 +83,8 @@ def _write_weights(config: Config, weights: Weights, work: Path) -> dict[str, An
     }
     metadata = {name: json.dumps(value) for name, value in facts.items()}
     path = work / FORMATS["safetensors"].file
-    safetensors.numpy.save_file(weights, path, metadata)
+    # Not save_file, which lets nobody else read the file.
+    path.write_bytes(safetensors.numpy.save(weights, metadata))
     return {"loader": "safetensors", "layouts": layouts}
 
 

@@ -8,7 +8,7 @@ from recipe.formats import FORMATS
 from recipe.manifest import Manifest, ModelFile
 
 LOAD = {
-    "pt2": "torch.export.load('{file}').module()(images)",
+    "pt2": "torch.export.load('{file}').module()(torch.from_numpy(images))",
     "onnx": "onnxruntime.InferenceSession('{file}').run(None, {{'images': images}})",
     "stablehlo": "jax.export.deserialize(open('{file}', 'rb').read()).call(images)",
     "safetensors": "safetensors.numpy.load_file('{file}')",
