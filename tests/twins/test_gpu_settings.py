@@ -39,6 +39,7 @@ def test_nccl_connects_all_ranks_at_the_start_and_waits_an_hour_for_them(
     monkeypatch.setattr(parallel.dist, "init_process_group", join)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: None)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # else it stays set for other tests
     second = Processes(launcher, rank=1, count=2, local_rank=1, coordinator="node:1")
     parallel.start(make_config(), second)
     assert calls == [("store", HOUR), ("nccl", CUDA, HOUR), "a collective"]
