@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, exhaustive_but
+from tests.launch.pages import console_lines
 
 README = (ROOT / "README.md").read_text()
 PAGES = [
@@ -14,10 +15,7 @@ PAGES = [
     *((ROOT / page).read_text() for page in ("docs/quickstart.md", "CONTRIBUTING.md")),
 ]
 COMMANDS = [
-    line.partition("  #")[0].strip()
-    for page in PAGES
-    for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL)
-    for line in block.splitlines()
+    line.partition("  #")[0].strip() for page in PAGES for line in console_lines(page)
 ]
 BY_HAND = ("make ", "source ")  # what sets up the environment that this runs in
 SCRIPTS = [c for c in dict.fromkeys(COMMANDS) if not c.startswith(BY_HAND)]

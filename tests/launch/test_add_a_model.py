@@ -9,14 +9,10 @@ import subprocess
 import pytest
 
 from tests.conftest import ROOT
-from tests.launch.pages import write_files
+from tests.launch.pages import console_lines, write_files
 
 PAGE = (ROOT / "docs" / "add-a-model.md").read_text()
-COMMANDS = [
-    line
-    for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
-    for line in block.splitlines()
-]
+COMMANDS = console_lines(PAGE)
 FINDING = re.search(r"```text\n(.*?)```", PAGE, re.DOTALL)
 
 

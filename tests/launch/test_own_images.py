@@ -13,14 +13,10 @@ from PIL import Image
 from recipe.config import from_yaml
 from tests.conftest import ROOT
 from tests.launch.conftest import refused
-from tests.launch.pages import write_files
+from tests.launch.pages import console_lines, write_files
 
 PAGE = (ROOT / "docs" / "own-images.md").read_text()
-COMMANDS = [
-    line
-    for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
-    for line in block.splitlines()
-]
+COMMANDS = console_lines(PAGE)
 PREDICT = ROOT / "launch" / "predict.py"
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from tests.launch.pages import console_lines
+
 PAGE = "docs/transfer.md"
 
 
@@ -15,9 +17,8 @@ PAGE = "docs/transfer.md"
 def done(run_python, root, fashion_mnist, tmp_path_factory):
     """The page's commands, cut to three steps, in the order in which they stand."""
     folder = tmp_path_factory.mktemp("transfer")
-    (block,) = re.findall(r"```console\n(.*?)```", (root / PAGE).read_text(), re.DOTALL)
     ended = []
-    for command in block.splitlines():
+    for command in console_lines((root / PAGE).read_text()):
         program, script, *typed = shlex.split(command)
         assert program == "python"
         few = ["train.steps=3", "platform=cpu"]

@@ -57,3 +57,12 @@ def written(tmp_path_factory):
 def browser(chromium, tmp_path_factory):
     with Browser(chromium, tmp_path_factory.mktemp("profile")) as browser:
         yield browser
+
+
+@pytest.fixture
+def opened(browser, out):
+    """The page of the test file's `out`, as a desktop shows it."""
+    browser.size(1280)
+    browser.media()
+    browser.open(out / "index.html")
+    return browser

@@ -682,14 +682,6 @@ def test_a_study_has_its_report_beside_its_runs(kept, tmp_path):
 # In a browser
 
 
-@pytest.fixture
-def opened(browser, out):
-    browser.size(1280)
-    browser.media()
-    browser.open(out / "index.html")
-    return browser
-
-
 def test_the_page_asks_for_nothing_and_complains_of_nothing(opened, out):
     asked = [url for url in opened.requests if not url.startswith("data:")]
     assert asked == [(out / "index.html").as_uri()]
