@@ -58,16 +58,14 @@ def load(data: DataConfig) -> Dataset:
     elif data.name == "folder":
         arrays, content = folder.load(data)
     else:
-        arrays = IN_MEMORY[data.name](data)
-        content = fingerprint(arrays)
+        arrays, content = IN_MEMORY[data.name](data), None
     names = [f"{data.name}: {field}" for field in Arrays._fields]
     check(arrays, data.image_shape, data.classes, names)
     if data.train_examples is not None and data.name not in MADE_TO_ORDER:
-        arrays = subset.take(arrays, data)
-        content = fingerprint(arrays)
+        arrays, content = subset.take(arrays, data), None
     for array in arrays:
         array.setflags(write=False)
-    return Dataset(*arrays, fingerprint=content)
+    return Dataset(*arrays, fingerprint=content or fingerprint(arrays))
 
 
 def acquire(data: DataConfig) -> str:

@@ -18,18 +18,18 @@ DIR/evaluations/<framework>-<weights>.
 
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.dataset import Dataset, acquire, load
 from launch.cli import end_by_exception, plain_main, this_process
-from launch.outputs import outputs_of
+from launch.outputs import config_of_evaluation, outputs_of
 from recipe.config import Config
 from recipe.errors import ConfigError
-from recipe.execution import ParallelConfig, TrackingConfig
 from recipe.fields import expanded, one_of
-from recipe.training import PRECISIONS, LossScaleConfig, PrecisionConfig
-from record.trained import FRAMEWORKS, read_trained
+from recipe.study import FRAMEWORKS
+from recipe.training import PRECISIONS
+from record.trained import read_trained
 from report.analysis.evaluation import Evaluation, Scores, score
 from report.evaluation import PAGE, write_evaluation
 
@@ -89,31 +89,6 @@ def asked(typed: list[str]) -> Asked:
     )
 
 
-def config_of_evaluation(config: Config, given: Asked) -> Config:
-    """The run's config, to evaluate its weights with.
-
-    Weights are whole on every device, and none are loaded or drawn: strategy, head and
-    micro-batches are of the training alone. A batch divides over the devices.
-    """
-    name = given.precision or config.precision.name
-    scale = LossScaleConfig() if name == "fp16" else None
-    batch = -(-config.train.global_batch_size // given.devices) * given.devices
-    train = replace(config.train, global_batch_size=batch, grad_accum_steps=1)
-    root = Path(given.root or config.data.root).absolute()
-    return replace(
-        config,
-        data=replace(config.data, root=str(root)),
-        model=replace(config.model, weights=None, head=None),
-        precision=PrecisionConfig(name=name, loss_scale=scale),
-        parallel=ParallelConfig(name="dp"),
-        tracking=TrackingConfig(name="none"),
-        train=replace(train, trace=None),
-        devices=given.devices,
-        platform=given.platform,
-        compile=False,
-    )
-
-
 def main(typed: list[str]) -> None:
     """Read, compute, write, and print the scores.
 
@@ -130,7 +105,13 @@ def main(typed: list[str]) -> None:
         )
     given = asked(typed)
     trained = read_trained(given.run, given.checkpoint)
-    config = config_of_evaluation(trained.config, given)
+    config = config_of_evaluation(
+        trained.config,
+        devices=given.devices,
+        platform=given.platform,
+        precision=given.precision,
+        root=given.root,
+    )
     framework = given.framework or trained.framework
     dataset = _dataset(config)
     outputs = outputs_of(framework, config, trained.weights)

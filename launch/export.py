@@ -19,7 +19,7 @@ import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
 import shutil
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,9 +32,9 @@ from launch.asked import asked
 from launch.cli import end_by_exception, plain_main
 from launch.export_check import check_file, check_weights_file, right_of, scores
 from launch.export_files import write_files
+from launch.outputs import config_of_evaluation
 from recipe.config import Config
 from recipe.errors import ConfigError, DataError, RecordError
-from recipe.execution import ParallelConfig
 from recipe.formats import FORMATS
 from recipe.labels import class_labels
 from recipe.manifest import (
@@ -46,7 +46,6 @@ from recipe.manifest import (
     Tensor,
     model_file,
 )
-from recipe.training import PrecisionConfig
 from recipe.weights import Weights
 from record.card import model_card
 from record.disk import recording
@@ -171,12 +170,7 @@ def evaluated_weights(run: Run) -> Weights:
 
 def on_one_device(config: Config) -> Config:
     """The same model in fp32 on one CPU device, without any wrapper."""
-    return replace(
-        config,
-        precision=PrecisionConfig(name="fp32"),
-        parallel=ParallelConfig(name="dp"),
-        **{"devices": 1, "platform": "cpu", "compile": False},
-    )
+    return config_of_evaluation(config, platform="cpu", precision="fp32")
 
 
 def export(run: Run, formats: list[str], dataset: Dataset, work: Path) -> None:

@@ -15,9 +15,9 @@ from recipe.dropout import own_rates, rate_leaves
 from recipe.errors import ConfigError
 from recipe.leaves import wrong_leaves
 from recipe.own_model import in_words
+from recipe.study import FRAMEWORKS
 from recipe.weights import weight_shapes
 
-FRAMEWORKS = ("torch", "jax")
 # Little is computed, so no GPU is used.
 NO_DEVICE = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 

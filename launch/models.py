@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from launch.evaluate import Asked, config_of_evaluation
 from launch.export_check import outside
-from launch.outputs import outputs_of
+from launch.outputs import config_of_evaluation, outputs_of
 from recipe.errors import ConfigError, RecordError
 from recipe.experiment import SPLIT, DataConfig
 from recipe.formats import FORMATS
@@ -119,16 +118,7 @@ def outputs_of_run(
 ) -> Float[np.ndarray, "n K"]:
     """The outputs of a run's weights, on one device, in fp32 or the run's fp64."""
     precision = "fp64" if trained.config.precision.name == "fp64" else "fp32"
-    asked = Asked(
-        run=trained.run,
-        framework=framework,
-        checkpoint=None,
-        devices=1,
-        platform="auto",
-        precision=precision,
-        root=None,
-    )
-    config = config_of_evaluation(trained.config, asked)
+    config = config_of_evaluation(trained.config, precision=precision)
     with tempfile.TemporaryDirectory() as folder:
         config.data = as_dataset(config.data, pixels, Path(folder, "images.npz"))
         return outputs_of(framework, config, trained.weights)

@@ -3,21 +3,58 @@
 `launch/evaluate_twin.py` is what they run; the files of its folder are named here.
 """
 
-import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
 from launch.children import end, start
-from launch.trainings import last_errors
+from launch.trainings import last_errors, launcher
 from recipe.config import Config, to_yaml
 from recipe.errors import DuetError
+from recipe.execution import ParallelConfig, TrackingConfig
+from recipe.training import LossScaleConfig, PrecisionConfig
 from recipe.weights import Weights, weight_dtype
 
 CONFIG, WEIGHTS, OUTPUTS = "config.yaml", "weights.safetensors", "outputs.npy"
 REFUSED = "error: "
+
+
+def config_of_evaluation(
+    config: Config,
+    *,
+    devices: int = 1,
+    platform: str = "auto",
+    precision: str | None = None,
+    root: str | None = None,
+) -> Config:
+    """The run's config, to evaluate its weights with.
+
+    Weights are whole on every device, and none are loaded or drawn: strategy, head and
+    micro-batches are of the training alone. A batch divides over the devices.
+
+    Args:
+      precision, root: to compute in, and of its dataset; the run's where None.
+    """
+    name = precision or config.precision.name
+    scale = LossScaleConfig() if name == "fp16" else None
+    batch = -(-config.train.global_batch_size // devices) * devices
+    train = replace(config.train, global_batch_size=batch, grad_accum_steps=1)
+    root = str(Path(root or config.data.root).absolute())
+    return replace(
+        config,
+        data=replace(config.data, root=root),
+        model=replace(config.model, weights=None, head=None),
+        precision=PrecisionConfig(name=name, loss_scale=scale),
+        parallel=ParallelConfig(name="dp"),
+        tracking=TrackingConfig(name="none"),
+        train=replace(train, trace=None),
+        devices=devices,
+        platform=platform,
+        compile=False,
+    )
 
 
 def outputs_of(framework: str, config: Config, weights: Weights) -> np.ndarray:
@@ -50,11 +87,8 @@ def outputs_of(framework: str, config: Config, weights: Weights) -> np.ndarray:
 
 
 def _command(framework: str, devices: int, folder: Path) -> list[str]:
-    launcher = [sys.executable]
-    if framework == "torch" and devices > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone"]
-        launcher += [*torchrun, f"--nproc-per-node={devices}"]
-    return [*launcher, "-m", "launch.evaluate_twin", framework, str(folder)]
+    processes = devices if framework == "torch" else 1
+    return [*launcher(processes), "-m", "launch.evaluate_twin", framework, str(folder)]
 
 
 def _failure(framework: str, log: Path) -> DuetError:

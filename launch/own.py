@@ -19,10 +19,11 @@ import safetensors.numpy
 from rich.console import Console
 
 from launch.cli import end_by_exception, hydra_main, say
-from launch.leaves import FRAMEWORKS, ask_twins
+from launch.leaves import ask_twins
 from launch.trace import show_layers
 from launch.trainings import quoted
 from recipe.config import Config
+from recipe.study import FRAMEWORKS
 from record.trace import read_trace
 from report.parity.bounds import IDENTICAL
 from report.parity.trace import Traced, TraceVerdict, compare_traces

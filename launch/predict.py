@@ -21,12 +21,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from scipy.special import softmax
 
 from data.inputs import Inputs, bright_at_the_border, read_inputs
 from launch.cli import end_by_exception, plain_main, print_whole, say
-from launch.leaves import FRAMEWORKS
 from launch.models import Model, open_model
 from recipe.errors import ConfigError, RecordError
+from recipe.study import FRAMEWORKS
 
 SHOWN = 40  # rows of the table; the CSV has all
 DARK = 1 / 3  # training images are dark if their mean pixel is below it
@@ -96,16 +97,9 @@ def seems_inverted(model: Model, inputs: Inputs, inverted: bool) -> str:
     )
 
 
-def probabilities(
-    outputs: Float[np.ndarray, "n K"],
-) -> Float[np.ndarray, "n K"]:
-    """The softmax of logits, in float64.
-
-    >>> probabilities(np.array([[1000.0, 1000.0]]))
-    array([[0.5, 0.5]])
-    """
-    powers = np.exp(outputs - outputs.max(axis=1, keepdims=True), dtype=np.float64)
-    return powers / powers.sum(axis=1, keepdims=True)
+def probabilities(outputs: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n K"]:
+    """The softmax of logits, in float64."""
+    return softmax(outputs.astype(np.float64), axis=1)
 
 
 def as_table(

@@ -39,11 +39,15 @@ LEAVE_NO_STATE = "checkpoint.at_end=false"
 
 def command(framework: str, processes: int, overrides: list[str]) -> list[str]:
     """The command line that trains, in as many processes on this machine."""
-    launcher = [sys.executable]
-    if processes > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone"]
-        launcher += [*torchrun, f"--nproc-per-node={processes}"]
-    return [*launcher, SCRIPTS[framework], *overrides]
+    return [*launcher(processes), SCRIPTS[framework], *overrides]
+
+
+def launcher(processes: int) -> list[str]:
+    """How a command line begins that starts so many processes on this machine."""
+    if processes == 1:
+        return [sys.executable]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, f"--nproc-per-node={processes}"]
 
 
 def quoted(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from recipe.config import Config
 from recipe.errors import RecordError
 from recipe.own_model import check_own_model
+from recipe.study import FRAMEWORKS
 from recipe.weights import Weights, weight_shapes
 from record.checkpoint import (
     Checkpoint,
@@ -23,7 +24,6 @@ from record.checkpoint import (
 from record.resume import check_fit, config_of
 from record.run import FINAL, read_environment, read_summary, read_weights
 
-FRAMEWORKS = ("torch", "jax")
 LAST, BEST = "last", "best"  # instead of a checkpoint's step
 
 

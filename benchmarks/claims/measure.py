@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.all import FRAMEWORKS, MATRIX, ROOT, SCRIPTS, Failed, last_json, run
+from benchmarks.all import (
+    FRAMEWORKS,
+    MATRIX,
+    ROOT,
+    SCRIPTS,
+    Failed,
+    last_json,
+    run,
+    train,
+)
 from benchmarks.claims.lines import count_lines
 from benchmarks.page import typed
 from launch.nodes import own_cores
@@ -111,18 +120,9 @@ def scaling(say: Say) -> dict[str, list[float]]:
 
 def rate(framework: str, overrides: list[str], processes: int) -> float:
     """Images/s per device."""
-    with tempfile.TemporaryDirectory() as place:
-        command = [
-            *(SCRIPTS[framework], *overrides, *NOTES["timed"].split()),
-            f"train.global_batch_size={128 * processes}",
-            *("parallel.cores_per_device=1", f"run.dir={place}/run"),
-        ]
-        if processes > 1:
-            ranks = [f"--nproc-per-node={processes}", "--rdzv-backend=c10d"]
-            torchrun = ["-m", "torch.distributed.run", "--rdzv-endpoint=127.0.0.1:0"]
-            command = [*torchrun, *ranks, *command]
-        run(command)
-        summary = json.loads((Path(place) / "run" / "summary.json").read_text())
+    batch = f"train.global_batch_size={128 * processes}"
+    own = [*NOTES["timed"].split(), batch, "parallel.cores_per_device=1"]
+    summary = train(framework, [*overrides, *own], processes)
     return summary["images_per_second"]["median"] / processes
 
 

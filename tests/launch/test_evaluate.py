@@ -1,7 +1,6 @@
 """The evaluation of runs as its users start it."""
 
 import json
-import re
 import shlex
 import shutil
 from pathlib import Path
@@ -9,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.evaluate import asked, config_of_evaluation, main
+from launch.evaluate import asked, main
+from launch.outputs import config_of_evaluation
 from recipe.errors import ConfigError, DataError
 from tests.conftest import ROOT, exhaustive_but
 from tests.launch.conftest import refused
+from tests.launch.pages import console_lines
 from tests.record.runs import finished
 
 SHORT = [
@@ -30,11 +31,7 @@ MODELS = {
 }
 BOUNDS = {"fp32": 1e-5, "fp64": 1e-12}  # of a probability
 PAGE = (ROOT / "docs" / "evaluate.md").read_text()
-COMMANDS = [
-    line.partition("  #")[0].strip()
-    for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
-    for line in block.splitlines()
-]
+COMMANDS = [line.partition("  #")[0].strip() for line in console_lines(PAGE)]
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +167,7 @@ def test_only_what_training_needs_is_left_out_of_the_runs_config(config):
         *("model.weights=absent.npz", "model.head=new", "tracking=tensorboard"),
     )
     given = asked(["run=absent", "devices=3", "data.root=place"])
-    found = config_of_evaluation(trained, given)
+    found = config_of_evaluation(trained, devices=given.devices, root=given.root)
     assert (found.parallel.name, found.devices) == ("dp", 3)
     assert found.model.weights is found.model.head is None
     assert found.train.global_batch_size == 66  # 64 do not divide over three

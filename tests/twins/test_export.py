@@ -7,10 +7,10 @@ import torch
 
 from jax_impl import export as jax_export
 from launch.export_check import check_file
-from launch.export_twin import jax_logits, torch_logits
 from recipe.formats import FORMATS
 from recipe.weights import random_weights
 from tests.conftest import exhaustive_but
+from tests.twins.outputs import jax_outputs, torch_outputs
 from tests.twins.small_models import MODELS, NARROW, SMALL
 from torch_impl import export as torch_export
 
@@ -37,8 +37,9 @@ def test_every_models_files_compute_what_both_twins_compute(case, config, tmp_pa
         for format, twin in WRITERS.items():
             path = tmp_path / FORMATS[format].file
             twin.write_model(given, weights, format, path)
+        arrays = images, np.zeros(len(images), np.int32)
         found = [
-            logits(given, weights, images) for logits in (torch_logits, jax_logits)
+            outputs(given, weights, arrays) for outputs in (torch_outputs, jax_outputs)
         ]
     assert np.abs(found[0]).max() > 0.1
     assert np.abs(found[0] - found[1]).max() <= 1e-4
