@@ -38,8 +38,6 @@ from torch_impl import parallel as torch_parallel
 from torch_impl import step as torch_step
 from torch_impl import weights as torch_weights
 
-RATE = 0.05
-
 
 @dataclass(frozen=True)
 class Ended:
@@ -70,6 +68,7 @@ class Steps:
     Args:
       rows: examples of each step's global batch, shape (steps, examples).
       resumed: what earlier ones of them left.
+      rate: the learning rate of each.
     """
 
     config: Config
@@ -77,6 +76,7 @@ class Steps:
     arrays: Arrays
     rows: np.ndarray
     resumed: Ended | None = None
+    rate: float = 0.05
 
     @classmethod
     def of(cls, config: Config, count: int) -> "Steps":
@@ -140,7 +140,7 @@ def _torch_rank(steps: Steps, world: torch_parallel.World) -> Ended:
     for rows in steps.micro(world.rank, world.processes):
         batch = torch_parallel.place_batch(rows, world), None, None
         warms_up = step < config.parallel.warmup_steps
-        settings = RATE, scale, world, average, warms_up
+        settings = steps.rate, scale, world, average, warms_up
         _, seen = torch_step.train_step(*held, data, *batch, *settings)
         metrics.append(seen)
         step += 1
@@ -213,7 +213,7 @@ def in_jax(steps: Steps, count: int) -> Ended:
         *(config, graphdef, optimizer, state, data, data, window, world, local)
     )
     batches = jax_parallel.place_batch(window, world, axis=2)
-    rates = np.full(config.train.log_every_steps, RATE, params_dtype(config))
+    rates = np.full(config.train.log_every_steps, steps.rate, params_dtype(config))
     places = [np.int32(position) for position in range(len(window.indices))]
     rates, places = jax_parallel.replicate((rates, places), world)
     tree, leaves = jax.tree.structure(state), jax.tree.leaves(state)

@@ -248,7 +248,7 @@ def test_replicas_of_other_numbers_are_not_compared(make_run):
     same = held(make_run(local, "devices=2"), make_run(local, "devices=2"))
     assert same.verdict == IDENTICAL
     assert not [note for note in same.notes if "recipes" in note]
-    # With data parallelism they may be, and what differs in the recipes is in the notes.
+    # With data parallelism they may be; the notes say how the recipes differ.
     notes = held(make_run(local, "devices=2"), make_run()).notes
     assert [n for n in notes if "parallel.name is local_sgd in a and dp in b" in n]
     notes = held(make_run(local), make_run("parallel=diloco")).notes
