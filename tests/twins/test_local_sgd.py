@@ -29,7 +29,7 @@ MODELS = {
     ],
     "resnet9": [
         *(*NARROW, "model=resnet9", "model.norm.sync=false", *SMALL),
-        "task.image_shape=[16,16,3]",
+        *("task.image_shape=[8,8,3]", "train.global_batch_size=16"),
     ],
     "vit": [*NARROW, "model=vit_tiny", "model.blocks=1", *SMALL],
 }
@@ -169,12 +169,12 @@ SAME = [
     (model, setting, outer, count)
     for model in MODELS
     for setting, outer, count in (
-        ("1", LOCAL, 2),
         ("4", DILOCO, 2),
         ("4, fragments, delay", DILOCO, 4),
+        ("1", LOCAL, 2),
         ("7, fragments", LOCAL, 4),
         ("7, delay", DILOCO, 2),
-    )
+    )[: 5 if model in ("mlp", "cnn") else 2]  # the others take long to compile
 ]
 KEPT = [("mlp", "4, fragments, delay", DILOCO, 4), ("resnet9", "4", DILOCO, 2)]
 
@@ -184,7 +184,7 @@ KEPT = [("mlp", "4, fragments, delay", DILOCO, 4), ("resnet9", "4", DILOCO, 2)]
 )
 def test_both_twins_train_the_same_replicas(make_config, model, setting, outer, count):
     keys = [*MODELS[model], outer, *SETTINGS[setting], *LINEAR["Nesterov"]]
-    steps = replace(Steps.of(make_config(*keys), 100), rate=0.003)
+    steps = replace(Steps.of(make_config(*keys), 100), rate=0.001)
     one, other = in_torch(steps, count), in_jax(steps, count)
     assert apart(one, other) <= FP64
     assert relative_difference(one.norms, other.norms).max() <= FP64
