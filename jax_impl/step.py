@@ -288,8 +288,6 @@ def compile_steps(
     batches = place_batch(window, world, axis=2)
     rates = np.zeros(config.train.log_every_steps, parameter_dtype(config))
     scalars = replicate((rates, np.int32(0)), world)
-    rows = window.indices[0].reshape(-1)
-    tested = place_batch((rows, rows > 0), world)
     tree = jax.tree.structure(state)
     train, train_seconds = parallelize(
         partial(window_step, config, graphdef, optimizer, world, tree),
@@ -297,13 +295,27 @@ def compile_steps(
         world,
         donate=True,
     )
-    evaluate, eval_seconds = parallelize(
+    given = config, graphdef, state, test_data, world
+    evaluate, eval_seconds = compile_evaluation(*given)
+    return train, evaluate, Compilation(train_seconds + eval_seconds, all_found(before))
+
+
+def compile_evaluation(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    state: TrainState,
+    test_data: DeviceData,
+    world: World,
+) -> tuple[Callable[..., Any], float]:
+    """Compile `eval_step`; returns it and the seconds that took."""
+    rows = np.zeros(config.train.global_batch_size // world.processes, np.int32)
+    return parallelize(
         partial(eval_step, config, graphdef, world.axis),
-        (state.params, state.statistics, test_data, *tested),
+        (state.params, state.statistics, test_data)
+        + place_batch((rows, rows > 0), world),
         world,
         donate=False,
     )
-    return train, evaluate, Compilation(train_seconds + eval_seconds, all_found(before))
 
 
 def eval_step(

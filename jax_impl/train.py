@@ -14,6 +14,7 @@ from jax_impl.cache import open_cache
 from jax_impl.checkpoint import load_state, save_state, save_trained
 from jax_impl.evaluate import evaluate
 from jax_impl.exchange import scope_norms
+from jax_impl.federated import compile_rounds, place_rounds
 from jax_impl.model import build_model
 from jax_impl.optim import build_optimizer
 from jax_impl.parallel import (
@@ -33,7 +34,7 @@ from jax_impl.profile import start_profile
 from jax_impl.step import DeviceData, TrainState, compile_steps
 from jax_impl.trace import trace_step
 from jax_impl.weights import load_weights
-from recipe.batch_plan import BatchPlan
+from recipe.clients import RoundPlan, plan_of
 from recipe.config import Config
 from recipe.pixels import pixel_affine
 from recipe.schedule import learning_rates
@@ -63,15 +64,8 @@ def run(
       DuetError: what was wrong and what to do, on every rank.
     """
     world = start(config, processes)
-    session = Session(
-        "jax",
-        config,
-        world.ranks,
-        world.size,
-        device_names(world),
-        stopping,
-        heartbeat,
-    )
+    own = world.ranks, world.size, device_names(world)
+    session = Session("jax", config, *own, stopping, heartbeat)
     return session.run(lambda: train(config, world, session), lambda: stop(world))
 
 
@@ -83,7 +77,7 @@ def train(config: Config, world: World, session: Session) -> Path:
     # The numbers, the same for both frameworks
     session.ranks.from_rank_zero(lambda: acquire(config.data))
     dataset = session.ranks.on_every_rank(lambda: load(config.data))
-    plan = BatchPlan.of(config, len(dataset.train_labels))
+    plan = plan_of(config, dataset.train_labels)
     weights = session.ranks.on_every_rank(lambda: starting_weights(config))
     resumed = session.resume(plan, dataset.fingerprint)
     weights = weights if resumed is None else resumed.arrays["weights"]
@@ -105,12 +99,15 @@ def train(config: Config, world: World, session: Session) -> Path:
 
     # Both steps are compiled before the clock of the first window starts
     session.ready()
-    first = window_batches(config, plan, range(1), world.rank, world.processes)
-    compiled_train, compiled_eval, compilation = compile_steps(
-        config, graphdef, optimizer, state, train_data, test_data, first, world
-    )
+    given = config, graphdef, optimizer, state, train_data, test_data
+    if isinstance(plan, RoundPlan):
+        compiled_train, compiled_eval, compilation = compile_rounds(*given, plan, world)
+    else:
+        first = window_batches(config, plan, range(1), world.rank, world.processes)
+        compiled_train, compiled_eval, compilation = compile_steps(*given, first, world)
     tree = jax.tree.structure(state)
-    positions = replicate(list(np.arange(len(first.indices), dtype=np.int32)), world)
+    numbers = np.arange(config.train.log_every_steps, dtype=np.int32)
+    positions = replicate(list(numbers), world)
 
     def trace(state: TrainState, step: int) -> Trace:
         whole = plan.indices(step)
@@ -119,10 +116,13 @@ def train(config: Config, world: World, session: Session) -> Path:
         batch = train_data, place_batch(whole, world), draws, keys
         return trace_step(config, graphdef, state, *batch, step + 1)
 
-    def prepare(steps: range) -> tuple[list[float], Batches, jax.Array]:
+    def prepare(steps: range) -> tuple[list[float], Batches | list, jax.Array]:
         """The learning rates of steps, and their batches and rates on the devices."""
-        local = config, plan, steps, world.rank, world.processes
-        batches = place_batch(window_batches(*local), world, axis=2)
+        if isinstance(plan, RoundPlan):
+            batches = place_rounds(config, plan, steps, world)
+        else:
+            local = config, plan, steps, world.rank, world.processes
+            batches = place_batch(window_batches(*local), world, axis=2)
         rates = learning_rates(config, plan, steps)
         padded = np.zeros(len(positions), parameter_dtype(config))
         padded[: len(rates)] = rates

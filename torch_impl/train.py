@@ -6,10 +6,10 @@ import numpy as np
 
 from data.ahead import Ahead
 from data.augment import batch_draws
-from data.batches import Batches, window_batches
+from data.batches import window_batches
 from data.dataset import acquire, load
 from data.dropout import batch_keys
-from recipe.batch_plan import BatchPlan
+from recipe.clients import RoundPlan, plan_of
 from recipe.config import Config
 from recipe.pixels import pixel_affine
 from recipe.schedule import learning_rates
@@ -25,6 +25,7 @@ from torch_impl.cache import open_cache
 from torch_impl.checkpoint import load_state, save_state, save_trained
 from torch_impl.evaluate import evaluate
 from torch_impl.exchange import scope_norms, share_statistics
+from torch_impl.federated import place_rounds, round_step
 from torch_impl.model import build_model
 from torch_impl.optim import build_optimizer
 from torch_impl.parallel import (
@@ -63,15 +64,8 @@ def run(
       DuetError: what was wrong and what to do, on every rank.
     """
     world = start(config, processes)
-    session = Session(
-        "torch",
-        config,
-        world.ranks,
-        world.size,
-        device_names(world),
-        stopping,
-        heartbeat,
-    )
+    own = world.ranks, world.size, device_names(world)
+    session = Session("torch", config, *own, stopping, heartbeat)
     return session.run(lambda: train(config, world, session), lambda: stop(world))
 
 
@@ -83,7 +77,7 @@ def train(config: Config, world: World, session: Session) -> Path:
     # The numbers, the same for both frameworks
     session.ranks.from_rank_zero(lambda: acquire(config.data))
     dataset = session.ranks.on_every_rank(lambda: load(config.data))
-    plan = BatchPlan.of(config, len(dataset.train_labels))
+    plan = plan_of(config, dataset.train_labels)
     weights = session.ranks.on_every_rank(lambda: starting_weights(config))
     resumed = session.resume(plan, dataset.fingerprint)
     weights = weights if resumed is None else resumed.arrays["weights"]
@@ -119,13 +113,17 @@ def train(config: Config, world: World, session: Session) -> Path:
         batch = train_data, place_batch(whole, world), draws, keys
         return trace_step(config, model, *batch, loss_scale, step + 1, world)
 
-    def prepare(steps: range) -> tuple[list[float], Batches]:
+    def prepare(steps: range) -> tuple[list[float], tuple]:
         """The learning rates of steps, and their batches on the device."""
-        local = config, plan, steps, world.rank, world.processes
-        batches = place_batch(window_batches(*local), world, axis=2)
+        if isinstance(plan, RoundPlan):
+            batches = place_rounds(config, plan, steps, world)
+        else:
+            local = config, plan, steps, world.rank, world.processes
+            batches = place_batch(window_batches(*local), world, axis=2)
         return learning_rates(config, plan, steps), batches
 
     ahead = Ahead(prepare)
+    advance = round_step if isinstance(plan, RoundPlan) else train_step
 
     def issue(steps: range, following: range, clock: Clock) -> tuple[list[float], list]:
         """Issue steps, prepare the following; returns learning rates and metrics."""
@@ -137,7 +135,7 @@ def train(config: Config, world: World, session: Session) -> Path:
             for position, step in enumerate(steps):
                 if step + 1 == plan.trace:
                     record.trace(trace(step))
-                loss_scale, seen = train_step(
+                loss_scale, seen = advance(
                     config,
                     parallel,
                     optimizer,
