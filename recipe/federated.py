@@ -70,7 +70,7 @@ def check_federated(config: "Config") -> None:
     if config.federated is None:
         return
     norm = config.model.norm
-    of_batch = config.model.name in NORMALISED and norm.name == "batch"
+    has_norms = config.model.name in (*NORMALISED, "custom")
     refused = {
         f"parallel={config.parallel.name}": (
             config.parallel.name != "dp",
@@ -105,7 +105,7 @@ def check_federated(config: "Config") -> None:
             "it would compile for one batch size, clients have several: leave it out",
         ),
         "model.norm.sync=true": (
-            of_batch and norm.sync,
+            has_norms and norm.name == "batch" and norm.sync,
             "clients do not share statistics within a step, so set it to false "
             "(running statistics are averaged with the weights), or use "
             "model.norm.name=group",
