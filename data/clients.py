@@ -1,6 +1,6 @@
 """A federated client's batches of a round, planned together as a window's are."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,12 +15,13 @@ class Client(NamedTuple):
     """What a client does in a round.
 
     Args:
-      weight: of its weights in the mean over the round's clients.
+      weight: of its weights in the mean over the round's clients; a number, or in JAX
+        an array of no axis.
       steps: of each local step, the size of its batch, and its place among those.
       batches: size of a batch -> all of that size, each one micro-batch.
     """
 
-    weight: float
+    weight: Any
     steps: list[tuple[int, int]]
     batches: dict[int, Batches]
 

@@ -110,7 +110,8 @@ def compile_rounds(
     programs = []
     for own in _single_worlds(world):
         held, data, *at = _on(own, (leaves, train_data, *scalars))
-        changes = [jnp.zeros_like(leaf)[None] for leaf in held[:moved]]
+        zeros = [np.zeros((1, *leaf.shape), leaf.dtype) for leaf in held[:moved]]
+        changes = replicate(zeros, own)
         seen = replicate(np.zeros((1, 3), rates.dtype), own)
         copy = jax.jit(lambda leaves: [jnp.copy(leaf) for leaf in leaves])
         weight = replicate(np.asarray(1, rates.dtype), own)
