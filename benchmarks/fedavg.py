@@ -172,11 +172,10 @@ def table(data: str, found: dict[Cell, str]) -> list[str]:
     ]
     for at, (epochs, batch) in enumerate(CELLS):
         iid, shards = (Cell(split, epochs, batch) for split in PAPER)
-        lines.append(
-            f"| {epochs} | {batch or '∞'} | {iid.local_steps} | {found.get(iid, '–')} | "
-            f"{PAPER['iid'][at]} | {PUBLIC['iid'][at] or '–'} | "
-            f"{found.get(shards, '–')} | {PAPER['shards'][at]} |"
-        )
+        row = [epochs, batch or "∞", iid.local_steps, found.get(iid, "–")]
+        row += [PAPER["iid"][at], PUBLIC["iid"][at] or "–"]
+        row += [found.get(shards, "–"), PAPER["shards"][at]]
+        lines.append(f"| {' | '.join(map(str, row))} |")
     return lines
 
 

@@ -27,21 +27,21 @@ class Client(NamedTuple):
 
 
 def round_clients(
-    config: Config, plan: RoundPlan, round: int, device: int, devices: int
+    config: Config, plan: RoundPlan, step: int, device: int, devices: int
 ) -> list[Client]:
     """A device's clients of a round, in the order in which they train.
 
     There are always as many batches of a size as any client has in a round, since a
     compiled step has fixed shapes; those beyond `steps` are zeros.
     """
-    chosen = plan.dealt(round, device, devices)
+    chosen = plan.dealt(step, device, devices)
     # Pass by pass: all clients share its order, of which the last two are kept.
     passes = [
         [(number, plan.local_batches(client, number)) for client in chosen]
-        for number in plan.passes(round)
+        for number in plan.passes(step)
     ]
     return [
-        _client(config, plan, plan.weight(round, client), [own[at] for own in passes])
+        _client(config, plan, plan.weight(step, client), [own[at] for own in passes])
         for at, client in enumerate(chosen)
     ]
 

@@ -126,19 +126,19 @@ class RoundPlan(BatchPlan):
     def steps_per_epoch(self) -> int:
         return 1
 
-    def chosen(self, round: int) -> Int[np.ndarray, " clients"]:
+    def chosen(self, step: int) -> Int[np.ndarray, " clients"]:
         """The clients of a round, from 0, those with most examples first."""
         clients = len(self.members)
         count = max(1, round(self.federated.fraction * clients))
-        generator = keyed_generator(self.seed, "chosen", round)
+        generator = keyed_generator(self.seed, "chosen", step)
         drawn = np.sort(generator.choice(clients, count, replace=False))
         return drawn[np.argsort(-self.sizes[drawn], kind="stable")]
 
-    def dealt(self, round: int, device: int, devices: int) -> list[int]:
+    def dealt(self, step: int, device: int, devices: int) -> list[int]:
         """A device's clients of a round: every `devices`-th of the chosen ones."""
-        return self.chosen(round)[device::devices].tolist()
+        return self.chosen(step)[device::devices].tolist()
 
-    def weight(self, round: int, client: int) -> float:
+    def weight(self, step: int, client: int) -> float:
         """A client's weight in the mean of a round; they add up to 1.
 
         n_k / (sum of n_j over the round's clients), or 1 / (number of clients).
@@ -146,7 +146,7 @@ class RoundPlan(BatchPlan):
         Source: McMahan et al. 2017, algorithm 1, in the version of 2023, whose erratum
         divides by the examples of the round's clients instead of all.
         """
-        chosen = self.chosen(round)
+        chosen = self.chosen(step)
         if self.federated.weighting == "uniform":
             return 1 / len(chosen)
         return float(self.sizes[client] / self.sizes[chosen].sum())
@@ -156,10 +156,10 @@ class RoundPlan(BatchPlan):
         """Examples of each client."""
         return np.array([len(part) for part in self.members])
 
-    def passes(self, round: int) -> range:
+    def passes(self, step: int) -> range:
         """The passes of a round over its clients' examples, numbered over the run."""
         each = self.federated.local_epochs
-        return range(round * each, (round + 1) * each)
+        return range(step * each, (step + 1) * each)
 
     def local_batches(
         self, client: int, number: int
@@ -199,13 +199,12 @@ class RoundPlan(BatchPlan):
         """Examples that rounds train on, each as often as a client passes over it."""
         return sum(map(self._examples, steps))
 
-    def _examples(self, round: int) -> int:
-        if round not in self._counted:
-            examples = self.sizes[self.chosen(round)].sum()
-            self._counted[round] = int(examples) * self.federated.local_epochs
-        return self._counted[round]
+    def _examples(self, step: int) -> int:
+        if step not in self._counted:
+            examples = self.sizes[self.chosen(step)].sum()
+            self._counted[step] = int(examples) * self.federated.local_epochs
+        return self._counted[step]
 
     @cached_property
     def _counted(self) -> dict[int, int]:
         return {}
-

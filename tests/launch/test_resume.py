@@ -26,7 +26,11 @@ AVERAGED += ["train.freeze=[stem,norm]", "optim.peak_lr=0.001"]
 ALL = [*NORMED, *ADAM, "train.freeze=[stem,norm]"]
 HALF = ["optim=adamw", "precision=fp16", "model.dropout=0.5"]
 FEDERATED = ["experiment=digits_fedavg", "model.hidden=[16]", "federated.clients=9"]
-FEDERATED += ["federated.split=dirichlet", "federated.fraction=0.4", "optim.momentum=.9"]
+FEDERATED += [
+    "federated.split=dirichlet",
+    "federated.fraction=0.4",
+    "optim.momentum=.9",
+]
 
 
 @pytest.fixture
@@ -65,7 +69,15 @@ def assert_the_same(one, other):
     ("overrides", "processes"),
     exhaustive_but(
         [([], 1), (HALF, 1), (ALL, 2), (FEDERATED, 1)],
-        [([], 1), (HALF, 1), (ALL, 2), (AVERAGED, 1), ([], 2), (ADAM, 2), (FEDERATED, 1)],
+        [
+            ([], 1),
+            (HALF, 1),
+            (ALL, 2),
+            (AVERAGED, 1),
+            ([], 2),
+            (ADAM, 2),
+            (FEDERATED, 1),
+        ],
     ),
     ids=[
         *("sgd", "dropout in fp16", "batch norm, sharded adamw averaged"),

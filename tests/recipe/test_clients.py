@@ -205,7 +205,11 @@ def test_a_round_is_a_window_that_counts_as_an_epoch(plan):
 
 @pytest.mark.parametrize(
     ("experiment", "parameters"),
-    [("fashion_fedavg", 199_210), ("digits_fedavg", 199_210), ("mnist_fedavg", 1663370)],
+    [
+        ("fashion_fedavg", 199_210),
+        ("digits_fedavg", 199_210),
+        ("mnist_fedavg", 1663370),
+    ],
 )
 def test_the_models_have_the_parameters_that_mcmahan_et_al_count(
     config, experiment, parameters

@@ -82,14 +82,14 @@ def test_a_client_in_another_order_would_be_noticed(rounds, make_config, monkeyp
     assert max(leaf_differences(weights, expected).values()) > 1e-4
 
 
-SPLITS = ["iid", "shards", "dirichlet"]
+SPLITS = ["split=iid", "split=shards", "split=dirichlet federated.alpha=5"]
 
 
-@pytest.mark.parametrize("split", exhaustive_but(["dirichlet"], SPLITS))
+@pytest.mark.parametrize("split", exhaustive_but(SPLITS[2:], SPLITS))
 def test_all_clients_with_full_batches_descend_the_whole_gradient(
     rounds, make_config, split
 ):
-    config = make_config(*UNEQUAL, *ALL, *PLAIN, f"federated.split={split}")
+    config = make_config(*UNEQUAL, *ALL, *PLAIN, *f"federated.{split}".split())
     seen, weights = rounds(config)
     losses, expected = of_an_ordinary_run(config, [np.arange(24, dtype=np.int32)] * 2)
     assert max(leaf_differences(weights, expected).values()) <= BOUND
