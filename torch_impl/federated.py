@@ -78,9 +78,9 @@ def round_step(
                 optimizer,
                 data,
                 *one_step(client.batches[size], position),
-                learning_rate,
-                None,
-                alone,
+                learning_rate=learning_rate,
+                loss_scale=None,
+                world=alone,
             )
             seen += size * torch.stack(
                 [metrics.loss, metrics.grad_norm, torch.ones_like(metrics.loss)]

@@ -114,8 +114,12 @@ def loss_fn(
     return losses_B.sum() / config.train.global_batch_size
 
 
-def one_step(batches: tuple[Any, ...], position: int) -> tuple[Any, ...]:
-    """The indices, augmentation parameters and keys of one step of a window."""
+def one_step(batches: Any, position: int) -> Any:
+    """The indices, augmentation parameters and keys of one step of a window.
+
+    Args:
+      batches: `Batches` on the device, or another tuple of columns.
+    """
 
     def pick(column: Any) -> Any:
         if hasattr(column, "_fields"):

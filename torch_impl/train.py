@@ -1,6 +1,7 @@
 """A run from top to bottom. Read it beside `jax_impl/train.py`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,7 +105,8 @@ def train(config: Config, world: World, session: Session) -> Path:
         first = window_batches(config, plan, range(1), world.rank, world.processes)
         batch = one_step(place_batch(first, world, axis=2), 0)
         parts = model, parallel, optimizer, train_data
-        compilation = compile_steps(config, *parts, *batch, loss_scale, world, average)
+        rest: Any = loss_scale, world, average
+        compilation = compile_steps(config, *parts, *batch, *rest)
 
     def trace(step: int) -> Trace:
         whole = plan.indices(step)
@@ -141,10 +143,10 @@ def train(config: Config, world: World, session: Session) -> Path:
                     optimizer,
                     train_data,
                     *one_step(batches, position),
-                    rates[position],
-                    loss_scale,
-                    world,
-                    average,
+                    learning_rate=rates[position],
+                    loss_scale=loss_scale,
+                    world=world,
+                    average=average,
                 )
                 metrics.append(seen)
         with clock.data():  # while the device computes

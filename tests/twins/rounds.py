@@ -89,7 +89,9 @@ def torch_rounds(
             _, metrics = torch_federated.round_step(
                 *(config, model, optimizer, data),
                 *torch_step.one_step(placed, step),
-                *(rate, None, world),
+                learning_rate=rate,
+                loss_scale=None,
+                world=world,
             )
             seen.append([float(number) for number in metrics])
         ends[rank] = np.array(seen), torch_weights.save_weights(model, world)
@@ -126,9 +128,9 @@ def jax_rounds(
     optimizer = jax_optim.build_optimizer(config, params)
     given = config, model, params, statistics, optimizer, weights, None, world
     state = jax_checkpoint.load_state(*given)
-    step, _, _ = jax_federated.compile_rounds(
+    step: Any = jax_federated.compile_rounds(
         config, graphdef, optimizer, state, data, data, plan, world
-    )
+    )[0]
     if planted is not None:
         programs = step.args[0]
         programs[:] = map(planted, programs)
