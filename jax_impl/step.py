@@ -22,7 +22,7 @@ from jax_impl.cache import all_found, lookups
 from jax_impl.ema import Average, move_average
 from jax_impl.exchange import share_gradients
 from jax_impl.freeze import split_frozen, train_mode
-from jax_impl.local_sgd import Local, compile_rounds, one_replica
+from jax_impl.local_sgd import Local, Released, compile_rounds, one_replica
 from jax_impl.optim import apply_update, clip_gradients
 from jax_impl.parallel import (
     World,
@@ -324,8 +324,6 @@ def compile_steps(
     batches = place_batch(window, world, axis=2)
     rates = np.zeros(config.train.log_every_steps, parameter_dtype(config))
     scalars = replicate((rates, np.int32(0)), world)
-    rows = window.indices[0].reshape(-1)
-    tested = place_batch((rows, rows > 0), world)
     tree = jax.tree.structure(state)
     train, seconds = [], 0.0
     for warms_up in (False, True)[: 1 + bool(config.parallel.warmup_steps)]:
@@ -338,17 +336,30 @@ def compile_steps(
             donate=True,
         )
         train, seconds = [*train, compiled], seconds + took
-    evaluated = state.params, state.statistics
+    evaluated = state
     if local is not None:
         evaluated, took = compile_rounds(local, state, world)
         seconds += took
-    evaluate, took = parallelize(
+    evaluate, took = compile_evaluation(config, graphdef, evaluated, test_data, world)
+    return train, evaluate, Compilation(seconds + took, all_found(before))
+
+
+def compile_evaluation(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    evaluated: TrainState | Released,
+    test_data: DeviceData,
+    world: World,
+) -> tuple[Callable[..., Any], float]:
+    """Compile `eval_step`; returns it and the seconds that took."""
+    rows = np.zeros(config.train.global_batch_size // world.processes, np.int32)
+    return parallelize(
         partial(eval_step, config, graphdef, world.axis),
-        (*evaluated, test_data, *tested),
+        (evaluated.params, evaluated.statistics, test_data)
+        + place_batch((rows, rows > 0), world),
         world,
         donate=False,
     )
-    return train, evaluate, Compilation(seconds + took, all_found(before))
 
 
 def eval_step(

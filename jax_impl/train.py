@@ -12,6 +12,7 @@ from jax_impl.cache import open_cache
 from jax_impl.checkpoint import evaluated, load_state, save_state, save_trained
 from jax_impl.evaluate import evaluate
 from jax_impl.exchange import scope_norms
+from jax_impl.federated import compile_rounds, place_rounds
 from jax_impl.local_sgd import build_local, finish_step, gather_rounds
 from jax_impl.model import build_model
 from jax_impl.optim import build_optimizer
@@ -30,7 +31,7 @@ from jax_impl.profile import start_profile
 from jax_impl.step import DeviceData, compile_steps, gather_metrics
 from jax_impl.trace import trace_planned
 from jax_impl.weights import load_weights
-from recipe.batch_plan import BatchPlan
+from recipe.clients import RoundPlan, plan_of
 from recipe.config import Config
 from recipe.pixels import pixel_affine
 from recipe.schedule import learning_rates
@@ -59,15 +60,8 @@ def run(
       DuetError: what was wrong and what to do, on every rank.
     """
     world = start(config, processes)
-    session = Session(
-        "jax",
-        config,
-        world.ranks,
-        world.size,
-        device_names(world),
-        stopping,
-        heartbeat,
-    )
+    own = world.ranks, world.size, device_names(world)
+    session = Session("jax", config, *own, stopping, heartbeat)
     return session.run(lambda: train(config, world, session), lambda: stop(world))
 
 
@@ -79,7 +73,7 @@ def train(config: Config, world: World, session: Session) -> Path:
     # The numbers, the same for both frameworks
     session.ranks.from_rank_zero(lambda: acquire(config.data))
     dataset = session.ranks.on_every_rank(lambda: load(config.data))
-    plan = BatchPlan.of(config, len(dataset.train_labels))
+    plan = plan_of(config, dataset.train_labels)
     weights = session.ranks.on_every_rank(lambda: starting_weights(config))
     resumed = session.resume(plan, dataset.fingerprint)
     weights = weights if resumed is None else resumed.arrays["weights"]
@@ -102,17 +96,24 @@ def train(config: Config, world: World, session: Session) -> Path:
 
     # Both steps are compiled before the clock of the first window starts
     session.ready()
-    first = window_batches(config, plan, range(1), world.rank, world.processes)
-    compiled_train, compiled_eval, compilation = compile_steps(
-        config, graphdef, optimizer, state, train_data, test_data, first, world, local
-    )
+    given = config, graphdef, optimizer, state, train_data, test_data
+    if isinstance(plan, RoundPlan):
+        compiled_train, compiled_eval, compilation = compile_rounds(*given, plan, world)
+    else:
+        first = window_batches(config, plan, range(1), world.rank, world.processes)
+        given = *given, first, world, local
+        compiled_train, compiled_eval, compilation = compile_steps(*given)
     tree = jax.tree.structure(state)
-    positions = replicate(list(np.arange(len(first.indices), dtype=np.int32)), world)
+    numbers = np.arange(config.train.log_every_steps, dtype=np.int32)
+    positions = replicate(list(numbers), world)
 
-    def prepare(steps: range) -> tuple[list[float], Batches, jax.Array]:
+    def prepare(steps: range) -> tuple[list[float], Batches | list, jax.Array]:
         """The learning rates of steps, and their batches and rates on the devices."""
-        rows = config, plan, steps, world.rank, world.processes
-        batches = place_batch(window_batches(*rows), world, axis=2)
+        if isinstance(plan, RoundPlan):
+            batches = place_rounds(config, plan, steps, world)
+        else:
+            rows = config, plan, steps, world.rank, world.processes
+            batches = place_batch(window_batches(*rows), world, axis=2)
         rates = learning_rates(config, plan, steps)
         padded = np.zeros(len(positions), parameter_dtype(config))
         padded[: len(rates)] = rates

@@ -14,7 +14,7 @@ from math import prod
 from recipe.errors import ConfigError
 from recipe.experiment import RESNET_STEMS, DataConfig, ModelConfig
 
-CNN_KERNEL = 5  # height and width of the CNN's convolutions, without padding
+CNN_KERNEL = 5  # height and width of the CNN's convolutions
 
 # Dosovitskiy et al., ICLR 2021, in the size of Touvron et al., DeiT, ICML 2021 ("Ti").
 VIT_HEADS, VIT_MLP = 3, 4
@@ -241,7 +241,9 @@ def _add_cnn(network: _Network, model: ModelConfig, data: DataConfig) -> None:
 
 def _add_convolutions(network: _Network, model: ModelConfig, data: DataConfig) -> None:
     for i, channels in enumerate(model.channels):
-        network.conv(f"conv.{i}", channels, CNN_KERNEL, bias=True)
+        network.conv(
+            f"conv.{i}", channels, CNN_KERNEL, padding=model.padding, bias=True
+        )
         network.pool()
 
 

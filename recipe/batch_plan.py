@@ -127,6 +127,10 @@ class BatchPlan:
         """The epoch that `step` belongs to, both from 0."""
         return step // self.steps_per_epoch
 
+    def examples_in(self, steps: range) -> int:
+        """Examples that these steps train on, over all devices."""
+        return len(steps) * self.global_batch_size
+
     def indices(
         self, step: int, rank: int = 0, world_size: int = 1
     ) -> Int[np.ndarray, " local_batch"]:

@@ -37,6 +37,7 @@ from recipe.experiment import (
     TaskConfig,
     TunedConfig,
 )
+from recipe.federated import FederatedConfig, check_federated
 from recipe.fields import at_least, one_of
 from recipe.optimizers import OptimConfig
 from recipe.renamed import with_first_names, with_new_names
@@ -61,6 +62,7 @@ class Config:
     tuned: TunedConfig
     task: TaskConfig = field(default_factory=TaskConfig)
     train: TrainConfig
+    federated: FederatedConfig | None = None  # `null`: an ordinary run
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     run: RunConfig
     devices: int | None = None  # of the whole run; `null`: one for each process
@@ -102,6 +104,7 @@ class Config:
                 f"data.augment.cutout={self.data.augment.cutout} leaves nothing of "
                 f"images of {height}x{width}; take less than {min(height, width)}"
             )
+        check_federated(self)
         layers(self.model, self.data)  # refuses what the architecture cannot take
 
 
@@ -259,6 +262,10 @@ def recipe_parts(config: Config) -> dict[str, Any]:
         del recipe["optim"]["ema_decay"]
     if config.model.head is None:
         del recipe["model"]["head"]
+    if not config.model.padding:
+        del recipe["model"]["padding"]
+    if config.federated is None:
+        del recipe["federated"]
     if not config.train.freeze:
         del recipe["train"]["freeze"]
     if config.optim.lr_factors is None:

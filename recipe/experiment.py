@@ -198,6 +198,7 @@ class ModelConfig:
     name: str
     channels: list[int] = field(default_factory=list)  # cnn: of its two convolutions
     hidden: list[int] = field(default_factory=list)  # mlp, cnn: dense layers' widths
+    padding: int = 0  # cnn: pixels of zeros around the input of each convolution
     folder: str | None = None  # custom: folder of its three files; docs/add-a-model.md
     width: float = 1.0  # residual networks and ViT: times their channels or features
     # resnet18, resnet50: blocks start as identities, their last norm's scale at 0
@@ -237,6 +238,12 @@ class ModelConfig:
                 f"model.channels of {self.name} must be "
                 f"{'two positive numbers' if convolutions else 'empty'}, "
                 f"got {self.channels}"
+            )
+        at_least("model.padding", self.padding, 0)
+        if self.padding and not convolutions:
+            raise ConfigError(
+                f"model.padding={self.padding} is for the convolutions of cnn; model="
+                f"{self.name} takes none, leave it at 0"
             )
         dense = self.name in ("cnn", "mlp")
         if min(self.hidden, default=1) < 1 or (self.hidden and not dense):

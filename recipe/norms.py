@@ -8,11 +8,12 @@ from recipe.experiment import NORMALISED
 def has_local_norm(config: Config) -> bool:
     """Whether each device normalises over its own examples.
 
-    A resumed run must then have as many devices as the one it continues.
+    A resumed run must then have as many devices as the one it continues. A federated
+    client normalises over its own, on whichever device it is.
     """
     norm = config.model.norm
     of_batch = config.model.name in NORMALISED and norm.name == "batch"
-    return of_batch and not norm.sync
+    return of_batch and not norm.sync and config.federated is None
 
 
 def check_statistics(values: int) -> None:

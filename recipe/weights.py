@@ -226,6 +226,14 @@ def parameter_count(config: Config, weights: Weights) -> int:
     return sum(a.size for name, a in weights.items() if is_updated(config, name))
 
 
+def moved_bytes(config: Config) -> int:
+    """Bytes of the leaves that training moves: without frozen layers, in full."""
+    shapes = weight_shapes(config)
+    moved = [shape for name, shape in shapes.items() if not is_frozen(config, name)]
+    size = np.dtype(weight_dtype(config)).itemsize
+    return size * sum(math.prod(shape) for shape in moved)
+
+
 def _perturbed(config: Config, array: np.ndarray, name: str) -> np.ndarray:
     """Each number one unit in the last place up or down; zeros stay zero.
 

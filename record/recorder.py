@@ -14,9 +14,10 @@ import numpy as np
 import safetensors.numpy
 
 from recipe.batch_plan import BatchPlan, Window
+from recipe.clients import RoundPlan
 from recipe.config import Config, identity_parts, recipe_hash
 from recipe.errors import DivergedError, DuetError, RecordError, StoppedError
-from recipe.weights import Weights
+from recipe.weights import Weights, moved_bytes
 from record.checkpoint import Checkpoint, CheckpointWriter, checkpoint_folder
 from record.clock import Times
 from record.disk import recording, to_json, write_whole
@@ -24,7 +25,14 @@ from record.environment import describe_environment, own_cores
 from record.log import LOGGER, open_log
 from record.metadata import RunMetadata, initial_summary
 from record.metrics import median_throughput
-from record.rows import Row, evaluation_row, round_rows, step_rows, window_row
+from record.rows import (
+    Row,
+    evaluation_row,
+    federated_rows,
+    round_rows,
+    step_rows,
+    window_row,
+)
 from record.run import FINAL, LAST, read_rows
 from record.saver import Saver
 from record.schema import strict_json
@@ -168,10 +176,9 @@ class Recorder:
         Raises:
           DivergedError: on every rank, if a loss is not finite, naming the first step.
         """
-        batch = self.config.train.global_batch_size
         rows = step_rows(
             window,
-            batch,
+            self.plan,
             losses=losses,
             learning_rates=learning_rates,
             grad_norms=grad_norms,
@@ -179,11 +186,13 @@ class Recorder:
             skipped=skipped,
         )
         timed = window_row(
-            window.steps, batch, times, warmup=not self._warm, measured=False
+            window.steps, self.plan, times, warmup=not self._warm, measured=False
         )
         self._warm = True
         self._windows.append(timed)
         met = round_rows(self.config, self.metadata.world_size, rounds)
+        if isinstance(self.plan, RoundPlan):
+            met = federated_rows(window, self.plan, moved_bytes(self.config))
         in_order = sorted([*rows, *met], key=lambda row: row["step"])
         self._write_rows([*in_order, timed])
         self._summary["steps"] = window.steps.stop
@@ -200,8 +209,7 @@ class Recorder:
 
     def measured(self, steps: range, times: Times) -> None:
         """Record a window that was timed after the training."""
-        batch = self.config.train.global_batch_size
-        timed = window_row(steps, batch, times, warmup=False, measured=True)
+        timed = window_row(steps, self.plan, times, warmup=False, measured=True)
         self._windows.append(timed)
         self._write_rows([timed])
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from recipe.batch_plan import Window
+from recipe.batch_plan import BatchPlan, Window
+from recipe.clients import RoundPlan
 from recipe.config import Config
 from recipe.errors import RecordError
 from recipe.local_rounds import round_bytes
@@ -23,7 +24,7 @@ Row = dict[str, Any]
 
 def step_rows(
     window: Window,
-    global_batch_size: int,
+    plan: BatchPlan,
     *,
     losses: np.ndarray,
     learning_rates: list[float],
@@ -34,7 +35,7 @@ def step_rows(
     """A row for each step of a window.
 
     Args:
-      global_batch_size: examples per step.
+      plan: whose window it is.
       losses, learning_rates, grad_norms, loss_scales, skipped: one per step.
     """
     return [
@@ -47,7 +48,7 @@ def step_rows(
             "grad_norm": float(norm),
             "loss_scale": float(scale),
             "skipped": bool(skip),
-            "examples": (step + 1) * global_batch_size,
+            "examples": plan.examples_in(range(step + 1)),
         }
         for step, loss, rate, norm, scale, skip in zip(
             window.steps,
@@ -62,7 +63,7 @@ def step_rows(
 
 
 def window_row(
-    steps: range, global_batch_size: int, times: Times, *, warmup: bool, measured: bool
+    steps: range, plan: BatchPlan, times: Times, *, warmup: bool, measured: bool
 ) -> Row:
     """The row of a timed window."""
     slowest = float(max(times.seconds))
@@ -75,7 +76,7 @@ def window_row(
         "rank_seconds": [float(own) for own in times.seconds],
         "data_seconds": float(times.data_seconds),
         "dispatch_seconds": float(times.dispatch_seconds),
-        "images_per_second": len(steps) * global_batch_size / slowest,
+        "images_per_second": plan.examples_in(steps) / slowest,
         "warmup": warmup,
         "measured": measured,
     }
@@ -102,6 +103,28 @@ def round_rows(
         }
         for step, fragment, of_replicas in rounds
     ]
+
+
+def federated_rows(window: Window, plan: RoundPlan, weight_bytes: int) -> list[Row]:
+    """A row for each federated round of a window: what its clients send and receive.
+
+    Args:
+      weight_bytes: of all leaves that training moves.
+    """
+    rows = []
+    for step in window.steps:
+        clients = len(plan.chosen(step))
+        rows.append(
+            {
+                "kind": "federated",
+                "step": step + 1,
+                "clients": clients,
+                "examples": plan.examples_in(range(step, step + 1)),
+                "bytes_down": clients * weight_bytes,
+                "bytes_up": clients * weight_bytes,
+            }
+        )
+    return rows
 
 
 def evaluation_row(window: Window, metrics: dict[str, Any]) -> Row:

@@ -89,6 +89,14 @@ TEST = {
     "f1": EVALUATION["f1"],
     "confusion": Field((list, type(None)), "counts of true class i predicted as j"),
 }
+FEDERATED = {
+    "kind": Field(TEXT, '"federated"'),
+    "step": Field(INT, "rounds done, this one included"),
+    "clients": Field(INT, "that trained in the round"),
+    "examples": Field(INT, "of these clients, times their local epochs"),
+    "bytes_down": Field(INT, "of the weights that they received, all together"),
+    "bytes_up": Field(INT, "of the weights that they sent back"),
+}
 RESUME = {
     "kind": Field(TEXT, '"resume"'),
     "step": Field(INT, "optimizer steps done when the run resumed"),
@@ -101,8 +109,9 @@ RESUME = {
 }
 ROWS = {
     "step": STEP,
-    "window": WINDOW,
     "round": ROUND,
+    "federated": FEDERATED,
+    "window": WINDOW,
     "evaluation": EVALUATION,
     "resume": RESUME,
 }

@@ -123,6 +123,8 @@ class Screen:
         if kind == "step":
             self._seen["loss"] = _number(row["loss"])
             return
+        if kind == "federated":
+            return
         if kind == "window" and row["measured"]:
             step = self._steps  # the extra steps are only timed
             self._seen["rate"] = _rate(row["images_per_second"])

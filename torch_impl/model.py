@@ -73,14 +73,16 @@ class MLP(nn.Module):
 class CNN(nn.Module):
     """Rounds of 5x5 convolution, 2x2 max-pooling and ReLU, then dense layers.
 
-    Source: LeCun et al. 1998 (LeNet-5), with ReLU and max-pooling.
+    Source: LeCun et al. 1998 (LeNet-5), with ReLU and max-pooling; with padding 2 also
+    the CNN of McMahan et al. 2017.
     """
 
     def __init__(self, config: Config):
         super().__init__()
         channels = [config.data.image_shape[2], *config.model.channels]
+        padding = config.model.padding
         self.conv = nn.ModuleList(
-            Conv(before, after, CNN_KERNEL, dtypes(config), bias=True)
+            Conv(before, after, CNN_KERNEL, dtypes(config), padding=padding, bias=True)
             for before, after in pairwise(channels)
         )
         self.dense = nn.ModuleList(

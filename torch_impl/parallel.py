@@ -55,8 +55,8 @@ class World:
       size: devices of the run.
       device: of this process.
       strategy: how devices share the work.
-      grad_sync: whether they exchange gradients; false only to time steps without that,
-        all else being equal.
+      grad_sync: whether they exchange gradients; not in a federated run, nor in steps
+        that are timed without that, all else being equal.
     """
 
     rank: int
@@ -165,8 +165,8 @@ def start(config: Config, processes: Processes) -> World:
             # NCCL connects now, not at the first collective of each pair of ranks.
             device_id=None if device.type == "cpu" else device,
         )
-    strategy, grad_sync = Strategy(config.parallel.name), config.parallel.grad_sync
-    size = processes.count
+    strategy, size = Strategy(config.parallel.name), processes.count
+    grad_sync = config.parallel.grad_sync and config.federated is None
     world = World(processes.rank, size, size, device, strategy, grad_sync)
     if processes.count > 1:
         # What the first collective sets up waits for all ranks: they are all here now,

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from data.batches import Batches
 from recipe.config import Config
 from recipe.loss_scale import LossScale, next_loss_scale
 from record.metadata import Compilation
@@ -123,12 +122,19 @@ def loss_fn(
     return losses_B.sum() / config.train.global_batch_size
 
 
-def one_step(batches: Batches, position: int) -> tuple[Int[Tensor, "A B"], Any, Any]:
-    """The indices, augmentation parameters and keys of one step of a window."""
-    draws, keys = batches.draws, batches.keys
-    if draws is not None:
-        draws = type(draws)(*(column[position] for column in draws))
-    return batches.indices[position], draws, keys if keys is None else keys[position]
+def one_step(batches: Any, position: int) -> Any:
+    """The indices, augmentation parameters and keys of one step of a window.
+
+    Args:
+      batches: `Batches` on the device, or another tuple of columns.
+    """
+
+    def pick(column: Any) -> Any:
+        if hasattr(column, "_fields"):
+            return type(column)(*map(pick, column))
+        return column if column is None else column[position]
+
+    return tuple(map(pick, batches))
 
 
 def train_step(

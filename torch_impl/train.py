@@ -1,13 +1,14 @@
 """A run from top to bottom. Read it beside `jax_impl/train.py`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data.ahead import Ahead
-from data.batches import Batches, window_batches
+from data.batches import window_batches
 from data.dataset import acquire, load
-from recipe.batch_plan import BatchPlan
+from recipe.clients import RoundPlan, plan_of
 from recipe.config import Config
 from recipe.pixels import pixel_affine
 from recipe.schedule import learning_rates
@@ -22,6 +23,7 @@ from torch_impl.cache import open_cache
 from torch_impl.checkpoint import evaluated, load_state, save_state, save_trained
 from torch_impl.evaluate import evaluate
 from torch_impl.exchange import scope_norms, share_statistics
+from torch_impl.federated import place_rounds, round_step
 from torch_impl.local_sgd import build_local, finish_step, gather_rounds
 from torch_impl.model import build_model
 from torch_impl.optim import build_optimizer
@@ -65,15 +67,8 @@ def run(
       DuetError: what was wrong and what to do, on every rank.
     """
     world = start(config, processes)
-    session = Session(
-        "torch",
-        config,
-        world.ranks,
-        world.size,
-        device_names(world),
-        stopping,
-        heartbeat,
-    )
+    own = world.ranks, world.size, device_names(world)
+    session = Session("torch", config, *own, stopping, heartbeat)
     return session.run(lambda: train(config, world, session), lambda: stop(world))
 
 
@@ -85,7 +80,7 @@ def train(config: Config, world: World, session: Session) -> Path:
     # The numbers, the same for both frameworks
     session.ranks.from_rank_zero(lambda: acquire(config.data))
     dataset = session.ranks.on_every_rank(lambda: load(config.data))
-    plan = BatchPlan.of(config, len(dataset.train_labels))
+    plan = plan_of(config, dataset.train_labels)
     weights = session.ranks.on_every_rank(lambda: starting_weights(config))
     resumed = session.resume(plan, dataset.fingerprint)
     weights = weights if resumed is None else resumed.arrays["weights"]
@@ -112,16 +107,20 @@ def train(config: Config, world: World, session: Session) -> Path:
         first = window_batches(config, plan, range(1), world.rank, world.processes)
         batch = one_step(place_batch(first, world, axis=2), 0)
         parts = model, parallel, optimizer, train_data
-        batch = *batch, loss_scale, world
-        compilation = compile_steps(config, *parts, *batch, average or local)
+        rest: Any = loss_scale, world, average or local
+        compilation = compile_steps(config, *parts, *batch, *rest)
 
-    def prepare(steps: range) -> tuple[list[float], Batches]:
+    def prepare(steps: range) -> tuple[list[float], tuple]:
         """The learning rates of steps, and their batches on the device."""
-        rows = config, plan, steps, world.rank, world.processes
-        batches = place_batch(window_batches(*rows), world, axis=2)
+        if isinstance(plan, RoundPlan):
+            batches = place_rounds(config, plan, steps, world)
+        else:
+            rows = config, plan, steps, world.rank, world.processes
+            batches = place_batch(window_batches(*rows), world, axis=2)
         return learning_rates(config, plan, steps), batches
 
     ahead = Ahead(prepare)
+    advance = round_step if isinstance(plan, RoundPlan) else train_step
 
     def issue(steps: range, following: range, clock: Clock) -> tuple[list, list, list]:
         """Issue steps, prepare the following; returns rates, metrics and rounds."""
@@ -134,17 +133,17 @@ def train(config: Config, world: World, session: Session) -> Path:
                 if step + 1 == plan.trace:
                     given = train_data, plan, step, loss_scale, world
                     record.trace(trace_planned(config, model, *given))
-                loss_scale, seen = train_step(
+                loss_scale, seen = advance(
                     config,
                     parallel,
                     optimizer,
                     train_data,
                     *one_step(batches, position),
-                    rates[position],
-                    loss_scale,
-                    world,
-                    average,
-                    step < config.parallel.warmup_steps,
+                    learning_rate=rates[position],
+                    loss_scale=loss_scale,
+                    world=world,
+                    average=average,
+                    warms_up=step < config.parallel.warmup_steps,
                 )
                 metrics.append(seen)
                 if local is not None and local.rounds.acts(step + 1):

@@ -42,7 +42,8 @@ def test_tab_completion_names_the_experiments(run_quickly):
         COMP_POINT=str(len(line)),
         COMP_CWORD="2",
     )
-    assert done.stdout.split() == ["experiment=fashion_cnn", "experiment=fashion_mlp"]
+    found = [f"experiment=fashion_{name}" for name in ("cnn", "fedavg", "mlp")]
+    assert done.stdout.split() == found
 
 
 def test_the_scripts_work_from_any_directory(run_python, root, tmp_path):

@@ -25,6 +25,12 @@ AVERAGED = [*NORMED, "optim.ema_decay=0.9", "optim.lr_factors={head: 2}"]
 AVERAGED += ["train.freeze=[stem,norm]", "optim.peak_lr=0.001"]
 ALL = [*NORMED, *ADAM, "train.freeze=[stem,norm]"]
 HALF = ["optim=adamw", "precision=fp16", "model.dropout=0.5"]
+FEDERATED = ["experiment=digits_fedavg", "model.hidden=[16]", "federated.clients=9"]
+FEDERATED += [
+    "federated.split=dirichlet",
+    "federated.fraction=0.4",
+    "optim.momentum=.9",
+]
 
 
 @pytest.fixture
@@ -62,12 +68,21 @@ def assert_the_same(one, other):
 @pytest.mark.parametrize(
     ("overrides", "processes"),
     exhaustive_but(
-        [([], 1), (HALF, 1), (ALL, 2)],
-        [([], 1), (HALF, 1), (ALL, 2), (AVERAGED, 1), ([], 2), (ADAM, 2)],
+        [([], 1), (HALF, 1), (ALL, 2), (FEDERATED, 1)],
+        [
+            ([], 1),
+            (HALF, 1),
+            (ALL, 2),
+            (AVERAGED, 1),
+            ([], 2),
+            (ADAM, 2),
+            (FEDERATED, 1),
+        ],
     ),
     ids=[
         *("sgd", "dropout in fp16", "batch norm, sharded adamw averaged"),
         *("frozen batch norm averaged", "two processes", "sharded adamw averaged"),
+        "federated",
     ],
 )
 def test_a_killed_run_that_resumes_is_the_uninterrupted_one(
@@ -79,6 +94,23 @@ def test_a_killed_run_that_resumes_is_the_uninterrupted_one(
     said = resume(framework, cut, *overrides, processes=processes)
     assert "resumes after step 5" in said
     assert_the_same(whole, cut)
+
+
+def test_a_federated_run_resumes_at_another_world_size(
+    train, resume, framework, tmp_path
+):
+    overrides = [*SAVING, *FEDERATED, "precision=fp64"]
+    whole = train(framework, *overrides)
+    cut = killed(whole, tmp_path / "run", step=5)
+    resume(framework, cut, *overrides, processes=2)
+    one, other = read_run(whole), read_run(cut)
+    assert relative_difference(losses(one), losses(other)).max() <= 1e-12
+    assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-12
+    rounds = one.of_kind("federated")
+    assert rounds == other.of_kind("federated") and len(rounds) == 12
+    assert one.of_kind("step")[-1]["examples"] == sum(r["examples"] for r in rounds)
+    payload = 4 * 8 * one.summary["parameters"]  # four clients, fp64
+    assert {row["bytes_up"] for row in rounds} == {payload}
 
 
 def test_a_finished_run_trained_on_is_the_one_that_was_longer_from_the_start(

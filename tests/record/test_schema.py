@@ -6,17 +6,22 @@ import re
 import numpy as np
 import pytest
 
+from recipe.batch_plan import Window
+from recipe.clients import RoundPlan
 from recipe.errors import RecordError
+from recipe.federated import FederatedConfig
 from record.checkpoint import CheckpointWriter
 from record.environment import describe_environment
 from record.folder import create_folder
 from record.resume import resume_point
 from record.rewind import claim_folder
+from record.rows import federated_rows
 from record.run import read_run
 from record.schema import (
     CHECKPOINT,
     ENVIRONMENT,
     EVALUATION,
+    FEDERATED,
     FLAG,
     INT,
     NOT_FINITE,
@@ -42,6 +47,7 @@ FIELDS = [(table, field) for table in TABLES for field in TABLES[table]]
 # Headings of docs/record.md, and what the table that follows each is compared with.
 DOCUMENTED = {
     "### Step rows": STEP,
+    "### Federated rows": FEDERATED,
     "### Window rows": WINDOW,
     "### Round rows": ROUND,
     "### Evaluation rows": EVALUATION,
@@ -89,11 +95,22 @@ def resumed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def written(folder, saved, resumed):
+def federated():
+    """The row of a round of one of two clients."""
+    group = FederatedConfig(clients=2, fraction=0.5)
+    members = [np.array([0, 2]), np.array([1, 3])]
+    sizes = {"examples": 4, "global_batch_size": 4, "steps": 1}
+    plan = RoundPlan(seed=0, **sizes, federated=group, members=members)
+    (row,) = federated_rows(Window(range(1), 0, True), plan, weight_bytes=8)
+    return json.loads(json.dumps(row))
+
+
+@pytest.fixture(scope="module")
+def written(folder, saved, resumed, federated):
     """A summary and a row of each kind, as they lie in a run folder."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     rows = {row["kind"]: row for row in map(json.loads, lines)}
-    rows |= {"resume": resumed, "manifest": saved}
+    rows |= {"resume": resumed, "manifest": saved, "federated": federated}
     for name in "summary", "environment":
         rows[name] = json.loads((folder / f"{name}.json").read_text())
     return rows
