@@ -128,9 +128,10 @@ def jax_rounds(
     optimizer = jax_optim.build_optimizer(config, params)
     given = config, model, params, statistics, optimizer, weights, None, world
     state = jax_checkpoint.load_state(*given)
-    step: Any = jax_federated.compile_rounds(
+    compiled: Any = jax_federated.compile_rounds(
         config, graphdef, optimizer, state, data, data, plan, world
-    )[0]
+    )
+    (step,), *_ = compiled
     if planted is not None:
         programs = step.args[0]
         programs[:] = map(planted, programs)
