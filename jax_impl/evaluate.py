@@ -11,6 +11,7 @@ from jaxtyping import Float
 from data.dataset import load
 from jax_impl.cache import open_cache
 from jax_impl.ema import Average
+from jax_impl.local_sgd import Released
 from jax_impl.model import build_model
 from jax_impl.parallel import (
     World,
@@ -39,7 +40,7 @@ from runtime.processes import Processes
 def evaluate(
     config: Config,
     compiled_eval: Callable[..., Any],
-    state: TrainState | Average,
+    state: TrainState | Average | Released,
     data: DeviceData,
     examples: int,
     world: World,

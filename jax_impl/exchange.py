@@ -1,7 +1,7 @@
 """What devices exchange within a step: gradients and the statistics of BatchNorm.
 
 The collectives are explicit, inside the compiled step; in PyTorch DDP or FSDP start
-them during the backward pass.
+them during the backward pass. Between the steps of local SGD: `local_sgd.py`.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,19 @@ def scope_norms(model: nnx.Module, world: World) -> None:
             layer.axis = AXIS
 
 
+def mean_over_devices(tree: Any) -> Any:
+    """The mean of each array over the devices; on a CPU by one sum."""
+    count = jax.lax.axis_size(AXIS)
+    return jax.tree.map(lambda total: total / count, _sum(tree))
+
+
 def share_gradients(
     local: Callable[[nnx.State, Any, Any], tuple[Array, nnx.State, nnx.State]],
     params: nnx.State,
     whole: Any,
     rows: Any,
     world: World,
+    warms_up: bool = False,
 ) -> tuple[Array, nnx.State, nnx.State]:
     """The loss and gradients, summed over the devices.
 
@@ -45,6 +52,8 @@ def share_gradients(
         and the running statistics.
       whole: other replicated arguments.
       rows: arrays whose axis 1 is that of the rows.
+      warms_up: whether the replicas of local SGD still exchange gradients. Their losses
+        and statistics stay their own.
 
     Returns:
       The loss, its gradients placed as the parameters are, and the statistics of the
@@ -52,8 +61,10 @@ def share_gradients(
     """
     if world.size == 1:
         return local(params, whole, rows)
-    if not world.grad_sync:  # a device's part stands for the whole
+    if world.local or not world.grad_sync:  # a device's part stands for the whole
         loss, gradients, statistics = local(params, whole, rows)
+        if warms_up:
+            return loss, _sum(gradients), statistics
         return loss, jax.tree.map(lambda g: g * world.size, gradients), statistics
     specs = jax.tree.map(lambda leaf: shards(leaf.shape, world), params)
 

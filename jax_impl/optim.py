@@ -105,7 +105,7 @@ def save_optimizer_state(
             }
         if isinstance(part, optax.ScaleByAdamState):
             count = cast(jax.Array, part.count)
-            counts[UPDATES] = int(save_array(count, world))
+            counts[UPDATES] = int(save_array(count, world).max())  # equal on replicas
     return saved, counts
 
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import jax
@@ -67,6 +67,11 @@ class World:
     def mapped(self) -> bool:
         """Whether steps are compiled by pmap, instead of jit over the mesh."""
         return self.strategy is Strategy.PMAP
+
+    @property
+    def local(self) -> bool:
+        """Whether each device trains a replica of its own between rounds."""
+        return self.strategy is Strategy.LOCAL_SGD
 
     @property
     def ranks(self) -> Ranks:
@@ -253,7 +258,8 @@ def parallelize(
         one.
       example: arguments, placed as in use.
       donate: whether the first result reuses the memory and sharding of the first
-        argument. Everything else is replicated.
+        argument. Everything else is replicated, or of such a step of local SGD has an
+        axis of replicas.
     """
     begin = time.perf_counter()
     mapped = _mapped(step, example, world, donate)
@@ -273,23 +279,26 @@ def _mapped(
     if world.mapped:
         devices = tuple(world.mesh.devices.flat)
         return jax.pmap(step, axis_name=AXIS, devices=devices, donate_argnums=donated)
-    if not world.grad_sync:
+    replicas = world.local and donate
+    if replicas or not world.grad_sync:
         # Mapped as a whole: arrays that jit calls replicated then differ by device.
         specs = jax.tree.map(lambda leaf: leaf.sharding.spec, example)
         step = jax.shard_map(
             step,
             mesh=world.mesh,
             in_specs=specs,
-            out_specs=PartitionSpec(),
+            out_specs=PartitionSpec(AXIS) if replicas else PartitionSpec(),
             check_vma=False,
         )
-    shardings: Any = world.replicated
+    shardings: Any = world.split(0) if replicas else world.replicated
     if donate:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, example[0]), shardings
     return jax.jit(step, donate_argnums=donated, out_shardings=shardings)
 
 
-def limit_in_flight(step: Callable[..., Any], world: World) -> Callable[..., Any]:
+def limit_in_flight(
+    step: Callable[..., Any], world: World, most: int = STEPS_IN_FLIGHT
+) -> Callable[..., Any]:
     """The step, awaited regularly if several CPU devices share a process.
 
     XLA allows 32 computations in flight on a CPU device. Launching the 33rd blocks a
@@ -305,7 +314,7 @@ def limit_in_flight(step: Callable[..., Any], world: World) -> Callable[..., Any
     @wraps(step)
     def limited(*arguments: Any) -> Any:
         result = step(*arguments)
-        if next(issued) % STEPS_IN_FLIGHT == 0:
+        if next(issued) % most == 0:
             synchronize(result)
         return result
 
@@ -314,9 +323,14 @@ def limit_in_flight(step: Callable[..., Any], world: World) -> Callable[..., Any
 
 def unshard(array: jax.Array, world: World) -> jax.Array:
     """An array replicated on every device. Collective."""
-    if not world.sharded:
+    if world.mapped or array.is_fully_replicated:
         return array
-    return jax.jit(lambda whole: whole, out_shardings=world.replicated)(array)
+    return _whole(world.replicated)(array)
+
+
+@cache
+def _whole(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda whole: whole, out_shardings=sharding)
 
 
 def to_host(arrays: list[jax.Array], world: World) -> np.ndarray:
@@ -343,6 +357,24 @@ def gather_rows(batches: list[jax.Array], world: World) -> np.ndarray:
     The compiled step has gathered them.
     """
     return np.concatenate(to_host(batches, world))
+
+
+def gather_replicas(
+    arrays: list[jax.Array], world: World
+) -> Float[np.ndarray, "arrays replicas ..."]:
+    """Arrays of one shape, whose first axis is that of the replicas, on the host.
+
+    Collective.
+    """
+
+    def of_this_process(array: jax.Array) -> np.ndarray:
+        shards = sorted(array.addressable_shards, key=lambda s: s.index[0].start or 0)
+        return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+    own = np.stack(list(map(of_this_process, arrays)))
+    gathered = world.ranks.gather(own.ravel().tolist())
+    parts = [row.reshape(own.shape) for row in gathered]
+    return np.concatenate(parts, axis=1)
 
 
 def synchronize(tree: Any) -> None:

@@ -22,12 +22,16 @@ from jax_impl.cache import all_found, lookups
 from jax_impl.ema import Average, move_average
 from jax_impl.exchange import share_gradients
 from jax_impl.freeze import split_frozen, train_mode
+from jax_impl.local_sgd import Local, compile_rounds, one_replica
 from jax_impl.optim import apply_update, clip_gradients
 from jax_impl.parallel import (
     World,
+    gather_replicas,
     parallelize,
     place_batch,
     replicate,
+    sum_over_ranks,
+    to_host,
 )
 from jax_impl.precision import parameter_dtype
 from recipe.config import Config
@@ -45,7 +49,10 @@ class DeviceData(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """What a step takes and returns; in PyTorch it is in the model and optimizer."""
+    """What a step takes and returns; in PyTorch it is in the model and optimizer.
+
+    Of local SGD the arrays have a first axis of replicas, of which a step sees one.
+    """
 
     params: nnx.State
     statistics: nnx.State
@@ -59,7 +66,7 @@ class StepMetrics(NamedTuple):
 
     Args:
       loss: before the update.
-      grad_norm: 2-norm of the global gradient.
+      grad_norm: 2-norm of the global gradient; of local SGD, of this replica's.
       loss_scale: factor on the loss; 1 without loss scaling.
       skipped: whether there was no update, as the scaled gradient was not finite.
     """
@@ -167,6 +174,7 @@ def train_step(
     draws: Any,
     keys_ABL: Int[Array, "A B L"] | None,
     learning_rate: Float[Array, ""],
+    warms_up: bool = False,
 ) -> tuple[TrainState, StepMetrics]:
     """The updated state, and the step's metrics.
 
@@ -176,6 +184,7 @@ def train_step(
     Args:
       draws: augmentation parameters, a row for each micro-batch, or None.
       keys_ABL: of the examples' dropout masks, or None.
+      warms_up: whether the replicas of local SGD still exchange gradients.
     """
     scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.value
     trained, frozen = split_frozen(config, state.params)
@@ -213,7 +222,7 @@ def train_step(
 
     whole = frozen, state.statistics, data, scale
     loss, gradients, statistics = share_gradients(
-        local_gradients, trained, whole, (indices_AB, draws, keys_ABL), world
+        local_gradients, trained, whole, (indices_AB, draws, keys_ABL), world, warms_up
     )
     if state.loss_scale is not None:
         gradients = jax.tree.map(lambda g: g * (1 / scale).astype(g.dtype), gradients)
@@ -246,6 +255,7 @@ def window_step(
     optimizer: optax.GradientTransformation,
     world: World,
     tree: Any,
+    warms_up: bool,
     leaves: list[Array],
     data: DeviceData,
     batches: Batches,
@@ -264,9 +274,32 @@ def window_step(
     """
     batch = one_step(batches, position)
     given = tree.unflatten(leaves), data, *batch, learning_rates[position]
-    state, metrics = train_step(config, graphdef, optimizer, world, *given)
+    state, metrics = train_step(config, graphdef, optimizer, world, *given, warms_up)
     dtype = parameter_dtype(config)
     return jax.tree.leaves(state), jnp.stack([m.astype(dtype) for m in metrics])
+
+
+def gather_metrics(
+    metrics: list[Float[Array, "..."]], world: World
+) -> dict[str, np.ndarray]:
+    """The metrics of steps on the host, as `Recorder.window` takes them.
+
+    Of local SGD gradients have their replicas' mean norm. Collective.
+    """
+    if world.local:
+        of_replicas = gather_replicas(metrics, world)
+        losses, grad_norms, loss_scales, skipped = of_replicas.mean(axis=1).T
+        losses = of_replicas[..., 0].sum(axis=1)
+    else:
+        losses, grad_norms, loss_scales, skipped = to_host(metrics, world).T
+    if not world.grad_sync:  # each device has a loss of its own
+        losses, *_ = sum_over_ranks(metrics, world).T
+    return {
+        "losses": losses,
+        "grad_norms": grad_norms,
+        "loss_scales": loss_scales,
+        "skipped": skipped.astype(bool),
+    }
 
 
 def compile_steps(
@@ -278,8 +311,11 @@ def compile_steps(
     test_data: DeviceData,
     window: Batches,
     world: World,
-) -> tuple[Callable[..., Any], Callable[..., Any], Compilation]:
+    local: Local | None = None,
+) -> tuple[list[Callable[..., Any]], Callable[..., Any], Compilation]:
     """Compile both steps whole: training, as `window_step`, and evaluation.
+
+    And the rounds of local SGD, and a second training step for its warm-up.
 
     Args:
       window: a window's batches, still on the host.
@@ -291,19 +327,28 @@ def compile_steps(
     rows = window.indices[0].reshape(-1)
     tested = place_batch((rows, rows > 0), world)
     tree = jax.tree.structure(state)
-    train, train_seconds = parallelize(
-        partial(window_step, config, graphdef, optimizer, world, tree),
-        (jax.tree.leaves(state), train_data, batches, *scalars),
-        world,
-        donate=True,
-    )
-    evaluate, eval_seconds = parallelize(
+    train, seconds = [], 0.0
+    for warms_up in (False, True)[: 1 + bool(config.parallel.warmup_steps)]:
+        made = config, graphdef, optimizer, world, tree, warms_up
+        step = partial(window_step, *made)
+        compiled, took = parallelize(
+            one_replica(step) if world.local else step,
+            (jax.tree.leaves(state), train_data, batches, *scalars),
+            world,
+            donate=True,
+        )
+        train, seconds = [*train, compiled], seconds + took
+    evaluated = state.params, state.statistics
+    if local is not None:
+        evaluated, took = compile_rounds(local, state, world)
+        seconds += took
+    evaluate, took = parallelize(
         partial(eval_step, config, graphdef, world.axis),
-        (state.params, state.statistics, test_data, *tested),
+        (*evaluated, test_data, *tested),
         world,
         donate=False,
     )
-    return train, evaluate, Compilation(train_seconds + eval_seconds, all_found(before))
+    return train, evaluate, Compilation(seconds + took, all_found(before))
 
 
 def eval_step(

@@ -14,12 +14,37 @@ from flax.nnx.tracers import TraceState
 from jax import Array
 from jaxtyping import Float, Int
 
+from data.augment import batch_draws
+from data.dropout import batch_keys
 from jax_impl.freeze import split_frozen
 from jax_impl.own_dropout import KeyedDropout
+from jax_impl.parallel import World, place_batch
 from jax_impl.step import DeviceData, TrainState, gather, loss_fn
 from jax_impl.weights import canonical_name
+from recipe.batch_plan import BatchPlan
 from recipe.config import Config
 from record.trace import Trace, numbered
+
+
+def trace_planned(
+    config: Config,
+    graphdef: nnx.GraphDef,
+    state: TrainState,
+    data: DeviceData,
+    plan: BatchPlan,
+    step: int,
+    world: World,
+) -> Trace:
+    """`trace_step` of a run's next step.
+
+    Args:
+      step: from 0.
+    """
+    whole = plan.indices(step)
+    draws = place_batch(batch_draws(config, plan, step, whole), world)
+    keys = place_batch(batch_keys(config, plan, step, whole), world)
+    batch = data, place_batch(whole, world), draws, keys
+    return trace_step(config, graphdef, state, *batch, step + 1)
 
 
 def trace_step(

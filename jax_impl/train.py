@@ -6,14 +6,13 @@ import jax
 import numpy as np
 
 from data.ahead import Ahead
-from data.augment import batch_draws
 from data.batches import Batches, window_batches
 from data.dataset import acquire, load
-from data.dropout import batch_keys
 from jax_impl.cache import open_cache
-from jax_impl.checkpoint import load_state, save_state, save_trained
+from jax_impl.checkpoint import evaluated, load_state, save_state, save_trained
 from jax_impl.evaluate import evaluate
 from jax_impl.exchange import scope_norms
+from jax_impl.local_sgd import build_local, finish_step, gather_rounds
 from jax_impl.model import build_model
 from jax_impl.optim import build_optimizer
 from jax_impl.parallel import (
@@ -24,14 +23,12 @@ from jax_impl.parallel import (
     replicate,
     start,
     stop,
-    sum_over_ranks,
     synchronize,
-    to_host,
 )
 from jax_impl.precision import configure, parameter_dtype, settings
 from jax_impl.profile import start_profile
-from jax_impl.step import DeviceData, TrainState, compile_steps
-from jax_impl.trace import trace_step
+from jax_impl.step import DeviceData, compile_steps, gather_metrics
+from jax_impl.trace import trace_planned
 from jax_impl.weights import load_weights
 from recipe.batch_plan import BatchPlan
 from recipe.config import Config
@@ -40,7 +37,6 @@ from recipe.schedule import learning_rates
 from recipe.weights import parameter_count
 from record.clock import Clock
 from record.session import Session
-from record.trace import Trace
 from record.weights import starting_weights
 from runtime.heartbeat import Heartbeat
 from runtime.processes import Processes
@@ -102,27 +98,21 @@ def train(config: Config, world: World, session: Session) -> Path:
     state = load_state(
         config, model, params, statistics, optimizer, weights, resumed, world
     )
+    local = build_local(config, weights, resumed, world)
 
     # Both steps are compiled before the clock of the first window starts
     session.ready()
     first = window_batches(config, plan, range(1), world.rank, world.processes)
     compiled_train, compiled_eval, compilation = compile_steps(
-        config, graphdef, optimizer, state, train_data, test_data, first, world
+        config, graphdef, optimizer, state, train_data, test_data, first, world, local
     )
     tree = jax.tree.structure(state)
     positions = replicate(list(np.arange(len(first.indices), dtype=np.int32)), world)
 
-    def trace(state: TrainState, step: int) -> Trace:
-        whole = plan.indices(step)
-        draws = place_batch(batch_draws(config, plan, step, whole), world)
-        keys = place_batch(batch_keys(config, plan, step, whole), world)
-        batch = train_data, place_batch(whole, world), draws, keys
-        return trace_step(config, graphdef, state, *batch, step + 1)
-
     def prepare(steps: range) -> tuple[list[float], Batches, jax.Array]:
         """The learning rates of steps, and their batches and rates on the devices."""
-        local = config, plan, steps, world.rank, world.processes
-        batches = place_batch(window_batches(*local), world, axis=2)
+        rows = config, plan, steps, world.rank, world.processes
+        batches = place_batch(window_batches(*rows), world, axis=2)
         rates = learning_rates(config, plan, steps)
         padded = np.zeros(len(positions), parameter_dtype(config))
         padded[: len(rates)] = rates
@@ -130,24 +120,29 @@ def train(config: Config, world: World, session: Session) -> Path:
 
     ahead = Ahead(prepare)
 
-    def issue(steps: range, following: range, clock: Clock) -> tuple[list[float], list]:
-        """Issue steps, prepare the following; returns learning rates and metrics."""
+    def issue(steps: range, following: range, clock: Clock) -> tuple[list, list, list]:
+        """Issue steps, prepare the following; returns rates, metrics and rounds."""
         nonlocal state
         with clock.data():
             rates, batches, placed_rates = ahead.take(steps)
         with clock.dispatch():
-            metrics, leaves = [], jax.tree.leaves(state)
+            metrics, rounds, leaves = [], [], jax.tree.leaves(state)
             for position, step in enumerate(steps):
                 if step + 1 == plan.trace:
-                    record.trace(trace(tree.unflatten(leaves), step))
-                leaves, seen = compiled_train(
+                    given = tree.unflatten(leaves), train_data, plan, step, world
+                    record.trace(trace_planned(config, graphdef, *given))
+                leaves, seen = compiled_train[step < config.parallel.warmup_steps](
                     leaves, train_data, batches, placed_rates, positions[position]
                 )
                 metrics.append(seen)
+                if local is not None and local.rounds.acts(step + 1):
+                    state = tree.unflatten(leaves)
+                    state, met = finish_step(local, state, step + 1, world)
+                    leaves, rounds = jax.tree.leaves(state), rounds + met
             state = tree.unflatten(leaves)
         with clock.data():  # while the devices compute
             ahead.look(following)
-        return rates, metrics
+        return rates, metrics, rounds
 
     with session.recording(
         parameter_count(config, weights),
@@ -157,34 +152,31 @@ def train(config: Config, world: World, session: Session) -> Path:
     ) as record:
         for window in session.windows():  # raises on all ranks if one was asked to stop
             with session.clock(window) as clock:
-                rates, metrics = issue(window.steps, window.following, clock)
+                rates, metrics, rounds = issue(window.steps, window.following, clock)
                 synchronize(state)
-            losses, grad_norms, loss_scales, skipped = to_host(metrics, world).T
-            if not world.grad_sync:  # each device has a loss of its own
-                losses, *_ = sum_over_ranks(metrics, world).T
             record.window(
                 window,
                 clock.times,
                 learning_rates=rates,
-                losses=losses,
-                grad_norms=grad_norms,
-                loss_scales=loss_scales,
-                skipped=skipped.astype(bool),
+                rounds=gather_rounds(rounds, world),
+                **gather_metrics(metrics, world),
             )
+            done = local, window.steps.stop, world
             if window.evaluates:
                 scores = evaluate(
                     config,
                     compiled_eval,
-                    state if state.average is None else state.average,
+                    evaluated(state, *done),
                     test_data,
                     len(dataset.test_labels),
                     world,
                 )
                 record.evaluation(window, scores)
             if session.save_due(window):
-                record.save(window, *save_state(state, world))
+                record.save(window, *save_state(state, *done))
         peak = session.ranks.gather([peak_memory_bytes(world)]).max()
-        record.trained(save_trained(state, world), int(peak))
+        result = save_trained(state, local, plan.last, world)
+        record.trained(result, int(peak))
         session.measure(issue, lambda: synchronize(state))
         session.finish()
     return record.path

@@ -35,6 +35,7 @@ from launch.trainings import (
     typed_keys,
 )
 from recipe.errors import ConfigError, RecordError
+from recipe.execution import Strategy
 from recipe.parity import ParityConfig
 from record.gpus import check_gpus_used
 from record.run import Run, read_run
@@ -159,7 +160,11 @@ def conclude(
 
 
 def judge(config: ParityConfig, runs: dict[Training, Run]) -> Verdict:
-    """Compare frameworks at every world size, and world sizes with 1."""
+    """Compare frameworks at every world size, and world sizes with 1.
+
+    Not those of local SGD, whose replicas train on other parts of a batch.
+    """
+    one_training = config.parallel.name != Strategy.LOCAL_SGD
     ones = {name: runs[Training(name)] for name in ("torch", "jax")}
     pairs = [(run, ones[t.framework]) for t, run in runs.items() if t.perturb_seed]
     control = envelope(pairs) if pairs else None
@@ -172,7 +177,7 @@ def judge(config: ParityConfig, runs: dict[Training, Run]) -> Verdict:
             comparisons.append(
                 compare(mine, (other.label, runs[other]), "frameworks", control)
             )
-        if training.world_size > 1:
+        if training.world_size > 1 and one_training:
             one = Training(training.framework)
             comparisons.append(
                 compare(mine, (one.label, runs[one]), "world sizes", control)

@@ -99,14 +99,12 @@ class Training:
         self, config: ParityConfig, typed: list[str], run_dir: Path
     ) -> list[str]:
         """The command line of this training, with the overrides given to parity."""
-        typed = [
-            override
-            for override in typed
-            if override.lstrip("+").partition("=")[0] not in OWN_KEYS
-        ]
-        parallel = config.parallel.name
-        if parallel == "pmap" and self.framework == "torch":
-            parallel = "dp"  # pmap is JAX's alone
+        keys = {override: override.lstrip("+").partition("=")[0] for override in typed}
+        parallel = [f"parallel={config.parallel.name}"]  # or the preset that was typed
+        parallel += [override for override, key in keys.items() if key == "parallel"]
+        typed = [override for override in typed if keys[override] not in OWN_KEYS]
+        if config.parallel.name == "pmap" and self.framework == "torch":
+            parallel = ["parallel=dp"]  # pmap is JAX's alone
         every = config.train.evaluate_every_epochs
         overrides = [
             LEAVE_NO_STATE,
@@ -118,7 +116,7 @@ class Training:
             f"train.trace={'null' if (n := config.train.trace) is None else n}",
             f"train.evaluate_every_epochs={every}",
             f"train.perturb_seed={self.perturb_seed}",
-            f"parallel={parallel}",
+            parallel[-1],
             f"devices={self.world_size}",
             f"data.root={quoted(Path(config.data.root).absolute())}",
             f"run.dir={quoted(run_dir)}",

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int
 
 from recipe.config import Config
 from recipe.errors import ConfigError
+from recipe.local_rounds import check_length
 from recipe.rng import keyed_generator
 
 
@@ -85,7 +86,7 @@ class BatchPlan:
 
         Raises:
           ConfigError: if the dataset is smaller than one global batch, or the run ends
-            before the step to trace.
+            before the step to trace, or before the first round of local SGD.
         """
         train = config.train
         if examples < train.global_batch_size:
@@ -97,6 +98,7 @@ class BatchPlan:
         if steps is None:
             assert train.epochs is not None  # TrainConfig refuses both being null
             steps = train.epochs * (examples // train.global_batch_size)
+        check_length(config.parallel, steps)
         if train.trace and train.trace > steps:
             raise ConfigError(
                 f"train.trace={train.trace} is beyond the last step, {steps}; "

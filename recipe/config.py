@@ -23,9 +23,11 @@ from yaml import YAMLError
 from recipe.architecture import layers
 from recipe.errors import ConfigError
 from recipe.execution import (
+    LOCAL_KEYS,
     CheckpointConfig,
     ParallelConfig,
     RunConfig,
+    Strategy,
     TrackingConfig,
 )
 from recipe.experiment import (
@@ -217,9 +219,11 @@ def recipe_parts(config: Config) -> dict[str, Any]:
 
     Where a run happens does not count: devices, platform, kernels, parallel strategy,
     trackers, folders. Nor do the measuring window, a control's `perturb_seed` and what
-    is traced.
+    is traced. Local SGD does: its replicas see other gradients, as its number of
+    devices says, which the record has beside the recipe.
     """
     recipe = asdict(config)
+    strategy = recipe["parallel"]
     del (
         recipe["tuned"],
         recipe["task"],
@@ -264,6 +268,8 @@ def recipe_parts(config: Config) -> dict[str, Any]:
     for look in ("log_every_steps", "timed_seconds", "perturb_seed", "trace"):
         del recipe["train"][look]
     del recipe["optim"]["update"]
+    if config.parallel.name == Strategy.LOCAL_SGD:
+        recipe["parallel"] = {key: strategy[key] for key in ("name", *LOCAL_KEYS)}
     for key in ablated(config):  # then it is not a training
         group, name = key.split(".")
         recipe.setdefault(group, {})[name] = False

@@ -1,13 +1,20 @@
 """The config groups of how and where a run executes; not part of the experiment."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
+from typing import Any
 
 from recipe.errors import ConfigError
 from recipe.fields import at_least, expanded, one_of
 
 TRACKERS = ("none", "tensorboard", "wandb")
+AVERAGED = ("params", "stats")
+# Keys of `ParallelConfig` that change the numbers, and so are part of the recipe.
+LOCAL_KEYS = (
+    *("every", "warmup_steps", "outer", "average", "fragments", "delay", "mix"),
+)
 
 
 class Strategy(StrEnum):
@@ -16,12 +23,40 @@ class Strategy(StrEnum):
     Args:
       DP: torch DDP, JAX jit over a mesh.
       FSDP: each device keeps a shard of the parameters and of the optimizer's state.
+      LOCAL_SGD: each device trains a replica alone, and they average their weights
+        every so many steps. Unlike the others it changes the numbers.
       PMAP: JAX's older API for DP.
     """
 
     DP = "dp"
     FSDP = "fsdp"
+    LOCAL_SGD = "local_sgd"
     PMAP = "pmap"
+
+
+@dataclass(kw_only=True)
+class OuterConfig:
+    """The optimizer that takes a round as its step; `recipe/local_rounds.py` has it."""
+
+    # local_sgd: learning rate; 1 without momentum takes the average as it is.
+    lr: float = 1.0
+    momentum: float = 0.0  # local_sgd
+    nesterov: bool = False  # local_sgd
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(
+                f"parallel.outer.lr must be finite and > 0, got {self.lr}"
+            )
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(
+                f"parallel.outer.momentum must lie in [0, 1), got {self.momentum}"
+            )
+        if self.nesterov and not self.momentum:
+            raise ConfigError(
+                "parallel.outer.nesterov=true needs parallel.outer.momentum > 0, got "
+                "0; set parallel.outer.momentum=0.9 or parallel.outer.nesterov=false"
+            )
 
 
 @dataclass(kw_only=True)
@@ -42,9 +77,28 @@ class ParallelConfig:
     # Cores of each device, pinned without overlap on Linux, and as many threads;
     # `null`: no pinning. Under srun, whose binding is kept, it sets threads only.
     cores_per_device: int | None = None
+    # local_sgd: steps between two rounds, in which replicas average their weights; the
+    # first round is after so many. `null`: one, at the end.
+    every: int | None = 16
+    # local_sgd: steps before, in which gradients are exchanged as under dp (post-local
+    # SGD).
+    warmup_steps: int = 0
+    outer: OuterConfig = field(default_factory=OuterConfig)
+    # local_sgd: what a round averages: `params`, and the running statistics of
+    # BatchNorm, `stats`; without these each replica keeps its own, and the first's are
+    # evaluated.
+    average: list[str] = field(default_factory=lambda: list(AVERAGED))
+    # local_sgd: groups of layers, each averaged in rounds of its own, staggered evenly.
+    fragments: int = 1
+    # local_sgd: steps from a round until its result replaces the replicas' weights,
+    # which are trained meanwhile; less than `every`.
+    delay: int = 0
+    # local_sgd: fraction of its own weights that a replica keeps then.
+    mix: float = 0.0
 
     def __post_init__(self) -> None:
         one_of("parallel", self.name, tuple(Strategy))
+        self._check_rounds()
         if not self.grad_sync and self.name != "dp":
             raise ConfigError(
                 "parallel.grad_sync=false needs parallel=dp, got "
@@ -58,6 +112,58 @@ class ParallelConfig:
                 f"parallel.timeout_seconds={self.timeout_seconds}, got "
                 f"{self.start_timeout_seconds}"
             )
+
+    def _check_rounds(self) -> None:
+        if self.name != Strategy.LOCAL_SGD:
+            for key, given, default in self._local_values():
+                if given != default:
+                    raise ConfigError(
+                        f"parallel.{key}={given} has no meaning with parallel="
+                        f"{self.name}; leave it out, or use parallel=local_sgd"
+                    )
+            return
+        if self.every is not None and self.every < 1:
+            raise ConfigError(
+                f"parallel.every must be at least 1 step, got {self.every}; null "
+                "averages once, at the end"
+            )
+        at_least("parallel.warmup_steps", self.warmup_steps, 0)
+        at_least("parallel.fragments", self.fragments, 1)
+        at_least("parallel.delay", self.delay, 0)
+        if not 0 <= self.mix < 1:
+            raise ConfigError(f"parallel.mix must lie in [0, 1), got {self.mix}")
+        for part in self.average:
+            one_of("parallel.average", part, AVERAGED)
+        if "params" not in self.average:
+            raise ConfigError(
+                f"parallel.average={self.average} has no params: replicas would never "
+                "meet; use [params,stats] or [params]"
+            )
+        self.average = [part for part in AVERAGED if part in self.average]
+        most = 1 if self.every is None else self.every
+        for key, given, least in (
+            ("fragments", self.fragments, self.fragments),
+            ("delay", self.delay, self.delay + 1),
+        ):
+            if least > most:
+                every = "null" if self.every is None else self.every
+                raise ConfigError(
+                    f"parallel.{key}={given} does not fit between two rounds of "
+                    f"parallel.every={every}; take at most {most - least + given}, or "
+                    f"parallel.every={least} or more"
+                )
+
+    def _local_values(self) -> Iterator[tuple[str, Any, Any]]:
+        """Key, value and default of each key of local_sgd."""
+        for key in fields(self):
+            if key.name == "outer":
+                for own in fields(self.outer):
+                    value = getattr(self.outer, own.name)
+                    yield f"outer.{own.name}", value, own.default
+            elif key.name in LOCAL_KEYS:
+                made = key.default_factory
+                default = key.default if made is MISSING else made()
+                yield key.name, getattr(self, key.name), default
 
 
 @dataclass(kw_only=True)

@@ -5,6 +5,9 @@ RUN/checkpoints/step-00000020/ holds
     weights.safetensors  parameters and running statistics
     STATE.safetensors    of the optimizer, such as momentum or adam.m; same names
     average.safetensors  of the weights, where optim.ema_decay keeps one; same names
+    outer.safetensors, outer.momentum.safetensors, replicas.KIND.safetensors
+                         of local SGD: of the rounds, and of every replica, each array
+                         with a first axis of replicas; weights are the result
     manifest.json        the other fields of a checkpoint, and the SHA-256 of each file
     COMMITTED            the SHA-256 of the manifest; written last
 
@@ -60,13 +63,14 @@ class Checkpoint:
     Args:
       step: optimizer steps done.
       epoch: the current pass over the training set, from 1.
-      framework, world_size: of the run that wrote it; nothing depends on them.
+      framework, world_size: of the run that wrote it; only local SGD depends on them,
+        on the latter.
       config_hash: of the recipe.
       recipe: the recipe itself, by key, to report what differs; see `record/resume.py`.
       data_fingerprint: of the dataset.
       arrays: kind of state -> canonical name -> array in canonical layout. "weights"
         are the parameters and running statistics, "average" their average, the others
-        the optimizer's state.
+        the optimizer's state, or as above of local SGD.
       state: scalars, such as the loss scale; exact in JSON.
       test: the last evaluation's metrics, and `step`, when that was.
     """

@@ -3,6 +3,7 @@
 from typing import Any
 
 from recipe.config import Config
+from recipe.execution import Strategy
 from recipe.norms import has_local_norm
 
 LENGTH = ("train.epochs", "train.steps")
@@ -18,7 +19,7 @@ def is_extendable(config: Config, before: dict[str, Any]) -> bool:
       before: the recipe's values by key, as the run was started.
     """
     schedules = {config.schedule.name, before.get("schedule.name")}
-    return schedules == {"constant"} and not has_local_norm(config)
+    return schedules == {"constant"} and not _shares_statistics(config)
 
 
 def how_to_extend(config: Config, weights: str) -> str:
@@ -27,7 +28,7 @@ def how_to_extend(config: Config, weights: str) -> str:
     Args:
       weights: the file of the run's weights.
     """
-    if has_local_norm(config):
+    if _shares_statistics(config):
         why = "model.norm.sync=false shares statistics where a run ends"
     else:
         why = (
@@ -39,3 +40,11 @@ def how_to_extend(config: Config, weights: str) -> str:
         f"{why}. To continue from its weights with a new schedule: "
         f"model.weights={weights} and another run.dir"
     )
+
+
+def _shares_statistics(config: Config) -> bool:
+    """Whether devices give up statistics of their own for an evaluation.
+
+    The replicas of local SGD keep theirs, and evaluate copies.
+    """
+    return has_local_norm(config) and config.parallel.name != Strategy.LOCAL_SGD

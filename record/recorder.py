@@ -24,7 +24,7 @@ from record.environment import describe_environment, own_cores
 from record.log import LOGGER, open_log
 from record.metadata import RunMetadata, initial_summary
 from record.metrics import median_throughput
-from record.rows import Row, evaluation_row, step_rows, window_row
+from record.rows import Row, evaluation_row, round_rows, step_rows, window_row
 from record.run import FINAL, LAST, read_rows
 from record.saver import Saver
 from record.schema import strict_json
@@ -156,12 +156,14 @@ class Recorder:
         grad_norms: np.ndarray,
         loss_scales: Sequence[float] | np.ndarray,
         skipped: Sequence[bool] | np.ndarray,
+        rounds: Sequence[tuple[int, int, np.ndarray]] = (),
     ) -> None:
         """Record a window's steps and its time.
 
         Args:
           losses, grad_norms, loss_scales, skipped: one per step, the same on every
             rank.
+          rounds: of local SGD, as `round_rows` takes them.
 
         Raises:
           DivergedError: on every rank, if a loss is not finite, naming the first step.
@@ -181,7 +183,9 @@ class Recorder:
         )
         self._warm = True
         self._windows.append(timed)
-        self._write_rows([*rows, timed])
+        met = round_rows(self.config, self.metadata.world_size, rounds)
+        in_order = sorted([*rows, *met], key=lambda row: row["step"])
+        self._write_rows([*in_order, timed])
         self._summary["steps"] = window.steps.stop
         self._skipped += sum(row["skipped"] for row in rows)
         self._summary["skipped_steps"] = self._skipped

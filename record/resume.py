@@ -10,6 +10,8 @@ from pathlib import Path
 
 from recipe.config import Config, from_yaml, identity_parts, leaves
 from recipe.errors import ConfigError, RecordError
+from recipe.execution import Strategy
+from recipe.local_rounds import state_shapes
 from recipe.norms import has_local_norm
 from recipe.optimizers import optimizer_state
 from recipe.weights import (
@@ -260,11 +262,12 @@ def _differences(
     ]
     devices = None if found.checkpoint is None else found.checkpoint.world_size
     one = None in (devices, world_size) or devices == world_size
-    if has_local_norm(config) and not one:
-        differences.append(
-            f"world_size is {world_size}, was {devices}, and model.norm.sync=false "
-            "takes each device's statistics alone"
-        )
+    local = config.parallel.name == Strategy.LOCAL_SGD
+    if (has_local_norm(config) or local) and not one:
+        why = "model.norm.sync=false takes each device's statistics alone"
+        if local:
+            why = "parallel=local_sgd trains a replica on each device"
+        differences.append(f"world_size is {world_size}, was {devices}, and {why}")
     if None not in (data, data_fingerprint) and data != data_fingerprint:
         differences.append(f"the data's SHA-256 is {data_fingerprint}, was {data}")
     return differences
@@ -291,8 +294,13 @@ def config_of(folder: Path) -> Config:
         raise RecordError(f"{file}: {error}") from error
 
 
-def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
+def fitting(
+    config: Config, path: str, checkpoint: Checkpoint, world_size: int = 1
+) -> Checkpoint:
     """A checkpoint in the recipe's dtype.
+
+    Args:
+      world_size: devices of this run; only local SGD needs it.
 
     Raises:
       RecordError: if it is of another model or optimizer, which `run.resume_anyway`
@@ -302,6 +310,8 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
     trained = {n: shape for n, shape in shapes.items() if is_updated(config, n)}
     kept = dict.fromkeys(optimizer_state(config.optim), trained)
     wanted = {"weights": shapes, **kept}
+    if config.parallel.name == Strategy.LOCAL_SGD:
+        wanted = {"weights": shapes, **state_shapes(config, world_size)}
     if config.optim.ema_decay is not None and "average" in checkpoint.arrays:
         wanted["average"] = shapes
     for kind, expected in wanted.items():
@@ -309,7 +319,7 @@ def fitting(config: Config, path: str, checkpoint: Checkpoint) -> Checkpoint:
             f"{path} does not fit: in {kind},",
             checkpoint.arrays.get(kind, {}),
             expected,
-            "ask for the checkpoint's model and optimizer",
+            "ask for the checkpoint's model, optimizer and strategy",
         )
     dtype = weight_dtype(config)
 

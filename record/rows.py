@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from recipe.batch_plan import Window
+from recipe.config import Config
 from recipe.errors import RecordError
+from recipe.local_rounds import round_bytes
 from record.clock import Times
 from record.disk import parse_json, recording
 from record.schema import ROWS
@@ -77,6 +79,29 @@ def window_row(
         "warmup": warmup,
         "measured": measured,
     }
+
+
+def round_rows(
+    config: Config, world_size: int, rounds: Sequence[tuple[int, int, np.ndarray]]
+) -> list[Row]:
+    """A row for each round of local SGD in a window.
+
+    Args:
+      rounds: the step that it follows, its fragment, and of each replica the
+        pseudo-gradient's 2-norm, which is the same for all, and its squared distance to
+        the average.
+    """
+    return [
+        {
+            "kind": "round",
+            "step": step,
+            "fragment": fragment,
+            "bytes": round_bytes(config, fragment, world_size),
+            "pseudo_gradient_norm": float(of_replicas[0, 0]),
+            "spread": float(np.sqrt(of_replicas[:, 1].mean())),
+        }
+        for step, fragment, of_replicas in rounds
+    ]
 
 
 def evaluation_row(window: Window, metrics: dict[str, Any]) -> Row:

@@ -66,6 +66,14 @@ WINDOW = {
         FLAG, "whether it was timed after the training", since=2, before=False
     ),
 }
+ROUND = {
+    "kind": Field(TEXT, '"round"'),
+    "step": Field(INT, "optimizer steps done when replicas were averaged"),
+    "fragment": Field(INT, "group of layers that was, from 0"),
+    "bytes": Field(INT, "that a device sends for it, by a ring"),
+    "pseudo_gradient_norm": Field(NUMBER, "2-norm of outer weights minus average"),
+    "spread": Field(NUMBER, "root mean square distance of replicas to their average"),
+}
 EVALUATION = {
     "kind": Field(TEXT, '"evaluation"'),
     "step": Field(INT, "optimizer steps done"),
@@ -91,7 +99,13 @@ RESUME = {
     "differences": Field((list,), "from the recipe before, by run.resume_anyway"),
     "again_until": Field(INT, "the last step recorded before it resumed"),
 }
-ROWS = {"step": STEP, "window": WINDOW, "evaluation": EVALUATION, "resume": RESUME}
+ROWS = {
+    "step": STEP,
+    "window": WINDOW,
+    "round": ROUND,
+    "evaluation": EVALUATION,
+    "resume": RESUME,
+}
 
 ENVIRONMENT = {
     "framework": Field(TEXT, '"torch" or "jax"'),
@@ -135,7 +149,7 @@ SUMMARY = {
     "experiment": Field(TEXT, "the recipe's name"),
     "data": Field(TEXT, "the dataset's name"),
     "model": Field(TEXT, "the architecture's name"),
-    "parallel": Field(TEXT, '"dp", "fsdp" or "pmap"'),
+    "parallel": Field(TEXT, '"dp", "fsdp", "pmap" or "local_sgd"'),
     "precision": Field(TEXT, '"bf16", "fp16", "fp32", "fp64" or "tf32"'),
     "deterministic": Field(FLAG, "whether only deterministic kernels were allowed"),
     "compiled": Field(FLAG, "whether its steps were compiled, as JAX's always are"),

@@ -118,6 +118,8 @@ class Screen:
     def show(self, row: Row) -> None:
         """Show a row; the screen changes once per window or evaluation."""
         step, kind = row["step"], row["kind"]
+        if kind == "round":
+            return
         if kind == "step":
             self._seen["loss"] = _number(row["loss"])
             return

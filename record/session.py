@@ -77,7 +77,8 @@ class ResumePlan:
         if not path:
             return None
         found = None if self._resume is None else self._resume.checkpoint
-        return fitting(self.config, path, found or read_checkpoint(Path(path)))
+        held = found or read_checkpoint(Path(path))
+        return fitting(self.config, path, held, self.world_size)
 
     def claim(self) -> str:
         """Claim the run folder; returns its path.

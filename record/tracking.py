@@ -22,7 +22,12 @@ from recipe.errors import ConfigError
 from record import wandb_settings
 
 # The prefix of a kind of row in trackers.
-NAMESPACES = {"step": "train", "window": "window", "evaluation": "test"}
+NAMESPACES = {
+    "step": "train",
+    "window": "window",
+    "round": "round",
+    "evaluation": "test",
+}
 
 Row = dict[str, Any]
 
@@ -235,7 +240,7 @@ class _WandB:
             for path in {*(run_dir / "wandb").glob("*run-*")} - {*attempts}:
                 shutil.rmtree(path)  # else it would pass for a synced one
             self._run = begin("offline")
-        # wandb's own step counts calls to `log`; up to three rows have the same step.
+        # wandb's own step counts calls to `log`; several rows have the same step.
         self._run.define_metric("step")
         for namespace in NAMESPACES.values():
             self._run.define_metric(f"{namespace}/*", step_metric="step")

@@ -3,6 +3,7 @@
 from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.experiment import NORMALISED
+from recipe.local_rounds import check_rounds
 from recipe.own_model import check_own_model
 from runtime.processes import Processes
 
@@ -19,6 +20,7 @@ def check_world(config: Config, processes: Processes) -> None:
       ConfigError: quoting the numbers and the nearest valid ones.
     """
     check_own_model(config.model.folder)
+    check_rounds(config)
     devices = world_size(config, processes)
     if config.train.trace and (devices > 1 or config.parallel.name != "dp"):
         raise ConfigError(

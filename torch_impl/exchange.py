@@ -1,7 +1,7 @@
 """What ranks exchange within a step: gradients and the statistics of BatchNorm.
 
 DDP or FSDP start the collectives during the backward pass; in JAX they are explicit,
-inside the compiled step.
+inside the compiled step. Between the steps of local SGD: `local_sgd.py`.
 """
 
 import sys
@@ -40,6 +40,26 @@ def scope_norms(model: nn.Module, world: World) -> None:
     for layer in model.modules():
         if isinstance(layer, BatchNorm) and layer.sync and world.processes > 1:
             layer.sum_over_ranks, layer.ranks = _SumOverRanks.apply, world.processes
+
+
+def mean_over_devices(tensors: list[Tensor], world: World) -> list[Tensor]:
+    """Their means over ranks, by one all-reduce of all numbers in a row."""
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    if world.processes > 1:
+        dist.all_reduce(flat)
+    means = (flat / world.size).split([tensor.numel() for tensor in tensors])
+    return [m.view(t.shape) for m, t in zip(means, tensors, strict=True)]
+
+
+def share_gradients(gradients: list[Tensor], world: World) -> None:
+    """Average the gradients of a model without a wrapper over ranks, as DDP would.
+
+    In the warm-up of local SGD.
+    """
+    for gradient, mean in zip(
+        gradients, mean_over_devices(gradients, world), strict=True
+    ):
+        gradient.copy_(mean)
 
 
 def share_statistics(model: nn.Module, world: World) -> None:

@@ -72,6 +72,11 @@ class World:
         return self.strategy is Strategy.FSDP and self.processes > 1
 
     @property
+    def local(self) -> bool:
+        """Whether each rank trains a replica of its own between rounds."""
+        return self.strategy is Strategy.LOCAL_SGD
+
+    @property
     def ranks(self) -> Ranks:
         """Agreement between processes, by collectives on their devices."""
 
@@ -93,10 +98,10 @@ class World:
 
 def check(config: Config, processes: Processes) -> None:
     """Refuse what PyTorch cannot do, before anything starts."""
-    if config.parallel.name not in (Strategy.DP, Strategy.FSDP):
+    if config.parallel.name == Strategy.PMAP:
         raise ConfigError(
             f"parallel={config.parallel.name} is JAX's alone; "
-            "PyTorch takes parallel=dp or parallel=fsdp"
+            "PyTorch takes parallel=dp, fsdp, local_sgd or diloco"
         )
     check_shards(config, processes)
     compiler = os.environ.get("CXX", "g++")
@@ -278,7 +283,7 @@ def parallelize(model: nn.Module, world: World, every_pass: bool = False) -> nn.
       every_pass: whether it does so in each, as without accumulation; then to DDP its
         graph is static.
     """
-    if world.processes == 1 or not world.grad_sync:
+    if world.processes == 1 or world.local or not world.grad_sync:
         return model
     trained = any(parameter.requires_grad for parameter in model.parameters())
     if world.sharded:
@@ -344,6 +349,21 @@ def gather_rows(batches: list[Tensor], world: World) -> np.ndarray:
         dist.all_gather(parts, stacked)
     whole = torch.stack(parts, dim=1)  # batch, rank, row
     return to_host([whole.flatten(0, 2)], world)[0]
+
+
+def gather_replicas(
+    tensors: list[Tensor], world: World
+) -> Float[np.ndarray, "tensors replicas ..."]:
+    """Tensors of one shape, of which each replica has its own, on the host.
+
+    Collective.
+    """
+    stacked = torch.stack(tensors)
+    parts = [stacked]
+    if world.processes > 1:
+        parts = [torch.empty_like(stacked) for _ in range(world.processes)]
+        dist.all_gather(parts, stacked)
+    return to_host([torch.stack(parts, dim=1)], world)[0]
 
 
 def synchronize(world: World) -> None:

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
@@ -20,10 +21,17 @@ from record.metadata import Compilation
 from torch_impl.augment import crop_and_flip, cut_out
 from torch_impl.cache import all_found, lookups
 from torch_impl.ema import Average, move_average
-from torch_impl.exchange import only_the_last
+from torch_impl.exchange import only_the_last, share_gradients
 from torch_impl.freeze import train_mode
+from torch_impl.local_sgd import Local
 from torch_impl.optim import apply_update, clip_gradients, multiply
-from torch_impl.parallel import World, unshard
+from torch_impl.parallel import (
+    World,
+    gather_replicas,
+    sum_over_ranks,
+    to_host,
+    unshard,
+)
 from torch_impl.precision import parameter_dtype
 
 
@@ -41,7 +49,7 @@ class StepMetrics(NamedTuple):
 
     Args:
       loss: this rank's part of it before the update, to be summed over ranks.
-      grad_norm: 2-norm of the global gradient.
+      grad_norm: 2-norm of the global gradient; of local SGD, of this replica's.
       loss_scale: factor on the loss; the number 1 without loss scaling.
       skipped: whether there was no update, as the scaled gradient was not finite.
     """
@@ -135,6 +143,7 @@ def train_step(
     loss_scale: LossScale | None,
     world: World,
     average: Average | None = None,
+    warms_up: bool = False,
 ) -> tuple[LossScale | None, StepMetrics]:
     """Update the parameters, the running statistics and the average, in place.
 
@@ -145,6 +154,7 @@ def train_step(
     Args:
       draws: augmentation parameters, a row for each micro-batch, or None.
       keys_ABL: of the examples' dropout masks, or None.
+      warms_up: whether the replicas of local SGD still exchange gradients.
 
     Returns:
       The next step's loss scale, and this one's metrics.
@@ -164,6 +174,8 @@ def train_step(
         losses.append(loss.detach())
     groups = [group["params"] for group in optimizer.param_groups]
     gradients = [p.grad for group in groups for p in group if p.grad is not None]
+    if warms_up:
+        share_gradients(gradients, world)
     # Ranks' gradients were averaged, but the loss is a sum over ranks, so undo the
     # average. Here, in fp32: in an fp16 backward pass it would overflow sooner on more
     # ranks. Without the exchange a rank's part stands for the whole.
@@ -188,6 +200,21 @@ def train_step(
     return loss_scale, StepMetrics(loss, grad_norm, scale, without)
 
 
+def gather_metrics(metrics: list[StepMetrics], world: World) -> dict[str, np.ndarray]:
+    """The metrics of steps on the host, as `Recorder.window` takes them.
+
+    Of local SGD gradients have their replicas' mean norm. Collective.
+    """
+    norms = [m.grad_norm for m in metrics]
+    mean = gather_replicas(norms, world).mean(1) if world.local else None
+    return {
+        "losses": sum_over_ranks([m.loss for m in metrics], world),
+        "grad_norms": to_host(norms, world) if mean is None else mean,
+        "loss_scales": to_host([m.loss_scale for m in metrics], world),
+        "skipped": to_host([m.skipped for m in metrics], world),
+    }
+
+
 def compile_steps(
     config: Config,
     model: nn.Module,
@@ -199,7 +226,7 @@ def compile_steps(
     keys_ABL: Int[Tensor, "A B L"] | None,
     loss_scale: LossScale | None,
     world: World,
-    average: Average | None = None,
+    average: Average | Local | None = None,
 ) -> Compilation:
     """Compile the model inside its wrapper.
 

@@ -12,18 +12,42 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from data.augment import batch_draws
+from data.dropout import batch_keys
+from recipe.batch_plan import BatchPlan
 from recipe.config import Config
 from recipe.loss_scale import LossScale
 from recipe.weights import is_updated
 from record.trace import Trace, numbered
 from torch_impl.freeze import train_mode
 from torch_impl.own_dropout import KeyedDropout
-from torch_impl.parallel import World
+from torch_impl.parallel import World, place_batch
 from torch_impl.step import DeviceData, gather, loss_fn
 from torch_impl.weights import save_weights
 
 # Modules whose features are the last axis in both frameworks.
 LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
+
+
+def trace_planned(
+    config: Config,
+    model: nn.Module,
+    data: DeviceData,
+    plan: BatchPlan,
+    step: int,
+    loss_scale: LossScale | None,
+    world: World,
+) -> Trace:
+    """`trace_step` of a run's next step.
+
+    Args:
+      step: from 0.
+    """
+    whole = plan.indices(step)
+    draws = place_batch(batch_draws(config, plan, step, whole), world)
+    keys = place_batch(batch_keys(config, plan, step, whole), world)
+    batch = data, place_batch(whole, world), draws, keys
+    return trace_step(config, model, *batch, loss_scale, step + 1, world)
 
 
 def trace_step(

@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from data.ahead import Ahead
-from data.augment import batch_draws
 from data.batches import Batches, window_batches
 from data.dataset import acquire, load
-from data.dropout import batch_keys
 from recipe.batch_plan import BatchPlan
 from recipe.config import Config
 from recipe.pixels import pixel_affine
@@ -16,15 +14,15 @@ from recipe.schedule import learning_rates
 from recipe.weights import parameter_count
 from record.clock import Clock
 from record.session import Session
-from record.trace import Trace
 from record.weights import starting_weights
 from runtime.heartbeat import Heartbeat
 from runtime.processes import Processes
 from runtime.signals import Stopping
 from torch_impl.cache import open_cache
-from torch_impl.checkpoint import load_state, save_state, save_trained
+from torch_impl.checkpoint import evaluated, load_state, save_state, save_trained
 from torch_impl.evaluate import evaluate
 from torch_impl.exchange import scope_norms, share_statistics
+from torch_impl.local_sgd import build_local, finish_step, gather_rounds
 from torch_impl.model import build_model
 from torch_impl.optim import build_optimizer
 from torch_impl.parallel import (
@@ -36,14 +34,18 @@ from torch_impl.parallel import (
     replicate,
     start,
     stop,
-    sum_over_ranks,
     synchronize,
-    to_host,
 )
 from torch_impl.precision import configure, settings
 from torch_impl.profile import start_profile
-from torch_impl.step import DeviceData, compile_steps, one_step, train_step
-from torch_impl.trace import trace_step
+from torch_impl.step import (
+    DeviceData,
+    compile_steps,
+    gather_metrics,
+    one_step,
+    train_step,
+)
+from torch_impl.trace import trace_planned
 from torch_impl.weights import load_weights
 
 
@@ -101,7 +103,7 @@ def train(config: Config, world: World, session: Session) -> Path:
     parallel = parallelize(model, world, config.train.grad_accum_steps == 1)
     optimizer = build_optimizer(config, model)
     average, loss_scale = load_state(config, model, optimizer, weights, resumed, world)
-    evaluated = model if average is None else average.model
+    local = build_local(config, model, weights, resumed, world)
 
     # Compiled, if asked for, before the clock of the first window starts
     session.ready()
@@ -110,33 +112,28 @@ def train(config: Config, world: World, session: Session) -> Path:
         first = window_batches(config, plan, range(1), world.rank, world.processes)
         batch = one_step(place_batch(first, world, axis=2), 0)
         parts = model, parallel, optimizer, train_data
-        compilation = compile_steps(config, *parts, *batch, loss_scale, world, average)
-
-    def trace(step: int) -> Trace:
-        whole = plan.indices(step)
-        draws = place_batch(batch_draws(config, plan, step, whole), world)
-        keys = place_batch(batch_keys(config, plan, step, whole), world)
-        batch = train_data, place_batch(whole, world), draws, keys
-        return trace_step(config, model, *batch, loss_scale, step + 1, world)
+        batch = *batch, loss_scale, world
+        compilation = compile_steps(config, *parts, *batch, average or local)
 
     def prepare(steps: range) -> tuple[list[float], Batches]:
         """The learning rates of steps, and their batches on the device."""
-        local = config, plan, steps, world.rank, world.processes
-        batches = place_batch(window_batches(*local), world, axis=2)
+        rows = config, plan, steps, world.rank, world.processes
+        batches = place_batch(window_batches(*rows), world, axis=2)
         return learning_rates(config, plan, steps), batches
 
     ahead = Ahead(prepare)
 
-    def issue(steps: range, following: range, clock: Clock) -> tuple[list[float], list]:
-        """Issue steps, prepare the following; returns learning rates and metrics."""
+    def issue(steps: range, following: range, clock: Clock) -> tuple[list, list, list]:
+        """Issue steps, prepare the following; returns rates, metrics and rounds."""
         nonlocal loss_scale
         with clock.data():
             rates, batches = ahead.take(steps)
         with clock.dispatch():
-            metrics = []
+            metrics, rounds = [], []
             for position, step in enumerate(steps):
                 if step + 1 == plan.trace:
-                    record.trace(trace(step))
+                    given = train_data, plan, step, loss_scale, world
+                    record.trace(trace_planned(config, model, *given))
                 loss_scale, seen = train_step(
                     config,
                     parallel,
@@ -147,11 +144,14 @@ def train(config: Config, world: World, session: Session) -> Path:
                     loss_scale,
                     world,
                     average,
+                    step < config.parallel.warmup_steps,
                 )
                 metrics.append(seen)
+                if local is not None and local.rounds.acts(step + 1):
+                    rounds += finish_step(local, step + 1, world)
         with clock.data():  # while the device computes
             ahead.look(following)
-        return rates, metrics
+        return rates, metrics, rounds
 
     with session.recording(
         parameter_count(config, weights),
@@ -161,30 +161,29 @@ def train(config: Config, world: World, session: Session) -> Path:
     ) as record:
         for window in session.windows():  # raises on all ranks if one was asked to stop
             with session.clock(window) as clock:
-                rates, metrics = issue(window.steps, window.following, clock)
+                rates, metrics, rounds = issue(window.steps, window.following, clock)
                 synchronize(world)
             record.window(
                 window,
                 clock.times,
                 learning_rates=rates,
-                losses=sum_over_ranks([m.loss for m in metrics], world),
-                grad_norms=to_host([m.grad_norm for m in metrics], world),
-                loss_scales=to_host([m.loss_scale for m in metrics], world),
-                skipped=to_host([m.skipped for m in metrics], world),
+                rounds=gather_rounds(rounds, world),
+                **gather_metrics(metrics, world),
             )
+            done = local, window.steps.stop, world
             if window.evaluates:
-                share_statistics(evaluated, world)
+                shown = evaluated(model, average, *done)
+                share_statistics(shown, world)
                 scores = evaluate(
-                    config, evaluated, test_data, len(dataset.test_labels), world
+                    config, shown, test_data, len(dataset.test_labels), world
                 )
                 record.evaluation(window, scores)
             if session.save_due(window):
-                record.save(
-                    window,
-                    *save_state(config, model, optimizer, average, loss_scale, world),
-                )
+                held = config, model, optimizer, average, loss_scale
+                record.save(window, *save_state(*held, *done))
         peak = session.ranks.gather([peak_memory_bytes(world)]).max()
-        record.trained(save_trained(model, average, world), int(peak))
+        result = save_trained(model, average, local, plan.last, world)
+        record.trained(result, int(peak))
         session.measure(issue, lambda: synchronize(world))
         session.finish()
     return record.path

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from recipe.errors import ConfigError
+from recipe.execution import Strategy
 from report.analysis.hardware import SEVERAL
 from report.analysis.interconnects import Interconnect, assumed_interconnect
 from report.analysis.intervals import Estimate, through
@@ -260,6 +261,11 @@ def project_curve(curve: Curve, net: Interconnect | None = None) -> Projection:
         reason = curve.reason
     elif curve.base != 1 or curve.regime == SINGLE:
         reason = "the model begins with the step of one device"
+    elif setting.parallel == Strategy.LOCAL_SGD:
+        reason = (
+            "replicas of local SGD exchange in rounds between steps, which the model "
+            "of a step does not have"
+        )
     elif net is None:
         reason = (
             f"how {setting.device} is joined to others is not known; measure it "

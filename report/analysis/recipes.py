@@ -72,7 +72,8 @@ def workload(config: Config) -> str:
     del parts["name"]
     for group, key in (name.split(".") for name in ablated(config)):
         del parts[group][key]
-    parts.pop("parallel", None)  # of the strategy nothing but its ablation is in it
+    if not parts.get("parallel"):  # of dp it held its ablation alone
+        parts.pop("parallel", None)
     for key in FREE:
         del parts["train"][key]
     return _hash(parts)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from recipe.config import leaves
 from recipe.errors import RecordError
+from recipe.execution import LOCAL_KEYS, Strategy
 from record.run import Run
 from report.parity.bounds import (
     BOUNDS,
@@ -87,9 +88,18 @@ def measured(
     """How far two labelled runs are apart, and what bounds and controls allow.
 
     Raises:
-      RecordError: if they have not the same parameters, or are not equally long.
+      RecordError: if they have not the same parameters, are not equally long, or are
+        of local SGD at different world sizes.
     """
     (label_a, run_a), (label_b, run_b) = a, b
+    sizes = run_a.summary["world_size"], run_b.summary["world_size"]
+    local = [r.config.parallel.name == Strategy.LOCAL_SGD for r in (run_a, run_b)]
+    if all(local) and sizes[0] != sizes[1]:
+        raise RecordError(
+            f"{label_a} has {sizes[0]} replicas, {label_b} has {sizes[1]}: under "
+            "parallel=local_sgd the world size is part of the experiment, as each "
+            "replica trains on its part of a batch; compare runs of one world size"
+        )
     curves = [losses(run) for run in (run_a, run_b)]
     if len(curves[0]) != len(curves[1]):
         raise RecordError(
@@ -231,8 +241,9 @@ def _judge_score(
 
 
 # Where a run happens, what it is called and how it is looked at: no part of its recipe.
+# Of `parallel`: all but the keys of local SGD, and its name where one run is of that.
 PLACE = (
-    *("name", "devices", "platform", "parallel", "tracking", "tuned", "run"),
+    *("name", "devices", "platform", "tracking", "tuned", "run"),
     *("task", "deterministic", "compile", "data.root", "data.source", "model.folder"),
     *("train.log_every_steps", "train.timed_seconds", "train.trace", "data.files"),
 )
@@ -315,9 +326,12 @@ def notes(a: Run, b: Run, precision: str, steps: int) -> Iterator[str]:
 def recipe_differences(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
     """Key -> its two values, where the recipes differ; places are excluded."""
     flat = [dict(leaves(asdict(run.config))) for run in (a, b)]
+    names = {run.config.parallel.name for run in (a, b)}
+    numbers = ("name", *LOCAL_KEYS) if Strategy.LOCAL_SGD in names else ()
     return {
         key: (flat[0].get(key), flat[1].get(key))
         for key in sorted(flat[0].keys() | flat[1].keys())
         if flat[0].get(key) != flat[1].get(key)
         and not any(key == place or key.startswith(f"{place}.") for place in PLACE)
+        and (not key.startswith("parallel.") or key.split(".")[1] in numbers)
     }

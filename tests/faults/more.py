@@ -27,6 +27,11 @@ from tests.faults.table import RECIPE
 CANARY = "0123456789abcdef0123456789abcdef01234567"
 BOUND = 1e-10  # of the contract, in fp64
 FP64 = ["precision=fp64", "optim=adamw"]
+EVERY_SEVEN = ["parallel=local_sgd", "parallel.every=7"]
+STREAMING = [
+    *("parallel=diloco", "parallel.every=9", "parallel.fragments=2"),
+    *("parallel.delay=3", "parallel.mix=0.5", "optim=adamw"),
+]
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,15 @@ def trained(bench: Bench, run: Path, *overrides: str, processes: int = 2) -> str
     return ranks.said()
 
 
-def killed(bench: Bench, run: Path, *overrides: str, processes: int = 2) -> None:
-    """A run ended by SIGKILL in step 18, with checkpoints up to 15."""
-    code = HEAD.format(rank=0) + "at_step(18, kill)"
+def killed(
+    bench: Bench,
+    run: Path,
+    *overrides: str,
+    processes: int = 2,
+    where: str = "at_step(18, kill)",
+) -> None:
+    """A run ended by SIGKILL in step 18, with checkpoints up to 15, or elsewhere."""
+    code = HEAD.format(rank=0) + where
     ranks = bench.forks.start(
         *overrides, f"run.dir={run}", processes=processes, faults={0: code}
     )
@@ -163,6 +174,36 @@ def other_world_of_local_norm(bench: Bench) -> Seen:
         exits=("2",),
         message="world_size is 1, was 2, and model.norm.sync=false …",
     )
+
+
+def between_rounds(where: str, *keys: str) -> Callable[[Bench], Seen]:
+    """Replicas of local SGD that are killed and resume from a step between rounds."""
+
+    def happens(bench: Bench) -> Seen:
+        recipe = [*RECIPE, *keys]
+        whole, run = fresh(bench, "whole-local"), fresh(bench, "local-sgd")
+        trained(bench, whole, *recipe)
+        killed(bench, run, *recipe, where=where)
+        said = trained(bench, run, *recipe)
+        same_bits(whole, run)
+        found = re.search(r"resumes (after step \d+)", said)
+        expect(found is not None, said)
+        assert found is not None
+        return Seen(SAME, resumed=found[1])
+
+    return happens
+
+
+def other_world_of_replicas(bench: Bench) -> Seen:
+    recipe, run = [*RECIPE, *EVERY_SEVEN], fresh(bench, "local-sgd")
+    killed(bench, run, *recipe)
+    ranks = bench.forks.start(*recipe, f"run.dir={run}", processes=1)
+    statuses = ranks.wait()
+    ranks.end()
+    expect(statuses == [2], ranks.said())
+    reason = "world_size is 1, was 2, and parallel=local_sgd trains a replica on each"
+    expect(reason in ranks.said(), ranks.said())
+    return Seen("refused", exits=("2",), message=f"{reason} device …")
 
 
 def restarts(bench: Bench) -> Seen:
@@ -320,6 +361,21 @@ MORE = [
         "resumed on one rank instead of two, model.norm.sync=false",
         "refused, since it would be another run",
         other_world_of_local_norm,
+    ),
+    More(
+        "SIGKILL of rank 0 in a round of local SGD, steps after a checkpoint",
+        "resumed between two rounds, the uninterrupted run bit for bit",
+        between_rounds("in_twin('finish_step', kill, 2)", *EVERY_SEVEN),
+    ),
+    More(
+        "SIGKILL of rank 0 while a fragment of DiLoCo is under way",
+        "resumed between two rounds, the uninterrupted run bit for bit",
+        between_rounds("at_step(17, kill)", *STREAMING),
+    ),
+    More(
+        "resumed on one rank instead of two, parallel=local_sgd",
+        "refused, since each device has a replica",
+        other_world_of_replicas,
     ),
     More(
         "two runs are given one folder",

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from record.run import read_run
 from tests.conftest import NO_GPU, clean_environment, exhaustive_but
 
 PARITY = "launch/parity.py"
@@ -33,6 +34,28 @@ def test_fp64_proves_both_frameworks_identical_at_world_sizes_one_and_two(
     assert png.startswith(b"\x89PNG") and struct.unpack(">I", png[16:20])[0] > 600
     page = (tmp_path / "check" / "index.html").read_text()
     assert "identical" in page and "http://" not in page and "https://" not in page
+
+
+def test_replicas_are_compared_between_frameworks_and_not_between_world_sizes(
+    run_quickly, tmp_path
+):
+    done = run_quickly(
+        [
+            *(PARITY, "experiment=digits_mlp", "world_sizes=[2]", "precision=fp64"),
+            *("jax_layouts=[devices]", "train.steps=12", "parallel=diloco"),
+            *("parallel.every=4", f"run.dir={tmp_path / 'check'}"),
+        ]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    verdict = json.loads((tmp_path / "check" / "parity.json").read_text())
+    compared = [(c["a"], c["b"], c["kind"]) for c in verdict["comparisons"]]
+    assert compared == [
+        ("jax ×1", "torch ×1", "frameworks"),
+        ("jax ×2", "torch ×2", "frameworks"),
+    ]
+    two = read_run(tmp_path / "check" / "torch-2")
+    assert two.config.parallel.outer.lr == 0.7  # of the preset that was typed
+    assert [row["step"] for row in two.of_kind("round")] == [4, 8, 12]
 
 
 def test_fp32_is_judged_by_controls_on_real_images(

@@ -168,3 +168,50 @@ def test_an_average_may_start_where_a_run_resumes(cut, resume, framework, tmp_pa
 @pytest.fixture(scope="module")
 def cut(train, tmp_path_factory):
     return killed(train("torch", *SAVING), tmp_path_factory.mktemp("cut") / "run", 5)
+
+
+REPLICAS = [
+    *(*NORMED, *SAVING, "model.norm.sync=false", "precision=fp64", "optim=adamw"),
+    *("parallel=diloco", "parallel.every=4", "parallel.fragments=2"),
+    *("parallel.delay=1", "parallel.warmup_steps=2"),
+]
+
+
+def test_replicas_killed_between_two_rounds_resume_as_uninterrupted(
+    train, resume, framework, tmp_path
+):
+    whole = train(framework, *REPLICAS, processes=2)
+    cut = killed(whole, tmp_path / "run", step=5)
+    assert "world_size is 1, was 2, and parallel=local_sgd" in resume(
+        framework, cut, *REPLICAS, status=2
+    )
+    assert "resumes after step 5" in resume(framework, cut, *REPLICAS, processes=2)
+    assert_the_same(whole, cut)
+    rounds = read_run(cut).of_kind("round")
+    assert rounds == read_run(whole).of_kind("round")
+    met = [(row["step"], row["fragment"]) for row in rounds]
+    assert met == [(4, 1), (6, 0), (8, 1), (10, 0), (12, 1)]
+    last = f"checkpoints/step-{12:08d}"
+    for file in sorted(path.name for path in (whole / last).glob("*.safetensors")):
+        kept, other = ((of / last / file).read_bytes() for of in (whole, cut))
+        assert kept == other, file
+
+
+@pytest.mark.parametrize(
+    ("framework", "overrides", "processes"),
+    [("jax", ["devices=2"], 1), ("jax", [], 2)],
+    ids=["jax devices", "jax processes"],
+)
+def test_replicas_are_the_same_in_both_frameworks_and_every_layout(
+    train, framework, overrides, processes
+):
+    one = read_run(train("torch", *REPLICAS, processes=2))
+    other = read_run(train(framework, *REPLICAS, *overrides, processes=processes))
+    assert relative_difference(losses(one), losses(other)).max() <= 1e-10
+    assert max(leaf_differences(one.weights, other.weights).values()) <= 1e-10
+    assert one.summary["test"]["loss"] == pytest.approx(
+        other.summary["test"]["loss"], rel=1e-10
+    )
+    for row, twin in zip(one.of_kind("round"), other.of_kind("round"), strict=True):
+        assert row.pop("kind") == twin.pop("kind")
+        assert row == pytest.approx(twin, rel=1e-6)

@@ -235,8 +235,8 @@ def noted(mark, call):
     return noting
 
 def compiled(*given):
-    step, evaluate, compilation = compile_steps(*given)
-    return noted("s", step), evaluate, compilation
+    steps, evaluate, compilation = compile_steps(*given)
+    return [noted("s", step) for step in steps], evaluate, compilation
 
 train.window_batches = noted("W", train.window_batches)
 train.synchronize = noted(".", train.synchronize)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,12 +95,14 @@ def write_run(
     weights: Weights = WEIGHTS,
     average: Weights | None = None,
     measured: tuple[int, ...] = (),
+    rounds: Sequence[tuple[int, int, np.ndarray]] = (),
 ) -> Recorder:
     """What the twins' training loop does with a recorder, and nothing else.
 
     Args:
       average: of the weights, as optim.ema_decay has one.
       measured: first steps of windows of two that are timed after the training.
+      rounds: of local SGD, in any window.
     """
     run = recipe(folder)
     arrays = {"weights": weights}
@@ -121,6 +124,7 @@ def write_run(
                 grad_norms=np.array(NORMS[steps]),
                 loss_scales=[8.0, 4.0],
                 skipped=[True, False],
+                rounds=[met for met in rounds if met[0] - 1 in window.steps],
             )
             recorder.evaluation(window, scores)
         recorder.trained(arrays, peak_memory_bytes=2**30)

@@ -141,7 +141,7 @@ def test_a_rank_reads_a_checkpoint_once(run, monkeypatch):
     monkeypatch.setattr(
         Path, "read_bytes", lambda path: names.append(path.name) or read(path)
     )
-    monkeypatch.setattr(session, "fitting", lambda config, path, found: found)
+    monkeypatch.setattr(session, "fitting", lambda config, path, found, size: found)
     given = config(run)
     # What every rank does before a framework is there, what rank 0 does, and the rest.
     resume_point(given, whole=False)

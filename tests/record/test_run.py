@@ -120,6 +120,21 @@ def test_rows_say_what_happened_from_step_1_and_epoch_1(written):
     }
 
 
+def test_a_round_of_local_sgd_stands_behind_the_step_that_it_followed(tmp_path):
+    folder = create_folder(recipe(tmp_path / "run"), "jax")
+    of_replicas = np.array([[2.5, 9.0], [2.5, 7.0]])  # norm, squared distance
+    write_run(folder, rounds=[(1, 0, of_replicas), (2, 0, np.ones((2, 2)))])
+    rows = read_rows(folder)
+    assert [(row["kind"], row["step"]) for row in rows][:5] == [
+        *(("step", 1), ("round", 1), ("step", 2), ("round", 2), ("window", 2)),
+    ]
+    payload = 4 * 2570  # of METADATA's four devices
+    assert rows[1] == {
+        **{"kind": "round", "step": 1, "fragment": 0, "bytes": 2 * 3 * payload // 4},
+        **{"pseudo_gradient_norm": 2.5, "spread": np.sqrt(8)},
+    }
+
+
 def test_the_summary_is_what_the_run_came_to(written):
     run = recipe(written)
     assert read_summary(written) == {

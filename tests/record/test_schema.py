@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from recipe.errors import RecordError
@@ -21,6 +22,7 @@ from record.schema import (
     NOT_FINITE,
     NUMBER,
     RESUME,
+    ROUND,
     ROWS,
     STEP,
     SUMMARY,
@@ -41,6 +43,7 @@ FIELDS = [(table, field) for table in TABLES for field in TABLES[table]]
 DOCUMENTED = {
     "### Step rows": STEP,
     "### Window rows": WINDOW,
+    "### Round rows": ROUND,
     "### Evaluation rows": EVALUATION,
     "### Resume rows": RESUME,
     "### manifest.json": CHECKPOINT,
@@ -64,7 +67,7 @@ TYPES = {
 def folder(tmp_path_factory):
     """A run folder written by hand."""
     folder = create_folder(recipe(tmp_path_factory.mktemp("runs") / "run"), "jax")
-    write_run(folder)
+    write_run(folder, rounds=[(3, 0, np.ones((2, 2)))])
     return folder
 
 

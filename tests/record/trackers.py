@@ -30,6 +30,7 @@ def metrics() -> list[dict]:
     test = {"loss": math.inf, "accuracy": 0.25, "precision": -math.inf, "recall": 1.0}
     rows.append({"kind": "window", "step": 200, **window, "warmup": True})
     rows.append({"kind": "window", "step": 400, **window, "warmup": False})
+    rows.append({"kind": "round", "step": 400, "fragment": 0, "spread": math.nan})
     rows.append({"kind": "evaluation", "step": 400, "epoch": 3, **test, "f1": None})
     return rows
 

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 BLOCK, HEADER = 32768, 7
-KINDS = {"train": "step", "window": "window", "test": "evaluation"}
+KINDS = {
+    "train": "step",
+    "window": "window",
+    "round": "round",
+    "test": "evaluation",
+}
 
 
 def records(path: Path) -> Iterator[Any]:

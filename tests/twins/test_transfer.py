@@ -115,13 +115,14 @@ def test_checkpoints_hold_no_optimizer_state_of_frozen_leaves(recipe, worlds):
     model = torch_model.build_model(recipe)
     torch_weights.load_weights(model, weights, TORCH)
     optimizer = torch_optim.build_optimizer(recipe, model)
-    given = recipe, model, optimizer, None, None, TORCH
+    given = recipe, model, optimizer, None, None, None, 1, TORCH
     in_torch, _ = torch_checkpoint.save_state(*given)
     built = jax_model.build_model(recipe)
     _, *states = jax_weights.load_weights(built, weights)
     transform = jax_optim.build_optimizer(recipe, states[0])
     given = recipe, built, *states, transform, weights, None, worlds[1]
-    in_jax, _ = jax_checkpoint.save_state(jax_checkpoint.load_state(*given), worlds[1])
+    state = jax_checkpoint.load_state(*given)
+    in_jax, _ = jax_checkpoint.save_state(state, None, 1, worlds[1])
     for arrays in in_torch, in_jax:
         assert arrays.pop("weights").keys() == weights.keys()
         arrays.pop("average", None)

@@ -239,3 +239,17 @@ def test_in_fp32_a_bias_that_rounding_may_have_moved_is_a_doubt_and_no_verdict(
     adamw = ("optim=adamw", "optim.nesterov=false")
     assert held(*pair(*adamw, bias=0.1, other=0.05)).verdict == DIFFERENT
     assert held(*pair(*adamw, bias=0.1, other=0.0)).verdict == UNDECIDED
+
+
+def test_replicas_of_other_numbers_are_not_compared(make_run):
+    local = "parallel=local_sgd"
+    with pytest.raises(RecordError, match="2 replicas, .* 4: .*part of the experiment"):
+        held(make_run(local, "devices=2"), make_run(local, "devices=4"))
+    same = held(make_run(local, "devices=2"), make_run(local, "devices=2"))
+    assert same.verdict == IDENTICAL
+    assert not [note for note in same.notes if "recipes" in note]
+    # With data parallelism they may be; the notes say how the recipes differ.
+    notes = held(make_run(local, "devices=2"), make_run()).notes
+    assert [n for n in notes if "parallel.name is local_sgd in a and dp in b" in n]
+    notes = held(make_run(local), make_run("parallel=diloco")).notes
+    assert [n for n in notes if "parallel.outer.lr is 1.0 in a and 0.7 in b" in n]
