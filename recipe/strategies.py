@@ -8,6 +8,8 @@ from recipe.errors import ConfigError
 # Options of `conf/parallel/` whose devices exchange in rounds.
 IN_ROUNDS = ("local_sgd", "diloco")
 
+MOST_CHECKED = 8  # steps between two rounds of a parity check, at most
+
 
 def every_of(value: str) -> int | None:
     """The steps between two rounds in a value of the axis; None where it has none.
@@ -51,13 +53,15 @@ def file_part(value: str) -> str:
 def checked_strategies(values: Iterable[str]) -> list[str]:
     """Values of the axis that have a parity check: of each strategy one.
 
-    Of one with rounds that with most rounds in as many steps: the others compute the
-    same, and exchange it less often.
+    Of one in rounds with many of them in the steps of a check: with fewer it computes
+    the same, and exchanges it less often.
 
-    >>> checked_strategies(["dp", "local_sgd@64", "local_sgd@8"])
-    ['dp', 'local_sgd@8']
+    >>> checked_strategies(["dp", "local_sgd@64", "local_sgd@500", "diloco@4"])
+    ['dp', 'local_sgd@8', 'diloco@4']
     """
     found: dict[str, str] = {}
     for value in sorted(values, key=lambda value: every_of(value) or 0):
-        found.setdefault(value.partition("@")[0], value)
-    return [value for value in values if value in found.values()]
+        name, every = value.partition("@")[0], every_of(value)
+        checked = name if every is None else f"{name}@{min(every, MOST_CHECKED)}"
+        found.setdefault(name, checked)
+    return [found[name] for name in dict.fromkeys(v.partition("@")[0] for v in values)]

@@ -54,7 +54,7 @@ class LinkedPoint:
       every: steps between two exchanges.
       asked: Mbit/s, None without a limit.
       mbit: measured, the median over runs and hosts.
-      exchange_bytes: that rank 0 sent for each exchange; None if that is not known.
+      exchange_bytes: that rank 0 sent for each exchange; None if it sent others.
       expected_bytes: of the same.
       modelled: images/s, by the model.
       seconds_to: the panel's accuracy; None where it is not known.
@@ -177,7 +177,7 @@ def _panel(
     checks: Sequence[Check],
 ) -> Panel:
     points = sorted(
-        (_point(cell, links) for cell in cells),
+        (_point(cell, links, rows) for cell in cells),
         key=lambda p: (
             (p.strategy != DP, p.strategy.partition(",")[0] == "DiLoCo")
             + (p.every, p.mbit)
@@ -220,11 +220,17 @@ def _panel(
     )
 
 
-def _point(cell: Cell, links: Mapping[Path, RunLink]) -> LinkedPoint:
+def _point(
+    cell: Cell, links: Mapping[Path, RunLink], rows: Mapping[Path, Rows]
+) -> LinkedPoint:
     varied, run = dict(cell.setting.varied), cell.runs[0]
     every = int(varied["every"])
     own = [links[run.path] for run in cell.runs]
-    sent = [s for link in own if (s := link.bytes_per_exchange(every)) is not None]
+    steps = [rows.get(run.path, NOTHING).evaluated.steps for run in cell.runs]
+    counted = [
+        link.bytes_per_exchange(every, at) for link, at in zip(own, steps, strict=True)
+    ]
+    sent = [nbytes for nbytes in counted if nbytes is not None]
     nbytes = gradient_bytes(run.parameters, cell.setting.precision)
     return LinkedPoint(
         cell=cell,

@@ -1,6 +1,6 @@
 """The link that a run was timed over, as `link.json` in its folder says."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -32,15 +32,23 @@ class RunLink:
     processes_per_core: float
     sent: tuple[tuple[int, int], ...]
 
-    def bytes_per_exchange(self, every: int) -> float | None:
+    def bytes_per_exchange(
+        self, every: int, evaluated: Iterable[int] = ()
+    ) -> float | None:
         """What rank 0 sent for each exchange, between the first window and the last.
+
+        None where a run was also evaluated between these: replicas of local SGD then
+        exchange their weights once more.
 
         Args:
           every: steps between two exchanges.
+          evaluated: steps before each evaluation.
         """
         if len(self.sent) < 2:
             return None
         (first, before), (last, after) = self.sent[0], self.sent[-1]
+        if any(first <= step < last for step in evaluated):
+            return None
         exchanges = last // every - first // every
         return (after - before) / exchanges if exchanges else None
 

@@ -42,13 +42,18 @@ def started(folder: Path, *script: str, **variables: str) -> subprocess.Popen[st
     )
 
 
-@pytest.mark.parametrize("framework", ["pytorch", "jax"])
-def test_a_run_s_exchanges_are_counted_on_its_link(possible, framework, tmp_path):
+@pytest.mark.parametrize(
+    ("framework", "strategy", "every"), [("pytorch", "dp", 1), ("jax", "local_sgd", 2)]
+)
+def test_a_run_s_exchanges_are_counted_on_its_link(
+    possible, framework, strategy, every, tmp_path
+):
     folder = tmp_path / "run"
     run = started(
         folder,
         *(f"launch/{framework}.py", *RECIPE, "devices=2", "platform=cpu"),
-        *("train.log_every_steps=1", "train.evaluate_every_epochs=0"),
+        *(f"train.log_every_steps={every}", "train.evaluate_every_epochs=0"),
+        *(f"parallel={strategy}", *[f"parallel.every={every}"] * (every > 1)),
         *("parallel.cores_per_device=1", f"run.dir={folder}"),
     )
     said = run.communicate(timeout=300)[0]
@@ -57,8 +62,8 @@ def test_a_run_s_exchanges_are_counted_on_its_link(possible, framework, tmp_path
     assert (summary["processes"], environment["host"]) == (2, "duet-0")
     link = read_link(folder, environment)
     assert link is not None and link.asked == MBIT and len(link.measured) == 2
-    assert [step for step, _ in link.sent] == list(range(1, STEPS + 1))
-    counted = link.bytes_per_exchange(1)
+    assert [step for step, _ in link.sent] == list(range(every, STEPS + 1, every))
+    counted = link.bytes_per_exchange(every)
     assert counted == pytest.approx(
         exchanged_bytes(4 * summary["parameters"], 2), rel=0.02
     )

@@ -52,7 +52,7 @@ def panel(timed_run):
                     runs.append(run)
                     if asked is None:
                         found = (accuracies or {}).get(name, (0.5, 0.9))
-                        steps = (1.0, 2.0), found, (100, 200)
+                        steps = (1.0, 2.0), found, (1000, 2000)
                         rows[run.path] = Rows((), Evaluated(*steps))
         recipes = {name: recipe(name) for name in names}
         (found,), skipped = bandwidth_panels(runs, links, recipes, rows, [])
@@ -91,6 +91,8 @@ def test_bytes_of_each_exchange_are_counted_over_whole_exchanges(panel):
     link = RunLink(10, (9.6,), "reno", 1.0, ((8, 900), (24, 1500)))
     assert link.bytes_per_exchange(8) == 300
     assert link.bytes_per_exchange(64) is None  # none took place
+    assert link.bytes_per_exchange(8, [24]) == 300
+    assert link.bytes_per_exchange(8, [16, 24]) is None  # another exchange did
 
 
 def test_data_parallelism_stalls_where_the_exchange_takes_as_long_as_the_step(panel):
@@ -99,12 +101,12 @@ def test_data_parallelism_stalls_where_the_exchange_takes_as_long_as_the_step(pa
 
 
 def test_the_time_to_an_accuracy_is_as_many_steps_over_each_link(panel):
-    # dp needs 100 steps, local SGD 200.
+    # dp needs 1000 steps, local SGD 2000.
     later = {"dp": (0.9, 0.9), "local-8": (0.5, 0.9), "local-64": (0.5, 0.9)}
     found = panel(accuracies=later)
     assert found.target == 0.9
     for point in found.points:
-        steps = 100 if point.strategy == "dp" else 200
+        steps = 1000 if point.strategy == "dp" else 2000
         expected = steps * BATCH / point.images_per_second.value
         assert point.seconds_to.value == pytest.approx(expected)
     # Half as fast per step as local SGD, dp takes as long.
