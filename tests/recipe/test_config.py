@@ -105,7 +105,7 @@ BAD = [
     ("schedule.warmup_steps=-1", "schedule.warmup_steps", "-1", "at least 0"),
     ("schedule.end_factor=1.5", "schedule.end_factor", "1.5", "[0, 1]"),
     ("precision.name=fp8", "precision=fp8", "bf16, fp16, fp32, fp64, tf32"),
-    ("parallel.name=mpi", "parallel=mpi", "dp, fsdp, pmap"),
+    ("parallel.name=mpi", "parallel=mpi", "dp, fsdp, local_sgd, pmap"),
     ("compile=graphs", "compile=graphs", "true, false, max"),
     ("train.grad_accum_steps=0", "train.grad_accum_steps", "got 0", "at least 1"),
     *(

@@ -38,6 +38,8 @@ from torch_impl import parallel as torch_parallel
 from torch_impl import step as torch_step
 from torch_impl import weights as torch_weights
 
+SPAN = 12  # steps that JAX's are compiled for at least
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -208,13 +210,15 @@ def in_jax(steps: Steps, count: int) -> Ended:
     held = config, model, params, statistics, optimizer, steps.start(), resumed, world
     state = jax_checkpoint.load_state(*held)
     local = jax_local.build_local(config, steps.start(), resumed, world)
-    window = Batches(np.array(steps.micro(0, 1)), None, None)
+    # Padded, so that what is compiled for a part of the steps serves all of them.
+    spare = [(0, max(0, SPAN - len(steps.rows))), (0, 0)]
+    window = Batches(np.pad(steps.rows, spare)[:, None], None, None)
     train, _, _ = jax_step.compile_steps(
         *(config, graphdef, optimizer, state, data, data, window, world, local)
     )
     batches = jax_parallel.place_batch(window, world, axis=2)
     rates = np.full(config.train.log_every_steps, steps.rate, params_dtype(config))
-    places = [np.int32(position) for position in range(len(window.indices))]
+    places = [np.int32(place) for place in range(steps.first, len(steps.rows))]
     rates, places = jax_parallel.replicate((rates, places), world)
     tree, leaves = jax.tree.structure(state), jax.tree.leaves(state)
     metrics, met, step = [], [], steps.first

@@ -29,7 +29,7 @@ MODELS = {
     ],
     "resnet9": [
         *(*NARROW, "model=resnet9", "model.norm.sync=false", *SMALL),
-        "task.image_shape=[16,16,3]",
+        *("task.image_shape=[8,8,3]", "train.global_batch_size=16"),
     ],
     "vit": [*NARROW, "model=vit_tiny", "model.blocks=1", *SMALL],
 }
@@ -109,8 +109,10 @@ def test_it_is_not_where_something_is_not_linear(ended, twin, what):
 def test_outer_nesterov_over_single_plain_steps_is_nesterov(ended, twin):
     plain = [*MLP, *LINEAR["plain"]]
     outer = ["parallel.outer={lr: 1, momentum: 0.9, nesterov: true}"]
-    local = ended(twin, 2, *plain, *EVERY_STEP, *outer)
-    assert apart(local, ended(twin, 1, *MLP, *LINEAR["Nesterov"])) <= ROUNDING
+    nesterov = ended(twin, 1, *MLP, *LINEAR["Nesterov"])
+    assert apart(ended(twin, 2, *plain, *EVERY_STEP, *outer), nesterov) <= ROUNDING
+    heavy = [*outer, "parallel.outer.nesterov=false"]
+    assert apart(ended(twin, 2, *plain, *EVERY_STEP, *heavy), nesterov) > 1e-6
 
 
 @twins
@@ -152,6 +154,8 @@ def test_a_run_that_warms_up_to_its_end_is_dp(ended, twin):
     dp = ended(twin, 1, *MLP, *LINEAR["Nesterov"])
     assert apart(warm, dp) <= ROUNDING
     assert relative_difference(warm.norms, dp.norms).max() <= ROUNDING
+    keys = [*MLP, *LINEAR["Nesterov"], *EVERY_STEP, "parallel.outer.lr=0.9"]
+    assert apart(ended(twin, 2, *keys, "parallel.warmup_steps=5"), dp) > 1e-6
 
 
 # H, warm-up, fragments, delay, mix, replicas; each with an outer optimizer or without.
@@ -169,12 +173,12 @@ SAME = [
     (model, setting, outer, count)
     for model in MODELS
     for setting, outer, count in (
-        ("1", LOCAL, 2),
         ("4", DILOCO, 2),
         ("4, fragments, delay", DILOCO, 4),
+        ("1", LOCAL, 2),
         ("7, fragments", LOCAL, 4),
         ("7, delay", DILOCO, 2),
-    )
+    )[: 5 if model in ("mlp", "cnn") else 2]  # the others take long to compile
 ]
 KEPT = [("mlp", "4, fragments, delay", DILOCO, 4), ("resnet9", "4", DILOCO, 2)]
 
@@ -184,7 +188,7 @@ KEPT = [("mlp", "4, fragments, delay", DILOCO, 4), ("resnet9", "4", DILOCO, 2)]
 )
 def test_both_twins_train_the_same_replicas(make_config, model, setting, outer, count):
     keys = [*MODELS[model], outer, *SETTINGS[setting], *LINEAR["Nesterov"]]
-    steps = replace(Steps.of(make_config(*keys), 100), rate=0.003)
+    steps = replace(Steps.of(make_config(*keys), 100), rate=0.001)
     one, other = in_torch(steps, count), in_jax(steps, count)
     assert apart(one, other) <= FP64
     assert relative_difference(one.norms, other.norms).max() <= FP64
@@ -221,7 +225,7 @@ def resumed(make_config):
 
 @pytest.mark.parametrize(
     ("twin", "at"),
-    exhaustive_but([("torch", 8), ("jax", 9)], product(TWINS, (2, 5, 8, 9))),
+    exhaustive_but([("torch", 8), ("jax", 9)], product(TWINS, (2, 8, 9))),
 )
 def test_a_run_resumed_in_the_middle_of_a_round_is_the_uninterrupted_one(
     resumed, twin, at

@@ -259,7 +259,7 @@ def test_two_devices_gradients_in_bf16_add_as_two_micro_batches_do(
 
 
 def test_a_sum_before_the_cast_would_be_seen(make_config, monkeypatch):
-    def by_the_compiler(local, params, whole, rows, world):
+    def by_the_compiler(local, params, whole, rows, world, warms_up):
         return local(params, whole, rows)
 
     alone = update_in_bf16(make_config, devices=1)

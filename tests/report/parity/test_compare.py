@@ -42,6 +42,7 @@ def config_of(precision, optim):
         model=SimpleNamespace(name="mlp", weights=None),
         train=SimpleNamespace(global_batch_size=16, freeze=[]),
         data=SimpleNamespace(image_shape=[8, 8, 1]),
+        parallel=SimpleNamespace(name="dp"),
     )
 
 
