@@ -192,7 +192,7 @@ class Given:
         """From the words of a command line.
 
         Raises:
-          ConfigError: if any is missing or is no number.
+          ConfigError: if any is missing, or not a number.
 
         >>> Given.of(["--mbit=9", "--processes=2", "--cores=1", "--run=a", "-c", ""])
         Given(mbit=9, processes=2, cores=1, run=PosixPath('a'), script=['-c', ''])

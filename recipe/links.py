@@ -75,7 +75,7 @@ def check_beside_links(
         if False in values:
             raise ConfigError(
                 f"study.{axis}={str(values).lower()} with study.bandwidth_mbit: a step "
-                "without one of its parts is no strategy; leave it at [true]"
+                "without one of its parts is an ablation; leave it at [true]"
             )
 
 
