@@ -154,6 +154,7 @@ def bandwidth_panels(
         _panel(setting, pile, links, recipes, rows, checks)
         for (setting, *_), pile in sorted(piles.items(), key=lambda pile: pile[0])
     ]
+    panels.sort(key=lambda panel: panel.setting.framework != "torch")
     return panels, skipped
 
 
@@ -185,7 +186,7 @@ def _panel(
     )
     batch, world_size = cells[0].global_batch_size, cells[0].world_size
     compute = min(batch / point.images_per_second.value for point in points)
-    points = [replace(p, modelled=_modelled(p, compute)) for p in points]
+    points = [replace(p, modelled=modelled_rate(p, compute, p.mbit)) for p in points]
     evaluated = {
         point.strategy: [rows.get(r.path, NOTHING).evaluated for r in point.cell.runs]
         for point in points
@@ -257,10 +258,11 @@ def exchange_seconds(
     return min(ring_seconds(nbytes, devices, net), tree_seconds(nbytes, devices, net))
 
 
-def _modelled(point: LinkedPoint, compute: float) -> float:
+def modelled_rate(point: LinkedPoint, compute: float, mbit: float) -> float:
+    """Images/s of a strategy over another link, by the model."""
     cell = point.cell
     nbytes = gradient_bytes(cell.runs[0].parameters, cell.setting.precision)
-    exchange = exchange_seconds(nbytes, cell.world_size, point.mbit)
+    exchange = exchange_seconds(nbytes, cell.world_size, mbit)
     return cell.global_batch_size / (compute + exchange / point.every)
 
 

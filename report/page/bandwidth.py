@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
+from recipe.links import UNLIMITED
 from report.analysis.bandwidth import (
     DEVICES,
     DP,
     LATENCY,
     LinkedPoint,
     Panel,
+    modelled_rate,
 )
 from report.analysis.findings import Report
 from report.analysis.groups import framework_name
@@ -24,7 +28,7 @@ MODEL = (
     "computation. The computation is that of the fastest step in the panel, the link "
     "that of a plain TCP transfer before each run: every other point is held out."
 )
-UNLIMITED = "unlimited"
+MODELLED = 25  # points of a dashed line
 
 
 def _name(panel: Panel) -> str:
@@ -231,9 +235,13 @@ def _rate_rows(panels: Sequence[Panel]) -> Iterator[Row]:
         at = framework_name(panel.setting.framework)
         for point in panel.points:
             yield _row(point, at, point.images_per_second)
-        for point in panel.points:
-            name, framework = f"{point.strategy}, model", panel.setting.framework
-            yield Row(name, framework, "model", point.mbit, point.modelled, panel=at)
+        ends = [point.mbit for point in panel.points]
+        for strategy in panel.strategies:
+            point = panel.of(strategy)[0]
+            name, framework = f"{strategy}, model", panel.setting.framework
+            for mbit in np.geomspace(min(ends), max(ends), MODELLED).tolist():
+                rate = modelled_rate(point, panel.compute_seconds, mbit)
+                yield Row(name, framework, "model", mbit, rate, panel=at)
 
 
 def _time_rows(panels: Sequence[Panel]) -> Iterator[Row]:

@@ -207,7 +207,7 @@ def _draw_links(figure: Figure, chart: Chart) -> None:
     panels = list(dict.fromkeys(row.panel for row in chart.rows))
     measured = dict.fromkeys(r.series for r in chart.rows if r.kind == "measured")
     names = {name: number for number, name in enumerate(measured)}
-    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    (every,) = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
     for axes, panel in zip(every, panels, strict=True):
         for name, number in names.items():
             look = {"color": STRATEGIES[number % len(STRATEGIES)], "linewidth": 1.3}
@@ -223,6 +223,7 @@ def _draw_links(figure: Figure, chart: Chart) -> None:
                         axes.vlines(row.x, row.low, row.high, color=look["color"])
         axes.set(xscale="log", yscale="log")
         axes.set_title(visible(panel), fontsize="medium")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         for axis in axes.xaxis, axes.yaxis:
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
