@@ -19,7 +19,7 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import FailedJobError
 
-from launch import study_job
+from launch import links, study_job
 from launch.nodes import visible_gpus
 from launch.overrides import ROOT
 from launch.submission import submission
@@ -100,6 +100,7 @@ def _run_local(
         variables = {
             "OMP_NUM_THREADS": str(cores),
             "GLOO_SOCKET_IFNAME": "lo",
+            links.STUDY: str(os.getpid()),
             # Not through submitit, which takes numbers but no UUIDs.
             "CUDA_VISIBLE_DEVICES": ",".join(visible_gpus(os.environ)[:gpus]),
         }

@@ -94,8 +94,13 @@ def check_plan(cluster: ClusterConfig, world_sizes: list[int]) -> None:
             )
 
 
-def check_machine(cluster: ClusterConfig, world_sizes: list[int]) -> int:
+def check_machine(
+    cluster: ClusterConfig, world_sizes: list[int], share: bool = False
+) -> int:
     """Refuse what this machine, or its cluster, does not have.
+
+    Args:
+      share: whether processes may share cores where there are too few.
 
     Returns:
       Cores of each device, the same at every world size, so that a scaling curve varies
@@ -105,7 +110,7 @@ def check_machine(cluster: ClusterConfig, world_sizes: list[int]) -> int:
       ConfigError: saying what it has.
     """
     if cluster.name == "local":
-        return _check_local(cluster, max(world_sizes))
+        return _check_local(cluster, max(world_sizes), share)
     return _check_slurm(cluster, world_sizes)
 
 
@@ -116,7 +121,7 @@ def own_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _check_local(cluster: ClusterConfig, largest: int) -> int:
+def _check_local(cluster: ClusterConfig, largest: int, share: bool) -> int:
     visible, cores = visible_gpus(os.environ), own_cores()
     gpus = len(visible)
     if cluster.gpus_per_node > gpus:
@@ -133,7 +138,7 @@ def _check_local(cluster: ClusterConfig, largest: int) -> int:
     each = cluster.cores_per_device
     if each is None:
         each = max(1, cores // (gpus if cluster.gpus_per_node else largest))
-    if largest * each > cores:
+    if largest * each > cores and not (share and each <= cores):
         way_out = f"set cluster.cores_per_device to {cores} at most"
         if each <= cores:
             fits = ",".join(map(str, sorted({1, cores // each})))

@@ -8,7 +8,9 @@ from recipe.study import AXES
 # Keys that must be equal for a study to continue in a folder.
 IDENTITY = (
     *("name", "regime", "recipe", "parity", "order", "timed_seconds", "cluster"),
+    *("rounds", "seeds"),
 )
+EARLIER = {"rounds": 4, "seeds": False}  # of a study.json that lacks them
 
 
 def differences(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
@@ -17,7 +19,7 @@ def differences(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     Args:
       held: of the folder; may have old names of keys.
     """
-    held, lines = _with_new_names(held), []
+    held, lines = EARLIER | _with_new_names(held), []
     for key in (key for key in IDENTITY if held[key] != asked[key]):
         if key in ("recipe", "parity"):
             more = [f"{o} is asked for" for o in asked[key] if o not in held[key]]

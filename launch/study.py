@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from launch import hosts
 from launch.cli import alone_main, say
 from launch.nodes import check_machine, check_plan
 from launch.study_folder import StudyFolder
@@ -71,8 +72,11 @@ def cores_of(config: StudyConfig) -> tuple[int, str]:
     Raises:
       ConfigError: for the latter, except in a dry run.
     """
+    linked = config.study.bandwidth_mbit is not None
     try:
-        return check_machine(config.cluster, config.study.world_size), ""
+        if linked and (reason := hosts.why_not()):
+            raise ConfigError(f"study.bandwidth_mbit: {reason}")
+        return check_machine(config.cluster, config.study.world_size, linked), ""
     except ConfigError as error:
         if not config.dry_run:
             raise

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 
 from launch.cluster import Work
 from launch.cost import PARITY
+from launch.links import command as over_links
 from launch.overrides import refusal, typed_config
 from launch.trainings import (
     LEAVE_NO_STATE,
@@ -29,6 +30,7 @@ from recipe.cluster import ClusterConfig
 from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.parity import ParityConfig
+from recipe.strategies import checked_strategies, file_part, strategy_overrides
 from recipe.study import (
     AXES,
     StudyConfig,
@@ -217,19 +219,25 @@ def _of_all(study: Study) -> list[str]:
 
 
 def _run_overrides(run: StudyRun, plan: StudyPlan, train: TrainConfig) -> list[str]:
-    return run.overrides(train.global_batch_size, plan.regime, train.grad_accum_steps)
+    own = train.global_batch_size, plan.regime, train.grad_accum_steps
+    seed = [f"train.seed={train.seed + run.repeat - 1}"] * plan.seeds
+    return [*run.overrides(*own), *seed, *run.timed_alone(plan.rounds)]
 
 
 def _work_of(study: Study, run: StudyRun) -> Work:
-    size = run.world_size
+    size, folder = run.world_size, study.folder / run.name
     overrides = [
         *common_overrides(study),
         *_run_overrides(run, study.plan, study.train),
-        f"run.dir={quoted(study.folder / run.name)}",
+        f"run.dir={quoted(folder)}",
     ]
+    started = command(run.framework, size, overrides)
+    if (mbit := run.bandwidth_mbit) is not None:
+        hosts = over_links(mbit, size, study.cores, folder)
+        started = [*hosts, SCRIPTS[run.framework], *overrides]
     return Work(
         name=run.name,
-        command=command(run.framework, size, overrides),
+        command=started,
         task=[sys.executable, SCRIPTS[run.framework], *overrides],
         devices=size,
         tasks=size,
@@ -240,7 +248,8 @@ def _work_of(study: Study, run: StudyRun) -> Work:
 def _parity_checks(study: Study) -> list[Work]:
     """One for each setting that may change the numbers."""
     plan = study.plan
-    kinds = product(plan.model or [None], plan.precision, plan.parallel, plan.compile)
+    models, strategies = plan.model or [None], checked_strategies(plan.parallel)
+    kinds = product(models, plan.precision, strategies, plan.compile)
     return [_parity(study, *kind) for kind in kinds]
 
 
@@ -255,11 +264,11 @@ def _parity(
     # The check's default number of steps, unless given: its bounds are for that many.
     own = ("steps=", "epochs=", "evaluate_every_epochs=", "global_batch_size=")
     own = tuple(f"train.{key}" for key in own)
-    parts = [PARITY, *([model] if model else []), precision, parallel]
+    parts = [PARITY, *([model] if model else []), precision, file_part(parallel)]
     name = "-".join([*parts, *compiled_parts(compiled)])
     decided = [
         f"precision={precision}",
-        f"parallel={parallel}",
+        *strategy_overrides(parallel),
         *([f"model={model}"] if model else []),
         *[f"compile={compiled}".lower()] * bool(compiled),
         f"train.global_batch_size={batch}",
@@ -287,9 +296,11 @@ def description(study: Study) -> dict[str, Any]:
         "regime": plan.regime,
         "recipe": study.recipe,
         "parity": list(plan.parity),
-        "order": [asdict(run) | {"name": run.name} for run in study_runs(plan)],
+        "order": [_described(run) for run in study_runs(plan)],
         "order_seed": plan.order_seed,
         "timed_seconds": plan.timed_seconds,
+        "rounds": plan.rounds,
+        "seeds": plan.seeds,
         "cluster": {
             "name": cluster.name,
             "gpus_per_node": cluster.gpus_per_node,
@@ -299,3 +310,11 @@ def description(study: Study) -> dict[str, Any]:
             **{k: kind for k in KINDS if (kind := getattr(cluster, k)) is not None},
         },
     }
+
+
+def _described(run: StudyRun) -> dict[str, Any]:
+    """A run in study.json; links are named where there are any, as was always so."""
+    axes = asdict(run)
+    if run.bandwidth_mbit is None:
+        del axes["bandwidth_mbit"]
+    return axes | {"name": run.name}

@@ -10,6 +10,8 @@ from recipe.config import Config
 from recipe.errors import ConfigError
 from recipe.experiment import SPLIT
 from recipe.fields import at_least, one_of, positive
+from recipe.links import UNLIMITED, check_beside_links, check_links
+from recipe.strategies import every_of, file_part, strategy_overrides
 
 FRAMEWORKS = ("torch", "jax")
 REGIMES = ("strong", "strong_accumulate", "weak")
@@ -26,6 +28,7 @@ AXES = {
     "grad_sync": "parallel.grad_sync",
     "update": "optim.update",
     "compile": "compile",
+    "bandwidth_mbit": None,
 }
 # Axes that omit a part of the step: ablations, and their names.
 ABLATIONS = {"grad_sync": "alone", "update": "frozen"}
@@ -43,7 +46,7 @@ class StudyPlan:
     framework: list[str] = field(default_factory=lambda: list(FRAMEWORKS))  # an axis
     world_size: list[int] = field(default_factory=lambda: [1, 2])  # an axis
     precision: list[str] = field(default_factory=lambda: ["fp32"])  # an axis
-    # An axis; `pmap` is JAX's alone.
+    # An axis; `pmap` is JAX's alone. `local_sgd@64`: with `parallel.every=64`.
     parallel: list[str] = field(default_factory=lambda: ["dp"])
     model: list[str] | None = None  # an axis; `null`: the recipe's own
     # An axis: `real`, the recipe's own data, and `synthetic`, which costs nothing to
@@ -57,6 +60,15 @@ class StudyPlan:
     # `[false,true]` also times PyTorch with `compile=true`, and `[false,true,max]` with
     # CUDA graphs; JAX is always compiled.
     compile: list[bool | str] = field(default_factory=lambda: [False])
+    # An axis: Mbit/s of the link of each process, which is then a host of its own on
+    # this machine (root on Linux); `unlimited`: such a link without a limit. Those over
+    # an unlimited link train the whole recipe, the others only as long as is timed.
+    bandwidth_mbit: list[int | str] | None = None
+    # Windows that are timed over a limited link, after one of warm-up; each has one
+    # exchange: one step, or `parallel.every`.
+    rounds: int = 4
+    # Whether each repeat has its own `train.seed`, the recipe's plus 0, 1, 2 and so on.
+    seeds: bool = False
     repeats: int = 5  # independent processes for each combination
     order_seed: int = 0  # the order of the processes is drawn from it
     # Each run's `train.timed_seconds`; `null`: the windows of its training count.
@@ -100,6 +112,7 @@ class StudyPlan:
             raise ConfigError(
                 f"study.world_size must be positive, got {self.world_size}"
             )
+        at_least("study.rounds", self.rounds, 1)
         at_least("study.repeats", self.repeats, 1)
         at_least("study.order_seed", self.order_seed, 0)
         positive("study.timed_seconds", self.timed_seconds)
@@ -112,6 +125,12 @@ class StudyPlan:
                 "exchange gradients; add a study.world_size above 1 (and dp), or "
                 "leave study.grad_sync at [true]"
             )
+        for parallel in self.parallel:
+            every_of(parallel)
+        if self.bandwidth_mbit is not None:
+            check_links(self.bandwidth_mbit, self.parallel)
+            beside = {axis: getattr(self, axis) for axis in ABLATIONS}
+            check_beside_links(self.world_size, self.timed_seconds, beside)
 
 
 @dataclass(kw_only=True)
@@ -128,6 +147,13 @@ class StudyConfig(Config):
         super().__post_init__()
         if self.devices is not None:
             raise ConfigError("a study takes study.world_size=[...], not devices")
+        if self.study.bandwidth_mbit is None:
+            return
+        if self.cluster.name != "local" or self.cluster.gpus_per_node:
+            raise ConfigError(
+                "study.bandwidth_mbit makes hosts on this machine's CPUs; use "
+                "cluster=local with cluster.gpus_per_node=0, or leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -147,15 +173,18 @@ class StudyRun:
     grad_sync: bool = True
     update: bool = True
     compile: bool | str = False
+    bandwidth_mbit: int | str | None = None
     repeat: int = 1
 
     @property
     def configuration(self) -> str:
         """Without the repeat: "torch-2-fp32-dp", "jax-mlp-2-fp32-dp-alone"."""
         axes = self.framework, *([self.model] if self.model else [])
-        axes = *axes, str(self.world_size), self.precision, self.parallel
+        axes = *axes, str(self.world_size), self.precision, file_part(self.parallel)
         ablations = compiled_parts(self.compile)
         ablations += (self.data,) * (self.data != "real")
+        if (mbit := self.bandwidth_mbit) is not None:
+            ablations += (mbit if isinstance(mbit, str) else f"{mbit}mbit",)
         return "-".join(
             [*axes, *ablations, *(ABLATIONS[axis] for axis in self.ablated)]
         )
@@ -189,7 +218,7 @@ class StudyRun:
         batch = global_batch_size * (self.world_size if regime == "weak" else 1)
         own = [
             f"precision={self.precision}",
-            f"parallel={self.parallel}",
+            *strategy_overrides(self.parallel),
             f"devices={self.world_size}",
             f"train.global_batch_size={batch}",
         ]
@@ -210,6 +239,24 @@ class StudyRun:
                 )
             own.append(f"train.grad_accum_steps={grad_accum_steps // self.world_size}")
         return own
+
+    def timed_alone(self, rounds: int) -> list[str]:
+        """Overrides of a run over a limited link: as many steps as are timed.
+
+        Its numbers are those of the run over an unlimited one.
+
+        Args:
+          rounds: exchanges to be timed, each in its window, after one of warm-up.
+
+        >>> StudyRun("jax", 2, "fp32", "local_sgd@8", bandwidth_mbit=10).timed_alone(3)
+        ['train.steps=32', 'train.log_every_steps=8', 'train.evaluate_every_epochs=0']
+        """
+        if self.bandwidth_mbit in (None, UNLIMITED):
+            return []
+        every = every_of(self.parallel) or 1
+        steps = {"steps": every * (rounds + 1), "log_every_steps": every}
+        own = [f"train.{key}={value}" for key, value in steps.items()]
+        return [*own, "train.evaluate_every_epochs=0"]
 
 
 def compiled_parts(compile: bool | str) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def jax_against_torch(
             jax,
             other,
             difference.ratio,
-            *_proven([other], recipes, checks),
+            *proven([other], recipes, checks),
             difference,
             seconds=min(
                 sum(window.seconds for window in rows.get(run.path, NOTHING).windows)
@@ -91,13 +91,13 @@ def compiled_against_eager(
             ratio.cell,
             ratio.under,
             ratio.estimate,
-            *_proven([ratio.cell, ratio.under], recipes, checks),
+            *proven([ratio.cell, ratio.under], recipes, checks),
         )
         for ratio in compiled_over_eager(cells)
     ]
 
 
-def _proven(
+def proven(
     cells: Sequence[Cell], recipes: Mapping[str, Recipe], checks: Sequence[Check]
 ) -> tuple[tuple[Check, ...], str]:
     """The checks of PyTorch's cells, and why no comparison may stand on them."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from report.analysis.bandwidth import Panel, bandwidth_panels
 from report.analysis.breakdown import (
     Breakdown,
     Ranks,
@@ -31,6 +32,7 @@ from report.analysis.comparisons import (
 from report.analysis.groups import Group, grouped
 from report.analysis.hardware import Utilisation, utilisation
 from report.analysis.interconnects import Interconnect
+from report.analysis.links import RunLink, read_link
 from report.analysis.projection import Projection, project_curve
 from report.analysis.recipes import Recipe, read_recipe
 from report.analysis.runs import (
@@ -96,6 +98,7 @@ class Report:
       compiled: PyTorch's cells over those of eager PyTorch.
       ranks: of each cell that has several.
       losses: of each drawn group without a parity check, by title.
+      panels: of the runs over links of a chosen bandwidth, which are on no curve.
       roots: the folders that it was made of.
     """
 
@@ -114,6 +117,7 @@ class Report:
     ranks: Mapping[Cell, Ranks]
     projections: tuple[Projection, ...]
     losses: Mapping[str, tuple[LossCurve, ...]]
+    panels: tuple[Panel, ...]
     roots: tuple[Path, ...]
     options: Options
 
@@ -131,6 +135,7 @@ class Report:
     def runs(self) -> list[TimedRun]:
         """Every run that a figure is made of, once."""
         cells = [p.cell for curve in self.scaling.curves for p in curve.points]
+        cells += [point.cell for panel in self.panels for point in panel.points]
         return list({run.path: run for cell in cells for run in cell.runs}.values())
 
     def projection_of(self, curve: Curve) -> Projection:
@@ -184,12 +189,24 @@ def gather(
     """
     found = find(roots)
     runs, no_runs = read_timed_runs(found.runs)
+    environments = {run.path: run.environment for run in runs}
+    linked, no_links = read_each(lambda p: read_link(p, environments[p]), environments)
+    runs = [run for run in runs if run.path in linked]
+    links = {path: link for path, link in linked.items() if link is not None}
     checks, no_checks = read_each(read_check, found.checks)
     studies, no_studies = read_each(read_study, found.studies)
     missing = [out for _, cells in studies.values() for out in cells]
-    skipped = [*skipped, *no_runs, *missing, *no_studies, *no_checks, *found.skipped]
+    skipped = [
+        *skipped,
+        *no_runs,
+        *no_links,
+        *missing,
+        *no_studies,
+        *no_checks,
+        *found.skipped,
+    ]
     plans = [study for study, _ in studies.values()]
-    return make_report(runs, skipped, [*checks.values()], plans, roots, options)
+    return make_report(runs, skipped, [*checks.values()], plans, roots, options, links)
 
 
 def make_report(
@@ -199,21 +216,29 @@ def make_report(
     studies: Sequence[Study] = (),
     roots: Sequence[Path] = (),
     options: Options | None = None,
+    links: Mapping[Path, RunLink] | None = None,
 ) -> Report:
-    """What the runs show together, and the evidence for it."""
-    options = options or Options()
+    """What the runs show together, and the evidence for it.
+
+    Args:
+      links: of the runs over links, by their folder.
+    """
+    options, links = options or Options(), links or {}
     recipes, no_recipes = _recipes(runs)
-    runs = with_varied(runs, recipes)
+    over_links = [run for run in runs if run.path in links]
+    runs = with_varied([run for run in runs if run.path not in links], recipes)
     found = scaling([run for run in runs if not run.ablated], options.base)
     groups, common = grouped(found.curves)
     points = [point for curve in found.curves for point in curve.points]
     cells = list(dict.fromkeys(point.cell for point in points))
     ablated = [run for run in runs if run.ablated]
     ablations, no_ablations = ablations_of(ablated, cells, recipes)
-    rows, no_rows = _rows([*(run for cell in cells for run in cell.runs), *ablated])
+    timed = [*(run for cell in cells for run in cell.runs), *ablated, *over_links]
+    rows, no_rows = _rows(timed)
+    panels, no_panels = bandwidth_panels(over_links, links, recipes, rows, checks)
     of = {cell: [rows[run.path] for run in cell.runs] for cell in cells}
     evaluated = {cell: [run.evaluated for run in runs] for cell, runs in of.items()}
-    left = (*skipped, *no_recipes, *no_ablations, *no_rows, *found.skipped)
+    left = (*skipped, *no_recipes, *no_ablations, *no_rows, *found.skipped, *no_panels)
     return Report(
         scaling=replace(found, skipped=left),
         groups=tuple(groups),
@@ -232,6 +257,7 @@ def make_report(
         ranks=_known((c, _ranks(c, rows, ablations.get(c, {}))) for c in cells),
         projections=tuple(project_curve(c, options.interconnect) for c in found.curves),
         losses={} if checks else _losses(groups),
+        panels=tuple(panels),
         roots=tuple(roots),
         options=options,
     )

@@ -14,6 +14,7 @@ from record.disk import read_text
 # How long is trained and how much at once: a study's check has its own of these, since
 # its bounds are for a hundred steps, and one check is for every point of a weak curve.
 # And from which seed, which changes numbers and nothing that is computed with them.
+# Nor is it of a workload after how many steps replicas of local SGD meet.
 FREE = (
     *("steps", "epochs", "evaluate_every_epochs", "global_batch_size"),
     *("grad_accum_steps", "seed"),
@@ -72,6 +73,7 @@ def workload(config: Config) -> str:
     del parts["name"]
     for group, key in (name.split(".") for name in ablated(config)):
         del parts[group][key]
+    parts.get("parallel", {}).pop("every", None)  # a check has many rounds
     if not parts.get("parallel"):  # of dp it held its ablation alone
         parts.pop("parallel", None)
     for key in FREE:

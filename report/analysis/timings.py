@@ -114,6 +114,8 @@ def read_between_steps(run: Path, rates: Sequence[float]) -> Rows:
         if line.startswith(b'{"kind": "step"'):
             done += 1
             continue
+        if line.startswith(b'{"kind": "round"'):
+            continue
         where = f"{file} line {number}"
         row = parse_json(line, where)
         try:

@@ -15,8 +15,9 @@ from report.page import escape
 # What is drawn how: dashed is a model and nothing else, dotted is a bound.
 Kind = Literal["measured", "model", "bound"]
 # How a figure shows its rows: medians over devices with their intervals; how steps are
-# distributed; a line over steps; parts of a whole, stacked; one fraction over another.
-Form = Literal["points", "distribution", "lines", "bars", "fractions"]
+# distributed; a line over steps; parts of a whole, stacked; one fraction over another;
+# strategies over bandwidths, a panel for each framework.
+Form = Literal["points", "distribution", "lines", "bars", "fractions", "links"]
 # How far beyond the points an interval is drawn, in what lies between the points.
 BEYOND = 1.5
 

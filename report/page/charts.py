@@ -12,6 +12,7 @@ from report.analysis.findings import Report
 from report.analysis.groups import Group, file_name, program
 from report.analysis.intervals import Estimate
 from report.analysis.scaling import WEAK, Curve, Point
+from report.page import bandwidth
 from report.page.chart import Chart, Row, distribution, row_of
 from report.page.sentences import format_list, group_target
 
@@ -29,7 +30,8 @@ def charts(report: Report) -> list[Chart]:
         for make in makers
         for group in report.drawn
     )
-    return _apart([c for c in (*_losses(report), *of_groups) if c.rows])
+    found = *_losses(report), *bandwidth.charts(report), *of_groups
+    return _apart([chart for chart in found if chart.rows])
 
 
 def _apart(found: Sequence[Chart]) -> list[Chart]:

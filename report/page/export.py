@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from record.schema import strict_json
+from report.analysis.bandwidth import LinkedPoint
 from report.analysis.cells import Cell
 from report.analysis.checks import Check
 from report.analysis.comparisons import SpeedComparison
@@ -46,6 +47,7 @@ def to_json(report: Report) -> str:
         "steps": list(report.breakdowns.values()),
         "ranks": list(report.ranks.values()),
         "projections": report.projections,
+        "bandwidth": report.panels,
         "environment": dict(environment_rows(report)),
         "skipped": report.scaling.skipped,
     }
@@ -104,5 +106,6 @@ SHAPES: dict[type, Any] = {
         **{"verdict": c.verdict, "message": check_sentence(c)},
         **_fields(c),
     },
+    LinkedPoint: lambda p: {**_fields(p), "model_error": p.error},
     Projection: lambda p: {**_fields(p), "describes_the_curve": p.describes},
 }

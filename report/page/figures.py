@@ -28,6 +28,8 @@ from report.page.escape import visible
 # Okabe and Ito's palette: told apart by the colour-blind. In grey the two are near each
 # other, so markers tell them apart as well: PyTorch's are filled, JAX's are hollow.
 COLOURS = {"torch": "#D55E00", "jax": "#0072B2", "": "#222222"}
+# Of strategies, where panels tell the frameworks apart; of the same palette.
+STRATEGIES = ("#222222", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
 MARKERS = {"torch": "oDv", "jax": "s^p", "": "DX"}
 # Of the parts of a stack: the first is filled, and each of the others hatched.
 HATCHES = ("", "////", "....", "xxxx", "----", "++++")
@@ -59,6 +61,8 @@ def draw(chart: Chart, folder: Path) -> tuple[Path, Path]:
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         if chart.form == "bars":
             _draw_bars(figure, chart)
+        elif chart.form == "links":
+            _draw_links(figure, chart)
         else:
             axes = figure.subplots()
             _draw_series(axes, chart)
@@ -196,6 +200,37 @@ def _draw_bars(figure: Figure, chart: Chart) -> None:
         for part, hatch in hatches.items()
     ]
     figure.legend(handles=patches, loc="outside upper left", ncols=2)
+
+
+def _draw_links(figure: Figure, chart: Chart) -> None:
+    """A panel for each framework, in it a colour and a marker for each strategy."""
+    panels = list(dict.fromkeys(row.panel for row in chart.rows))
+    measured = dict.fromkeys(r.series for r in chart.rows if r.kind == "measured")
+    names = {name: number for number, name in enumerate(measured)}
+    (every,) = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
+    for axes, panel in zip(every, panels, strict=True):
+        for name, number in names.items():
+            look = {"color": STRATEGIES[number % len(STRATEGIES)], "linewidth": 1.3}
+            mark = {"marker": "oDv^sXP"[number % 7], "markersize": 5, "label": name}
+            own = [row for row in chart.rows if row.panel == panel]
+            lines = {"-": (name, mark), "--": (f"{name}, model", {})}
+            for style, (series, more) in lines.items():
+                rows = [row for row in own if row.series == series]
+                x, y = [row.x for row in rows], [row.y for row in rows]
+                axes.plot(x, y, style, **look, **more)
+                for row in rows:
+                    if row.low is not None and row.high is not None:
+                        axes.vlines(row.x, row.low, row.high, color=look["color"])
+        axes.set(xscale="log", yscale="log")
+        axes.set_title(visible(panel), fontsize="medium")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        for axis in axes.xaxis, axes.yaxis:
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
+    every[0].set_ylabel(chart.y_label)
+    figure.supxlabel(chart.x_label, fontsize="medium")
+    handles, labels = every[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=3)
 
 
 def _mark(framework: str, nth: int) -> dict[str, Any]:

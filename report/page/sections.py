@@ -5,6 +5,7 @@ from pathlib import Path
 
 from report.analysis.findings import MOST_GROUPS, Report
 from report.analysis.groups import Group
+from report.page import bandwidth
 from report.page.blocks import (
     Block,
     Commands,
@@ -55,6 +56,8 @@ def sections(report: Report, drawn: Iterable[Drawn] = ()) -> list[Section]:
         of.setdefault(chart.section, []).append((chart, svg))
     found = []
     for link, (title, make, answer) in SECTIONS.items():
+        if link == bandwidth.SECTION and not report.panels:
+            continue
         figures = [Figures(tuple(of[link]))] if link in of else []
         blocks = tuple(make(report, figures))
         short = None if answer is None else tuple(answer(report))
@@ -109,7 +112,7 @@ def _accurate(report: Report, figures: Blocks) -> Blocks:
             yield Heading(group.title)
             yield from items(accuracy_sentences(report, group))
             yield from found
-    if none:
+    if none and not report.panels:
         yield Text("No run that was evaluated on classes is among the folders.")
 
 
@@ -219,6 +222,7 @@ SECTIONS: dict[str, tuple[str, Make, Callable[[Report], Blocks] | None]] = {
     "parity": ("Did both train the same thing?", _parity, _parity_in_short),
     "accurate": ("How accurate?", _accurate, _by_group(accuracy_sentences)),
     "fast": ("How fast?", _fast, _by_group(_speeds)),
+    bandwidth.SECTION: (bandwidth.TITLE, bandwidth.section, bandwidth.short),
     "scales": ("How well does it scale?", _scales, _by_group(scaling_sentences)),
     "holds-back": ("What holds it back?", _holds_back, _by_group(held_back_sentences)),
     "further": ("What to expect further out?", _further, _by_group(_projected)),

@@ -125,7 +125,8 @@ def test_every_cell_of_every_plan_is_one_that_can_be(name, config, monkeypatch):
     ConfigStore.instance().store("schema", node=StudyConfig)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         plan = to_config(compose("study", [f"study={name}"]), StudyConfig).study
-    assert plan.name == name and 1 in plan.world_size and plan.repeats >= 5
+    assert plan.name == name and plan.repeats >= 5
+    assert 1 in plan.world_size or plan.bandwidth_mbit
     check_runs(plan, plan.recipe)
 
 
@@ -186,6 +187,37 @@ def test_what_cannot_be_is_refused_before_anything_starts(
     for word in REFUSED[override]:
         assert word in str(refused.value)
     assert not (tmp_path / "study").exists()
+
+
+def test_runs_over_links_begin_with_what_makes_these(begin, tmp_path):
+    links = "study.bandwidth_mbit=[unlimited,10]", "study.world_size=[2]"
+    typed = *links, "study.timed_seconds=null", "dry_run=true", "study.seeds=true"
+    study = begin(*typed, f"run.dir={tmp_path / 'study'}")
+    found = works(study)
+    limited = found["jax-2-fp32-dp-10mbit-3"].command
+    assert limited[1:5] == ["-m", "launch.links", "--mbit=10", "--processes=2"]
+    assert limited[6:8] == [f"--run={tmp_path}/study/jax-2-fp32-dp-10mbit-3"] + [
+        "launch/jax.py"
+    ]
+    assert {"train.steps=5", "train.seed=2", "devices=2"} < {*limited}
+    whole = found["jax-2-fp32-dp-unlimited-3"].command
+    assert "train.steps=100" in whole and "train.steps=5" not in whole
+    assert "launch.links" not in found["parity-fp32-dp"].command
+    for other in ["cluster=slurm"], ["cluster.gpus_per_node=2"]:
+        with pytest.raises(ConfigError, match="makes hosts on this machine's CPUs"):
+            begin(*typed, *other)
+
+
+def test_without_root_there_is_no_study_of_links(begin, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    links = "study.bandwidth_mbit=[10]", "study.world_size=[2,64]"
+    typed = *links, "study.timed_seconds=null", f"run.dir={tmp_path / 'study'}"
+    batch = "train.global_batch_size=64"
+    with pytest.raises(ConfigError, match="study.bandwidth_mbit: links need root"):
+        begin(*typed, batch)
+    assert begin(*typed, batch, "dry_run=true").not_here  # a plan, though
+    monkeypatch.setattr("launch.hosts.why_not", str)
+    assert begin(*typed, batch).cores == 1  # which 64 processes share
 
 
 def test_data_that_is_synthetic_already_is_no_arm(begin, tmp_path):
@@ -305,6 +337,7 @@ def test_the_folder_of_another_study_is_refused(begin, tmp_path):
         (["train.seed=4"], "train.seed=4 is asked for"),
         (["study.timed_seconds=9"], "study.timed_seconds is 9.0, was 3.0"),
         (["study.timed_seconds=null"], "study.timed_seconds is None, was 3.0"),
+        (["study.seeds=true"], "study.seeds is True, was False"),
         (["cluster.exclusive=false"], "cluster.exclusive is False, was True"),
     ):
         with pytest.raises(ConfigError) as refused:

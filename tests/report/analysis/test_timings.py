@@ -49,6 +49,12 @@ def stepped(*rows):
     return found
 
 
+def test_rounds_within_a_window_are_neither_steps_nor_windows(rows):
+    *before, window = stepped(WARMUP, TIMED)
+    run = rows(*before, {"kind": "round", "step": 3}, window)
+    assert len(read_between_steps(run, [48.0]).windows) == 1
+
+
 @pytest.mark.parametrize("told", [True, False])  # W&B does not
 def test_windows_are_those_of_the_last_start(rows, told):
     slower = TIMED | {"seconds": 0.9}
