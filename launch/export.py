@@ -25,7 +25,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from omegaconf import MISSING
 
 from data.dataset import Dataset, acquire, load
 from launch.asked import asked
@@ -35,6 +34,7 @@ from launch.export_files import write_files
 from launch.outputs import config_of_evaluation
 from recipe.config import Config
 from recipe.errors import ConfigError, DataError, RecordError
+from recipe.fields import expanded
 from recipe.formats import FORMATS
 from recipe.labels import class_labels
 from recipe.manifest import (
@@ -58,11 +58,16 @@ PACKAGES = ("torch", "jax", "flax", "numpy", "onnx", "onnxscript", "onnxruntime"
 class ExportKeys:
     """What to export, and where."""
 
-    run: str = MISSING
+    run: str
     formats: list[str] = field(
         default_factory=lambda: ["safetensors", "pt2", "onnx", "stablehlo"]
     )
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        self.run = expanded("run", self.run)
+        if self.out is not None:
+            self.out = expanded("out", self.out)
 
 
 def main(typed: list[str]) -> None:
@@ -72,9 +77,9 @@ def main(typed: list[str]) -> None:
       DuetError: with what is wrong, in one line; nothing is left of the folder then.
     """
     assert __doc__
-    keys = asked(list(map(listed, typed)), ExportKeys, __doc__)
+    keys = asked(typed, ExportKeys, __doc__)
     check_formats(keys.formats)
-    folder = Path(keys.run).expanduser()
+    folder = Path(keys.run)
     if not (folder / "config.yaml").is_file():
         raise RecordError(f"run={folder} is not a run folder: it has no config.yaml")
     if not (folder / "summary.json").is_file():
@@ -83,7 +88,7 @@ def main(typed: list[str]) -> None:
             f"it, or continue it with run.dir={folder}"
         )
     run = read_run(folder)
-    out = Path(keys.out or run.path / "export").expanduser().absolute()
+    out = Path(keys.out or run.path / "export").absolute()
     check_place(out)
     dataset = test_set(run)
     with (
@@ -93,17 +98,6 @@ def main(typed: list[str]) -> None:
         export(run, keys.formats, dataset, Path(work))
         (Path(work) / "model").rename(out)
     print(f"export: {out}")
-
-
-def listed(argument: str) -> str:
-    """`formats=onnx` as the list that is meant.
-
-    >>> listed("formats=onnx"), listed("formats=[onnx,pt2]"), listed("run=a")
-    ('formats=[onnx]', 'formats=[onnx,pt2]', 'run=a')
-    """
-    key, _, value = argument.partition("=")
-    alone = key == "formats" and value and "[" not in value
-    return f"{key}=[{value}]" if alone else argument
 
 
 def check_formats(formats: list[str]) -> None:
