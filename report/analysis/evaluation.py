@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from recipe.config import recipe_hash
 from recipe.errors import RecordError
+from recipe.labels import class_labels
 from record.schema import strict_json
 from record.trained import Trained
 from report.analysis.intervals import CONFIDENCE, Estimate
@@ -114,6 +115,11 @@ class Evaluation:
     scores: Scores
 
     @property
+    def labels(self) -> list[str]:
+        """What each class is called, in the order of their numbers."""
+        return class_labels(self.trained.config.data)
+
+    @property
     def notes(self) -> list[str]:
         """What a reader of the scores has to know."""
         found = [f"skipped: {reason}" for reason in self.trained.skipped]
@@ -142,6 +148,7 @@ class Evaluation:
             "precision": self.precision,
             "data": trained.config.data.name,
             "data_fingerprint": self.data_fingerprint,
+            "labels": self.labels,
             **asdict(self.scores),
             "accuracy_interval": accuracy and [accuracy.low, accuracy.high],
             "recorded": strict_json(trained.test),
