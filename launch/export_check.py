@@ -8,32 +8,14 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Bool, Float
 
-from launch.export_files import run_child
+from launch.outside import outside
 from recipe.errors import DuetError
 from recipe.formats import FORMATS
 from recipe.weights import Weights
-from record.metrics import accuracy_interval
+from report.analysis.intervals import fraction_estimate
 
-RUNTIMES = Path(__file__).with_name("runtimes.py")
 # Largest difference of a logit, absolute and relative to the largest logit.
 ABSOLUTE, RELATIVE = 1e-4, 1e-5
-# What a file may not need: such an import fails.
-DUET = ("recipe", "runtime", "data", "record", "report", "launch", "torch_impl")
-OUTSIDE = (
-    f"import sys, runpy; sys.modules.update(dict.fromkeys({(*DUET, 'jax_impl')})); "
-    f"runpy.run_path({str(RUNTIMES)!r}, run_name='__main__')"
-)
-
-
-def outside(format: str, model: Path, images: Path, *out: Path) -> None:
-    """Compute a file's logits in a process that can import nothing of Duet.
-
-    Args:
-      out: where logits.npy goes, and, if it is to be measured, where that goes.
-    """
-    places = [str(path.absolute()) for path in (model, images, *out)]
-    # -P: not even the folder that it runs in is searched for modules.
-    run_child(["-P", "-c", OUTSIDE, format, *places], model.absolute().parent)
 
 
 def check_file(
@@ -111,9 +93,10 @@ def scores(right: Bool[np.ndarray, " N"] | None) -> dict[str, Any]:
     """Accuracy, with its count and its 95 % interval; empty for a regression."""
     if right is None:
         return {}
-    correct, examples = int(right.sum()), len(right)
+    correct = int(right.sum())
+    accuracy = fraction_estimate(correct, len(right))
     return {
         "correct": correct,
-        "accuracy": correct / examples,
-        "accuracy_interval": list(accuracy_interval(correct, examples)),
+        "accuracy": accuracy.value,
+        "accuracy_interval": [accuracy.low, accuracy.high],
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from launch.export_check import outside
+from launch.outside import outside
 from launch.outputs import config_of_evaluation, outputs_of
 from recipe.errors import ConfigError, RecordError
 from recipe.experiment import SPLIT, DataConfig

@@ -58,6 +58,21 @@ class Estimate:
         return format(self.value, form) + f" ({interval})" * bool(interval)
 
 
+def fraction_estimate(right: int, of: int) -> Estimate:
+    """A fraction of independent examples, such as an accuracy.
+
+    Source: Clopper and Pearson, The use of confidence or fiducial limits illustrated in
+    the case of the binomial, Biometrika 26 (1934), by SciPy.
+
+    >>> f"{fraction_estimate(9, 10):.3f}"
+    '0.900 (0.555 to 0.997)'
+    """
+    from scipy.stats import binomtest  # slow to import, and no study needs it
+
+    ends = binomtest(right, of).proportion_ci(CONFIDENCE)
+    return Estimate(right / of, float(ends.low), float(ends.high))
+
+
 @dataclass(frozen=True)
 class Location:
     """The location of repeats, on the logarithm of what was measured.

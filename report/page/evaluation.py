@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from report.analysis.evaluation import BINS, Evaluation, fraction_estimate
+from report.analysis.evaluation import BINS, Evaluation
 from report.analysis.groups import FRAMEWORKS
-from report.analysis.intervals import format_count
+from report.analysis.intervals import format_count, fraction_estimate
 from report.page import html
 from report.page.blocks import (
     Block,

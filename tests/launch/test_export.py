@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 
 from data.digits import enlarge, read
 from launch import export
-from launch.export_check import OUTSIDE, check_file
+from launch.export_check import check_file
+from launch.outside import OUTSIDE
 from recipe.errors import ConfigError, DuetError, RecordError
 from recipe.formats import FORMATS
 from recipe.manifest import MANIFEST, read_manifest
