@@ -11,6 +11,7 @@ devices     how many evaluate it together (1)
 platform    auto, cpu or gpu (auto)
 precision   to compute in; by default the run's
 data.root   where its dataset is; by default the run's
+data.files  where the files of data=custom or data=folder are; by default the run's
 
 Writes evaluation.json, index.html and predictions.npz to a new folder,
 DIR/evaluations/<framework>-<weights>.
@@ -48,6 +49,7 @@ class EvaluateKeys:
     platform: str = "auto"
     precision: str | None = None
     root: str | None = field(default=None, metadata={"key": "data.root"})
+    files: str | None = field(default=None, metadata={"key": "data.files"})
 
     def __post_init__(self) -> None:
         at_least("devices", self.devices, 1)
@@ -81,6 +83,7 @@ def main(typed: list[str]) -> None:
         platform=given.platform,
         precision=given.precision,
         root=given.root,
+        files=given.files,
     )
     framework = given.framework or trained.framework
     dataset = _dataset(config)

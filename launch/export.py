@@ -8,6 +8,7 @@ Keys:
     formats  safetensors, pt2, onnx, stablehlo, onnx-int8, onnx-int8-dynamic;
              by default the first four
     out      the new folder; by default `export` in the run folder
+    data.root, data.files  where the dataset is, if not where the run had it
 
 Each file takes uint8 images of any batch size and returns logits; safetensors holds the
 weights alone. A process without Duet loads each that computes, and compares its logits
@@ -19,7 +20,7 @@ import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,6 +64,8 @@ class ExportKeys:
         default_factory=lambda: ["safetensors", "pt2", "onnx", "stablehlo"]
     )
     out: str | None = None
+    root: str | None = field(default=None, metadata={"key": "data.root"})
+    files: str | None = field(default=None, metadata={"key": "data.files"})
 
     def __post_init__(self) -> None:
         self.run = expanded("run", self.run)
@@ -90,7 +93,7 @@ def main(typed: list[str]) -> None:
     run = read_run(folder)
     out = Path(keys.out or run.path / "export").absolute()
     check_place(out)
-    dataset = test_set(run)
+    dataset = test_set(run, keys)
     with (
         recording(out),
         tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as work,
@@ -136,19 +139,22 @@ def check_place(out: Path) -> None:
         raise RecordError(f"out={out}: there is no folder {out.parent}; make it first")
 
 
-def test_set(run: Run) -> Dataset:
-    """The dataset that the run was trained on.
+def test_set(run: Run, keys: ExportKeys) -> Dataset:
+    """The dataset that the run was trained on, read from where it is now.
 
     Raises:
-      DataError: if it is another one by now.
+      DataError: if it is another one by now: accuracies would be claimed of data that
+        nobody has.
     """
-    acquire(run.config.data)
-    dataset = load(run.config.data)
+    data = run.config.data
+    data = replace(data, root=keys.root or data.root, files=keys.files or data.files)
+    acquire(data)
+    dataset = load(data)
     if dataset.fingerprint != run.summary["data_fingerprint"]:
         raise DataError(
-            f"{run.path} was trained on {run.config.data.name} with other content than "
-            f"{run.config.data.root} has now: the fingerprints of summary.json and of "
-            "the arrays differ"
+            f"{run.path} was trained on {data.name} with other content than "
+            f"{data.files or data.root} has now: the fingerprints of summary.json and "
+            "of the arrays differ; data.root= or data.files= says where they are"
         )
     return dataset
 

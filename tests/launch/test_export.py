@@ -227,7 +227,7 @@ def test_a_manifest_that_does_not_fit_is_refused(digits, spoil, told, tmp_path):
         ("formats=[]",): "each format once",
         ("formats=[onnx-int8]",): r"made from onnx.*write formats=\[onnx,onnx-int8\]",
         ("format=[onnx]",): r"format=\[onnx\]: did you mean formats=",
-        ("onnx",): "keys are run=, formats=, out=",
+        ("onnx",): "keys are run=, formats=, out=, data.root=,",
         ("out={}/none/here",): "there is no folder",
         ("out={}",): "is there already; nothing is overwritten",
     }.items(),
