@@ -48,7 +48,7 @@ from recipe.manifest import (
     model_file,
 )
 from recipe.weights import Weights
-from record.card import model_card
+from record.card import large_falls, model_card
 from record.disk import recording
 from record.run import AVERAGE, Run, averaged, read_run
 
@@ -196,6 +196,8 @@ def export(run: Run, formats: list[str], dataset: Dataset, work: Path) -> None:
         shutil.move(path, folder)
         print(f"{name}: {path.name}, {files[name].bytes:,} bytes")
     test = {"examples": len(logits), **scores(right_of(logits, labels))}
+    for line in large_falls(files):
+        print(line)
     manifest = manifest_of(run, config, test, files)
     (folder / MANIFEST).write_bytes(manifest.to_json())
     (folder / "README.md").write_text(model_card(manifest))

@@ -12,7 +12,7 @@ from launch.outside import outside
 from recipe.errors import DuetError
 from recipe.formats import FORMATS
 from recipe.weights import Weights
-from report.analysis.intervals import fraction_estimate
+from report.analysis.intervals import accuracy_fall, fraction_estimate
 
 # Largest difference of a logit, absolute and relative to the largest logit.
 ABSOLUTE, RELATIVE = 1e-4, 1e-5
@@ -54,11 +54,13 @@ def check_file(
             f"{format}: its logits depend on the batch size, by up to "
             f"{facts['batch_difference']:.1e}, more than {allowed:.1e}"
         )
+    right = right_of(found, labels)
     return {
         "examples": len(found),
         "logit_difference": difference,
         "allowed": None if FORMATS[format].int8 else allowed,
-        **scores(right_of(found, labels)),
+        **scores(right),
+        **(fall(right_of(logits, labels), right) if FORMATS[format].int8 else {}),
         **facts,
     }
 
@@ -99,4 +101,22 @@ def scores(right: Bool[np.ndarray, " N"] | None) -> dict[str, Any]:
         "correct": correct,
         "accuracy": accuracy.value,
         "accuracy_interval": [accuracy.low, accuracy.high],
+    }
+
+
+def fall(
+    before: Bool[np.ndarray, " N"] | None, after: Bool[np.ndarray, " N"] | None
+) -> dict[str, Any]:
+    """How far accuracy is below the trained model's; empty for a regression.
+
+    Args:
+      before, after: whether the trained model, and the file, are right.
+    """
+    if before is None or after is None:
+        return {}
+    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
+    found = accuracy_fall(lost, won, len(after))
+    return {
+        "accuracy_fall": found.value,
+        "accuracy_fall_interval": [found.low, found.high],
     }

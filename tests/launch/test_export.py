@@ -4,12 +4,14 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image, ImageDraw
+from sklearn.datasets import load_digits
 
 from data.digits import enlarge, read
 from launch import export
@@ -18,6 +20,7 @@ from launch.outside import OUTSIDE
 from recipe.errors import ConfigError, DuetError, RecordError
 from recipe.formats import FORMATS
 from recipe.manifest import MANIFEST, read_manifest
+from record.card import model_card
 from record.run import AVERAGE
 from tests.conftest import ROOT, exhaustive_but
 from tests.launch.conftest import NORMED, refused
@@ -56,8 +59,6 @@ def digits(exported):
 @pytest.fixture(scope="module")
 def images(digits, tmp_path_factory):
     """Training and test images are mixed here: any will do."""
-    from sklearn.datasets import load_digits
-
     small = np.kron(load_digits().images[:100], np.ones((3, 3))) * 15.9375
     padded = np.pad(small, ((0, 0), (2, 2), (2, 2)))
     path = tmp_path_factory.mktemp("images") / "images.npy"
@@ -151,6 +152,26 @@ def test_static_int8_is_within_a_point_of_fp32_in_less_than_a_third_of_the_bytes
     assert int8.bytes <= 0.3 * fp32.bytes
     for file in fp32, int8, dynamic:
         assert {*file.measured["latency_seconds"]} == {"1", "256"}
+
+
+def test_int8_that_costs_accuracy_says_so_in_the_card(digits, images, tmp_path):
+    for folder, name in (images.parent, "images.npy"), (digits, "model-int8.onnx"):
+        shutil.copy(folder / name, tmp_path)
+    wrong = (load_digits().target[:100] + 1) % 10  # the trained model's, all right
+    given = tmp_path / "model-int8.onnx", tmp_path, 9 * np.eye(10)[wrong], wrong
+    found = check_file("onnx-int8", *given)
+    manifest = read_manifest(digits)
+    assert "points below" not in model_card(manifest)
+    file = replace(manifest.files["onnx-int8"], measured=found)
+    card = model_card(replace(manifest, files={"onnx-int8": file}))
+    points, low, high = map(
+        float,
+        re.search(
+            r"accuracy is (\S+) points below .* interval (\S+) to (\S+)\), more than 1;",
+            card,
+        ).groups(),
+    )
+    assert 90 < low < points <= high <= 100
 
 
 def test_the_card_has_the_hubs_front_matter_and_a_row_for_each_format(digits):
