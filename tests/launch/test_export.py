@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from data.digits import enlarge, read
 from launch import export
 from launch.export_check import check_file
+from launch.models import open_model
 from launch.outside import OUTSIDE
 from recipe.errors import ConfigError, DuetError, RecordError
 from recipe.formats import FORMATS
@@ -358,6 +359,16 @@ def test_a_drawn_and_a_scanned_digit_are_predicted_from_each_file_as_from_the_ru
     assert labels == predicted_from_run[0] == ["0", "8"]
     allowed = 0.2 if FORMATS[name].int8 else 1e-5
     assert np.abs(numbers - predicted_from_run[1]).max() < allowed
+
+
+def test_of_an_export_only_the_file_that_is_used_has_to_be_whole(digits, tmp_path):
+    folder = shutil.copytree(digits, tmp_path / "export")
+    (folder / "model.pt2").write_bytes(b"another")
+    (folder / "model.safetensors").unlink()
+    for path in folder, folder / "model.onnx":
+        assert open_model(path, None).labels == [*"0123456789"]
+    with pytest.raises(RecordError, match=r"model\.pt2 is not the file that was"):
+        open_model(folder / "model.pt2", None)
 
 
 def test_what_cannot_be_predicted_from_is_refused_by_name(
