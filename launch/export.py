@@ -5,8 +5,8 @@
 
 Keys:
     run      a finished run's folder, of either framework
-    formats  safetensors, pt2, onnx, stablehlo, onnx-int8, onnx-int8-dynamic;
-             by default the first four
+    formats  safetensors, pt2, onnx, stablehlo, onnx-int8, onnx-int8-dynamic,
+             or all; by default the first four
     out      the new folder; by default `export` in the run folder
     data.root, data.files  where the dataset is, if not where the run had it
 
@@ -52,6 +52,7 @@ from record.card import large_falls, model_card
 from record.disk import recording
 from record.run import AVERAGE, Run, averaged, read_run
 
+ALL = f"{', '.join(FORMATS)}; or formats=all"
 PACKAGES = ("torch", "jax", "flax", "numpy", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -69,6 +70,8 @@ class ExportKeys:
 
     def __post_init__(self) -> None:
         self.run = expanded("run", self.run)
+        if self.formats == ["all"]:
+            self.formats = [*FORMATS]
         if self.out is not None:
             self.out = expanded("out", self.out)
 
@@ -107,12 +110,11 @@ def check_formats(formats: list[str]) -> None:
     """Refuse formats that are unknown, lack a package or what they are made from."""
     if not formats or len({*formats}) < len(formats):
         raise ConfigError(
-            f"formats=[{','.join(formats)}] needs each format once; of: "
-            f"{', '.join(FORMATS)}"
+            f"formats=[{','.join(formats)}] needs each format once; of: {ALL}"
         )
     for name in formats:
         if name not in FORMATS:
-            raise ConfigError(f"formats: {name} is unknown; of: {', '.join(FORMATS)}")
+            raise ConfigError(f"formats: {name} is unknown; of: {ALL}")
         source = FORMATS[name].made_from
         if source is not None and source not in formats:
             raise ConfigError(
