@@ -50,7 +50,7 @@ from recipe.manifest import (
 from recipe.weights import Weights
 from record.card import large_falls, model_card
 from record.disk import recording
-from record.run import AVERAGE, Run, averaged, read_run
+from record.run import AVERAGE, Run, averaged, read_finished
 
 ALL = f"{', '.join(FORMATS)}; or formats=all"
 PACKAGES = ("torch", "jax", "flax", "numpy", "onnx", "onnxscript", "onnxruntime")
@@ -85,15 +85,7 @@ def main(typed: list[str]) -> None:
     assert __doc__
     keys = asked(typed, ExportKeys, __doc__)
     check_formats(keys.formats)
-    folder = Path(keys.run)
-    if not (folder / "config.yaml").is_file():
-        raise RecordError(f"run={folder} is not a run folder: it has no config.yaml")
-    if not (folder / "summary.json").is_file():
-        raise RecordError(
-            f"run={folder} still runs or was killed: it has no summary.json; wait for "
-            f"it, or continue it with run.dir={folder}"
-        )
-    run = read_run(folder)
+    run = read_finished("run", Path(keys.run))
     out = Path(keys.out or run.path / "export").absolute()
     check_place(out)
     dataset = test_set(run, keys)

@@ -296,8 +296,8 @@ def test_a_run_that_did_not_finish_is_refused(train, tmp_path):
     (run / "summary.json").unlink()
     with pytest.raises(RecordError, match="still runs or was killed"):
         export.main([f"run={run}"])
-    with pytest.raises(RecordError, match="is not a run folder"):
-        export.main([f"run={run / 'checkpoints'}"])
+    with pytest.raises(RecordError, match="is not a run folder: no config.yaml; give"):
+        export.main([f"run={run / 'logs'}"])
     with pytest.raises(ConfigError, match="give run="):
         export.main([])
 
