@@ -14,11 +14,11 @@ import json
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import PIL
 from jaxtyping import UInt8
 
 from data import decoded
@@ -94,7 +94,7 @@ def acquire(data: DataConfig) -> Path:
     except (DataError, KeyError):
         pass  # decoded never, in part, or by another version
     arrays = decode(data, listing)
-    source = f"{data.files}, by Pillow {PIL.__version__}"
+    source = f"{data.files}, by Pillow {version('pillow')}"
     try:
         with decoded.room(folder):
             decoded.write(name, data.root, arrays, source, files_state=current)
