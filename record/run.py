@@ -65,7 +65,8 @@ def check_run_folder(key: str, path: Path) -> None:
       RecordError: saying what is expected.
     """
     if not (path / "config.yaml").is_file():
-        what = "is not a run folder: no config.yaml" if path.is_dir() else "is no folder"
+        lacks = "is not a run folder: no config.yaml"
+        what = lacks if path.is_dir() else "is not a folder"
         raise RecordError(
             f"{key}={path} {what}; give the run folder that a training printed at its "
             "end, such as runs/digits_mlp-jax-20260314-150926"

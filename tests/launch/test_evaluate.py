@@ -140,7 +140,7 @@ def test_what_a_framework_refuses_is_one_error_and_leaves_nothing(
         (["RUN"], "keys are run="),
         (["run=RUN", "devices=0"], "devices must be at least 1, got 0"),
         (["run=RUN", "precision=int8"], "precision=int8 is unknown"),
-        (["run=RUN/absent"], "absent is no folder; give the run folder"),
+        (["run=RUN/absent"], "absent is not a folder; give the run folder"),
         (["run=RUN", "checkpoint=7"], "checkpoint=7 is not in .*none was saved"),
     ],
 )
