@@ -63,7 +63,7 @@ def test_what_was_trained_is_evaluated_exported_and_predicted_from(
     for line in f"{trains} train.steps=3", *uses:
         _, script, *typed = shlex.split(line)
         if "export.py" in script:
-            typed.append("formats=onnx")  # others take longer; tests of its own have all
+            typed.append("formats=onnx")  # tests of its own have the others
         done = run_quickly([ROOT / script, *typed], cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"digit\.png +\d +[01]\.\d{4}", done.stdout)

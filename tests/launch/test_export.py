@@ -173,13 +173,8 @@ def test_int8_that_costs_accuracy_says_so_in_the_card(digits, images, tmp_path):
     assert "points below" not in model_card(manifest)
     file = replace(manifest.files["onnx-int8"], measured=found)
     card = model_card(replace(manifest, files={"onnx-int8": file}))
-    points, low, high = map(
-        float,
-        re.search(
-            r"accuracy is (\S+) points below .* interval (\S+) to (\S+)\), more than 1;",
-            card,
-        ).groups(),
-    )
+    said = r"accuracy is (\S+) points below .* interval (\S+) to (\S+)\), more than 1;"
+    points, low, high = map(float, re.search(said, card).groups())
     assert 90 < low < points <= high <= 100
 
 
@@ -252,7 +247,7 @@ def test_a_manifest_that_does_not_fit_is_refused(digits, spoil, told, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "told"),
     {
-        ("formats=[onnx,tflite]",): "tflite is unknown; of: safetensors.*or formats=all",
+        ("formats=[onnx,tflite]",): "tflite is unknown; of: safetensors.*formats=all",
         ("formats=[onnx,onnx]",): "each format once; of: safetensors",
         ("formats=[]",): "each format once",
         ("formats=[onnx-int8]",): r"made from onnx.*write formats=\[onnx,onnx-int8\]",
