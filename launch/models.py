@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from launch.outside import outside
 from launch.outputs import config_of_evaluation, outputs_of
+from launch.outside import outside
 from recipe.errors import ConfigError, RecordError
 from recipe.experiment import SPLIT, DataConfig
 from recipe.formats import FORMATS
