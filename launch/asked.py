@@ -64,7 +64,7 @@ def _value(key: str, text: str, kind: Any) -> Any:
         if not re.fullmatch("[0-9]{1,9}", text):
             raise ConfigError(f"{key}={text}: a whole number is expected")
         return int(text)
-    if get_origin(kind) is list:  # of one, brackets may be left out
+    if get_origin(kind) is list:  # of one, also without brackets
         inside = text.removeprefix("[").removesuffix("]")
         return [word.strip() for word in inside.split(",") if word.strip()]
     return text
