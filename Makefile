@@ -34,6 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  "$(PYTHON)" -m venv --clear .venv; }
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
+	@echo "Installed. Next: source .venv/bin/activate, then docs/quickstart.md; or make demo."
 
 # Three at a time, even on two cores: much of a test is waiting. In
 # the order of tests/conftest.py, not the one with most tests first: tests/launch has few,

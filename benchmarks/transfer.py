@@ -5,9 +5,10 @@
 
 FOLDER/fashion is a finished `experiment=fashion_cnn`; both frameworks start from its
 weights. Each fine-tuning has a run folder in FOLDER, and is not run again if that is
-finished; those of a framework are trained in one process. A gain is between runs of one
-seed, which differ in the weights that they start from and in what is frozen; the
-interval is Student's, over seeds. The examples are the same for all seeds.
+finished and of the same recipe; those of a framework are trained in one process. A gain
+is between runs of one seed, which differ in the weights that they start from and in
+what is frozen; the interval is Student's, over seeds. The examples are the same for all
+seeds.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p).resolve() != ROOT)]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from recipe.config import Config, to_config  # noqa: E402
+from recipe.config import Config, recipe_hash, to_config  # noqa: E402
 from recipe.errors import RecordError  # noqa: E402
 from record.run import FINAL, read_summary  # noqa: E402
 from report.analysis.intervals import half_width  # noqa: E402
@@ -85,6 +86,22 @@ def trainings(
         yield run, ["experiment=digits_from_fashion", *typed, f"run.dir={run}"]
 
 
+def is_done(run: Path, config: Config) -> bool:
+    """Whether a finished run of this recipe is there.
+
+    Raises:
+      RecordError: if one of another recipe is.
+    """
+    if accuracy(run) is None:
+        return False
+    if read_summary(run)["config_hash"] != recipe_hash(config):
+        raise RecordError(
+            f"{run} is a finished run of another recipe than is measured now; give "
+            "another FOLDER, or delete it"
+        )
+    return True
+
+
 def accuracy(run: Path) -> float | None:
     """The test accuracy of a run; None if there is no finished one."""
     with contextlib.suppress(RecordError):
@@ -98,10 +115,10 @@ def train(folder: Path, framework: str, count: int) -> None:
     run = import_module(f"{framework}_impl.train").run
     ConfigStore.instance().store("schema", node=Config)
     for place, typed in trainings(folder, framework, count):
-        if accuracy(place) is not None:
-            continue
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = to_config(compose("config", typed))
+        if is_done(place, config):
+            continue
         with (
             Heartbeat(Processes(), config.parallel) as heartbeat,
             Stopping() as stopping,

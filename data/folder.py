@@ -14,11 +14,11 @@ import json
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import PIL
 from jaxtyping import UInt8
 
 from data import decoded
@@ -33,11 +33,16 @@ ARITHMETIC = 1  # version of `data/prepare.py`'s; another one decodes again
 
 
 class Listing(NamedTuple):
-    """Every file of a dataset, each part in order of class, then of path."""
+    """Every file of a dataset, each part in order of class, then of path.
+
+    Args:
+      unused: as `data.listing.Parts` has it.
+    """
 
     classes: list[str]
     train: list[Example]
     test: list[Example]
+    unused: tuple[str, ...]
 
 
 def list_images(data: DataConfig) -> Listing:
@@ -48,18 +53,17 @@ def list_images(data: DataConfig) -> Listing:
     """
     assert data.files is not None  # checked by DataConfig for data=folder
     parts = listed(Path(data.files), data.class_names)
-    first = next(iter(parts.values()))  # training images, or all
-    found = {label for _, label in first}
+    found = {label for _, label in parts.train}
     classes = data.class_names or sorted(found)
     _check_classes(data, classes, found)
-    if "" in parts:
-        train, test = split(parts[""], classes, data.test_fraction, data.split_seed)
-    else:
-        train, test = parts["train"], parts["test"]
+    train, test = parts.train, parts.test
+    if test is None:
+        train, test = split(train, classes, data.test_fraction, data.split_seed)
     number = {label: n for n, label in enumerate(classes)}
     return Listing(
         list(classes),
         *(sorted(p, key=lambda e: (number[e.label], e.path)) for p in (train, test)),
+        unused=parts.unused,
     )
 
 
@@ -90,7 +94,7 @@ def acquire(data: DataConfig) -> Path:
     except (DataError, KeyError):
         pass  # decoded never, in part, or by another version
     arrays = decode(data, listing)
-    source = f"{data.files}, by Pillow {PIL.__version__}"
+    source = f"{data.files}, by Pillow {version('pillow')}"
     try:
         with decoded.room(folder):
             decoded.write(name, data.root, arrays, source, files_state=current)
@@ -122,10 +126,10 @@ def verify(data: DataConfig) -> dict:
 
 
 def stored_as(data: DataConfig) -> str:
-    """The name under `data.root` of these files, prepared and divided this way."""
+    """The name under `data.root` of these files, prepared, divided and numbered so."""
     keys = (
         *(ARITHMETIC, data.files, data.image_shape, data.resize),
-        *(data.test_fraction, data.split_seed),
+        *(data.test_fraction, data.split_seed, data.class_names),
     )
     return f"folder/{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]}"
 
@@ -184,10 +188,11 @@ def described(data: DataConfig, listing: Listing, arrays: Arrays) -> str:
         f"[{','.join(f'{value:.4f}' for value in values)}]"
         for values in (means, deviations)
     )
+    unused = f"; not used: {', '.join(listing.unused)}" * bool(listing.unused)
     return (
         f"{data.files}: decoded {len(listing.train)} training and {len(listing.test)} "
         f"test images of {len(listing.classes)} classes; the pixels of the training "
-        f"images have data.mean={mean} data.std={std}"
+        f"images have data.mean={mean} data.std={std}{unused}"
     )
 
 

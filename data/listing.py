@@ -26,8 +26,22 @@ class Example(NamedTuple):
     label: str
 
 
-def listed(root: Path, known: Known) -> dict[str, list[Example]]:
-    """Examples by part: "train" and "test", or "" for all that are to be split.
+class Parts(NamedTuple):
+    """The examples of a dataset.
+
+    Args:
+      train: or all, to be split.
+      test: None where they are to be split off.
+      unused: folders or CSVs of test images that another name came before.
+    """
+
+    train: list[Example]
+    test: list[Example] | None = None
+    unused: tuple[str, ...] = ()
+
+
+def listed(root: Path, known: Known) -> Parts:
+    """Every example, in files that are there.
 
     Raises:
       DataError: naming the folder, the file or the line that is wrong.
@@ -56,24 +70,24 @@ def _check_known(label: str, known: Known, where: str) -> None:
         )
 
 
-def _from_folders(root: Path, known: Known) -> dict[str, list[Example]]:
-    """Examples by part: "train" and "test", or "" for all together."""
+def _from_folders(root: Path, known: Known) -> Parts:
     folders, files = _content(root)
     if not folders:
         held = f"{len(files)} images in no class folder" if files else "no images"
         raise DataError(f"data.files={root} holds {held}; {EXPECTED}")
     names = {folder.name for folder in folders}
     if "train" in names and names <= {"train", *TEST_PARTS}:
-        test = next((part for part in TEST_PARTS if part in names), None)
-        if test is None:
+        tests = [part for part in TEST_PARTS if part in names]
+        if not tests:
             raise DataError(
                 f"data.files={root} has a folder train and none called test or val; "
                 f"add one, or give data.files={root / 'train'}, which is then split"
             )
         train = list(_of_classes(root / "train", known))
         known = known or _labels(train)
-        return {"train": train, "test": list(_of_classes(root / test, known))}
-    return {"": list(_of_classes(root, known))}
+        test = list(_of_classes(root / tests[0], known))
+        return Parts(train, test, tuple(tests[1:]))
+    return Parts(list(_of_classes(root, known)))
 
 
 def _of_classes(root: Path, known: Known) -> Iterator[Example]:
@@ -116,28 +130,28 @@ def _content(folder: Path) -> tuple[list[Path], list[Path]]:
     return folders, files
 
 
-def _from_csv(root: Path, known: Known) -> dict[str, list[Example]]:
-    """Examples by part, as for folders; empty if there is no CSV."""
+def _from_csv(root: Path, known: Known) -> Parts | None:
+    """None if there is no CSV."""
     if root.is_file():
         if root.suffix.lower() != ".csv":
             raise DataError(f"data.files={root} is a file, not a CSV; {EXPECTED}")
-        return {"": _read_csv(root, known)}
+        return Parts(_read_csv(root, known))
     train = root / "train.csv"
     if not train.exists():
-        return {}
-    tests = [root / f"{part}.csv" for part in TEST_PARTS]
-    test = next((path for path in tests if path.exists()), None)
-    if test is None:
+        return None
+    names = [f"{part}.csv" for part in TEST_PARTS]
+    tests = [root / name for name in names if (root / name).exists()]
+    if not tests:
         raise DataError(
             f"data.files={root} has a train.csv and no test.csv or val.csv; add one, "
             f"or give data.files={train}, which is then split"
         )
-    parts = {"train": _read_csv(train, known)}
-    parts["test"] = _read_csv(test, known or _labels(parts["train"]))
-    in_both = {e.path for e in parts["train"]} & {e.path for e in parts["test"]}
+    found = _read_csv(train, known)
+    tested = _read_csv(tests[0], known or _labels(found))
+    in_both = {e.path for e in found} & {e.path for e in tested}
     if in_both:
-        raise DataError(f"{min(in_both)} is listed in both {train} and {test}")
-    return parts
+        raise DataError(f"{min(in_both)} is listed in both {train} and {tests[0]}")
+    return Parts(found, tested, tuple(path.name for path in tests[1:]))
 
 
 def _read_csv(file: Path, known: Known) -> list[Example]:

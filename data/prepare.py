@@ -10,12 +10,15 @@ import io
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from recipe.errors import DataError
+
+if TYPE_CHECKING:  # Pillow takes 20 ms, and most runs read no image file
+    from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -25,12 +28,14 @@ READ = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # modes of 8 bits
 MOST_PIXELS = 150_000_000
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path) -> "Image":
     """The image in a PNG or JPEG file, turned as its EXIF orientation says.
 
     Raises:
       DataError: naming the file, if it is truncated, corrupt or of another type.
     """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -55,7 +60,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def prepare(
-    image: Image.Image,
+    image: "Image",
     image_shape: Sequence[int],
     resize: str = "stretch",
     invert: bool = False,
@@ -113,7 +118,7 @@ def prepare_file(
         raise DataError(f"{path} {error}") from None
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def _opaque(image: "Image") -> "Image":
     """Without an alpha channel, which must be opaque everywhere."""
     if not image.has_transparency_data:
         return image

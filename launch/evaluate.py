@@ -11,6 +11,7 @@ devices     how many evaluate it together (1)
 platform    auto, cpu or gpu (auto)
 precision   to compute in; by default the run's
 data.root   where its dataset is; by default the run's
+data.files  where the files of data=custom or data=folder are; by default the run's
 
 Writes evaluation.json, index.html and predictions.npz to a new folder,
 DIR/evaluations/<framework>-<weights>.
@@ -18,75 +19,48 @@ DIR/evaluations/<framework>-<weights>.
 
 import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.dataset import Dataset, acquire, load
+from launch.asked import asked
 from launch.cli import end_by_exception, plain_main, this_process
 from launch.outputs import config_of_evaluation, outputs_of
 from recipe.config import Config
 from recipe.errors import ConfigError
-from recipe.fields import expanded, one_of
+from recipe.fields import at_least, expanded, one_of
 from recipe.study import FRAMEWORKS
 from recipe.training import PRECISIONS
 from record.trained import read_trained
 from report.analysis.evaluation import Evaluation, Scores, score
 from report.evaluation import PAGE, write_evaluation
 
-KEYS = (
-    *("run", "framework", "checkpoint", "devices", "platform", "precision"),
-    "data.root",
-)
 PLATFORMS = ("auto", "cpu", "gpu")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """The command line; None where the run decides."""
+@dataclass(kw_only=True)
+class EvaluateKeys:
+    """What to evaluate, and how; None where the run decides."""
 
-    run: Path
-    framework: str | None
-    checkpoint: str | None
-    devices: int
-    platform: str
-    precision: str | None
-    root: str | None
+    run: str
+    framework: str | None = None
+    checkpoint: str | None = None
+    devices: int = 1
+    platform: str = "auto"
+    precision: str | None = None
+    root: str | None = field(default=None, metadata={"key": "data.root"})
+    files: str | None = field(default=None, metadata={"key": "data.files"})
 
-
-def asked(typed: list[str]) -> Asked:
-    """The command line, checked.
-
-    Raises:
-      ConfigError: naming the key, what it was given, and what is allowed.
-    """
-    given = {}
-    for argument in typed:
-        key, equals, value = argument.partition("=")
-        if not (equals and value) or key not in KEYS:
-            raise ConfigError(
-                f"{argument} is not one of the keys, which are {'=, '.join(KEYS)}=; "
-                "--help explains them"
-            )
-        given[key] = value
-    if "run" not in given:
-        raise ConfigError("run= is missing: give a run folder, as in run=runs/torch")
-    devices = given.get("devices", "1")
-    if not (devices.isascii() and devices.isdigit() and int(devices) > 0):
-        raise ConfigError(f"devices={devices} is not a whole number of at least 1")
-    allowed = {"framework": FRAMEWORKS, "platform": PLATFORMS, "precision": PRECISIONS}
-    for key, options in allowed.items():
-        if key in given:
-            one_of(key, given[key], options)
-    root = given.get("data.root")
-    return Asked(
-        run=Path(expanded("run", given["run"])),
-        framework=given.get("framework"),
-        checkpoint=given.get("checkpoint"),
-        devices=int(devices),
-        platform=given.get("platform", "auto"),
-        precision=given.get("precision"),
-        root=None if root is None else expanded("data.root", root),
-    )
+    def __post_init__(self) -> None:
+        at_least("devices", self.devices, 1)
+        one_of("platform", self.platform, PLATFORMS)
+        if self.framework is not None:
+            one_of("framework", self.framework, FRAMEWORKS)
+        if self.precision is not None:
+            one_of("precision", self.precision, PRECISIONS)
+        self.run = expanded("run", self.run)
+        if self.root is not None:
+            self.root = expanded("data.root", self.root)
 
 
 def main(typed: list[str]) -> None:
@@ -95,22 +69,21 @@ def main(typed: list[str]) -> None:
     Raises:
       DuetError: with what is wrong, in one line.
     """
-    if {"--help", "-h"} & {*typed}:
-        print(__doc__)
-        return
+    assert __doc__
+    given = asked(typed, EvaluateKeys, __doc__)
     if this_process().launcher != "python":
         raise ConfigError(
             "evaluate starts its own processes; run it as python launch/evaluate.py, "
             "without torchrun or srun"
         )
-    given = asked(typed)
-    trained = read_trained(given.run, given.checkpoint)
+    trained = read_trained(Path(given.run), given.checkpoint)
     config = config_of_evaluation(
         trained.config,
         devices=given.devices,
         platform=given.platform,
         precision=given.precision,
         root=given.root,
+        files=given.files,
     )
     framework = given.framework or trained.framework
     dataset = _dataset(config)

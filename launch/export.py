@@ -5,9 +5,10 @@
 
 Keys:
     run      a finished run's folder, of either framework
-    formats  safetensors, pt2, onnx, stablehlo, onnx-int8, onnx-int8-dynamic;
-             by default the first four
+    formats  safetensors, pt2, onnx, stablehlo, onnx-int8, onnx-int8-dynamic,
+             or all; by default the first four
     out      the new folder; by default `export` in the run folder
+    data.root, data.files  where the dataset is, if not where the run had it
 
 Each file takes uint8 images of any batch size and returns logits; safetensors holds the
 weights alone. A process without Duet loads each that computes, and compares its logits
@@ -19,13 +20,12 @@ import launch  # isort: skip  # noqa: F401  (launch/launch.py says why)
 
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from omegaconf import MISSING
 
 from data.dataset import Dataset, acquire, load
 from launch.asked import asked
@@ -35,6 +35,7 @@ from launch.export_files import write_files
 from launch.outputs import config_of_evaluation
 from recipe.config import Config
 from recipe.errors import ConfigError, DataError, RecordError
+from recipe.fields import expanded
 from recipe.formats import FORMATS
 from recipe.labels import class_labels
 from recipe.manifest import (
@@ -47,10 +48,11 @@ from recipe.manifest import (
     model_file,
 )
 from recipe.weights import Weights
-from record.card import model_card
+from record.card import large_falls, model_card
 from record.disk import recording
-from record.run import AVERAGE, Run, averaged, read_run
+from record.run import AVERAGE, Run, averaged, read_finished
 
+ALL = f"{', '.join(FORMATS)}; or formats=all"
 PACKAGES = ("torch", "jax", "flax", "numpy", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -58,11 +60,20 @@ PACKAGES = ("torch", "jax", "flax", "numpy", "onnx", "onnxscript", "onnxruntime"
 class ExportKeys:
     """What to export, and where."""
 
-    run: str = MISSING
+    run: str
     formats: list[str] = field(
         default_factory=lambda: ["safetensors", "pt2", "onnx", "stablehlo"]
     )
     out: str | None = None
+    root: str | None = field(default=None, metadata={"key": "data.root"})
+    files: str | None = field(default=None, metadata={"key": "data.files"})
+
+    def __post_init__(self) -> None:
+        self.run = expanded("run", self.run)
+        if self.formats == ["all"]:
+            self.formats = [*FORMATS]
+        if self.out is not None:
+            self.out = expanded("out", self.out)
 
 
 def main(typed: list[str]) -> None:
@@ -72,20 +83,12 @@ def main(typed: list[str]) -> None:
       DuetError: with what is wrong, in one line; nothing is left of the folder then.
     """
     assert __doc__
-    keys = asked(list(map(listed, typed)), ExportKeys, __doc__)
+    keys = asked(typed, ExportKeys, __doc__)
     check_formats(keys.formats)
-    folder = Path(keys.run).expanduser()
-    if not (folder / "config.yaml").is_file():
-        raise RecordError(f"run={folder} is not a run folder: it has no config.yaml")
-    if not (folder / "summary.json").is_file():
-        raise RecordError(
-            f"run={folder} still runs or was killed: it has no summary.json; wait for "
-            f"it, or continue it with run.dir={folder}"
-        )
-    run = read_run(folder)
-    out = Path(keys.out or run.path / "export").expanduser().absolute()
+    run = read_finished("run", Path(keys.run))
+    out = Path(keys.out or run.path / "export").absolute()
     check_place(out)
-    dataset = test_set(run)
+    dataset = test_set(run, keys)
     with (
         recording(out),
         tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as work,
@@ -95,27 +98,15 @@ def main(typed: list[str]) -> None:
     print(f"export: {out}")
 
 
-def listed(argument: str) -> str:
-    """`formats=onnx` as the list that is meant.
-
-    >>> listed("formats=onnx"), listed("formats=[onnx,pt2]"), listed("run=a")
-    ('formats=[onnx]', 'formats=[onnx,pt2]', 'run=a')
-    """
-    key, _, value = argument.partition("=")
-    alone = key == "formats" and value and "[" not in value
-    return f"{key}=[{value}]" if alone else argument
-
-
 def check_formats(formats: list[str]) -> None:
     """Refuse formats that are unknown, lack a package or what they are made from."""
     if not formats or len({*formats}) < len(formats):
         raise ConfigError(
-            f"formats=[{','.join(formats)}] needs each format once; of: "
-            f"{', '.join(FORMATS)}"
+            f"formats=[{','.join(formats)}] needs each format once; of: {ALL}"
         )
     for name in formats:
         if name not in FORMATS:
-            raise ConfigError(f"formats: {name} is unknown; of: {', '.join(FORMATS)}")
+            raise ConfigError(f"formats: {name} is unknown; of: {ALL}")
         source = FORMATS[name].made_from
         if source is not None and source not in formats:
             raise ConfigError(
@@ -142,19 +133,22 @@ def check_place(out: Path) -> None:
         raise RecordError(f"out={out}: there is no folder {out.parent}; make it first")
 
 
-def test_set(run: Run) -> Dataset:
-    """The dataset that the run was trained on.
+def test_set(run: Run, keys: ExportKeys) -> Dataset:
+    """The dataset that the run was trained on, read from where it is now.
 
     Raises:
-      DataError: if it is another one by now.
+      DataError: if it is another one by now: accuracies would be claimed of data that
+        nobody has.
     """
-    acquire(run.config.data)
-    dataset = load(run.config.data)
+    data = run.config.data
+    data = replace(data, root=keys.root or data.root, files=keys.files or data.files)
+    acquire(data)
+    dataset = load(data)
     if dataset.fingerprint != run.summary["data_fingerprint"]:
         raise DataError(
-            f"{run.path} was trained on {run.config.data.name} with other content than "
-            f"{run.config.data.root} has now: the fingerprints of summary.json and of "
-            "the arrays differ"
+            f"{run.path} was trained on {data.name} with other content than "
+            f"{data.files or data.root} has now: the fingerprints of summary.json and "
+            "of the arrays differ; data.root= or data.files= says where they are"
         )
     return dataset
 
@@ -196,6 +190,8 @@ def export(run: Run, formats: list[str], dataset: Dataset, work: Path) -> None:
         shutil.move(path, folder)
         print(f"{name}: {path.name}, {files[name].bytes:,} bytes")
     test = {"examples": len(logits), **scores(right_of(logits, labels))}
+    for line in large_falls(files):
+        print(line)
     manifest = manifest_of(run, config, test, files)
     (folder / MANIFEST).write_bytes(manifest.to_json())
     (folder / "README.md").write_text(model_card(manifest))

@@ -8,32 +8,14 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Bool, Float
 
-from launch.export_files import run_child
+from launch.outside import outside
 from recipe.errors import DuetError
 from recipe.formats import FORMATS
 from recipe.weights import Weights
-from record.metrics import accuracy_interval
+from report.analysis.intervals import accuracy_fall, fraction_estimate
 
-RUNTIMES = Path(__file__).with_name("runtimes.py")
 # Largest difference of a logit, absolute and relative to the largest logit.
 ABSOLUTE, RELATIVE = 1e-4, 1e-5
-# What a file may not need: such an import fails.
-DUET = ("recipe", "runtime", "data", "record", "report", "launch", "torch_impl")
-OUTSIDE = (
-    f"import sys, runpy; sys.modules.update(dict.fromkeys({(*DUET, 'jax_impl')})); "
-    f"runpy.run_path({str(RUNTIMES)!r}, run_name='__main__')"
-)
-
-
-def outside(format: str, model: Path, images: Path, *out: Path) -> None:
-    """Compute a file's logits in a process that can import nothing of Duet.
-
-    Args:
-      out: where logits.npy goes, and, if it is to be measured, where that goes.
-    """
-    places = [str(path.absolute()) for path in (model, images, *out)]
-    # -P: not even the folder that it runs in is searched for modules.
-    run_child(["-P", "-c", OUTSIDE, format, *places], model.absolute().parent)
 
 
 def check_file(
@@ -72,11 +54,13 @@ def check_file(
             f"{format}: its logits depend on the batch size, by up to "
             f"{facts['batch_difference']:.1e}, more than {allowed:.1e}"
         )
+    right = right_of(found, labels)
     return {
         "examples": len(found),
         "logit_difference": difference,
         "allowed": None if FORMATS[format].int8 else allowed,
-        **scores(right_of(found, labels)),
+        **scores(right),
+        **(fall(right_of(logits, labels), right) if FORMATS[format].int8 else {}),
         **facts,
     }
 
@@ -111,9 +95,28 @@ def scores(right: Bool[np.ndarray, " N"] | None) -> dict[str, Any]:
     """Accuracy, with its count and its 95 % interval; empty for a regression."""
     if right is None:
         return {}
-    correct, examples = int(right.sum()), len(right)
+    correct = int(right.sum())
+    accuracy = fraction_estimate(correct, len(right))
     return {
         "correct": correct,
-        "accuracy": correct / examples,
-        "accuracy_interval": list(accuracy_interval(correct, examples)),
+        "accuracy": accuracy.value,
+        "accuracy_interval": [accuracy.low, accuracy.high],
+    }
+
+
+def fall(
+    before: Bool[np.ndarray, " N"] | None, after: Bool[np.ndarray, " N"] | None
+) -> dict[str, Any]:
+    """How far accuracy is below the trained model's; empty for a regression.
+
+    Args:
+      before, after: whether the trained model, and the file, are right.
+    """
+    if before is None or after is None:
+        return {}
+    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
+    found = accuracy_fall(lost, won, len(after))
+    return {
+        "accuracy_fall": found.value,
+        "accuracy_fall_interval": [found.low, found.high],
     }

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from launch.export_check import outside
 from launch.outputs import config_of_evaluation, outputs_of
+from launch.outside import outside
 from recipe.errors import ConfigError, RecordError
 from recipe.experiment import SPLIT, DataConfig
 from recipe.formats import FORMATS
 from recipe.labels import class_labels
-from recipe.manifest import MANIFEST, read_manifest
+from recipe.manifest import MANIFEST, check_files, read_manifest
 from record.trained import Trained, read_trained
 
 # What loads the formats that are not ONNX, see `launch/runtimes.py`.
@@ -74,7 +74,7 @@ def exported(path: Path, framework: str | None) -> Model:
 
     Raises:
       ConfigError: if there is none, or its package is missing.
-      RecordError: if a file is not what the manifest says.
+      RecordError: if the file is not what the manifest says.
     """
     if framework is not None:
         raise ConfigError(
@@ -82,7 +82,7 @@ def exported(path: Path, framework: str | None) -> Model:
             "the file of the format instead, such as model.onnx"
         )
     folder = path if path.is_dir() else path.parent
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, formats=())
     files = {
         name: entry.file
         for name, entry in manifest.files.items()
@@ -100,6 +100,7 @@ def exported(path: Path, framework: str | None) -> Model:
     package = PACKAGES.get(chosen, "onnxruntime")
     if find_spec(package) is None:
         raise ConfigError(f"{files[chosen]} needs {package}; pip install {package}")
+    check_files(folder, manifest, [chosen])
 
     def outputs(pixels: UInt8[np.ndarray, "n H W C"]) -> Float[np.ndarray, "n K"]:
         with tempfile.TemporaryDirectory() as place:

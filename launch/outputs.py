@@ -29,6 +29,7 @@ def config_of_evaluation(
     platform: str = "auto",
     precision: str | None = None,
     root: str | None = None,
+    files: str | None = None,
 ) -> Config:
     """The run's config, to evaluate its weights with.
 
@@ -36,7 +37,8 @@ def config_of_evaluation(
     micro-batches are of the training alone. A batch divides over the devices.
 
     Args:
-      precision, root: to compute in, and of its dataset; the run's where None.
+      precision: to compute in; the run's where None.
+      root, files: where its dataset is, if not where the run had it.
     """
     name = precision or config.precision.name
     scale = LossScaleConfig() if name == "fp16" else None
@@ -45,7 +47,7 @@ def config_of_evaluation(
     root = str(Path(root or config.data.root).absolute())
     return replace(
         config,
-        data=replace(config.data, root=root),
+        data=replace(config.data, root=root, files=files or config.data.files),
         model=replace(config.model, weights=None, head=None),
         precision=PrecisionConfig(name=name, loss_scale=scale),
         parallel=ParallelConfig(name="dp"),

@@ -34,11 +34,11 @@ from launch.trainings import (
     trainer,
     typed_keys,
 )
-from recipe.errors import ConfigError, RecordError
+from recipe.errors import ConfigError
 from recipe.execution import Strategy
 from recipe.parity import ParityConfig
 from record.gpus import check_gpus_used
-from record.run import Run, read_run
+from record.run import Run, read_finished
 from record.weights import check_weights
 from report.page.parity import write_parity_page
 from report.parity.bounds import (
@@ -128,13 +128,7 @@ def compare_runs(config: ParityConfig) -> None:
             f"{', '.join(extra)}"
         )
     folders = {n: Path(f) for n, f in (("a", config.a), ("b", config.b)) if f}
-    for name, path in folders.items():
-        if not path.is_dir():
-            raise RecordError(
-                f"{name}={path} is not a folder; give a run folder, such as "
-                "runs/digits_mlp-jax-20260314-150926"
-            )
-    runs = [read_run(path) for path in folders.values()]
+    runs = [read_finished(name, path) for name, path in folders.items()]
     labels = [f"{name}: {label_of(run)}" for name, run in zip("ab", runs, strict=True)]
     if label_of(runs[0]) == label_of(runs[1]):
         labels = [

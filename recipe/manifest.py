@@ -7,6 +7,7 @@ model's.
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
@@ -121,8 +122,11 @@ def model_file(
     )
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an export folder, with every file compared with its SHA-256.
+def read_manifest(folder: Path, formats: Collection[str] | None = None) -> Manifest:
+    """The manifest of an export folder, its files compared with their SHA-256.
+
+    Args:
+      formats: whose files are compared; None for all.
 
     Raises:
       RecordError: naming the file and what is missing, wrong or changed.
@@ -145,9 +149,18 @@ def read_manifest(folder: Path) -> Manifest:
         )
     manifest = _read(Manifest, given, str(path))
     _check_values(manifest, str(path))
-    for name, entry in manifest.files.items():
-        _check_file(folder, entry, f"{path}: {name}")
+    check_files(folder, manifest, manifest.files if formats is None else formats)
     return manifest
+
+
+def check_files(folder: Path, manifest: Manifest, formats: Collection[str]) -> None:
+    """Compare the files of these formats with their SHA-256.
+
+    Raises:
+      RecordError: naming the file that is missing or changed.
+    """
+    for name in formats:
+        _check_file(folder, manifest.files[name], f"{folder / MANIFEST}: {name}")
 
 
 def _check_values(manifest: Manifest, where: str) -> None:

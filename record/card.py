@@ -7,6 +7,8 @@ import yaml
 from recipe.formats import FORMATS
 from recipe.manifest import Manifest, ModelFile
 
+MOST_FALL = 0.01  # of an accuracy, by int8; of more the card speaks
+
 LOAD = {
     "pt2": "torch.export.load('{file}').module()(torch.from_numpy(images))",
     "onnx": "onnxruntime.InferenceSession('{file}').run(None, {{'images': images}})",
@@ -120,13 +122,29 @@ def _evaluation(manifest: Manifest) -> str:
             f": accuracy {test['accuracy']:.4f} ({test['correct']:,} of "
             f"{test['examples']:,}; 95 % interval {_interval(test)})"
         )
-    return f"{said}.\n\n{table(manifest.files)}\n\n" + (
+    falls = "".join(f"**{line}.**\n\n" for line in large_falls(manifest.files))
+    return f"{said}.\n\n{table(manifest.files)}\n\n{falls}" + (
         "Each file that computes was loaded by a process without Duet. The difference "
         "is the largest of a logit from the trained model's. Load is from the file to "
         "its first result in a new process, imports excluded; latency is a call's, "
         "median and "
         "95th percentile, all on the CPU of the machine that exported."
     )
+
+
+def large_falls(files: dict[str, ModelFile]) -> list[str]:
+    """What is said of each file whose accuracy falls by more than `MOST_FALL`."""
+    said = []
+    for name, entry in files.items():
+        points = 100 * entry.measured.get("accuracy_fall", 0.0)
+        if points > 100 * MOST_FALL:
+            low, high = (100 * e for e in entry.measured["accuracy_fall_interval"])
+            said.append(
+                f"{name}: accuracy is {points:.1f} points below the trained model's "
+                f"(95 % interval {low:.1f} to {high:.1f}), more than "
+                f"{100 * MOST_FALL:g}; prefer another format"
+            )
+    return said
 
 
 def table(files: dict[str, ModelFile]) -> str:

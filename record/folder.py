@@ -21,11 +21,12 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from recipe.config import Config, to_yaml
-from recipe.errors import RecordError
+from recipe.config import Config, from_yaml, to_yaml
+from recipe.errors import ConfigError, RecordError
 from record.checkpoint import FOLDER, checkpoint_step
-from record.disk import recording
-from record.run import read_summary
+from record.disk import read_text, recording
+from record.length import why_not_extendable
+from record.run import FINAL, read_summary
 from record.stopping import STOP
 from runtime.processes import Processes
 
@@ -76,12 +77,19 @@ def _check_empty(path: Path) -> None:
 
 
 def _how_to_continue(path: Path) -> str:
-    if any(checkpoint_step(kept) for kept in path.glob(f"{FOLDER}/*")):
+    why = ""
+    with contextlib.suppress(ConfigError, RecordError):  # which resuming would name
+        why = why_not_extendable(from_yaml(read_text(path / "config.yaml")))
+    if not any(checkpoint_step(kept) for kept in path.glob(f"{FOLDER}/*")):
+        why = (
+            "no checkpoint of its state was due (checkpoint.every_steps, "
+            ".every_minutes, .at_end)"
+        )
+    if not why:
         return f"run.resume={path}, another run.dir, and more train.epochs"
     return (
-        f"model.weights={path / 'final.safetensors'} and another run.dir, with an "
-        "optimizer that starts afresh, as no checkpoint of its state was due "
-        "(checkpoint.every_steps, .every_minutes, .at_end)"
+        f"model.weights={path / FINAL} and another run.dir, with an optimizer that "
+        f"starts afresh, as {why}"
     )
 
 

@@ -18,24 +18,30 @@ def is_extendable(config: Config, before: dict[str, Any]) -> bool:
     Args:
       before: the recipe's values by key, as the run was started.
     """
-    schedules = {config.schedule.name, before.get("schedule.name")}
-    return schedules == {"constant"} and not _shares_statistics(config)
+    was_constant = before.get("schedule.name") == "constant"
+    return was_constant and not why_not_extendable(config)
 
 
-def how_to_extend(config: Config, weights: str) -> str:
-    """What to do where they do depend on it.
-
-    Args:
-      weights: the file of the run's weights.
-    """
+def why_not_extendable(config: Config) -> str:
+    """How a run's steps depend on its length; empty where they do not."""
     if _shares_statistics(config):
-        why = "model.norm.sync=false shares statistics where a run ends"
-    else:
-        why = (
+        return "model.norm.sync=false shares statistics where a run ends"
+    if config.schedule.name != "constant":
+        return (
             f"schedule={config.schedule.name} sets each learning rate by the length of "
             "the run, so its first steps would have been different ones in a longer "
             "run; only schedule=constant can be extended"
         )
+    return ""
+
+
+def how_to_extend(config: Config, weights: str) -> str:
+    """What to do where steps do depend on the length.
+
+    Args:
+      weights: the file of the run's weights.
+    """
+    why = why_not_extendable(config) or "it was started with another schedule"
     return (
         f"{why}. To continue from its weights with a new schedule: "
         f"model.weights={weights} and another run.dir"

@@ -1,6 +1,5 @@
 """Metrics computed from a run's raw sums: class metrics and throughput."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -51,23 +50,6 @@ def class_scores(confusion: Int[np.ndarray, "K K"]) -> dict[str, float]:
         "f1": _ratios(2 * right, examples + predicted).mean(),
     }
     return {name: float(score) for name, score in scores.items()}
-
-
-def accuracy_interval(correct: int, examples: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of an accuracy: what a test set of this size tells.
-
-    (p + z²/2n ± z √(p(1 - p)/n + z²/4n²)) / (1 + z²/n), with z = 1.96.
-
-    Source: Wilson, Probable Inference, JASA 1927.
-
-    >>> low, high = accuracy_interval(8930, 10000)
-    >>> f"{low:.4f} to {high:.4f}"
-    '0.8868 to 0.8989'
-    """
-    z, p, n = 1.959964, correct / examples, examples
-    middle = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
 def _ratios(

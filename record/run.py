@@ -55,6 +55,42 @@ def averaged(name: str) -> bool:
     return name.startswith(AVERAGE)
 
 
+def check_run_folder(key: str, path: Path) -> None:
+    """Refuse a folder that is given as a run's and is none.
+
+    Args:
+      key: that was given, for the message.
+
+    Raises:
+      RecordError: saying what is expected.
+    """
+    if not (path / "config.yaml").is_file():
+        lacks = "is not a run folder: no config.yaml"
+        what = lacks if path.is_dir() else "is not a folder"
+        raise RecordError(
+            f"{key}={path} {what}; give the run folder that a training printed at its "
+            "end, such as runs/digits_mlp-jax-20260314-150926"
+        )
+
+
+def read_finished(key: str, path: Path) -> Run:
+    """The run that a user names by its folder.
+
+    Args:
+      key: that was given, for messages.
+
+    Raises:
+      RecordError: if it is none, did not finish, or as `read_run` does.
+    """
+    check_run_folder(key, path)
+    if not (path / "summary.json").is_file():
+        raise RecordError(
+            f"{key}={path} still runs or was killed: it has no summary.json; wait for "
+            f"it, or continue it with run.dir={path}"
+        )
+    return read_run(path)
+
+
 def read_run(path: Path) -> Run:
     """Read a whole run folder, checked against the schema.
 

@@ -22,7 +22,13 @@ from record.checkpoint import (
     saved_checkpoints,
 )
 from record.resume import check_fit, config_of
-from record.run import FINAL, read_environment, read_summary, read_weights
+from record.run import (
+    FINAL,
+    check_run_folder,
+    read_environment,
+    read_summary,
+    read_weights,
+)
 
 LAST, BEST = "last", "best"  # instead of a checkpoint's step
 
@@ -65,11 +71,11 @@ def read_trained(run: Path, checkpoint: str | None = None) -> Trained:
       DuetError: if it is not a run folder, has no such weights, or they do not fit
         the run's model.
     """
-    if not (run / "config.yaml").is_file():
-        hint = "give one, such as runs/digits_mlp-jax-20260314-150926"
-        if checkpoint_step(run) is not None:
-            hint = f"for this checkpoint give run={run.parent.parent} checkpoint=STEP"
-        raise RecordError(f"run={run} is not a run folder: no config.yaml; {hint}")
+    if run.is_dir() and (step := checkpoint_step(run)) is not None:
+        raise RecordError(
+            f"run={run} is a checkpoint; give run={run.parent.parent} checkpoint={step}"
+        )
+    check_run_folder("run", run)
     found = _final(run) if checkpoint is None else _of_checkpoint(run, checkpoint)
     if found.framework not in FRAMEWORKS:
         raise RecordError(

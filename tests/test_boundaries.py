@@ -137,6 +137,12 @@ def test_the_probe_catches_a_planted_import_and_names_its_module(loads, tmp_path
     assert loads("planted", tmp_path) == {"torch": "planted.deeper.late"}
 
 
+def test_no_run_imports_pillow_that_reads_no_image_file(run_python):
+    shown = "launch.train", "data.dataset", "data.inputs"  # predictions read some
+    done = run_python(["-c", PROBE, "PIL", *shown])
+    assert json.loads(done.stdout) == dict(zip(shown, ([], [], ["PIL"]), strict=True))
+
+
 def test_recipe_names_no_third_party_but_numpy_jaxtyping_and_omegaconf(root):
     for file in (root / "recipe").rglob("*.py"):
         third_party = imported(file.read_text()) - sys.stdlib_module_names - {"recipe"}

@@ -29,7 +29,7 @@ SCHEMAS = {
     "study": ("study", StudyConfig),
 }
 PARSERS = {
-    "evaluate": evaluate.asked,
+    "evaluate": lambda typed: asked(typed, evaluate.EvaluateKeys, ""),
     "export": lambda typed: asked(typed, export.ExportKeys, ""),
     "predict": lambda typed: predict.parser().parse_args(typed),
     "report": lambda typed: report.parser().parse_args(typed),

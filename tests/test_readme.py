@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 import yaml
+from PIL import Image
 
 from tests.conftest import ROOT, exhaustive_but
 from tests.launch.pages import console_lines
@@ -18,7 +19,12 @@ COMMANDS = [
     line.partition("  #")[0].strip() for page in PAGES for line in console_lines(page)
 ]
 BY_HAND = ("make ", "source ")  # what sets up the environment that this runs in
-SCRIPTS = [c for c in dict.fromkeys(COMMANDS) if not c.startswith(BY_HAND)]
+USES = re.compile(r"launch/(evaluate|export|predict)\.py")  # what was trained before
+SCRIPTS = [
+    c
+    for c in dict.fromkeys(COMMANDS)
+    if not c.startswith(BY_HAND) and not USES.search(c)
+]
 
 
 def test_the_first_two_commands_are_on_the_first_screen():
@@ -40,12 +46,27 @@ def test_the_command_runs(run_python, fashion_mnist, command, tmp_path):
         arguments = ["-m", "torch.distributed.run", *arguments]
     if "launch/parity.py" in command or "launch/study.py" in command:
         arguments += ["--cfg", "job"]  # tests of their own in tests/launch run them
-    elif re.search(r"launch/(report|evaluate|export|predict)\.py", command):
+    elif "launch/report.py" in command:
         arguments = [arguments[0], "--help"]  # tests of their own run them
     elif "launch/" in command:
         arguments += ["train.steps=3", f"run.dir={tmp_path / 'run'}"]
     done = run_python(arguments)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_was_trained_is_evaluated_exported_and_predicted_from(
+    run_quickly, tmp_path
+):
+    trains, *uses = [c for c in COMMANDS if c in README and "runs/one" in c]
+    assert len(uses) == len(list(filter(USES.search, uses))) == 3
+    Image.new("L", (20, 30)).save(tmp_path / "digit.png")
+    for line in f"{trains} train.steps=3", *uses:
+        _, script, *typed = shlex.split(line)
+        if "export.py" in script:
+            typed.append("formats=onnx")  # tests of its own have the others
+        done = run_quickly([ROOT / script, *typed], cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"digit\.png +\d +[01]\.\d{4}", done.stdout)
 
 
 @pytest.mark.parametrize("page", sorted(p.name for p in (ROOT / "docs").glob("*.md")))

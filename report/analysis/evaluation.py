@@ -15,9 +15,10 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from recipe.config import recipe_hash
 from recipe.errors import RecordError
+from recipe.labels import class_labels
 from record.schema import strict_json
 from record.trained import Trained
-from report.analysis.intervals import CONFIDENCE, Estimate
+from report.analysis.intervals import Estimate, fraction_estimate
 
 BINS = 15  # of confidences, as Guo et al. have them
 MOST_MISTAKES = 24
@@ -114,6 +115,11 @@ class Evaluation:
     scores: Scores
 
     @property
+    def labels(self) -> list[str]:
+        """What each class is called, in the order of their numbers."""
+        return class_labels(self.trained.config.data)
+
+    @property
     def notes(self) -> list[str]:
         """What a reader of the scores has to know."""
         found = [f"skipped: {reason}" for reason in self.trained.skipped]
@@ -142,6 +148,7 @@ class Evaluation:
             "precision": self.precision,
             "data": trained.config.data.name,
             "data_fingerprint": self.data_fingerprint,
+            "labels": self.labels,
             **asdict(self.scores),
             "accuracy_interval": accuracy and [accuracy.low, accuracy.high],
             "recorded": strict_json(trained.test),
@@ -263,22 +270,3 @@ def worst_mistakes(
         Mistake(int(n), int(labels[n]), int(predicted[n]), float(confidence[n]))
         for n in worst
     )
-
-
-def fraction_estimate(right: int, of: int) -> Estimate:
-    """A fraction of independent examples and its 95 % interval.
-
-    Source: Clopper and Pearson, The use of confidence or fiducial limits illustrated in
-    the case of the binomial, Biometrika 26 (1934).
-
-    >>> f"{fraction_estimate(9, 10):.3f}"
-    '0.900 (0.555 to 0.997)'
-    """
-    tail = (1 - CONFIDENCE) / 2
-    low, high = scipy.special.betaincinv(
-        [max(right, 1), right + 1],
-        [of - right + 1, max(of - right, 1)],
-        [tail, 1 - tail],
-    )
-    low, high = 0.0 if right == 0 else float(low), 1.0 if right == of else float(high)
-    return Estimate(right / of, low, high)

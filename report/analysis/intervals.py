@@ -58,6 +58,46 @@ class Estimate:
         return format(self.value, form) + f" ({interval})" * bool(interval)
 
 
+def fraction_estimate(right: int, of: int) -> Estimate:
+    """A fraction of independent examples, such as an accuracy.
+
+    Source: Clopper and Pearson, The use of confidence or fiducial limits illustrated in
+    the case of the binomial, Biometrika 26 (1934), by SciPy.
+
+    >>> f"{fraction_estimate(9, 10):.3f}"
+    '0.900 (0.555 to 0.997)'
+    """
+    from scipy.stats import binomtest  # slow to import, and no study needs it
+
+    ends = binomtest(right, of).proportion_ci(CONFIDENCE)
+    return Estimate(right / of, float(ends.low), float(ends.high))
+
+
+def accuracy_fall(lost: int, won: int, of: int) -> Estimate:
+    """How far a classifier's accuracy is below another's on the same examples.
+
+    The interval is of the fraction that is lost of the examples that one of them alone
+    classifies rightly, their number being given.
+
+    Args:
+      lost, won: how many the other alone, and this one alone classifies rightly.
+      of: all examples.
+
+    Source: McNemar, Note on the sampling error of the difference between correlated
+    proportions or percentages, Psychometrika 12 (1947).
+
+    >>> f"{accuracy_fall(9, 1, 100):.3f}"
+    '0.080 (0.011 to 0.099)'
+    """
+    either = lost + won
+    if not either:
+        return Estimate(0.0, 0.0, 0.0)
+    part = fraction_estimate(lost, either)
+    assert part.low is not None and part.high is not None
+    low, high = ((2 * end - 1) * either / of for end in (part.low, part.high))
+    return Estimate((lost - won) / of, low, high)
+
+
 @dataclass(frozen=True)
 class Location:
     """The location of repeats, on the logarithm of what was measured.

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from report.analysis.evaluation import BINS, Evaluation, Scores, fraction_estimate
+from report.analysis.evaluation import BINS, Evaluation
 from report.analysis.groups import FRAMEWORKS
-from report.analysis.intervals import format_count
+from report.analysis.intervals import format_count, fraction_estimate
 from report.page import html
 from report.page.blocks import (
     Block,
@@ -62,15 +62,17 @@ def page(
     )
     sections = [
         Section(
-            "scores", "How good is it?", (*_scores(evaluation), *_by_class(scores))
+            "scores", "How good is it?", (*_scores(evaluation), *_by_class(evaluation))
         ),
         Section(
             "calibration",
             "Is it as sure as it is right?",
             _calibration(evaluation, folder),
         ),
-        Section("confusion", "What is confused with what?", _confusion(scores)),
-        Section("mistakes", "The most confident mistakes", _mistakes(scores, images)),
+        Section("confusion", "What is confused with what?", _confusion(evaluation)),
+        Section(
+            "mistakes", "The most confident mistakes", _mistakes(evaluation, images)
+        ),
         Section(
             "again", "To repeat it", (Commands((f"python {shlex.join(command)}",)),)
         ),
@@ -114,14 +116,21 @@ def _scores(evaluation: Evaluation) -> Iterator[Block]:
         yield Text(MACRO)
 
 
-def _by_class(scores: Scores) -> list[Block]:
+def _names(evaluation: Evaluation) -> list[str]:
+    """Each class by its number in the files, and by its name where it has one."""
+    numbered = enumerate(evaluation.labels, evaluation.trained.config.data.label_offset)
+    return [name if name == str(n) else f"{n} {name}" for n, name in numbered]
+
+
+def _by_class(evaluation: Evaluation) -> list[Block]:
+    names = _names(evaluation)
     rows = [
         [
-            Entry(str(c.label), c.label),
+            Entry(names[c.label], c.label),
             entry(c.examples, ",d"),
             *(entry(value, ".4f") for value in (c.precision, c.recall, c.f1)),
         ]
-        for c in scores.classes
+        for c in evaluation.scores.classes
     ]
     head = ("class", "examples", "precision", "recall", "F1")
     return table(head, rows, "Each class among the others")
@@ -180,8 +189,8 @@ def reliability_diagram(evaluation: Evaluation) -> Chart:
     )
 
 
-def _confusion(scores: Scores) -> tuple[Block, ...]:
-    matrix = scores.confusion
+def _confusion(evaluation: Evaluation) -> tuple[Block, ...]:
+    matrix, names = evaluation.scores.confusion, _names(evaluation)
     pairs = sorted(
         (
             (-count, true, predicted)
@@ -192,8 +201,8 @@ def _confusion(scores: Scores) -> tuple[Block, ...]:
     )[:MOST_PAIRS]
     often = [
         [
-            Entry(str(true), true),
-            Entry(str(predicted), predicted),
+            Entry(names[true], true),
+            Entry(names[predicted], predicted),
             entry(-count, ",d"),
             entry(-count / sum(matrix[true]), ".1%"),
         ]
@@ -203,23 +212,25 @@ def _confusion(scores: Scores) -> tuple[Block, ...]:
     blocks = table(head, often, "The most frequent confusions")
     if 0 < len(matrix) <= MOST_CLASSES:
         rows = [
-            [Entry(str(true), true), *(Entry(f"{count:,}", count) for count in row)]
+            [Entry(names[true], true), *(Entry(f"{count:,}", count) for count in row)]
             for true, row in enumerate(matrix)
         ]
-        head = ("class", *map(str, range(len(matrix))))
+        head = ("class", *(name.partition(" ")[0] for name in names))
         blocks += table(head, rows, "Examples of each class by predicted class")
     return tuple(blocks)
 
 
 def _mistakes(
-    scores: Scores, images: UInt8[np.ndarray, "examples H W C"]
+    evaluation: Evaluation, images: UInt8[np.ndarray, "examples H W C"]
 ) -> tuple[Block, ...]:
+    scores, labels = evaluation.scores, evaluation.labels
     if not scores.mistakes:
         return (Text("None: every prediction is right."),) if scores.classes else ()
     shown = tuple(
         (
             png(images[m.example]),
-            f"{m.label} as {m.predicted}, {m.confidence:.1%} (example {m.example})",
+            f"{labels[m.label]} as {labels[m.predicted]}, {m.confidence:.1%} "
+            f"(example {m.example})",
         )
         for m in scores.mistakes
     )

@@ -190,6 +190,23 @@ def test_names_may_come_in_another_order(given, images):
     np.testing.assert_array_equal(np.bincount(taken(named).test_labels), [2, 1, 1])
 
 
+def test_the_same_classes_in_another_order_are_stored_apart(given, images, decodings):
+    named = given(images, class_names=["dog", "cat", "10"])
+    for data in given(images), named, given(images), named:
+        acquire(data)
+    assert len(decodings) == 40
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_test_images_that_are_not_used_are_named(given, parts, lists, capsys):
+    shutil.copytree(parts / "test", parts / "val")
+    if lists:
+        for part in "train", "test", "val":
+            write_csv(parts / f"{part}.csv", parts / part)
+    assert len(taken(given(parts)).test_images) == 6
+    assert f"; not used: val{'.csv' * lists}\n" in capsys.readouterr().err
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-20])
 

@@ -59,7 +59,8 @@ def test_without_that_first_line_its_folder_would_hide_one(checkout):
 
 
 def test_each_script_imports_launch_first(root):
-    scripts = "identity", "jax", "own", "parity", "pytorch", "report", "study"
+    scripts = ["evaluate", "export", "identity", "jax", "own", "parity", "predict"]
+    scripts += ["pytorch", "report", "study"]
     for name in scripts:
         text = (root / "launch" / f"{name}.py").read_text()
         statements = text.partition('"""\n\n')[2]

@@ -132,7 +132,8 @@ def test_a_batch_that_two_ranks_cannot_share_is_refused_once(run_quickly, tmp_pa
         (["devices=2"], ("world_sizes",)),
         (["optim.update=false"], ("which need optim.update",)),
         (["a=", "b="], ("a= and b= are two run folders", "a= is missing")),
-        (["a=none", "b=none"], ("a=none is not a folder; give a run folder",)),
+        (["a=none", "b=none"], ("a=none is not a folder; give the run folder",)),
+        (["a=/", "b=/"], ("a=/ is not a run folder: no config.yaml; give the",)),
         (["jax_layouts=[threads]"], ("threads", "processes")),
     ],
 )

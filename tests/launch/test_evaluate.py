@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.evaluate import asked, main
+from launch.asked import asked
+from launch.evaluate import EvaluateKeys, main
 from launch.outputs import config_of_evaluation
 from recipe.errors import ConfigError, DataError
 from tests.conftest import ROOT, exhaustive_but
@@ -133,13 +134,13 @@ def test_what_a_framework_refuses_is_one_error_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ([], "run= is missing"),
+        ([], "give run="),
         (["run=RUN", "framework=tf"], "framework=tf is unknown; one of: torch, jax"),
-        (["run=RUN", "steps=3"], "steps=3 is not one of the keys"),
-        (["RUN"], "is not one of the keys"),
-        (["run=RUN", "devices=0"], "devices=0 is not a whole number"),
+        (["run=RUN", "steps=3"], "steps=3: keys are run=, framework=,"),
+        (["RUN"], "keys are run="),
+        (["run=RUN", "devices=0"], "devices must be at least 1, got 0"),
         (["run=RUN", "precision=int8"], "precision=int8 is unknown"),
-        (["run=RUN/absent"], "is not a run folder"),
+        (["run=RUN/absent"], "absent is not a folder; give the run folder"),
         (["run=RUN", "checkpoint=7"], "checkpoint=7 is not in .*none was saved"),
     ],
 )
@@ -166,7 +167,7 @@ def test_only_what_training_needs_is_left_out_of_the_runs_config(config):
         *("experiment=digits_cnn", "parallel=fsdp", "train.grad_accum_steps=2"),
         *("model.weights=absent.npz", "model.head=new", "tracking=tensorboard"),
     )
-    given = asked(["run=absent", "devices=3", "data.root=place"])
+    given = asked(["run=absent", "devices=3", "data.root=place"], EvaluateKeys, "")
     found = config_of_evaluation(trained, devices=given.devices, root=given.root)
     assert (found.parallel.name, found.devices) == ("dp", 3)
     assert found.model.weights is found.model.head is None

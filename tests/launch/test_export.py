@@ -3,26 +3,34 @@
 import csv
 import json
 import re
+import shlex
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image, ImageDraw
+from sklearn.datasets import load_digits
 
 from data.digits import enlarge, read
 from launch import export
-from launch.export_check import OUTSIDE, check_file
+from launch.export_check import check_file
+from launch.models import open_model
+from launch.outside import OUTSIDE
 from recipe.errors import ConfigError, DuetError, RecordError
 from recipe.formats import FORMATS
 from recipe.manifest import MANIFEST, read_manifest
+from record.card import model_card
 from record.run import AVERAGE
 from tests.conftest import ROOT, exhaustive_but
 from tests.launch.conftest import NORMED, refused
+from tests.launch.pages import console_lines
 
 EXPORT = "launch/export.py"
 PAGE = (ROOT / "docs" / "export.md").read_text()
+*_, LAST = console_lines(PAGE)  # with all formats
 BLOCKS = dict(re.findall(r"### ([\w ]+)\n.*?```python\n(.*?)```", PAGE, re.DOTALL))
 QUICK = ["experiment=digits_cnn", "train.steps=60", "schedule=constant"]
 EXACT = [name for name, form in FORMATS.items() if form.computes and not form.int8]
@@ -35,14 +43,17 @@ def exported(train, run_quickly, tmp_path_factory):
     made = {}
 
     def exported(framework, *keys, formats=tuple(FORMATS)):
-        if (framework, keys) not in made:
+        if (framework, keys, formats) not in made:
             run, out = train(framework, *keys), tmp_path_factory.mktemp("e") / "export"
-            done = run_quickly(
-                [EXPORT, f"run={run}", f"out={out}", f"formats=[{','.join(formats)}]"]
-            )
+            wanted = "all" if formats == (*FORMATS,) else f"[{','.join(formats)}]"
+            places = {"RUN": run, "FOLDER": out, "formats=all": f"formats={wanted}"}
+            line = LAST
+            for word, place in places.items():
+                line = line.replace(word, str(place))
+            done = run_quickly(shlex.split(line)[1:])
             assert done.returncode == 0, done.stderr
-            made[framework, keys] = out
-        return made[framework, keys]
+            made[framework, keys, formats] = out
+        return made[framework, keys, formats]
 
     return exported
 
@@ -55,8 +66,6 @@ def digits(exported):
 @pytest.fixture(scope="module")
 def images(digits, tmp_path_factory):
     """Training and test images are mixed here: any will do."""
-    from sklearn.datasets import load_digits
-
     small = np.kron(load_digits().images[:100], np.ones((3, 3))) * 15.9375
     padded = np.pad(small, ((0, 0), (2, 2), (2, 2)))
     path = tmp_path_factory.mktemp("images") / "images.npy"
@@ -86,12 +95,14 @@ def right(without_duet):
     return without_duet(BLOCKS["onnxruntime"])
 
 
-@pytest.mark.parametrize("framework", ["torch", "jax"])
+# Of JAX's run the format that torch writes is enough for each change.
+RUNS = [("torch", (*FORMATS,)), ("jax", ("onnx",)), ("jax", (*FORMATS,))]
+
+
+@pytest.mark.parametrize(("framework", "formats"), exhaustive_but(RUNS[:2], RUNS))
 def test_every_format_of_either_frameworks_run_gives_the_trained_models_logits(
-    framework, exported
+    framework, formats, exported
 ):
-    # Of JAX's the format that torch writes; of torch's all, JAX's with them.
-    formats = tuple(FORMATS) if framework == "torch" else ("onnx",)
     folder = exported(framework, *QUICK, formats=formats)
     manifest = read_manifest(folder)
     assert {p.name for p in folder.iterdir()} == {
@@ -150,6 +161,21 @@ def test_static_int8_is_within_a_point_of_fp32_in_less_than_a_third_of_the_bytes
     assert int8.bytes <= 0.3 * fp32.bytes
     for file in fp32, int8, dynamic:
         assert {*file.measured["latency_seconds"]} == {"1", "256"}
+
+
+def test_int8_that_costs_accuracy_says_so_in_the_card(digits, images, tmp_path):
+    for folder, name in (images.parent, "images.npy"), (digits, "model-int8.onnx"):
+        shutil.copy(folder / name, tmp_path)
+    wrong = (load_digits().target[:100] + 1) % 10  # the trained model's, all right
+    given = tmp_path / "model-int8.onnx", tmp_path, 9 * np.eye(10)[wrong], wrong
+    found = check_file("onnx-int8", *given)
+    manifest = read_manifest(digits)
+    assert "points below" not in model_card(manifest)
+    file = replace(manifest.files["onnx-int8"], measured=found)
+    card = model_card(replace(manifest, files={"onnx-int8": file}))
+    said = r"accuracy is (\S+) points below .* interval (\S+) to (\S+)\), more than 1;"
+    points, low, high = map(float, re.search(said, card).groups())
+    assert 90 < low < points <= high <= 100
 
 
 def test_the_card_has_the_hubs_front_matter_and_a_row_for_each_format(digits):
@@ -221,12 +247,12 @@ def test_a_manifest_that_does_not_fit_is_refused(digits, spoil, told, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "told"),
     {
-        ("formats=[onnx,tflite]",): "tflite is unknown; of: safetensors, pt2, onnx",
-        ("formats=[onnx,onnx]",): "each format once",
+        ("formats=[onnx,tflite]",): "tflite is unknown; of: safetensors.*formats=all",
+        ("formats=[onnx,onnx]",): "each format once; of: safetensors",
         ("formats=[]",): "each format once",
         ("formats=[onnx-int8]",): r"made from onnx.*write formats=\[onnx,onnx-int8\]",
         ("format=[onnx]",): r"format=\[onnx\]: did you mean formats=",
-        ("onnx",): "keys are run=, formats=, out=",
+        ("onnx",): "keys are run=, formats=, out=, data.root=,",
         ("out={}/none/here",): "there is no folder",
         ("out={}",): "is there already; nothing is overwritten",
     }.items(),
@@ -267,8 +293,8 @@ def test_a_run_that_did_not_finish_is_refused(train, tmp_path):
     (run / "summary.json").unlink()
     with pytest.raises(RecordError, match="still runs or was killed"):
         export.main([f"run={run}"])
-    with pytest.raises(RecordError, match="is not a run folder"):
-        export.main([f"run={run / 'checkpoints'}"])
+    with pytest.raises(RecordError, match="is not a run folder: no config.yaml; give"):
+        export.main([f"run={run / 'logs'}"])
     with pytest.raises(ConfigError, match="give run="):
         export.main([])
 
@@ -336,6 +362,16 @@ def test_a_drawn_and_a_scanned_digit_are_predicted_from_each_file_as_from_the_ru
     assert labels == predicted_from_run[0] == ["0", "8"]
     allowed = 0.2 if FORMATS[name].int8 else 1e-5
     assert np.abs(numbers - predicted_from_run[1]).max() < allowed
+
+
+def test_of_an_export_only_the_file_that_is_used_has_to_be_whole(digits, tmp_path):
+    folder = shutil.copytree(digits, tmp_path / "export")
+    (folder / "model.pt2").write_bytes(b"another")
+    (folder / "model.safetensors").unlink()
+    for path in folder, folder / "model.onnx":
+        assert open_model(path, None).labels == [*"0123456789"]
+    with pytest.raises(RecordError, match=r"model\.pt2 is not the file that was"):
+        open_model(folder / "model.pt2", None)
 
 
 def test_what_cannot_be_predicted_from_is_refused_by_name(

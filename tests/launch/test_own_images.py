@@ -187,3 +187,22 @@ def test_a_truncated_image_stops_a_training_before_its_folder_is_made(
     assert status == 2 and said.count("error: ") == 1, said
     assert f"error: {cut} cannot be read: " in said
     assert not run.exists() and not (tmp_path / "root").exists()
+
+
+def test_changed_images_are_noted_by_an_evaluation_and_refused_by_an_export(
+    user, run_quickly, tmp_path
+):
+    folder, _ = user
+    images = shutil.copytree(folder / "photos", tmp_path / "elsewhere")
+    shutil.copy(images / "5" / "15.png", images / "5" / "5.png")
+    run = shutil.copytree(folder / "runs" / "photos", tmp_path / "run")
+    given = f"run={run}", f"data.files={images}", f"data.root={tmp_path / 'root'}"
+    done = run_quickly(["launch/evaluate.py", *given])
+    assert done.returncode == 0, done.stderr
+    note = "the data are not those that the run recorded: SHA-256 "
+    assert note in done.stdout
+    (written,) = (run / "evaluations").iterdir()
+    assert note in json.loads((written / "evaluation.json").read_text())["notes"][0]
+    assert note in (written / "index.html").read_text()
+    refused(run_quickly(["launch/export.py", *given]), f"other content than {images}")
+    assert not (run / "export").exists()

@@ -317,6 +317,10 @@ def test_what_is_finished_is_trained_on_in_another_folder(tmp_path):
         writer.save(of_run(run, 4))
     with pytest.raises(RecordError, match="to continue it: run.resume=.*/run, another"):
         resume_point(config(run, steps=9))
+    recorded = run / "config.yaml"
+    recorded.write_text(recorded.read_text().replace("constant", "cosine"))
+    with pytest.raises(RecordError, match="continue it: model.weights=.* schedule=cos"):
+        resume_point(config(run, steps=9))
 
 
 def test_a_traced_step_ends_no_run_that_was_to_be_longer(tmp_path, run):

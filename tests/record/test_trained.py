@@ -142,5 +142,5 @@ def test_a_framework_that_there_is_not_is_refused(run):
 
 
 def test_a_checkpoints_own_folder_is_answered_with_how_to_ask_for_it(killed):
-    with pytest.raises(RecordError, match=r"give run=.*killed checkpoint=STEP"):
+    with pytest.raises(RecordError, match=r"give run=.*killed checkpoint=2"):
         read_trained(checkpoint_folder(killed, 2))

@@ -100,6 +100,23 @@ def test_other_data_and_another_precision_are_noted(run, arrays):
     assert notes[1] == "evaluated in fp64, trained in fp32"
 
 
+def named(trained, names):
+    data = replace(trained.config.data, class_names=names)
+    return replace(trained, config=replace(trained.config, data=data))
+
+
+def test_classes_have_their_names_in_json_and_on_the_page(run, arrays):
+    names = ["zero", *(f"a {n}" for n in range(1, CLASSES))]
+    found = evaluated(run, arrays, trained=named(read_trained(run), names))
+    out = write_evaluation(found, *arrays, [])
+    assert json.loads((out / "evaluation.json").read_text())["labels"] == names
+    page = (out / "index.html").read_text()
+    for number, name in enumerate(names):
+        assert page.count(f">{number} {name}<") >= 2  # of classes, and in the matrix
+    worst, *_ = found.scores.mistakes
+    assert f"{names[worst.label]} as {names[worst.predicted]}, " in page
+
+
 def test_a_page_of_a_regression_has_its_loss_alone(run, arrays):
     config = (run / "config.yaml").read_text().replace("classes: 10", "classes: 0")
     labels, outputs = np.zeros(EXAMPLES), arrays[2][:, :1]
@@ -138,7 +155,8 @@ def test_mistakes_and_diagram_are_seen_and_nothing_runs_over_the_edge(opened, wi
 
 def test_no_name_becomes_markup(run, arrays, browser):
     found = evaluated(run, arrays)
-    found = replace(found, trained=replace(found.trained, skipped=(EVIL,)))
+    trained = named(replace(found.trained, skipped=(EVIL,)), [EVIL, *"abcdefghi"])
+    found = replace(found, trained=trained)
     out = write_evaluation(found, *arrays, ["launch/evaluate.py", f"run={EVIL}"])
     browser.open(out / "index.html")
     assert browser.run("document.querySelectorAll('img[src=x]').length") == 0

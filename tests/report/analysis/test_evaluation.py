@@ -9,11 +9,11 @@ from record.metrics import class_scores
 from report.analysis.evaluation import (
     MOST_MISTAKES,
     expected_calibration_error,
-    fraction_estimate,
     reliability,
     score,
     worst_mistakes,
 )
+from report.analysis.intervals import fraction_estimate
 
 CLASSES = 5
 
