@@ -137,7 +137,7 @@ def train(folder: Path, data: str, cell: Cell) -> str:
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NPROC": "1"}
     command = [sys.executable, "launch/jax.py", *RECIPE, *keys]
-    log = run.with_suffix(".log")
+    log = folder / f"{run.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as said:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said)
