@@ -11,6 +11,7 @@ time, a core each.
 """
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -44,15 +45,20 @@ PAPER = {
     "shards": (483, 1000, 600, 672, 350, 334, 426, 229, 173),
 }
 PUBLIC = {"iid": (702, 230, None, 128, 45, None, None, 26, None)}
-TARGETS = {"fashion_mnist": 0.80, "mnist": 0.95}
-# Cell -> learning rate, and the most rounds.
-CHOSEN = {
-    "iid": dict.fromkeys(CELLS, (0.1, 400)),
-    "shards": dict.fromkeys(CELLS, (0.1, 400)),
+# Accuracy to reach. Fashion-MNIST is harder, most of all with two classes a client.
+TARGETS = {
+    "fashion_mnist": {"iid": 0.84, "shards": 0.78},
+    "mnist": {"iid": 0.95, "shards": 0.95},
 }
+# Learning rate of each cell in their order, the best of a few; then the most rounds.
+RATES = {
+    "iid": (0.2, 0.2, 0.2, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05),
+    "shards": (0.2, 0.2, 0.1, 0.1, 0.05, 0.1, 0.05, 0.05, 0.02),
+}
+LIMITS = (400, 200, 200, 100, 100, 100, 60, 100, 50)
 RECIPE = [
     *("experiment=fashion_fedavg", "data.train_examples=12000", "platform=cpu"),
-    *("federated.clients=20", "federated.fraction=0.25", "checkpoint.at_end=false"),
+    *("federated.clients=20", "federated.fraction=0.5", "checkpoint.at_end=false"),
     *("checkpoint.every_minutes=null", "compile_cache=true"),
 ]
 
@@ -92,7 +98,9 @@ def main(folder: Path, names: Sequence[str]) -> None:
         rounds = list(workers.map(lambda cell: train(folder, data, cell), order))
     found = dict(zip(order, rounds, strict=True))
     text = "\n".join([*table(data, found), *agreement(found)])
-    print(text, f"{time.perf_counter() - begin:.0f} s", sep="\n")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.perf_counter() - begin, used.ru_utime + used.ru_stime
+    print(text, "{:.0f} s, {:.0f} s of processor time".format(*seconds), sep="\n")
     if not names:
         before, mark, _ = PAGE.read_text().partition(MARK)
         PAGE.write_text(f"{before}{mark}\n{text}\n")
@@ -112,12 +120,12 @@ def has_mnist() -> bool:
     return any(file.is_file() for file in files)
 
 
-def train(folder: Path, data: str, cell: Cell, rate: float | None = None) -> str:
+def train(folder: Path, data: str, cell: Cell) -> str:
     """Rounds to the accuracy; ">N" if it was not reached in N."""
-    chosen, limit = CHOSEN[cell.split][cell.epochs, cell.batch]
-    rate = chosen if rate is None else rate
+    at, target = CELLS.index((cell.epochs, cell.batch)), TARGETS[data][cell.split]
+    rate, limit = RATES[cell.split][at], LIMITS[at]
     run = folder / f"{cell.name}-{rate:g}"
-    if (reached := crossing(run, TARGETS[data])) is not None:
+    if (reached := crossing(run, target)) is not None:
         return reached
     if (run / "summary.json").exists():
         return f">{limit}"
@@ -129,15 +137,15 @@ def train(folder: Path, data: str, cell: Cell, rate: float | None = None) -> str
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NPROC": "1"}
     command = [sys.executable, "launch/jax.py", *RECIPE, *keys]
-    log = run.with_suffix(".log")
+    log = folder / f"{run.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as said:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said)
         while process.poll() is None:
             time.sleep(0.5)
-            if crossing(run, TARGETS[data]) is not None:
+            if crossing(run, target) is not None:
                 (run / STOP).touch()
-    reached = crossing(run, TARGETS[data])
+    reached = crossing(run, target)
     if reached is None and process.returncode:
         raise SystemExit(f"{cell.name} failed, see {log}")
     return f">{limit}" if reached is None else reached
@@ -165,7 +173,10 @@ def crossing(run: Path, target: float) -> str | None:
 
 def table(data: str, found: dict[Cell, str]) -> list[str]:
     lines = [
-        f"Rounds to {100 * TARGETS[data]:.0f} % on {data}.",
+        f"Rounds of the 2NN on 12,000 images of {data}, K = 20, C = 0.5: IID to "
+        f"{100 * TARGETS[data]['iid']:.0f} % of the test set, shards of two classes to "
+        f"{100 * TARGETS[data]['shards']:.0f} %. u = E n / (K B) are a client's local "
+        "steps.",
         "",
         "| E | B | u | IID | published | reimplemented | shards | published |",
         "|---|---|---|---|---|---|---|---|",

@@ -175,7 +175,7 @@ def _with_equal(word: str, schema: type[Config]) -> str:
 def meaning(error: Exception) -> ConfigError | None:
     """Explains an exception that is not OmegaConf's own; None if it is a bug.
 
-    A number too large for a float, or a key in the one group that may be null.
+    A number too large for a float, or a key in one of the two groups that may be null.
     """
     key = re.search(r"full_key: (\S+)", str(error))
     if isinstance(error, OverflowError) and key:
@@ -184,8 +184,8 @@ def meaning(error: Exception) -> ConfigError | None:
         "full_key: precision.loss_scale" in str(error)
     ):
         return ConfigError(
-            "precision.loss_scale is null, so its keys cannot be set: only "
-            "precision=fp16 scales its loss"
+            "a group that is null has no keys to be set: precision.loss_scale is null "
+            "without precision=fp16, federated without federated=fedavg"
         )
     return None
 

@@ -33,7 +33,7 @@ class FederatedConfig:
     # `shards_per_client` pieces for each client; `dirichlet`, each class divided by
     # proportions from Dir(`alpha`).
     split: str = "iid"
-    shards_per_client: int = 2  # shards
+    shards_per_client: int = 2  # shards: how many pieces each client gets
     alpha: float = 0.5  # dirichlet; the smaller, the fewer classes a client has
     # How a round's clients count in the mean: by their `examples`, or `uniform`.
     weighting: str = "examples"

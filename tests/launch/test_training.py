@@ -228,9 +228,9 @@ from tests.faults.inject import twin
 train = import_module(f"{twin()}_impl.train")
 
 def noted(mark, call):
-    def noting(*given):
+    def noting(*given, **named):
         print(mark, end="", file=sys.stderr, flush=True)
-        return call(*given)
+        return call(*given, **named)
 
     return noting
 

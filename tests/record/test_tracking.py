@@ -20,7 +20,7 @@ import pytest
 
 from recipe.errors import ConfigError
 from record import tracking, wandb_settings
-from record.tracking import check_tracking
+from record.tracking import NAMESPACES, check_tracking
 from tests.record.runs import config
 from tests.record.trackers import (
     BEFORE,
@@ -154,7 +154,7 @@ def test_wandb_draws_every_kind_over_our_own_step(offline_run):
     (path,) = run_dir.glob("wandb/*run-*/*.wandb")
     defined = [r.metric for r in records(path) if r.HasField("metric")]
     over = {m.glob_name: m.step_metric for m in defined if m.glob_name}
-    assert over == {f"{of}/*": "step" for of in ("train", "window", "round", "test")}
+    assert over == {f"{kind}/*": "step" for kind in NAMESPACES.values()}
 
 
 def test_wandb_run_says_which_run_it_mirrors(offline_run):
