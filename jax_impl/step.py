@@ -23,15 +23,13 @@ from jax_impl.ema import Average, move_average
 from jax_impl.exchange import share_gradients
 from jax_impl.freeze import split_frozen, train_mode
 from jax_impl.local_sgd import Local, Released, compile_rounds, one_replica
+from jax_impl.metrics import StepMetrics
 from jax_impl.optim import apply_update, clip_gradients
 from jax_impl.parallel import (
     World,
-    gather_replicas,
     parallelize,
     place_batch,
     replicate,
-    sum_over_ranks,
-    to_host,
 )
 from jax_impl.precision import parameter_dtype
 from recipe.config import Config
@@ -59,22 +57,6 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
     loss_scale: LossScale | None
     average: Average | None = None
-
-
-class StepMetrics(NamedTuple):
-    """The metrics of a training step.
-
-    Args:
-      loss: before the update.
-      grad_norm: 2-norm of the global gradient; of local SGD, of this replica's.
-      loss_scale: factor on the loss; 1 without loss scaling.
-      skipped: whether there was no update, as the scaled gradient was not finite.
-    """
-
-    loss: Float[Array, ""]
-    grad_norm: Float[Array, ""]
-    loss_scale: Float[Array, ""]
-    skipped: Bool[Array, ""]
 
 
 def gather(
@@ -277,29 +259,6 @@ def window_step(
     state, metrics = train_step(config, graphdef, optimizer, world, *given, warms_up)
     dtype = parameter_dtype(config)
     return jax.tree.leaves(state), jnp.stack([m.astype(dtype) for m in metrics])
-
-
-def gather_metrics(
-    metrics: list[Float[Array, "..."]], world: World
-) -> dict[str, np.ndarray]:
-    """The metrics of steps on the host, as `Recorder.window` takes them.
-
-    Of local SGD gradients have their replicas' mean norm. Collective.
-    """
-    if world.local:
-        of_replicas = gather_replicas(metrics, world)
-        losses, grad_norms, loss_scales, skipped = of_replicas.mean(axis=1).T
-        losses = of_replicas[..., 0].sum(axis=1)
-    else:
-        losses, grad_norms, loss_scales, skipped = to_host(metrics, world).T
-    if not world.grad_sync:  # each device has a loss of its own
-        losses, *_ = sum_over_ranks(metrics, world).T
-    return {
-        "losses": losses,
-        "grad_norms": grad_norms,
-        "loss_scales": loss_scales,
-        "skipped": skipped.astype(bool),
-    }
 
 
 def compile_steps(

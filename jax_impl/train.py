@@ -14,6 +14,7 @@ from jax_impl.evaluate import evaluate
 from jax_impl.exchange import scope_norms
 from jax_impl.federated import compile_rounds, place_rounds
 from jax_impl.local_sgd import build_local, finish_step, gather_rounds
+from jax_impl.metrics import gather_metrics
 from jax_impl.model import build_model
 from jax_impl.optim import build_optimizer
 from jax_impl.parallel import (
@@ -28,7 +29,7 @@ from jax_impl.parallel import (
 )
 from jax_impl.precision import configure, parameter_dtype, settings
 from jax_impl.profile import start_profile
-from jax_impl.step import DeviceData, compile_steps, gather_metrics
+from jax_impl.step import DeviceData, compile_steps
 from jax_impl.trace import trace_planned
 from jax_impl.weights import load_weights
 from recipe.clients import RoundPlan, plan_of

@@ -20,8 +20,9 @@ from recipe.config import Config
 from recipe.federated import of_batch_size
 from recipe.loss_scale import LossScale
 from torch_impl.ema import Average
+from torch_impl.metrics import StepMetrics
 from torch_impl.parallel import World, place_batch
-from torch_impl.step import DeviceData, StepMetrics, one_step, train_step
+from torch_impl.step import DeviceData, one_step, train_step
 
 
 def place_rounds(

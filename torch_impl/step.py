@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
@@ -23,14 +22,9 @@ from torch_impl.ema import Average, move_average
 from torch_impl.exchange import only_the_last, share_gradients
 from torch_impl.freeze import train_mode
 from torch_impl.local_sgd import Local
+from torch_impl.metrics import StepMetrics
 from torch_impl.optim import apply_update, clip_gradients, multiply
-from torch_impl.parallel import (
-    World,
-    gather_replicas,
-    sum_over_ranks,
-    to_host,
-    unshard,
-)
+from torch_impl.parallel import World, unshard
 from torch_impl.precision import parameter_dtype
 
 
@@ -41,22 +35,6 @@ class DeviceData(NamedTuple):
     labels: Int[Tensor, " N"] | Float[Tensor, " N"]
     mean: Float[Tensor, " C"]
     scale: Float[Tensor, " C"]
-
-
-class StepMetrics(NamedTuple):
-    """The metrics of a training step.
-
-    Args:
-      loss: this rank's part of it before the update, to be summed over ranks.
-      grad_norm: 2-norm of the global gradient; of local SGD, of this replica's.
-      loss_scale: factor on the loss; the number 1 without loss scaling.
-      skipped: whether there was no update, as the scaled gradient was not finite.
-    """
-
-    loss: Float[Tensor, ""]
-    grad_norm: Float[Tensor, ""]
-    loss_scale: Float[Tensor, ""] | float
-    skipped: Bool[Tensor, ""] | bool
 
 
 def gather(
@@ -204,21 +182,6 @@ def train_step(
     loss = torch.stack(losses).sum()
     without = False if skipped is None else skipped
     return loss_scale, StepMetrics(loss, grad_norm, scale, without)
-
-
-def gather_metrics(metrics: list[StepMetrics], world: World) -> dict[str, np.ndarray]:
-    """The metrics of steps on the host, as `Recorder.window` takes them.
-
-    Of local SGD gradients have their replicas' mean norm. Collective.
-    """
-    norms = [m.grad_norm for m in metrics]
-    mean = gather_replicas(norms, world).mean(1) if world.local else None
-    return {
-        "losses": sum_over_ranks([m.loss for m in metrics], world),
-        "grad_norms": to_host(norms, world) if mean is None else mean,
-        "loss_scales": to_host([m.loss_scale for m in metrics], world),
-        "skipped": to_host([m.skipped for m in metrics], world),
-    }
 
 
 def compile_steps(

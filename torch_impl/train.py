@@ -25,6 +25,7 @@ from torch_impl.evaluate import evaluate
 from torch_impl.exchange import scope_norms, share_statistics
 from torch_impl.federated import place_rounds, round_step
 from torch_impl.local_sgd import build_local, finish_step, gather_rounds
+from torch_impl.metrics import gather_metrics
 from torch_impl.model import build_model
 from torch_impl.optim import build_optimizer
 from torch_impl.parallel import (
@@ -40,13 +41,7 @@ from torch_impl.parallel import (
 )
 from torch_impl.precision import configure, settings
 from torch_impl.profile import start_profile
-from torch_impl.step import (
-    DeviceData,
-    compile_steps,
-    gather_metrics,
-    one_step,
-    train_step,
-)
+from torch_impl.step import DeviceData, compile_steps, one_step, train_step
 from torch_impl.trace import trace_planned
 from torch_impl.weights import load_weights
 

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from data.batches import Batches
 from jax_impl import checkpoint as jax_checkpoint
 from jax_impl import local_sgd as jax_local
+from jax_impl import metrics as jax_metrics
 from jax_impl import model as jax_model
 from jax_impl import optim as jax_optim
 from jax_impl import parallel as jax_parallel
@@ -32,6 +33,7 @@ from record.rows import Row, round_rows
 from tests.twins.steps import EXAMPLES, Arrays, random_arrays
 from torch_impl import checkpoint as torch_checkpoint
 from torch_impl import local_sgd as torch_local
+from torch_impl import metrics as torch_metrics
 from torch_impl import model as torch_model
 from torch_impl import optim as torch_optim
 from torch_impl import parallel as torch_parallel
@@ -148,7 +150,7 @@ def _torch_rank(steps: Steps, world: torch_parallel.World) -> Ended:
         step += 1
         if local is not None and local.rounds.acts(step):
             met += torch_local.finish_step(local, step, world)
-    found = torch_step.gather_metrics(metrics, world)
+    found = torch_metrics.gather_metrics(metrics, world)
     arrays, state = torch_checkpoint.save_state(
         *held, average, scale, local, step, world
     )
@@ -231,7 +233,7 @@ def in_jax(steps: Steps, count: int) -> Ended:
             state = tree.unflatten(leaves)
             state, found = jax_local.finish_step(local, state, step, world)
             leaves, met = jax.tree.leaves(state), met + found
-    found = jax_step.gather_metrics(metrics, world)
+    found = jax_metrics.gather_metrics(metrics, world)
     arrays, counts = jax_checkpoint.save_state(
         tree.unflatten(leaves), local, step, world
     )
