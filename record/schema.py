@@ -109,9 +109,9 @@ RESUME = {
 }
 ROWS = {
     "step": STEP,
+    "window": WINDOW,
     "round": ROUND,
     "federated": FEDERATED,
-    "window": WINDOW,
     "evaluation": EVALUATION,
     "resume": RESUME,
 }

@@ -24,9 +24,9 @@ from record import wandb_settings
 # The prefix of a kind of row in trackers.
 NAMESPACES = {
     "step": "train",
+    "window": "window",
     "round": "round",
     "federated": "federated",
-    "window": "window",
     "evaluation": "test",
 }
 

@@ -231,7 +231,10 @@ def _lines(notes: dict[str, Any], counts: dict[str, dict[str, int]]) -> str:
     rest = [file for file in counts if file not in sum(notes["features"].values(), [])]
     features = notes["features"] | ({"the rest": rest} if rest else {})
     features["all"] = list(counts)
-    for feature, files in features.items():
+    for feature, known in features.items():
+        files = [file for file in known if file in counts]
+        if not files:
+            continue  # counted before there were any
         sums = [sum(counts[f][t] for f in files) for t in ("torch", "jax")]
         named = ", ".join(f"`{f}`" for f in files) if feature != "all" else ""
         lines.append(f"| {feature} | {named} | {sums[0]:,} | {sums[1]:,} |")
