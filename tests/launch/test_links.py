@@ -7,10 +7,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from launch import hosts, links
+from launch import cluster, hosts, links
+from recipe.cluster import ClusterConfig
 from recipe.errors import DuetError
 from recipe.links import Sent, exchanged_bytes
 from record.run import read_environment, read_summary
@@ -121,6 +123,29 @@ def test_no_namespace_outlives_what_was_killed(possible, killed, tmp_path):
         finally:
             run.kill()
             study.kill()
+
+
+def test_a_run_knows_the_study_that_it_ends_with(monkeypatch, tmp_path):
+    submitted = []
+
+    class Executor:
+        def __init__(self, folder: Path):
+            pass
+
+        def update_parameters(self, **_: object) -> None:
+            pass
+
+        def submit(self, *call: object) -> SimpleNamespace:
+            submitted.append(call)
+            return SimpleNamespace(done=lambda: True)
+
+    monkeypatch.setattr(cluster.submitit, "LocalExecutor", Executor)
+    monkeypatch.setenv("PYTHONPATH", "")
+    work = cluster.Work("run", ["true"], ["true"], 1, 1, tmp_path / "run.log")
+    local = ClusterConfig(name="local")
+    list(cluster.run(local, [work], 1, tmp_path, print, lambda _: None))
+    _, _, variables, *_ = submitted[0]
+    assert variables[links.STUDY] == str(os.getpid())
 
 
 def test_a_link_that_is_too_slow_ends_the_run_with_its_figures(monkeypatch):
