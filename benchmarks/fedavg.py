@@ -50,7 +50,7 @@ TARGETS = {
     "fashion_mnist": {"iid": 0.84, "shards": 0.78},
     "mnist": {"iid": 0.95, "shards": 0.95},
 }
-# Learning rate of each cell in their order, the best of a few; then the most rounds.
+# Learning rate of each cell in their order, by a few trials; then the most rounds.
 RATES = {
     "iid": (0.2, 0.2, 0.2, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05),
     "shards": (0.2, 0.2, 0.1, 0.1, 0.05, 0.1, 0.05, 0.05, 0.02),
