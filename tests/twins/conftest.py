@@ -64,12 +64,18 @@ def promoting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(autouse=True)
 def proof_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """JAX has no fp64 unless asked, and promotes neither dtypes nor ranks by itself."""
+    """JAX has no fp64 unless asked, and promotes neither dtypes nor ranks by itself.
+
+    What a test has set for products does not outlive it.
+    """
     for module, name in PROMOTING:
         monkeypatch.setattr(module, name, promoting(getattr(module, name)))
     strict = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")
+    products = "jax_default_matmul_precision"
+    before = getattr(jax.config, products)
     with jax.enable_x64(True), strict[0], strict[1]:
         yield
+    jax.config.update(products, before)
 
 
 @pytest.fixture(autouse=True)
