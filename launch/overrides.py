@@ -184,8 +184,8 @@ def meaning(error: Exception) -> ConfigError | None:
         "full_key: precision.loss_scale" in str(error)
     ):
         return ConfigError(
-            "a group that is null has no keys to be set: precision.loss_scale is null "
-            "without precision=fp16, federated without federated=fedavg"
+            "a key is in a group that is null here; federated keys need "
+            "federated=fedavg, and those of precision.loss_scale need precision=fp16"
         )
     return None
 

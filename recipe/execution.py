@@ -145,12 +145,16 @@ class ParallelConfig:
             ("fragments", self.fragments, self.fragments),
             ("delay", self.delay, self.delay + 1),
         ):
+            if least > most and self.every is None:
+                raise ConfigError(
+                    f"parallel.{key}={given} needs rounds, and parallel.every=null has "
+                    "one average, at the end; give parallel.every a number of steps"
+                )
             if least > most:
-                every = "null" if self.every is None else self.every
                 raise ConfigError(
                     f"parallel.{key}={given} does not fit between two rounds of "
-                    f"parallel.every={every}; take at most {most - least + given}, or "
-                    f"parallel.every={least} or more"
+                    f"parallel.every={self.every}; take at most "
+                    f"{most - least + given}, or parallel.every={least} or more"
                 )
 
     def _local_values(self) -> Iterator[tuple[str, Any, Any]]:

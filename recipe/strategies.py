@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from recipe.errors import ConfigError
+from recipe.execution import Strategy
 
 # Options of `conf/parallel/` whose devices exchange in rounds.
 IN_ROUNDS = ("local_sgd", "diloco")
@@ -21,14 +22,15 @@ def every_of(value: str) -> int | None:
     (None, 64)
     """
     name, at, every = value.partition("@")
-    if not at:
-        return None
-    if not (name and re.fullmatch(r"[1-9][0-9]{0,8}", every)):
+    if at and not (name and re.fullmatch(r"[1-9][0-9]{0,8}", every)):
         raise ConfigError(
             f"study.parallel={value}: write a strategy, or one with the steps "
             "between two rounds: local_sgd@64"
         )
-    return int(every)
+    if name not in (*(str(s) for s in Strategy), *IN_ROUNDS):
+        known = ", ".join(dict.fromkeys([*Strategy, *IN_ROUNDS]))
+        raise ConfigError(f"study.parallel={value}: {name} is unknown; one of: {known}")
+    return int(every) if at else None
 
 
 def strategy_overrides(value: str) -> list[str]:

@@ -103,6 +103,7 @@ def resume_point(
         check_folder(config)
         return None
     _refuse_trace(config, found.folder)
+    _refuse_other_replicas(config, world_size, found)
     differences = _differences(config, data_fingerprint, world_size, found)
     if differences and not config.run.resume_anyway:
         hint = ""
@@ -262,15 +263,33 @@ def _differences(
     ]
     devices = None if found.checkpoint is None else found.checkpoint.world_size
     one = None in (devices, world_size) or devices == world_size
-    local = config.parallel.name == Strategy.LOCAL_SGD
-    if (has_local_norm(config) or local) and not one:
-        why = "model.norm.sync=false takes each device's statistics alone"
-        if local:
-            why = "parallel=local_sgd trains a replica on each device"
-        differences.append(f"world_size is {world_size}, was {devices}, and {why}")
+    if has_local_norm(config) and not one:
+        differences.append(
+            f"world_size is {world_size}, was {devices}, and model.norm.sync=false "
+            "takes each device's statistics alone"
+        )
     if None not in (data, data_fingerprint) and data != data_fingerprint:
         differences.append(f"the data's SHA-256 is {data_fingerprint}, was {data}")
     return differences
+
+
+def _refuse_other_replicas(
+    config: Config, world_size: int | None, found: Resume
+) -> None:
+    """Each device has a replica of its own, which no other number of them could take.
+
+    Nor could `run.resume_anyway` help.
+    """
+    checkpoint, local = found.checkpoint, config.parallel.name == Strategy.LOCAL_SGD
+    if checkpoint is None or world_size is None or not local:
+        return
+    if checkpoint.recipe.get("parallel") and checkpoint.world_size != world_size:
+        raise RecordError(
+            f"{found.source} cannot be resumed: world_size is {world_size}, was "
+            f"{checkpoint.world_size}, and parallel=local_sgd trains a replica on each "
+            f"device; start it on {checkpoint.world_size} devices, or choose another "
+            "run.dir"
+        )
 
 
 def _weights(found: Resume) -> str:

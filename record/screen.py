@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recipe.config import Config
+from recipe.execution import Strategy
 from record.weights import describe_weights
 
 MISSING = "–"
@@ -41,12 +42,24 @@ def open_screen(
         f"{config.name} in {framework}: {steps} steps, world size {world_size}, "
         f"{config.parallel.name}, {config.precision.name}"
     )
+    if config.federated is not None:
+        title += f"; each step is a round of {config.federated.clients} clients' FedAvg"
+    if config.parallel.name == Strategy.LOCAL_SGD:
+        title += f"; {_rounds(config, world_size)}"
     if config.optim.ema_decay is not None:
         title += ", the weights' average is evaluated"
     title = "\n".join([title, *describe_weights(config)])
     return Screen(
         title, steps, console or _Console(file=cast(IO[str], _Lasting(sys.stdout)))
     )
+
+
+def _rounds(config: Config, world_size: int) -> str:
+    every = config.parallel.every
+    if world_size == 1:
+        return "one replica, so an ordinary training: devices=2 or torchrun adds some"
+    when = "averaged at the end" if every is None else f"averaged every {every} steps"
+    return f"{world_size} replicas, {when}"
 
 
 class _Console(Console):

@@ -51,7 +51,7 @@ def gains(panel: Panel) -> Iterator[str]:
     if panel.half_mbit is not None:
         yield (
             f"{_name(panel)}: dp has half of the images/s of computation alone at "
-            f"{panel.half_mbit:,.0f} Mbit/s"
+            f"about {_rough(panel.half_mbit)} Mbit/s"
         )
     dp = {point.asked: point for point in panel.of(DP)}
     limited = sorted({p.asked for p in panel.points if p.asked is not None})
@@ -70,6 +70,11 @@ def gains(panel: Panel) -> Iterator[str]:
         )
 
 
+def _rough(mbit: float) -> str:
+    """To two digits: it is interpolated between two links that were measured."""
+    return f"{float(f'{mbit:.2g}'):,.0f}"
+
+
 def _crossings(panel: Panel) -> Iterator[str]:
     if panel.target is None:
         return
@@ -82,8 +87,8 @@ def _crossings(panel: Panel) -> Iterator[str]:
             yield f"{strategy}: over every link {first} reaches {panel.target:g} sooner"
         else:
             yield (
-                f"{strategy}: reaches {panel.target:g} as soon as dp at {mbit:,.0f} "
-                "Mbit/s, and sooner over a slower link"
+                f"{strategy}: reaches {panel.target:g} as soon as dp at about "
+                f"{_rough(mbit)} Mbit/s, and sooner over a slower link"
             )
 
 

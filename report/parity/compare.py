@@ -307,6 +307,7 @@ def notes(a: Run, b: Run, precision: str, steps: int) -> Iterator[str]:
         for difference in run.summary["resumed_anyway"]:
             yield f"{name} was resumed with run.resume_anyway: {difference}"
     for key, (one, other) in recipe_differences(a, b).items():
+        one, other = ("null" if value is None else value for value in (one, other))
         yield f"the recipes differ: {key} is {one} in a and {other} in b"
     if a.summary["data_fingerprint"] != b.summary["data_fingerprint"]:
         yield "the datasets differ: their fingerprints are not the same"

@@ -112,7 +112,7 @@ BAD = [
     (f"{ROUND}fragments=0", "parallel.fragments", "got 0"),
     (f"{ROUND}fragments=17", "parallel.fragments=17", "at most 16"),
     (f"{ROUND}delay=16", "parallel.delay=16", "at most 15", "parallel.every=17"),
-    (f"{ROUND}every=null parallel.delay=1", "parallel.every=null", "at most 0"),
+    (f"{ROUND}every=null parallel.delay=1", "parallel.every=null", "needs rounds"),
     (f"{ROUND}mix=1", "parallel.mix", "[0, 1)"),
     (f"{ROUND}grad_sync=false", "parallel.grad_sync=false", "parallel=dp"),
     (f"{ROUND}fragments=3", "parallel.fragments=3", "exceeds the layers", "most 2"),
