@@ -43,7 +43,9 @@ def open_screen(
         f"{config.parallel.name}, {config.precision.name}"
     )
     if config.federated is not None:
-        title += f"; each step is a round of {config.federated.clients} clients' FedAvg"
+        clients = config.federated.clients
+        chosen = max(1, round(config.federated.fraction * clients))
+        title += f"; each step is a round of {chosen} of {clients} clients"
     if config.parallel.name == Strategy.LOCAL_SGD:
         title += f"; {_rounds(config, world_size)}"
     if config.optim.ema_decay is not None:
