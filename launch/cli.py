@@ -73,7 +73,7 @@ def hydra_main(
     except HydraException as error:
         leave(refusal(error, schema), rank)
     except (AssertionError, AttributeError, OverflowError) as error:
-        meant = meaning(error)
+        meant = meaning(error, sys.argv[1:])
         if meant is None:
             raise
         leave(meant, rank)

@@ -37,6 +37,11 @@ TAKES = {
     r"is not Optional": "null is not allowed here",
     r"is not a subclass of": "it has keys of its own, such as {keys}",
 }
+# Groups that may be null -> what gives them keys. OmegaConf's error does not name them.
+NULL_GROUPS = {
+    "precision.loss_scale": "precision=fp16",
+    "federated": "federated=fedavg",
+}
 # Scripts that have keys of their own.
 SCHEMAS = {"study": StudyConfig, "parity": ParityConfig}
 
@@ -172,7 +177,7 @@ def _with_equal(word: str, schema: type[Config]) -> str:
     return f"key=value, such as experiment={word if known else 'digits_cnn'}"
 
 
-def meaning(error: Exception) -> ConfigError | None:
+def meaning(error: Exception, arguments: list[str]) -> ConfigError | None:
     """Explains an exception that is not OmegaConf's own; None if it is a bug.
 
     A number too large for a float, or a key in one of the two groups that may be null.
@@ -180,13 +185,9 @@ def meaning(error: Exception) -> ConfigError | None:
     key = re.search(r"full_key: (\S+)", str(error))
     if isinstance(error, OverflowError) and key:
         return ConfigError(f"{key[1]} is too large for a float")
-    if "Unexpected type for root: NoneType" in str(error) or (
-        "full_key: precision.loss_scale" in str(error)
-    ):
-        return ConfigError(
-            "a key is in a group that is null here; federated keys need "
-            "federated=fedavg, and those of precision.loss_scale need precision=fp16"
-        )
+    for group, choice in NULL_GROUPS.items():
+        if any(a.lstrip("+").startswith(f"{group}.") for a in arguments):
+            return ConfigError(f"{group} is null here; its keys need {choice}")
     return None
 
 

@@ -82,7 +82,7 @@ BAD_OVERRIDES = {
     "train.epochs=null": ("train.epochs", "train.steps"),
     "precision=fp12": ("fp12", "fp64"),
     "precision.loss_scale.initial=8": ("loss_scale is null", "precision=fp16"),
-    "federated.clients=8": ("federated without", "federated=fedavg"),
+    "federated.clients=8": ("federated is null", "federated=fedavg"),
     "parallel=ddp": ("ddp", "pmap"),
     "model.channels=[3]": ("model.channels of mlp",),
     "train.global_batch_size=99999": ("99999", "1438"),
