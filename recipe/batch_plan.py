@@ -40,11 +40,11 @@ def rank_slice(rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Window:
-    """Steps between two synchronisations, all of one epoch.
+    """Steps between two synchronisations.
 
     Args:
       steps: optimizer steps, from 0.
-      epoch: from 0.
+      epoch: of its last step, from 0.
       evaluates: whether an evaluation follows.
       saves: whether a checkpoint does, by the count of steps.
       following: the next window's steps; empty at the end of the run.
@@ -170,11 +170,12 @@ class BatchPlan:
         save_every_steps: int | None = None,
         done: int = 0,
     ) -> list[Window]:
-        """The run as windows of at most `log_every_steps`, none across an epoch's end.
+        """The run as windows of at most `log_every_steps`, none across a saved step.
 
-        Nor across a step that is saved. Between those an epoch's windows are as equal
-        as possible, since their rates are compared. The last window evaluates; so does
-        the last of every `evaluate_every_epochs`-th epoch, unless that is 0.
+        Nor across an epoch's end, unless `evaluate_every_epochs` is 0 and an epoch has
+        several steps. Between those windows are as equal as possible, since their rates
+        are compared. The last window evaluates; so does the last of every
+        `evaluate_every_epochs`-th epoch, unless that is 0.
 
         Args:
           save_every_steps: optimizer steps between two checkpoints; None: no window
@@ -182,12 +183,13 @@ class BatchPlan:
           done: optimizer steps that a resumed run has already done; the windows after
             them are those of an uninterrupted run.
         """
-        windows = []
-        for start, stop in pairwise(self._cuts(save_every_steps)):
-            epoch = self.epoch(start)
-            epoch_ends = stop == (epoch + 1) * self.steps_per_epoch
-            every = evaluate_every_epochs
-            due = bool(every) and epoch_ends and (epoch + 1) % every == 0
+        windows, every = [], evaluate_every_epochs
+        # A federated round is an epoch of one step, and always a window.
+        epochs = every > 0 or self.steps_per_epoch == 1
+        strides = [self.steps_per_epoch] * epochs + [save_every_steps or self.last]
+        for start, stop in pairwise(self._cuts(strides)):
+            ended, into = divmod(stop, self.steps_per_epoch)
+            due = every > 0 and into == 0 and ended % every == 0
             count = -(-(stop - start) // log_every_steps)
             edges = [start + (stop - start) * n // count for n in range(count + 1)]
             for first, last in pairwise(edges):
@@ -195,6 +197,7 @@ class BatchPlan:
                 saves = bool(save_every_steps) and last % save_every_steps == 0
                 if last > done:
                     steps = range(max(first, done), last)
+                    epoch = self.epoch(last - 1)
                     windows.append(Window(steps, epoch, evaluates, saves))
         following = [*(window.steps for window in windows[1:]), range(0)]
         return [
@@ -202,9 +205,8 @@ class BatchPlan:
             for window, steps in zip(windows, following, strict=False)
         ]
 
-    def _cuts(self, save_every_steps: int | None) -> list[int]:
-        """Steps that windows may not span: ends of epochs, checkpoints, the end."""
-        strides = self.steps_per_epoch, save_every_steps or self.last
+    def _cuts(self, strides: list[int]) -> list[int]:
+        """Steps that windows may not span: multiples of strides, and the end."""
         cuts = {step for stride in strides for step in range(0, self.last, stride)}
         return sorted(cuts | {self.last})
 

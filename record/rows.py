@@ -42,7 +42,7 @@ def step_rows(
         {
             "kind": "step",
             "step": step + 1,
-            "epoch": window.epoch + 1,
+            "epoch": plan.epoch(step) + 1,
             "loss": float(loss),
             "learning_rate": rate,
             "grad_norm": float(norm),

@@ -10,6 +10,9 @@ that every other point is held out.
 
 What a run computes does not depend on its link, so the steps to an accuracy are those
 of the runs over an unlimited link, and the time is that many steps over each link.
+
+A run's images/s are those of all its windows together, as a median would take windows
+without an exchange for all of them. Over a limited link each has to be of whole rounds.
 """
 
 import math
@@ -43,6 +46,7 @@ from report.analysis.timings import (
 DP = "dp"
 DEVICES = 1024  # of the projection
 WIDE_AREA = (100, 1_000, 10_000)  # Mbit/s of the projection
+CUT = "its windows are not of whole rounds, so images/s would count too few or too many"
 LATENCY = 0.025  # seconds of a message between two of its sites: a labelled assumption
 
 
@@ -144,8 +148,13 @@ def bandwidth_panels(
     Args:
       runs: each with its link in `links`.
     """
-    told = [_told_apart(run, links[run.path], recipes) for run in runs]
-    cells, skipped = cells_of(told)
+    told = [
+        _told_apart(run, links[run.path], recipes, rows.get(run.path, NOTHING))
+        for run in runs
+    ]
+    cut = [run for run in told if _cuts_rounds(run, links, rows)]
+    cells, skipped = cells_of(run for run in told if run not in cut)
+    skipped += [Skipped(str(run.path), CUT) for run in cut]
     piles: dict[tuple[Setting, int, float], list[Cell]] = defaultdict(list)
     for cell in cells:
         alike = replace(cell.setting, varied=(), parallel="")
@@ -158,15 +167,29 @@ def bandwidth_panels(
     return panels, skipped
 
 
+def _cuts_rounds(
+    run: TimedRun, links: Mapping[Path, RunLink], rows: Mapping[Path, Rows]
+) -> bool:
+    """Whether a run over a limited link has windows that are not of whole rounds."""
+    every = int(dict(run.varied)["every"])
+    windows = rows.get(run.path, NOTHING).windows
+    limited = links[run.path].asked is not None
+    return limited and any(window.steps % every for window in windows)
+
+
 def _told_apart(
-    run: TimedRun, link: RunLink, recipes: Mapping[str, Recipe]
+    run: TimedRun, link: RunLink, recipes: Mapping[str, Recipe], rows: Rows
 ) -> TimedRun:
-    """With its link and its strategy in its setting, and pooled over seeds."""
+    """With its link and strategy in its setting, one rate, and pooled over seeds."""
     recipe = recipes.get(run.config_hash)
     name, every = named_strategy(run.parallel, recipe)
     mbit = math.inf if link.asked is None else link.asked
     varied = ("every", str(every)), ("link", f"{mbit:g}"), ("strategy", name)
-    return replace(run, varied=varied, family="" if recipe is None else recipe.family)
+    family = "" if recipe is None else recipe.family
+    steps = sum(window.steps for window in rows.windows)
+    seconds = sum(window.seconds for window in rows.windows)
+    rates = (run.global_batch_size * steps / seconds,) if seconds else run.windows
+    return replace(run, varied=varied, family=family, windows=rates)
 
 
 def _panel(

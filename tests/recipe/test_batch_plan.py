@@ -94,6 +94,13 @@ def test_windows_cover_every_step_once_and_never_cross_an_epoch(steps, log_every
     assert following == [*(window.steps for window in windows[1:]), range(0)]
 
 
+def test_without_evaluations_windows_are_equal_whatever_an_epoch_has():
+    windows = replace(PLAN, steps=15).windows(5, 0)
+    assert [list(w.steps) for w in windows] == [[*range(n, n + 5)] for n in (0, 5, 10)]
+    assert [w.epoch for w in windows] == [0, 1, 2]
+    assert [w.evaluates for w in windows] == [False, False, True]
+
+
 @pytest.mark.parametrize("log_every_steps", [1, 4, EPOCH, 100])
 @pytest.mark.parametrize("steps", [EPOCH, 2 * EPOCH])
 def test_the_windows_of_an_epoch_are_as_equal_as_they_can_be(steps, log_every_steps):

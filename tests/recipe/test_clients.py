@@ -201,6 +201,8 @@ def test_a_round_is_a_window_that_counts_as_an_epoch(plan):
     windows = plan().windows(log_every_steps=20, evaluate_every_epochs=4)
     assert [len(window.steps) for window in windows] == [1] * 9
     assert [w.epoch for w in windows if w.evaluates] == [3, 7, 8]
+    seldom = plan().windows(log_every_steps=20, evaluate_every_epochs=0)
+    assert [len(window.steps) for window in seldom] == [1] * 9
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import pytest
 
 from recipe.errors import RecordError
 from recipe.links import PORT, exchanged_bytes
-from report.analysis.bandwidth import bandwidth_panels, crossing, exchange_seconds
+from report.analysis.bandwidth import CUT, bandwidth_panels, crossing, exchange_seconds
 from report.analysis.links import RunLink, read_link
 from report.analysis.recipes import Recipe
-from report.analysis.timings import Evaluated, Rows
+from report.analysis.timings import NOTHING, Evaluated, Rows, Window
 
 COMPUTE, BATCH, PARAMETERS = 0.04, 64, 1_663_370
 LINKS = {None: 20_000.0, 1000: 956.0, 100: 95.6, 10: 9.56}  # asked -> measured
@@ -31,7 +31,14 @@ def rate(name: str, mbit: float, world_size: int = 2) -> float:
 def panel(timed_run):
     """`panel(...)` of a framework whose every step takes what the model says."""
 
-    def make(names=EVERY, repeats=3, faster=lambda *_: 1.0, accuracies=None):
+    def make(
+        names=EVERY,
+        repeats=3,
+        faster=lambda *_: 1.0,
+        accuracies=None,
+        windows=lambda *_: (),
+        left_out=0,
+    ):
         runs, links, rows = [], {}, {}
         for name in names:
             for asked, mbit in LINKS.items():
@@ -50,13 +57,13 @@ def panel(timed_run):
                     counted = ((every, 10), (3 * every, round(10 + 2 * sent)))
                     links[run.path] = RunLink(asked, (mbit, mbit), "reno", 1.0, counted)
                     runs.append(run)
-                    if asked is None:
-                        found = (accuracies or {}).get(name, (0.5, 0.9))
-                        steps = (1.0, 2.0), found, (1000, 2000)
-                        rows[run.path] = Rows((), Evaluated(*steps))
+                    found = (accuracies or {}).get(name, (0.5, 0.9))
+                    steps = (1.0, 2.0), found, (1000, 2000)
+                    at = Evaluated(*steps) if asked is None else NOTHING.evaluated
+                    rows[run.path] = Rows(tuple(windows(name, asked)), at)
         recipes = {name: recipe(name) for name in names}
         (found,), skipped = bandwidth_panels(runs, links, recipes, rows, [])
-        assert not skipped
+        assert [s.reason for s in skipped] == [CUT] * left_out
         return found
 
     return make
@@ -82,6 +89,16 @@ def test_a_strategy_slower_than_its_bytes_is_off_by_as_much(panel):
     found = panel(faster=lambda name, asked: 0.5 if asked == 10 else 1.0)
     for name in found.strategies:
         assert found.of(name)[0].error == pytest.approx(1.0, rel=0.03)
+
+
+def test_windows_without_an_exchange_do_not_hide_the_one_with_it(panel):
+    def windows(name, asked):
+        lasted = (1.0, 1.0, 1.0, 5.0)  # the median knows of no exchange
+        return [Window(16, seconds, (seconds,), None) for seconds in lasted]
+
+    found = panel(["local-64"], windows=windows, left_out=9)  # those over limited links
+    (unlimited,) = found.points
+    assert unlimited.images_per_second.value == pytest.approx(64 * BATCH / 8.0)
 
 
 def test_bytes_of_each_exchange_are_counted_over_whole_exchanges(panel):
