@@ -185,8 +185,9 @@ def meaning(error: Exception, arguments: list[str]) -> ConfigError | None:
     key = re.search(r"full_key: (\S+)", str(error))
     if isinstance(error, OverflowError) and key:
         return ConfigError(f"{key[1]} is too large for a float")
+    null = "NoneType" in str(error) or "full_key: precision.loss_scale" in str(error)
     for group, choice in NULL_GROUPS.items():
-        if any(a.lstrip("+").startswith(f"{group}.") for a in arguments):
+        if null and any(a.lstrip("+").startswith(f"{group}.") for a in arguments):
             return ConfigError(f"{group} is null here; its keys need {choice}")
     return None
 

@@ -92,15 +92,16 @@ def hydra():
 )
 @settings(fuzz, max_examples=max(10, CASES // 4))  # Hydra takes its time
 def test_overrides(hydra, key, value, prefix):
+    arguments = [f"{prefix}{key}={value}"]
     try:
-        arguments = checked([f"{prefix}{key}={value}"])
+        arguments = checked(arguments)
         to_config(compose("config", arguments))
     except ConfigError:
         pass
     except HydraException as error:
         assert str(refusal(error, Config))
     except (AssertionError, AttributeError, OverflowError) as error:  # as launch/cli.py
-        assert meaning(error) is not None
+        assert meaning(error, arguments) is not None
 
 
 @pytest.fixture(scope="module")
