@@ -90,11 +90,22 @@ def exhaustive_but(kept: Collection[Any], cases: Iterable[Any]) -> list[Any]:
 # What is waited for longest comes first, or workers are idle at the end.
 FIRST = ("tests/launch/", "tests/faults/", "tests/runtime/", "tests/twins/")
 COLLECTED = pytest.StashKey[list[pytest.Item]]()
+FRAMEWORK = {"torch", "jax"}
+
+
+def _parameters(item: pytest.Item) -> list[str]:
+    """A test's parameters that are words."""
+    given = item.callspec.params if isinstance(item, pytest.Function) else {}
+    return [value for value in given.values() if isinstance(value, str)]
 
 
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
+    for item in items:
+        quick = item.get_closest_marker("quick_in")
+        if quick and FRAMEWORK & (set(_parameters(item)) - set(quick.args)):
+            item.add_marker(pytest.mark.exhaustive)
     config.stash[COLLECTED] = list(items)  # before -m leaves any out
     items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
     if "gpu" in config.option.markexpr:

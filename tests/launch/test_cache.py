@@ -37,7 +37,7 @@ def run_with(run_quickly, tmp_path):
 @pytest.mark.parametrize(
     "overrides, processes",
     exhaustive_but(
-        [(["deterministic=true"], 1), (["parallel=fsdp"], 2)],
+        [(["deterministic=true"], 1)],
         [
             (["deterministic=true"], 1),
             (["precision=fp64"], 1),

@@ -274,6 +274,7 @@ def test_a_folder_without_write_permission_is_refused(run_quickly, tmp_path):
         refused(done, "/proc/duet")
 
 
+@pytest.mark.quick_in("torch")
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 @pytest.mark.parametrize("processes", exhaustive_but([2], [1, 2]))
 def test_a_full_disk_stops_the_run_and_keeps_what_was_written(
@@ -295,6 +296,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_written(
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.quick_in("jax")
 @pytest.mark.parametrize("processes", exhaustive_but([2], [1, 2]))
 def test_a_loss_that_is_not_finite_stops_every_rank_and_keeps_the_record(
     forked, framework, processes, tmp_path
@@ -320,6 +322,7 @@ def test_acquiring_by_hand_says_where_the_arrays_are(run_python, tmp_path):
     assert str(tmp_path) in done.stdout
 
 
+@pytest.mark.quick_in("torch")
 def test_an_error_that_one_rank_alone_meets_ends_all_and_is_said(
     run_quickly, quick_python, script, fashion_mnist, tmp_path
 ):

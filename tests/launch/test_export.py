@@ -99,7 +99,7 @@ def right(without_duet):
 RUNS = [("torch", (*FORMATS,)), ("jax", ("onnx",)), ("jax", (*FORMATS,))]
 
 
-@pytest.mark.parametrize(("framework", "formats"), exhaustive_but(RUNS[:2], RUNS))
+@pytest.mark.parametrize(("framework", "formats"), exhaustive_but(RUNS[:1], RUNS))
 def test_every_format_of_either_frameworks_run_gives_the_trained_models_logits(
     framework, formats, exported
 ):

@@ -68,7 +68,7 @@ def assert_the_same(one, other):
 @pytest.mark.parametrize(
     ("overrides", "processes"),
     exhaustive_but(
-        [([], 1), (HALF, 1), (ALL, 2), (FEDERATED, 1)],
+        [([], 1), (ALL, 2)],
         [
             ([], 1),
             (HALF, 1),
@@ -96,6 +96,7 @@ def test_a_killed_run_that_resumes_is_the_uninterrupted_one(
     assert_the_same(whole, cut)
 
 
+@pytest.mark.quick_in("jax")
 def test_a_federated_run_resumes_at_another_world_size(
     train, resume, framework, tmp_path
 ):
@@ -113,6 +114,7 @@ def test_a_federated_run_resumes_at_another_world_size(
     assert {row["bytes_up"] for row in rounds} == {payload}
 
 
+@pytest.mark.quick_in("jax")
 def test_a_finished_run_trained_on_is_the_one_that_was_longer_from_the_start(
     train, resume, framework, tmp_path
 ):
@@ -142,6 +144,7 @@ def test_a_run_swapped_between_frameworks_is_the_unswapped_one(train, resume, tm
     assert [r["framework"] for r in other.of_kind("resume")] == ["jax", "torch"]
 
 
+@pytest.mark.quick_in("torch")
 def test_a_run_that_is_asked_to_stop_saves_and_resumes(
     train, resume, script, framework, quick_python, root, tmp_path
 ):
@@ -184,6 +187,7 @@ def test_what_would_be_another_run_is_refused(cut, resume, overrides, words, tmp
     assert words in resume("torch", run, *SAVING, *overrides, status=2)
 
 
+@pytest.mark.quick_in("torch")
 def test_an_average_may_start_where_a_run_resumes(cut, resume, framework, tmp_path):
     run = shutil.copytree(cut, tmp_path / "run")
     given = [*SAVING, "optim.ema_decay=0.9"]
@@ -209,6 +213,7 @@ REPLICAS = [
 ]
 
 
+@pytest.mark.quick_in("torch")
 def test_replicas_killed_between_two_rounds_resume_as_uninterrupted(
     train, resume, framework, tmp_path
 ):

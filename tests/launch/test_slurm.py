@@ -91,6 +91,7 @@ def debian(tmp_path):
     return python
 
 
+@pytest.mark.quick_in("jax")
 def test_two_nodes_of_two_tasks_train_what_torchrun_of_four_does(
     sbatch, slurm, train, framework, debian, tmp_path
 ):

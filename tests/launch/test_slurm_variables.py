@@ -12,6 +12,7 @@ from report.parity.differences import losses
 from tests.conftest import NO_GPU, ROOT, clean_environment
 
 
+@pytest.mark.quick_in("jax")
 def test_the_tasks_of_a_slurm_step_train_one_run(
     script, framework, quick_python, tmp_path
 ):

@@ -393,7 +393,7 @@ UNPLANTED = [
 @pytest.mark.parametrize(
     ("model", "overrides"),
     exhaustive_but(
-        [*((name, []) for name in FOLDERS), *(("planted", o) for o in UNPLANTED)],
+        [("planted", AVERAGING), *((name, []) for name in FOLDERS)],
         product(FOLDERS, UNPLANTED),
     ),
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

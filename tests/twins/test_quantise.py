@@ -78,7 +78,7 @@ def test_inputs_are_rounded_to_the_same_integers(generator):
 def test_a_model_in_int8_is_the_same_in_both_twins(model, config, generator):
     given = config(*MODELS[model], "precision=fp32")
     weights = random_weights(given)
-    images = generator.normal(size=(16, *given.data.image_shape)).astype(np.float32)
+    images = generator.normal(size=(4, *given.data.image_shape)).astype(np.float32)
     nchw = torch.tensor(images).permute(0, 3, 1, 2)
 
     in_torch = torch_model.build_model(given)

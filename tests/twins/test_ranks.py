@@ -97,7 +97,7 @@ def assert_same(one, other, bound):
 
 
 @ways(
-    [("normed", FOUR), ("normed fsdp", TWO), ("one micro-batch", TWO)],
+    [("normed", TWO), ("normed fsdp", TWO)],
     {
         "normed": [TWO, FOUR],
         "normed fsdp": [TWO, FOUR],
