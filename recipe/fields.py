@@ -17,9 +17,10 @@ def at_least(key: str, value: float | None, least: float) -> None:
         raise ConfigError(f"{key} must be {finite}at least {least}, got {value}")
 
 
-def positive(key: str, value: float | None) -> None:
+def positive(key: str, value: float | None, null: str = "") -> None:
+    """Refuse what is not above 0; `null` says that null is allowed as well."""
     if value is not None and not 0 < value < math.inf:
-        raise ConfigError(f"{key} must be finite and > 0, or null, got {value}")
+        raise ConfigError(f"{key} must be finite and > 0{null}, got {value}")
 
 
 def fraction(key: str, value: float) -> None:

@@ -115,7 +115,7 @@ class StudyPlan:
         at_least("study.rounds", self.rounds, 1)
         at_least("study.repeats", self.repeats, 1)
         at_least("study.order_seed", self.order_seed, 0)
-        positive("study.timed_seconds", self.timed_seconds)
+        positive("study.timed_seconds", self.timed_seconds, ", or null")
         at_least("study.wait_minutes", self.wait_minutes, 0.0)
         if False in self.grad_sync and all(
             point.grad_sync for point in configurations(self)

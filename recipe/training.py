@@ -60,7 +60,7 @@ class TrainConfig:
                 f"train.label_smoothing must lie in [0, 1), got {self.label_smoothing}"
             )
         at_least("train.log_every_steps", self.log_every_steps, 1)
-        positive("train.timed_seconds", self.timed_seconds)
+        positive("train.timed_seconds", self.timed_seconds, ", or null")
         if self.timed_seconds is not None and self.trace is not None:
             raise ConfigError(
                 f"train.timed_seconds={self.timed_seconds:g} times steps after the "

@@ -276,14 +276,22 @@ def _differences(
 def _refuse_other_replicas(
     config: Config, world_size: int | None, found: Resume
 ) -> None:
-    """Each device has a replica of its own, which no other number of them could take.
+    """Each device has a replica of its own, which no others of them could take.
 
     Nor could `run.resume_anyway` help.
     """
     checkpoint, local = found.checkpoint, config.parallel.name == Strategy.LOCAL_SGD
-    if checkpoint is None or world_size is None or not local:
+    if checkpoint is None or world_size is None:
         return
-    if checkpoint.recipe.get("parallel") and checkpoint.world_size != world_size:
+    was_local = bool(checkpoint.recipe.get("parallel"))
+    if local != was_local and max(world_size, checkpoint.world_size) > 1:
+        names = {True: "replicas that train alone", False: "one model on all devices"}
+        raise RecordError(
+            f"{found.source} cannot be resumed with parallel={config.parallel.name}: "
+            f"its optimizer state is of {names[was_local]}, and would have to be of "
+            f"{names[local]}; give the same parallel=, or choose another run.dir"
+        )
+    if local and checkpoint.world_size != world_size:
         raise RecordError(
             f"{found.source} cannot be resumed: world_size is {world_size}, was "
             f"{checkpoint.world_size}, and parallel=local_sgd trains a replica on each "

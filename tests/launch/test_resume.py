@@ -222,6 +222,10 @@ def test_replicas_killed_between_two_rounds_resume_as_uninterrupted(
     assert "world_size is 1, was 2, and parallel=local_sgd" in resume(
         framework, cut, *REPLICAS, status=2
     )
+    of_one = "run.resume_anyway=true", "parallel=dp"
+    assert "its optimizer state is of replicas that train alone" in resume(
+        framework, cut, *NORMED, *SAVING, *of_one, processes=2, status=2
+    )
     assert "resumes after step 5" in resume(framework, cut, *REPLICAS, processes=2)
     assert_the_same(whole, cut)
     rounds = read_run(cut).of_kind("round")
