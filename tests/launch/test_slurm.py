@@ -165,7 +165,8 @@ def test_jobs_that_meet_their_limit_or_lose_a_node_end_as_if_they_had_not(
 
     waiting(all_requeued, slurm)
     assert [requeued(tmp_path / f"{job}.out") for job in runs] == [1, 1]
-    assert {stop["reason"] for stop in left.values()} == {"STOP"}
+    # Each rank looks for the file; the first may find it before the rank that says so.
+    assert {stop["reason"] for stop in left.values()} <= {"STOP", "another rank"}
     freeze_beyond(slurm, runs, {job: stop["step"] for job, stop in left.items()})
     slurm.lose(NODES[1])
     wholes = [train(framework, *recipe, processes=2) for framework in SCRIPT_NAMES]
